@@ -1,0 +1,72 @@
+"""The exception tree. The command line catches `ShardkitError` alone, so a bug keeps its traceback.
+
+    ShardkitError
+    ├── UsageError            an option or a combination of options that cannot work (exit code 2)
+    ├── SourceError           the text to read: no such file, column, revision; bytes that are not text
+    ├── TokenizerError        no such encoding, vocabulary not found, wrong hash
+    │   └── AuditError        the fast engine and the reference disagree: nothing is published
+    ├── ShardError            a shard that is missing, short, headerless, or not what the manifest says
+    ├── ManifestError         a manifest that is missing, unreadable or inconsistent
+    ├── OutputError           an output folder that is not ours, holds another run, or cannot be written
+    │   └── DiskFull          no room: says how much is needed
+    ├── WorkerError           a worker process died: names its chunk
+    ├── HubError              the remote said no, or did not answer
+    │   └── AuthError         token missing, wrong, read-only, or not enough for this repo
+    └── StateError            a loader or checkpoint state that would silently change the data
+
+Every message says what, where, expected, got, and the next step.
+"""
+
+from __future__ import annotations
+
+
+class ShardkitError(Exception):
+    """Base of every error that is the input's, the machine's or the network's fault, not a bug."""
+
+
+class UsageError(ShardkitError):
+    """An option, or a combination of options, that cannot work."""
+
+
+class SourceError(ShardkitError):
+    """The text to read is missing, unreadable or not text."""
+
+
+class TokenizerError(ShardkitError):
+    """A tokenizer that cannot be found, loaded or trusted."""
+
+
+class AuditError(TokenizerError):
+    """The fast engine and the reference disagree on a document."""
+
+
+class ShardError(ShardkitError):
+    """A shard that is missing, damaged, or not what the manifest says."""
+
+
+class ManifestError(ShardkitError):
+    """A manifest that is missing, unreadable or inconsistent."""
+
+
+class OutputError(ShardkitError):
+    """An output folder that is foreign, holds another run, or cannot be written."""
+
+
+class DiskFull(OutputError):
+    """No room left on the disk, or within the bound that the user set."""
+
+
+class WorkerError(ShardkitError):
+    """A worker process died."""
+
+
+class HubError(ShardkitError):
+    """The remote refused, failed, or did not answer."""
+
+
+class AuthError(HubError):
+    """The token is missing, wrong, read-only, or not enough for this repo."""
+
+
+class StateError(ShardkitError):
+    """A saved state that would silently change the data if it were loaded."""

@@ -1,0 +1,169 @@
+"""Shards: plain one-dimensional `.npy` files of token ids. Owns their names, header, writing and opening.
+
+A shard is what `np.save` writes for a one-dimensional `<u2` (or `<u4`) array: a 128-byte version-1.0 header and raw
+little-endian tokens. Nothing here knows where tokens come from or what they mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardkit.errors import ShardError
+from shardkit.files import fsync_dir, write_error
+
+SHARD_NAME = re.compile(r"^(?P<prefix>.+)_(?P<split>[a-z]+)_(?P<index>\d{6,})\.npy$")
+DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+
+
+def shard_name(prefix: str, split: str, index: int) -> str:
+    """The file name of a shard, as `fineweb.py` writes it: `edufineweb_train_000001.npy`."""
+    return f"{prefix}_{split}_{index:06d}.npy"
+
+
+def shard_header(tokens: int, dtype: np.dtype[np.unsignedinteger]) -> bytes:
+    """The `.npy` version-1.0 header of a shard: 128 bytes for every length that occurs."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (tokens,)}
+    )
+    return buffer.getvalue()
+
+
+def open_shard(path: str | Path) -> np.memmap:
+    """Map a shard read-only: uint16 or uint32, shape `(tokens,)`. Reads the header alone and never unpickles.
+
+    Raises `ShardError` if the file is missing, has no `.npy` header, is not one-dimensional little-endian uint16 or
+    uint32, or is longer or shorter than its header says.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            shape, dtype, offset = _read_header(file, path)
+            size = os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise ShardError(f"cannot open shard {path}: {error.strerror or error}") from error
+    if len(shape) != 1 or dtype not in DTYPES.values():
+        raise ShardError(
+            f"{path} holds a {len(shape)}-dimensional {dtype} array; a shard is one-dimensional little-endian uint16 "
+            "or uint32: write it with `shardkit tokenize`"
+        )
+    expected = offset + shape[0] * dtype.itemsize
+    if size != expected:
+        raise ShardError(
+            f"{path} has {size:,} bytes, its header says {expected:,} ({shape[0]:,} tokens): it is damaged or "
+            "unfinished, fetch or make it again"
+        )
+    if shape[0] == 0:
+        raise ShardError(f"{path} holds no tokens: delete it, or make it again")
+    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
+
+
+def _read_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], np.dtype[np.generic], int]:
+    magic = file.read(6)
+    if magic != b"\x93NUMPY":
+        raise ShardError(
+            f"{path} has no .npy header (it starts with {magic!r}): a headerless memmap under that name, or another "
+            "format? `shardkit convert` reads raw uint16 and .bin files"
+        )
+    file.seek(0)
+    try:
+        version = np.lib.format.read_magic(file)
+        if version == (1, 0):
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        else:
+            shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
+    except ValueError as error:
+        raise ShardError(f"{path} has a damaged .npy header ({error}): fetch or make it again") from error
+    return shape, dtype, file.tell()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WrittenShard:
+    """What `ShardWriter.finish` made: tokens, file bytes, and the SHA-256 of the whole file."""
+
+    tokens: int
+    bytes: int
+    sha256: str
+
+
+class ShardWriter:
+    """Writes one shard front to back into `temp`, hashing as it goes; `finish` gives it its final name.
+
+    `capacity` is the most tokens it may hold. Memory is flat: tokens go straight to the file.
+    """
+
+    def __init__(self, temp: Path, dtype: np.dtype[np.unsignedinteger], capacity: int) -> None:
+        self.temp = temp
+        self.dtype = np.dtype(dtype)
+        self.capacity = capacity
+        self.tokens = 0
+        header = shard_header(capacity, self.dtype)
+        self._header_bytes = len(header)
+        self._hash = hashlib.sha256(header)
+        try:
+            self._file = open(temp, "wb", buffering=0)  # noqa: SIM115 (closed by finish or abort)
+            self._file.write(header)
+        except OSError as error:
+            raise self._failure(error) from error
+
+    @property
+    def room(self) -> int:
+        """Tokens that still fit."""
+        return self.capacity - self.tokens
+
+    def write(self, tokens: NDArray[np.unsignedinteger]) -> None:
+        """Append `tokens`: shape `(n,)`, `n <= room`, already of the shard's dtype."""
+        if len(tokens) > self.room or tokens.dtype != self.dtype:
+            raise ValueError(f"{len(tokens)} {tokens.dtype} tokens for room {self.room} of {self.dtype}")
+        view = memoryview(np.ascontiguousarray(tokens)).cast("B")
+        try:
+            done = 0
+            while done < len(view):
+                done += self._file.write(view[done:]) or 0
+        except OSError as error:
+            raise self._failure(error) from error
+        self._hash.update(view)
+        self.tokens += len(tokens)
+
+    def finish(self, final: Path) -> WrittenShard:
+        """Sync the file, give it its final name and say what is in it. A part-filled shard gets a true header first."""
+        try:
+            if self.tokens < self.capacity:
+                self._rewrite_header()
+            os.fsync(self._file.fileno())
+            size = os.fstat(self._file.fileno()).st_size
+            self._file.close()
+            os.replace(self.temp, final)
+            fsync_dir(final.parent)
+        except OSError as error:
+            raise self._failure(error) from error
+        return WrittenShard(tokens=self.tokens, bytes=size, sha256=self._hash.hexdigest())
+
+    def abort(self) -> None:
+        """Close and remove the unfinished file."""
+        self._file.close()
+        self.temp.unlink(missing_ok=True)
+
+    def _rewrite_header(self) -> None:
+        header = shard_header(self.tokens, self.dtype)
+        if len(header) != self._header_bytes:
+            raise ValueError(f"npy headers of {len(header)} and {self._header_bytes} bytes")
+        self._file.seek(0)
+        self._file.write(header)
+        self._hash = hashlib.sha256(header)
+        with open(self.temp, "rb") as file:
+            file.seek(self._header_bytes)
+            while block := file.read(1 << 20):
+                self._hash.update(block)
+
+    def _failure(self, error: OSError) -> Exception:
+        return write_error(error, self.temp, self.room * self.dtype.itemsize)
