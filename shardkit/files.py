@@ -45,7 +45,7 @@ def atomic_write(path: Path, data: bytes | str) -> None:
 
 def write_error(error: OSError, path: Path, needed: int) -> OutputError:
     """The one-line error for a failed write to `path`; `needed` is in bytes."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         free = free_bytes(path)
         return DiskFull(
             f"no room to write {path}: {format_bytes(needed)} more are needed, {format_bytes(free)} are free; "

@@ -17,6 +17,10 @@ from typing import Any
 from shardkit.errors import ManifestError, ShardError
 from shardkit.files import atomic_write
 from shardkit.shards import DTYPES, SHARD_NAME, open_shard
+from shardkit.sources import SourceFile, SourceInfo
+from shardkit.tokenizers import TokenizerInfo
+
+__all__ = ["MANIFEST_NAME", "Manifest", "ShardInfo", "SourceFile", "SourceInfo", "TokenizerInfo"]
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -42,45 +46,6 @@ class ShardInfo:
     sha256: str
     bytes: int
     edges: str = ""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SourceFile:
-    """What one source file gave: `rows` read, `documents` and `tokens` made of them (EOT included).
-
-    `skipped_rows` are the rows that `--skip-bad-rows` passed over. Where `documents == rows - len(skipped_rows)`, the
-    row of every document is known exactly; a `filter` breaks that.
-    """
-
-    path: str
-    bytes: int
-    rows: int
-    documents: int
-    tokens: int
-    skipped_rows: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TokenizerInfo:
-    """`name` as given to `--tokenizer`; ids are below `vocab_size`; `ranks_sha256` pins the vocabulary itself."""
-
-    name: str
-    vocab_size: int
-    eot_id: int
-    ranks_sha256: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SourceInfo:
-    """Where the text came from: a Hub dataset at a resolved commit, or local files by name."""
-
-    id: str
-    config: str | None = None
-    split: str | None = None
-    revision: str | None = None
-    text_field: str | None = None
-    files: tuple[SourceFile, ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,8 +137,8 @@ class Manifest:
             raise ManifestError(f"{where} is not a shardkit manifest ({detail}): fetch or make it again") from error
         if stated != manifest.fingerprint:
             raise ManifestError(
-                f"{where} has fingerprint {stated!r}, its shards give {manifest.fingerprint}: it was edited or damaged, "
-                "fetch it again"
+                f"{where} has fingerprint {stated!r}, its shards give {manifest.fingerprint}: it was edited or "
+                "damaged, fetch it again"
             )
         return manifest
 

@@ -78,9 +78,9 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], np.dtype[
     try:
         version = np.lib.format.read_magic(file)
         if version == (1, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+            shape, _fortran, dtype = np.lib.format.read_array_header_1_0(file)
         else:
-            shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
+            shape, _fortran, dtype = np.lib.format.read_array_header_2_0(file)
     except ValueError as error:
         raise ShardError(f"{path} has a damaged .npy header ({error}): fetch or make it again") from error
     return shape, dtype, file.tell()
@@ -124,7 +124,7 @@ class ShardWriter:
         """Append `tokens`: shape `(n,)`, `n <= room`, already of the shard's dtype."""
         if len(tokens) > self.room or tokens.dtype != self.dtype:
             raise ValueError(f"{len(tokens)} {tokens.dtype} tokens for room {self.room} of {self.dtype}")
-        view = memoryview(np.ascontiguousarray(tokens)).cast("B")
+        view = np.ascontiguousarray(tokens).view(np.uint8).data
         try:
             done = 0
             while done < len(view):

@@ -1,0 +1,174 @@
+"""The command line: parse, one library call, print. Everything heavy is imported inside the commands."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shardkit import __version__
+from shardkit.errors import ShardkitError, UsageError
+
+DEFAULT_SOURCE = "HuggingFaceFW/fineweb-edu"
+
+
+class _Group(click.Group):
+    """Turns our own errors into one line and exit code 1 (2 for usage). Any other exception is a bug: traceback."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except ShardkitError as error:
+            click.echo(f"error: {error}", err=True)
+            context.exit(2 if isinstance(error, UsageError) else 1)
+        except KeyboardInterrupt:
+            click.echo("stopped: run the same command again to go on from the last finished shard", err=True)
+            context.exit(130)
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes with an optional decimal unit: `500MB`, `5GB`, `1.5TB`, `2GiB`."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The size in bytes."""
+        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?)(i?)b?\s*", str(value).lower())
+        if match is None:
+            self.fail(f"{value!r} is not a size: expected for example 500MB, 5GB or 2GiB", param, ctx)
+        base = 1024 if match[3] else 1000
+        return int(float(match[1]) * base ** " kmgt".index(match[2] or " "))
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="shardkit")
+def main() -> None:
+    """From raw text to training batches: tokenize into .npy shards, move them, look at them.
+
+    \b
+    shardkit tokenize sample --out out        real shards from the built-in sample, no download
+    shardkit tokenize                         FineWeb-Edu sample-10BT into ./edu_fineweb10B
+    shardkit peek out                         the first document, decoded
+    """
+
+
+@main.command()
+@click.argument("source", default=DEFAULT_SOURCE)
+@click.option("--out", type=click.Path(path_type=Path), help="Output folder. [edu_fineweb10B for the default SOURCE]")
+@click.option("--name", help="Config of a Hub dataset. [sample-10BT for the default SOURCE]")
+@click.option("--split", default="train", show_default=True, help="Split of a Hub dataset.")
+@click.option("--revision", help="Branch, tag or commit of a Hub dataset; resolved to a commit once.")
+@click.option("--text-field", default="text", show_default=True, help="Column or field that holds the text.")
+@click.option("--separator", help="Text between two documents of a .txt file. [one document a file]")
+@click.option("--skip-bad-rows", is_flag=True, help="Pass over rows that are not JSON or not UTF-8, and list them.")
+@click.option("--tokenizer", default="gpt2", show_default=True, help="tiktoken encoding, tokenizer.json, or bytes.")
+@click.option("--encoder", type=click.Choice(["auto", "fast", "tiktoken"]), default="auto", show_default=True)
+@click.option("--shard-tokens", type=int, help="Tokens in a shard. [100,000,000; 100,000 for sample]")
+@click.option("--val-shards", type=int, default=1, show_default=True, help="How many first shards are split val.")
+@click.option("--prefix", help="Start of the shards' names. [edufineweb for FineWeb-Edu, else the source's name]")
+@click.option("--workers", type=int, help="Worker processes. [all cores]")
+@click.option("--max-docs", type=int, help="End after that many documents.")
+@click.option("--max-tokens", type=int, help="End after that many tokens.")
+@click.option("--runner", type=click.Choice(["local"]), default="local", show_default=True)
+@click.option("--overwrite", is_flag=True, help="Remove what shardkit made in --out before, and start again.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
+def tokenize(source: str, as_json: bool, **options: Any) -> None:
+    """Tokenize SOURCE into exact .npy shards and a manifest.
+
+    SOURCE: a Hub dataset id, a local file, folder or glob (.parquet, .jsonl[.gz|.zst], .txt), a URL, or `sample`.
+    Killed or failed, the same command goes on from the last finished shard.
+    """
+    from shardkit.pipeline import tokenize as run
+    from shardkit.progress import ProgressBar
+    from shardkit.report import run_summary
+
+    with _warnings_as_lines(), ProgressBar() as bar:
+        manifest = run(source, progress=bar, **options)
+    summary = run_summary(manifest, bar.last, bar.seconds)
+    _print(summary, as_json)
+
+
+@main.command()
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
+def info(directory: Path, as_json: bool) -> None:
+    """Say what is in the dataset folder DIR."""
+    from shardkit.inspect import describe
+
+    _print(describe(directory), as_json)
+
+
+@main.command()
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--hashes/--no-hashes", default=True, show_default=True, help="Read every byte and compare SHA-256.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
+def verify(directory: Path, hashes: bool, as_json: bool) -> None:
+    """Check every shard of DIR against the manifest: size, header, hash, largest id, EOT count."""
+    from shardkit.inspect import verify as check
+
+    _print(check(directory, hashes=hashes), as_json)
+
+
+@main.command()
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--document", type=int, default=0, show_default=True, help="Ordinal of the document in the dataset.")
+@click.option("--tokens", type=int, default=300, show_default=True, help="Show at most that many tokens of it.")
+@click.option("--tokenizer", help="Tokenizer to decode with. [the manifest's]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
+def peek(directory: Path, document: int, tokens: int, tokenizer: str | None, as_json: bool) -> None:
+    """Print a document of DIR, decoded, and where it came from."""
+    from shardkit.inspect import peek_document
+
+    found = peek_document(directory, document, max_tokens=tokens, tokenizer=tokenizer)
+    _print(found, as_json)
+
+
+def _print(result: dict[str, Any], as_json: bool) -> None:
+    """A result for people (name and value, lists as indented lines), or as one JSON line."""
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    for name, value in result.items():
+        label = name.replace("_", " ")
+        if isinstance(value, list):
+            click.echo(f"{label}:")
+            for item in value:
+                click.echo("  " + "  ".join(_words(v) for v in (item.values() if isinstance(item, dict) else [item])))
+        elif name == "text":
+            click.echo(f"{label}:\n{value}")
+        elif value is not None:
+            click.echo(f"{label}: {_words(value)}")
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.2f}" if isinstance(value, float) else str(value)
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Show our warnings as one line each on stderr."""
+    from shardkit.assembler import ShardkitWarning
+
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: Any) -> None:
+            if issubclass(category, ShardkitWarning):
+                print(f"warning: {message}", file=sys.stderr)
+            else:
+                usual(message, category, filename, lineno, *rest)
+
+        warnings.simplefilter("always", ShardkitWarning)
+        warnings.showwarning = show
+        yield

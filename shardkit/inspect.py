@@ -1,0 +1,166 @@
+"""Look at a dataset folder: what it holds, whether it is what its manifest says, what a document says.
+
+EOT is the index: a token's document is the number of EOTs before it, so no sidecar file is needed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardkit.errors import ShardError, UsageError
+from shardkit.files import format_bytes, sha256_file
+from shardkit.manifest import MANIFEST_NAME, Manifest, ShardInfo
+from shardkit.shards import open_shard
+from shardkit.tokenizers import Tokenizer
+
+_BLOCK = 1 << 22
+
+
+def load_manifest(directory: Path) -> Manifest:
+    """The manifest of `directory`, or one made from bare shards where a folder has none (and no run is unfinished)."""
+    if (directory / MANIFEST_NAME).exists() or (directory / ".shardkit").exists() or not directory.is_dir():
+        return Manifest.load(directory)
+    return Manifest.from_shards(directory)
+
+
+def describe(directory: Path) -> dict[str, Any]:
+    """What `shardkit info` prints: totals, tokenizer, source, and a line a split."""
+    manifest = load_manifest(directory)
+    source, tokenizer = manifest.source, manifest.tokenizer
+    splits = [
+        {
+            "split": split,
+            "shards": f"{len(shards):,} shards",
+            "tokens": f"{sum(s.tokens for s in shards):,} tokens",
+            "documents": f"{sum(s.documents for s in shards):,} documents",
+            "bytes": format_bytes(sum(s.bytes for s in shards)),
+        }
+        for split, shards in manifest.splits.items()
+    ]
+    return {
+        "dataset": str(directory),
+        "tokens": manifest.tokens,
+        "documents": manifest.documents,
+        "tokens_per_shard": manifest.tokens_per_shard,
+        "dtype": manifest.dtype,
+        "tokenizer": tokenizer and f"{tokenizer.name} ({tokenizer.vocab_size:,} ids, EOT {tokenizer.eot_id})",
+        "encoder": " ".join(manifest.encoder.values()) or None,
+        "source": source and " ".join(filter(None, [source.id, source.config, source.split, source.revision])),
+        "source_files": len(source.files) if source else None,
+        "fingerprint": manifest.fingerprint,
+        "splits": splits,
+    }
+
+
+def verify(directory: Path, *, hashes: bool = True) -> dict[str, Any]:
+    """Check every shard against the manifest: length, dtype, SHA-256, ids below the vocabulary's size, EOT count.
+
+    Raises `ShardError` naming the first shard that is not what the manifest says.
+    """
+    manifest = load_manifest(directory)
+    manifest.check_files(directory)
+    unhashed = 0
+    for shard in manifest.shards:
+        path = directory / shard.file
+        if hashes and shard.sha256 and (found := sha256_file(path)) != shard.sha256:
+            raise ShardError(
+                f"{path} has SHA-256 {found}, the manifest says {shard.sha256}: it is damaged, fetch or make it again"
+            )
+        unhashed += not (hashes and shard.sha256)
+        if manifest.tokenizer is not None:
+            _check_ids(path, shard, manifest.tokenizer.vocab_size, manifest.tokenizer.eot_id)
+    return {
+        "verified": True,
+        "shards": len(manifest.shards),
+        "tokens": manifest.tokens,
+        "documents": manifest.documents,
+        "shards_without_hash": unhashed,
+        "fingerprint": manifest.fingerprint,
+    }
+
+
+def peek_document(
+    directory: Path, document: int, *, max_tokens: int = 300, tokenizer: str | None = None
+) -> dict[str, Any]:
+    """Document number `document` (from 0) of the dataset: where it is, where it came from, and its text, decoded.
+
+    Raises `UsageError` if there is no such document, or nothing says which tokenizer made it.
+    """
+    manifest = load_manifest(directory)
+    name = tokenizer or (manifest.tokenizer.name if manifest.tokenizer else "gpt2")
+    decoder = Tokenizer(name, encoder="tiktoken")
+    counts = _document_counts(directory, manifest, decoder.eot_id)
+    if not 0 <= document < sum(counts):
+        raise UsageError(f"no document {document}: {directory} holds {sum(counts):,} documents, from 0")
+    number, before = 0, 0
+    while before + counts[number] <= document:
+        before += counts[number]
+        number += 1
+    offset, ids = _read_document(directory, manifest, number, document - before, decoder.eot_id, max_tokens)
+    return {
+        "document": document,
+        "shard": manifest.shards[number].file,
+        "offset": offset,
+        **source_of(manifest, document),
+        "tokens_shown": len(ids),
+        "text": decoder.decode(ids),
+    }
+
+
+def source_of(manifest: Manifest, document: int) -> dict[str, Any]:
+    """The source file and row that document number `document` came from; empty where the manifest does not say.
+
+    `source_row` is None where a filter dropped rows of that file, so that only the file is known.
+    """
+    before = 0
+    for file in manifest.source.files if manifest.source else ():
+        if document < before + file.documents:
+            row: int | None = document - before
+            for skipped in file.skipped_rows:
+                row = row + 1 if row is not None and skipped <= row else row
+            exact = file.documents == file.rows - len(file.skipped_rows)
+            return {"source_file": file.path, "source_row": row if exact else None}
+        before += file.documents
+    return {}
+
+
+def _check_ids(path: Path, shard: ShardInfo, vocab_size: int, eot_id: int) -> None:
+    tokens = open_shard(path)
+    documents = 0
+    for at in range(0, len(tokens), _BLOCK):
+        block = tokens[at : at + _BLOCK]
+        if (largest := int(block.max())) >= vocab_size:
+            raise ShardError(f"{path} holds id {largest}, the vocabulary has {vocab_size:,}: not its shard")
+        documents += int(np.count_nonzero(block == eot_id))
+    if documents != shard.documents:
+        raise ShardError(f"{path} holds {documents:,} EOT tokens, the manifest says {shard.documents:,}: damaged")
+
+
+def _document_counts(directory: Path, manifest: Manifest, eot_id: int) -> list[int]:
+    if manifest.tokenizer is not None:
+        return [shard.documents for shard in manifest.shards]
+    return [int(np.count_nonzero(open_shard(directory / shard.file) == eot_id)) for shard in manifest.shards]
+
+
+def _read_document(
+    directory: Path, manifest: Manifest, number: int, nth: int, eot_id: int, max_tokens: int
+) -> tuple[int, NDArray[np.unsignedinteger]]:
+    """Offset of the `nth` EOT in shard `number`, and the ids after it up to the next EOT, across shard ends."""
+    tokens = open_shard(directory / manifest.shards[number].file)
+    offset = int(np.flatnonzero(tokens == eot_id)[nth])
+    parts: list[NDArray[np.unsignedinteger]] = []
+    at, room = offset + 1, max_tokens
+    for shard in manifest.shards[number:]:
+        tokens = open_shard(directory / shard.file)
+        part = np.array(tokens[at : at + room])
+        ends = np.flatnonzero(part == eot_id)
+        parts.append(part[: ends[0]] if len(ends) else part)
+        room -= len(part)
+        if len(ends) or room <= 0:
+            break
+        at = 0
+    return offset, np.concatenate(parts)

@@ -1,0 +1,257 @@
+"""Sources: a name becomes an ordered list of files, and those an ordered stream of chunks that any worker can read.
+
+Owns what a source is (`Source`, `Chunk`) and how a user's word for one is understood (`open_source`). How bytes become
+texts is in `read.py`, the Hub in `hub.py`, the built-in sample in `sample.py`. Knows nothing of tokens.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from shardkit.errors import SourceError, UsageError
+
+FORMATS = {
+    ".parquet": "parquet", ".jsonl": "jsonl", ".jsonl.gz": "jsonl.gz", ".jsonl.zst": "jsonl.zst", ".txt": "txt",
+}  # fmt: skip
+DEFAULT_SOURCE = "HuggingFaceFW/fineweb-edu"
+DEFAULT_CONFIG = "sample-10BT"
+_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceFile:
+    """What one source file gave: `rows` read, `documents` and `tokens` made of them (EOT included).
+
+    `bytes` is the file's size. `skipped_rows` are rows that became no document (blank lines, `--skip-bad-rows`). Where
+    `documents == rows - len(skipped_rows)`, the row of every document is known exactly; a `filter` breaks that.
+    """
+
+    path: str
+    bytes: int
+    rows: int = 0
+    documents: int = 0
+    tokens: int = 0
+    skipped_rows: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceInfo:
+    """Where the text came from: a Hub dataset at a resolved commit, or local files by name."""
+
+    id: str
+    config: str | None = None
+    split: str | None = None
+    revision: str | None = None
+    text_field: str | None = None
+    files: tuple[SourceFile, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InputFile:
+    """A file to read: `path` names it in errors and manifests, `url` opens it (a local path, or what fsspec reads)."""
+
+    path: str
+    url: str
+    bytes: int
+    format: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chunk:
+    """A run of rows of one file, 8 to 64 MB of text: the unit that a worker reads and encodes.
+
+    `start` and `stop` count row groups (parquet), bytes (jsonl) or rows (everything that is read in order by the main
+    process, whose data travels in `payload`); `part` is the first row of a piece of a giant row group. `weight` is its
+    share of the file's bytes, for progress.
+    """
+
+    file: int
+    start: int
+    stop: int
+    weight: int
+    input: InputFile
+    part: int = 0
+    payload: bytes | tuple[str | None, ...] | None = field(default=None, repr=False)
+
+    @property
+    def where(self) -> str:
+        """The chunk in words, for error messages."""
+        unit = {"parquet": "row groups", "jsonl": "bytes"}.get(self.input.format, "rows")
+        return f"{self.input.path}, {unit} {self.start}-{self.stop}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReadOptions:
+    """How bytes become documents; the same for every chunk of a run."""
+
+    text_field: str = "text"
+    separator: str | None = None
+    skip_bad_rows: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """An ordered list of files, or (`texts`) any iterable of documents, which is then read again from its start when a
+    run is resumed."""
+
+    info: SourceInfo
+    files: tuple[InputFile, ...]
+    options: ReadOptions
+    texts: Iterable[Any] | None = field(default=None, repr=False)
+
+    def chunks(self, file: int, start: int, part: int, *, chunk_bytes: int) -> Iterator[Chunk]:
+        """The chunks from `start` (and its `part`) of file number `file` on, in stream order. Lazy: each file is opened
+        in its turn."""
+        from shardkit.sources.read import split_file
+
+        for number in range(file, len(self.files)):
+            at = (start, part) if number == file else (0, 0)
+            yield from split_file(self, number, *at, chunk_bytes=chunk_bytes)
+
+
+def open_source(
+    source: str | os.PathLike[str] | Iterable[Any],
+    *,
+    name: str | None = None,
+    split: str = "train",
+    revision: str | None = None,
+    text_field: str = "text",
+    separator: str | None = None,
+    skip_bad_rows: bool = False,
+) -> Source:
+    """Understand `source`: `sample`, a local file, folder or glob, a URL that fsspec reads, a Hub dataset id, or any
+    iterable of texts or of rows with a `text_field` (a `datasets.Dataset`).
+
+    Raises `SourceError` if it does not exist or has no files to read, `UsageError` if it cannot be told what it is.
+    """
+    options = ReadOptions(text_field=text_field, separator=separator, skip_bad_rows=skip_bad_rows)
+    if not isinstance(source, str | os.PathLike):
+        return _from_iterable(source, options)
+    text = os.fspath(source)
+    if text == "sample":
+        from shardkit.sources.sample import sample_source
+
+        return sample_source(options)
+    if "://" in text and not text.startswith("hf://datasets/"):
+        return _from_url(text, options)
+    if _looks_local(text):
+        return _from_files(text, options)
+    if text.startswith("hf://datasets/"):
+        text = text.removeprefix("hf://datasets/")
+    if not _HUB_ID.match(text):
+        raise UsageError(
+            f"cannot tell what source {text!r} is: no such local path, and not a Hub dataset id (user/name), a URL, or "
+            "`sample`"
+        )
+    from shardkit.sources.hub import hub_source
+
+    if name is None and text == DEFAULT_SOURCE:
+        name = DEFAULT_CONFIG
+    return hub_source(text, name=name, split=split, revision=revision, options=options)
+
+
+def format_of(path: str) -> str | None:
+    """The format that a file's name says, or None."""
+    lower = path.lower()
+    return next((FORMATS[end] for end in sorted(FORMATS, key=len, reverse=True) if lower.endswith(end)), None)
+
+
+def natural_key(path: str) -> list[tuple[int, int | str]]:
+    """Sort key that counts: `part-2` before `part-10`. Depends on the name alone, not on the machine."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"([0-9]+)", path) if part]
+
+
+def _looks_local(text: str) -> bool:
+    return (
+        os.path.exists(text)
+        or any(c in text for c in "*?[")
+        or text.startswith(("/", "./", "../", "~", "."))
+        or format_of(text) is not None
+        or "\\" in text
+    )
+
+
+def _from_files(text: str, options: ReadOptions) -> Source:
+    path = Path(text).expanduser()
+    if path.is_dir():
+        found = [p for p in path.rglob("*") if p.is_file() and format_of(p.name) and not _hidden(p.relative_to(path))]
+        base = path
+        if not found:
+            raise SourceError(f"{path} holds no files to read: expected {', '.join(FORMATS)}")
+    elif path.is_file():
+        found, base = [path], path.parent
+        if format_of(path.name) is None:
+            raise SourceError(f"{path} has a name that says no known format: expected {', '.join(FORMATS)}")
+    else:
+        found = [p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file()]
+        base = Path(os.path.commonpath([p.parent for p in found])) if found else path
+        if not found:
+            raise SourceError(f"no such file or folder: {path} (looked from {Path.cwd()})")
+        if bad := [p for p in found if format_of(p.name) is None]:
+            raise SourceError(f"{bad[0]} has a name that says no known format: expected {', '.join(FORMATS)}")
+    names = sorted((p.relative_to(base).as_posix() for p in found), key=natural_key)
+    files = tuple(
+        InputFile(path=n, url=str(base / n), bytes=(base / n).stat().st_size, format=str(format_of(n))) for n in names
+    )
+    return Source(info=_info(path.name or "files", options), files=_by_separator(files, options), options=options)
+
+
+def _from_url(url: str, options: ReadOptions) -> Source:
+    import fsspec
+
+    from shardkit.sources.read import retrying
+
+    try:
+        fs, root = fsspec.core.url_to_fs(url)
+        paths = retrying(lambda: fs.glob(root) if any(c in url for c in "*[") else [root], url, remote=True)
+        if len(paths) == 1 and format_of(paths[0]) is None:
+            paths = retrying(lambda: fs.find(root), url, remote=True)
+        found = sorted((p for p in paths if format_of(p.split("?")[0])), key=natural_key)
+        files = tuple(
+            InputFile(
+                path=p.rsplit("/", 1)[-1],
+                url=fs.unstrip_protocol(p),
+                bytes=int(retrying(partial(fs.size, p), p, remote=True) or 0),
+                format=str(format_of(p.split("?")[0])),
+            )
+            for p in found
+        )
+    except (ValueError, ImportError) as error:
+        raise SourceError(f"cannot open {url}: {error}") from error
+    if not files:
+        raise SourceError(f"{url} holds no files to read: expected {', '.join(FORMATS)}")
+    return Source(info=_info(url, options), files=_by_separator(files, options), options=options)
+
+
+def _from_iterable(texts: Iterable[Any], options: ReadOptions) -> Source:
+    if isinstance(texts, bytes) or not isinstance(texts, Iterable):
+        raise UsageError(f"source is a {type(texts).__name__}: expected a name, a path, or an iterable of texts")
+    file = InputFile(path="texts", url="", bytes=0, format="texts")
+    info = SourceInfo(id="texts", text_field=options.text_field)
+    return Source(info=info, files=(file,), options=options, texts=texts)
+
+
+def _by_separator(files: tuple[InputFile, ...], options: ReadOptions) -> tuple[InputFile, ...]:
+    if options.separator is None:
+        return files
+    if options.separator == "":
+        raise UsageError("--separator is empty: expected the text that stands between two documents")
+    if bad := [f for f in files if f.format != "txt"]:
+        raise UsageError(f"--separator is for .txt files, {bad[0].path} is {bad[0].format}")
+    return tuple(InputFile(path=f.path, url=f.url, bytes=f.bytes, format="txt.separated") for f in files)
+
+
+def _info(identity: str, options: ReadOptions) -> SourceInfo:
+    return SourceInfo(id=identity, text_field=options.text_field)
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)

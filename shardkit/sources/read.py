@@ -1,0 +1,379 @@
+"""How a file is cut into chunks and how a chunk becomes texts. `split_file` runs in the main process, `read_chunk` in a
+worker. Parquet is read by row groups and jsonl by byte ranges, in the worker; what can only be read front to back
+(compressed files, giant row groups, separated text, iterables) is read once, in the main process, and its bytes travel.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from shardkit.errors import SourceError
+from shardkit.sources import Chunk, InputFile, ReadOptions, Source
+from shardkit.sources.sample import read_documents
+
+_T = TypeVar("_T")
+_ATTEMPTS = 6
+_GIANT = 8  # a row group of more than this many chunks' bytes is read in order by the main process
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """A chunk's documents: `texts[i]` came from row `rows[i]` of the chunk. `read_rows` counts all rows, `bad` names
+    those that were skipped as (row in the chunk, why); blank lines are neither documents nor bad. `text_bytes` is the
+    documents' size in UTF-8."""
+
+    texts: list[str]
+    rows: list[int] | range
+    read_rows: int
+    bad: list[tuple[int, str]]
+    text_bytes: int
+
+
+class BadRow(Exception):
+    """A row that is not text; the pipeline knows the chunk's first row and turns this into a `SourceError`."""
+
+    def __init__(self, row: int, why: str) -> None:
+        super().__init__(row, why)
+        self.row, self.why = row, why
+
+
+def split_file(source: Source, number: int, start: int, part: int, *, chunk_bytes: int) -> Iterator[Chunk]:
+    """The chunks of file `number` from position `start` (and its `part`) on."""
+    file = source.files[number]
+    if file.format == "parquet":
+        yield from _split_parquet(source, number, start, part, chunk_bytes)
+    elif file.format == "jsonl":
+        for at in range(start, file.bytes, chunk_bytes):
+            stop = min(at + chunk_bytes, file.bytes)
+            yield Chunk(file=number, start=at, stop=stop, weight=stop - at, input=file)
+    elif file.format in ("jsonl.gz", "jsonl.zst", "txt.separated"):
+        separator = b"\n" if source.options.separator is None else source.options.separator.encode()
+        yield from _split_stream(file, number, start, chunk_bytes, separator)
+    elif file.format == "texts":
+        yield from _split_iterable(source, number, start, chunk_bytes)
+    elif start == 0:
+        yield Chunk(file=number, start=0, stop=1, weight=file.bytes, input=file)
+
+
+def read_chunk(chunk: Chunk, options: ReadOptions) -> Texts:
+    """The documents of a chunk. Raises `BadRow` for a row that is not text (unless bad rows are skipped), and
+    `SourceError` for a file that cannot be read."""
+    kind = chunk.input.format
+    if isinstance(chunk.payload, tuple):
+        return _texts([text or "" for text in chunk.payload])
+    if kind == "parquet":
+        return _strings(_parquet_column(chunk, options), options)
+    if kind == "docstrings":
+        return _texts(_guard(chunk.input, lambda: read_documents(Path(chunk.input.url))))
+    if kind == "txt":
+        data = _guard(chunk.input, lambda: _read_range(chunk.input, 0, chunk.input.bytes))
+        return _decode_rows([data], options)
+    if kind == "txt.separated":
+        separator = (options.separator or "").encode()
+        return _decode_rows(_pieces(chunk.payload or b"", separator), options)
+    lines = chunk.payload if isinstance(chunk.payload, bytes) else _guard(chunk.input, lambda: _read_lines(chunk))
+    return _json_rows(lines, options, first=chunk.start == 0)
+
+
+def retrying(action: Callable[[], _T], where: str, *, remote: bool) -> _T:
+    """Run `action`; where it is `remote`, again after a pause when the network fails. `SourceError` after six tries."""
+    delay = 0.5
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            return action()
+        except FileNotFoundError as error:
+            raise SourceError(f"no such file: {where}") from error
+        except PermissionError as error:
+            raise SourceError(f"no permission to read {where}") from error
+        except pa.ArrowInvalid as error:
+            raise SourceError(f"{where} is no whole parquet file ({_short(error)}): fetch or make it again") from error
+        except _network_errors() as error:
+            _parquet.cache_clear()
+            if not remote or attempt == _ATTEMPTS:
+                raise SourceError(f"cannot read {where}: {_short(error)}") from error
+            time.sleep(delay)
+            delay *= 2
+    raise RuntimeError("unreachable")
+
+
+def _network_errors() -> tuple[type[Exception], ...]:
+    """The exception classes of the HTTP clients that are in use; their modules are not imported for this."""
+    found: list[type[Exception]] = [OSError, EOFError]
+    for module, name in (("aiohttp", "ClientError"), ("httpx", "HTTPError"), ("botocore.exceptions", "BotoCoreError")):
+        if module in sys.modules:
+            found.append(getattr(sys.modules[module], name))
+    return tuple(found)
+
+
+def _guard(file: InputFile, action: Callable[[], _T]) -> _T:
+    return retrying(action, file.path, remote="://" in file.url)
+
+
+def _short(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+# parquet ---------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=2)
+def _parquet(url: str) -> pq.ParquetFile:
+    """The open file: a path for local files, else ranges over fsspec with no cache of its own. `buffer_size` keeps a
+    giant row group from being read whole before its first batch."""
+    if "://" not in url:
+        return pq.ParquetFile(url, buffer_size=1 << 20)
+    import fsspec
+
+    fs, path = fsspec.core.url_to_fs(url)
+    return pq.ParquetFile(fs.open(path, "rb", cache_type="none"), pre_buffer=False)
+
+
+def _split_parquet(source: Source, number: int, start: int, part: int, chunk_bytes: int) -> Iterator[Chunk]:
+    file, column = source.files[number], source.options.text_field
+    meta = _guard(file, lambda: _parquet(file.url)).metadata
+    index = _text_column(file, column)
+    group, sizes = start, [0] * meta.num_row_groups
+    for g in range(meta.num_row_groups):
+        sizes[g] = meta.row_group(g).column(index).total_uncompressed_size
+    share = file.bytes / max(1, sum(sizes))
+    while group < meta.num_row_groups:
+        stop, size = group + 1, sizes[group]
+        while stop < meta.num_row_groups and size + sizes[stop] <= chunk_bytes:
+            size += sizes[stop]
+            stop += 1
+        if sizes[group] > _GIANT * chunk_bytes:
+            yield from _split_giant(file, number, group, part if group == start else 0, column, chunk_bytes)
+        else:
+            yield Chunk(file=number, start=group, stop=stop, weight=int(size * share), input=file)
+        group = stop
+
+
+def _split_giant(file: InputFile, number: int, group: int, part: int, column: str, chunk_bytes: int) -> Iterator[Chunk]:
+    """A row group too large for one chunk, in batches that the main process reads in order."""
+    handle = _guard(file, lambda: _parquet(file.url))
+    meta = handle.metadata.row_group(group)
+    rows = max(1, meta.num_rows * chunk_bytes // max(1, meta.total_byte_size))
+    weight = file.bytes * rows // max(1, handle.metadata.num_rows)
+    batches = handle.iter_batches(batch_size=rows, row_groups=[group], columns=[column], use_threads=False)
+    row = 0
+    while (batch := _guard(file, lambda: next(batches, None))) is not None:
+        first, row = row, row + batch.num_rows
+        if row <= part:
+            continue
+        batch = batch.slice(max(0, part - first))
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+        payload = sink.getvalue().to_pybytes()
+        at = max(part, first)
+        yield Chunk(file=number, start=group, stop=group + 1, part=at, weight=weight, input=file, payload=payload)
+
+
+def _text_column(file: InputFile, column: str) -> int:
+    """The index of the leaf column that holds the text. Raises `SourceError` if there is none, or it is not text."""
+    handle = _parquet(file.url)
+    names = handle.schema_arrow.names
+    if column not in names:
+        raise SourceError(f"{file.path} has no column {column!r}: expected one of {', '.join(names)} (--text-field)")
+    kind = handle.schema_arrow.field(column).type
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value)):
+        raise SourceError(f"{file.path}: column {column!r} is {kind}, not text: name another with --text-field")
+    leaves = [handle.metadata.schema.column(i).path for i in range(len(handle.metadata.schema))]
+    return leaves.index(column)
+
+
+def _parquet_column(chunk: Chunk, options: ReadOptions) -> pa.ChunkedArray:
+    file, column = chunk.input, options.text_field
+    if isinstance(chunk.payload, bytes):
+        return pa.ipc.open_stream(chunk.payload).read_all().column(0)
+    groups = list(range(chunk.start, chunk.stop))
+    _guard(file, lambda: _text_column(file, column))
+    table = _guard(file, lambda: _parquet(file.url).read_row_groups(groups, columns=[column], use_threads=False))
+    return table.column(0)
+
+
+def _strings(column: pa.ChunkedArray, options: ReadOptions) -> Texts:
+    """Python strings of an Arrow column; null is the empty document. Rows that are not UTF-8 are bad."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    try:
+        values = column.to_pylist()
+    except UnicodeDecodeError:
+        binary = column.cast(pa.large_binary(), safe=False)
+        return _decode_rows([value.as_py() or b"" for value in binary], options)
+    if column.null_count:
+        values = [value or "" for value in values]
+    return Texts(values, range(len(values)), len(values), [], pc.sum(pc.binary_length(column)).as_py() or 0)
+
+
+# lines and bytes -------------------------------------------------------------------------------------------------
+
+
+def _read_range(file: InputFile, start: int, stop: int) -> bytes:
+    if "://" in file.url:
+        import fsspec
+
+        fs, path = fsspec.core.url_to_fs(file.url)
+        return bytes(fs.cat_file(path, start=start, end=min(stop, file.bytes)))
+    with open(file.url, "rb") as handle:
+        handle.seek(start)
+        return handle.read(stop - start)
+
+
+def _read_lines(chunk: Chunk) -> bytes:
+    """The bytes of the lines that start in `[start, stop)`, the last one to its end."""
+    file, begin = chunk.input, max(0, chunk.start - 1)
+    data = _read_range(file, begin, chunk.stop)
+    if len(data) < chunk.stop - begin:
+        raise SourceError(f"{file.path} is shorter than it was when the run began: {chunk.stop:,} bytes expected")
+    if chunk.start > 0:
+        first = data.find(b"\n")
+        if first < 0 or first == len(data) - 1:
+            return b""
+        data = data[first + 1 :]
+    parts, at = [data], chunk.stop
+    while at < file.bytes and not parts[-1].endswith(b"\n"):
+        block = _read_range(file, at, min(at + (1 << 20), file.bytes))
+        end = block.find(b"\n")
+        parts.append(block if end < 0 else block[: end + 1])
+        at += len(block)
+    return b"".join(parts)
+
+
+def _split_stream(file: InputFile, number: int, start: int, chunk_bytes: int, separator: bytes) -> Iterator[Chunk]:
+    """Blocks of whole rows of a stream that can only be read front to back; `start` counts rows already done."""
+    tail, row = b"", 0
+    weight = 0
+    with _guard(file, lambda: _open_stream(file)) as stream:
+        while True:
+            block = _guard(file, lambda: stream.read(chunk_bytes))
+            data = tail + bytes(block)
+            end = data.rfind(separator) + len(separator)
+            if block and end < len(separator):
+                tail = data
+                continue
+            payload, tail = (data[:end], data[end:]) if block else (data, b"")
+            rows = _count_rows(payload, separator)
+            if rows and row >= start:
+                weight = min(file.bytes, len(payload) // 3 if file.format != "txt.separated" else len(payload))
+                yield Chunk(file=number, start=row, stop=row + rows, weight=weight, input=file, payload=payload)
+            row += rows
+            if not block:
+                return
+
+
+def _open_stream(file: InputFile) -> Any:
+    import fsspec
+
+    raw = fsspec.open(file.url, "rb").open() if "://" in file.url else open(file.url, "rb")  # noqa: SIM115
+    codec = {"jsonl.gz": "gzip", "jsonl.zst": "zstd"}.get(file.format)
+    return raw if codec is None else pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec)
+
+
+def _count_rows(data: bytes, separator: bytes) -> int:
+    return data.count(separator) + (1 if data and not data.endswith(separator) else 0)
+
+
+def _pieces(data: Any, separator: bytes) -> list[bytes]:
+    pieces = bytes(data).split(separator)
+    return pieces[:-1] if not pieces[-1] else pieces
+
+
+def _split_iterable(source: Source, number: int, start: int, chunk_bytes: int) -> Iterator[Chunk]:
+    """Batches of an iterable's documents; `start` counts documents already done, which are passed over."""
+    file, column = source.files[number], source.options.text_field
+    batch: list[str | None] = []
+    size, row = 0, 0
+    for item in source.texts or ():
+        text = item.get(column, item) if isinstance(item, dict) else item
+        if text is not None and not isinstance(text, str):
+            raise SourceError(f"document {row} is a {type(text).__name__}: expected text, or a row with {column!r}")
+        batch.append(text)
+        size += len(text or "")
+        row += 1
+        if size >= chunk_bytes or len(batch) >= 1 << 16:
+            if row > start:
+                yield _texts_chunk(file, number, row, batch)
+            batch, size = [], 0
+    if batch:
+        yield _texts_chunk(file, number, row, batch)
+
+
+def _texts_chunk(file: InputFile, number: int, stop: int, batch: list[str | None]) -> Chunk:
+    return Chunk(file=number, start=stop - len(batch), stop=stop, weight=0, input=file, payload=tuple(batch))
+
+
+# rows ------------------------------------------------------------------------------------------------------------
+
+
+def _texts(texts: list[str]) -> Texts:
+    return Texts(texts, range(len(texts)), len(texts), [], sum(len(text.encode(errors="replace")) for text in texts))
+
+
+def _decode_rows(pieces: Iterable[bytes], options: ReadOptions) -> Texts:
+    def text(piece: bytes) -> str:
+        return piece.decode("utf-8")
+
+    return _rows(pieces, text, options)
+
+
+def _json_rows(data: bytes, options: ReadOptions, *, first: bool) -> Texts:
+    if first and data.startswith(b"\xef\xbb\xbf"):
+        data = data[3:]
+    column = options.text_field
+
+    def text(line: bytes) -> str | None:
+        if not line or line.isspace():
+            return None
+        row = json.loads(line)
+        if not isinstance(row, dict):
+            raise ValueError(f"a JSON {type(row).__name__}, not an object")
+        if column not in row:
+            raise ValueError(f"no field {column!r} among {', '.join(map(repr, list(row)[:8]))} (--text-field)")
+        value = row[column]
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"field {column!r} is a {type(value).__name__}, not text")
+        return value or ""
+
+    return _rows(_pieces(data, b"\n"), text, options)
+
+
+def _rows(pieces: Iterable[bytes], convert: Callable[[bytes], str | None], options: ReadOptions) -> Texts:
+    """Convert each row; None is a row without a document, `ValueError` a bad one."""
+    texts: list[str] = []
+    rows: list[int] = []
+    bad: list[tuple[int, str]] = []
+    row = -1
+    for row, piece in enumerate(pieces):
+        try:
+            text = convert(piece)
+        except ValueError as error:
+            why = _why(error)
+            if not options.skip_bad_rows:
+                raise BadRow(row, why) from error
+            bad.append((row, why))
+            continue
+        if text is not None:
+            texts.append(text)
+            rows.append(row)
+    return Texts(texts, rows, row + 1, bad, sum(len(text.encode(errors="replace")) for text in texts))
+
+
+def _why(error: ValueError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 (byte {error.object[error.start]:#04x} at offset {error.start})"
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON ({error.msg} at column {error.colno})"
+    return str(error)
