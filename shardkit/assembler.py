@@ -78,6 +78,7 @@ class Assembler:
         self.tokens = sum(shard.tokens for shard in journal.shards)
         self.documents = journal.resume.documents
         self.full = False
+        self.first_read = 0.0
         self.session_tokens = self.session_text_bytes = self.audited = self.skipped = 0
         self._files = {i: SourceFile(path=f.path, bytes=f.bytes) for i, f in enumerate(inputs)}
         self._files.update(journal.resume.files)
@@ -103,6 +104,7 @@ class Assembler:
     def take(self, result: Encoded) -> None:
         """Append one chunk's tokens to the stream. Raises what went wrong in its worker."""
         chunk = result.chunk
+        self.first_read = self.first_read or result.read_at
         if result.error is not None:
             raise result.error
         before = self._files[chunk.file]
@@ -113,11 +115,12 @@ class Assembler:
                 "with --skip-bad-rows"
             )
         skip, self._skip = min(self._skip, len(result.tokens)), 0
-        tokens = self._limited(result, skip)
-        self._write(tokens[skip:], chunk, skip)
+        starts = np.flatnonzero(result.tokens == self.plan.eot_id)
+        tokens = self._limited(result.tokens, starts, skip)
+        self._write(tokens, starts, chunk, skip)
         self.session_text_bytes += result.text_bytes
         self.audited += result.audited
-        self._count(result, before, tokens)
+        self._count(result, before, len(tokens), int(np.searchsorted(starts, len(tokens))))
 
     def finish(self) -> tuple[SourceFile, ...]:
         """Close the last shard, wait until all is on disk, and say what each source file gave."""
@@ -139,25 +142,26 @@ class Assembler:
             audited=self.audited, skipped=self.skipped, process_ids=process_ids,
         )  # fmt: skip
 
-    def _limited(self, result: Encoded, skip: int) -> NDArray[np.unsignedinteger]:
-        """The chunk's tokens up to the run's limits. `skip` of them are in earlier shards already."""
-        tokens, limits = result.tokens, self.plan.limits
+    def _limited(
+        self, tokens: NDArray[np.unsignedinteger], starts: NDArray[np.intp], skip: int
+    ) -> NDArray[np.unsignedinteger]:
+        """The chunk's tokens up to the run's limits; `starts` are its EOTs, `skip` tokens are in earlier shards."""
+        limits = self.plan.limits
         if limits.tokens is not None:
             tokens = tokens[: limits.tokens - self.tokens + skip]
         if limits.docs is not None:
-            starts = np.flatnonzero(tokens == self.plan.eot_id)
             allowed = limits.docs - self.documents + int(np.searchsorted(starts, skip))
             if len(starts) > allowed:
                 tokens = tokens[: starts[allowed]]
         return tokens
 
-    def _write(self, tokens: NDArray[np.unsignedinteger], chunk: Chunk, done: int) -> None:
-        """Put tokens into shards; `done` counts the chunk's tokens that went before these."""
-        while len(tokens):
+    def _write(self, tokens: NDArray[np.unsignedinteger], starts: NDArray[np.intp], chunk: Chunk, done: int) -> None:
+        """Put a chunk's tokens into shards, from number `done` on; `starts` are its EOTs."""
+        while done < len(tokens):
             writer = self._writer or self._open_shard()
-            part, tokens = tokens[: writer.room], tokens[writer.room :]
+            part = tokens[done : done + writer.room]
             writer.write(part)
-            documents = int(np.count_nonzero(part == self.plan.eot_id))
+            documents = int(np.diff(np.searchsorted(starts, [done, done + len(part)]))[0])
             self._shard_documents += documents
             self.documents += documents
             self.tokens += len(part)
@@ -168,11 +172,10 @@ class Assembler:
                 self._close_shard(resume)
         self.full = self._at_limit()
 
-    def _count(self, result: Encoded, before: SourceFile, tokens: NDArray[np.unsignedinteger]) -> None:
-        """Add a chunk that is wholly in the stream (or where the stream ends) to its file's figures."""
+    def _count(self, result: Encoded, before: SourceFile, tokens: int, documents: int) -> None:
+        """Add what of a chunk is in the stream (all, or up to where the stream ends) to its file's figures."""
         chunk = result.chunk
-        documents = int(np.count_nonzero(tokens == self.plan.eot_id))
-        rows = result.rows if len(tokens) == len(result.tokens) else _rows_of(result, documents)
+        rows = result.rows if tokens == len(result.tokens) else _rows_of(result, documents)
         skipped = tuple(before.rows + row for row in result.skipped if row < rows)
         for row, why in result.bad:
             self.skipped += 1
@@ -181,7 +184,7 @@ class Assembler:
                 warnings.warn(f"skipped {where}: {why}", ShardkitWarning, stacklevel=2)
         self._files[chunk.file] = dataclasses.replace(
             before, rows=before.rows + rows, documents=before.documents + documents,
-            tokens=before.tokens + len(tokens), skipped_rows=before.skipped_rows + skipped,
+            tokens=before.tokens + tokens, skipped_rows=before.skipped_rows + skipped,
         )  # fmt: skip
         self._changed.add(chunk.file)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -161,14 +160,17 @@ def _warnings_as_lines() -> Iterator[None]:
     from shardkit.assembler import ShardkitWarning
 
     with warnings.catch_warnings():
-        usual = warnings.showwarning
+        usual = warnings.formatwarning
 
-        def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: Any) -> None:
-            if issubclass(category, ShardkitWarning):
-                print(f"warning: {message}", file=sys.stderr)
-            else:
-                usual(message, category, filename, lineno, *rest)
+        def as_line(
+            message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+        ) -> str:
+            ours = issubclass(category, ShardkitWarning)
+            return f"warning: {message}\n" if ours else usual(message, category, filename, lineno, line)
 
         warnings.simplefilter("always", ShardkitWarning)
-        warnings.showwarning = show
-        yield
+        warnings.formatwarning = as_line
+        try:
+            yield
+        finally:
+            warnings.formatwarning = usual

@@ -140,9 +140,12 @@ def _run(
         source=SourceInfo(**{**_fields(source.info), "files": files, "options": _stated_options(source, plan, job)}),
         shards=tuple(journal.shards),
     )
-    summary = {"started": started, "seconds": time.time() - started, "audited": assembler.audited}
-    atomic_write(plan.directory / WORK_DIR / "summary.json", json.dumps(summary) + "\n")
     manifest.save(plan.directory)
+    summary = {
+        "started": started, "first_read": assembler.first_read, "finished": time.time(),
+        "tokens": assembler.session_tokens, "audited": assembler.audited,
+    }  # fmt: skip
+    atomic_write(plan.directory / WORK_DIR / "summary.json", json.dumps(summary) + "\n")
     return manifest
 
 

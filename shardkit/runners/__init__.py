@@ -6,6 +6,7 @@ for every runner: read, transform, encode, audit. Knows nothing of shards, folde
 
 from __future__ import annotations
 
+import time
 import traceback
 import zlib
 from collections.abc import Callable
@@ -48,11 +49,12 @@ class Encoded:
 
     `rows` were read; document `i` came from row `document_rows[i]` (None: row `i`). `skipped` rows gave none: blank
     ones and the `bad` ones, of which it says why. `audited` documents were encoded by the reference too. `bad_row` or
-    `error` says why the chunk has no tokens.
+    `error` says why the chunk has no tokens. Reading began at `read_at` (`time.time()`).
     """
 
     chunk: Chunk
     tokens: NDArray[np.unsignedinteger] = field(default_factory=lambda: np.empty(0, np.uint16))
+    read_at: float = 0.0
     text_bytes: int = 0
     rows: int = 0
     document_rows: list[int] | None = None
@@ -80,7 +82,8 @@ class ChunkEncoder:
         """Read and encode one chunk."""
         from shardkit.sources.read import BadRow, read_chunk
 
-        result = Encoded(chunk=Chunk(**{n: getattr(chunk, n) for n in _LIGHT}))  # the payload does not travel back
+        light = Chunk(**{name: getattr(chunk, name) for name in _LIGHT})  # the payload does not travel back
+        result = Encoded(chunk=light, read_at=time.time())
         try:
             read = read_chunk(chunk, self.job.read)
             texts, rows = self._apply(read.texts, read.rows)

@@ -7,6 +7,7 @@ SIGKILL, its end of the pipe closes and the workers leave.
 
 from __future__ import annotations
 
+import importlib
 import os
 import queue
 import signal
@@ -148,6 +149,8 @@ def _work(pipe: Any) -> None:
             inbox.put(None)
 
     threading.Thread(target=receive, daemon=True).start()
+    for module in ("pyarrow.parquet", "tiktoken", "fastokens"):  # while the main process still loads the vocabulary
+        importlib.import_module(module)
     encoder: ChunkEncoder | None = None
     try:
         while (message := inbox.get()) is not None:

@@ -1,0 +1,265 @@
+"""Tokenizing speed and memory: shardkit beside the plain reference loop, its own parts, and its limit.
+
+    python -m benchmarks.bench_tokenize --corpus FOLDER_OF_PARQUET [--workers 2] [--rounds 3] [--others]
+
+Every contestant runs in a fresh process on the same files, caches of the engine cold, page cache warm, rounds
+interleaved; the median round is printed. Rates count from the first read to the last byte (for shardkit: to the
+manifest), so start-up is left out for all. Ratios are what carries over to another machine.
+
+- reference: what build-nanogpt's `fineweb.py` does: one reader, `Pool.imap(chunksize=16)`, tiktoken, `np.save`.
+- engine: the fast engine alone, texts already in memory, one process a worker.
+- parquet: reading the text column alone, one process a worker.
+- limit: the same processes reading, encoding, inserting EOT and writing, and nothing else: no order, hash, journal or
+  audit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+
+CONTESTANTS = ("reference", "parquet", "engine", "limit", "shardkit")
+OTHERS = ("litdata", "datatrove")
+
+
+def row_groups(corpus: Path) -> list[tuple[str, int]]:
+    """Every row group of the corpus's parquet files, in order."""
+    paths = sorted(corpus.glob("*.parquet")) if corpus.is_dir() else [corpus]
+    return [(str(path), group) for path in paths for group in range(pq.ParquetFile(path).num_row_groups)]
+
+
+def read_texts(path: str, group: int) -> list[str]:
+    """The text column of one row group."""
+    texts: list[str] = pq.ParquetFile(path).read_row_group(group, columns=["text"], use_threads=False)[0].to_pylist()
+    return texts
+
+
+def reference_encode(text: str) -> Any:
+    """One document, as `fineweb.py` does it: a list, then an array, then uint16."""
+    import tiktoken
+
+    encoding = tiktoken.get_encoding("gpt2")
+    tokens = [encoding.eot_token]
+    tokens.extend(encoding.encode_ordinary(text))
+    return np.array(tokens).astype(np.uint16)
+
+
+def run_reference(corpus: Path, out: Path, workers: int, shard_tokens: int) -> dict[str, float]:
+    """The plain loop, with shards of `shard_tokens`; the pool is warm before the clock starts."""
+    total, index, filled = 0, 0, 0
+    buffer = np.empty((shard_tokens,), dtype=np.uint16)
+    with multiprocessing.Pool(workers) as pool:
+        pool.map(reference_encode, ["warm up"] * workers * 4)
+        started = time.perf_counter()
+        texts = (text for path, group in row_groups(corpus) for text in read_texts(path, group))
+        for tokens in pool.imap(reference_encode, texts, chunksize=16):
+            total += len(tokens)
+            while len(tokens):
+                part, tokens = tokens[: shard_tokens - filled], tokens[shard_tokens - filled :]
+                buffer[filled : filled + len(part)] = part
+                filled += len(part)
+                if filled == shard_tokens:
+                    np.save(out / f"reference_{index:06d}.npy", buffer)
+                    index, filled = index + 1, 0
+        if filled:
+            np.save(out / f"reference_{index:06d}.npy", buffer[:filled])
+        return {"tokens": total, "seconds": time.perf_counter() - started}
+
+
+def _part_worker(kind: str, groups: list[tuple[str, int]], out: str, ready: Any, results: Any) -> None:
+    from shardkit.tokenizers import Tokenizer
+
+    tokenizer = Tokenizer("gpt2", encoder="fast")
+    loaded = [read_texts(*group) for group in groups] if kind == "engine" else []
+    ready.wait()
+    started, tokens = time.time(), 0
+    with open(out, "wb") as file:
+        for number, group in enumerate(groups):
+            texts = loaded[number] if kind == "engine" else read_texts(*group)
+            if kind == "parquet":
+                continue
+            ids, offsets = tokenizer.encode_batch(texts)
+            tokens += len(ids) + len(texts)
+            if kind == "limit":
+                file.write(tokenizer.with_eot(ids, offsets).data)
+    results.put((started, time.time(), tokens))
+
+
+def run_parts(kind: str, corpus: Path, out: Path, workers: int) -> dict[str, float]:
+    """`engine`, `parquet` or `limit`: each process takes every `workers`-th row group."""
+    groups = row_groups(corpus)
+    context = multiprocessing.get_context("spawn")
+    ready, results = context.Barrier(workers), context.Queue()
+    processes = [
+        context.Process(target=_part_worker, args=(kind, groups[n::workers], str(out / f"{n}.bin"), ready, results))
+        for n in range(workers)
+    ]
+    for process in processes:
+        process.start()
+    found = [results.get() for _ in processes]
+    for process in processes:
+        process.join()
+    return {
+        "tokens": sum(tokens for _, _, tokens in found),
+        "seconds": max(end for _, end, _ in found) - min(start for start, _, _ in found),
+    }
+
+
+def run_shardkit(corpus: Path, out: Path, workers: int, shard_tokens: int) -> dict[str, float]:
+    """The whole command's work; its own summary says when the first read and the manifest were."""
+    from shardkit import tokenize
+
+    tokenize(str(corpus), out / "set", workers=workers, shard_tokens=shard_tokens, prefix="bench")
+    summary = json.loads((out / "set" / ".shardkit" / "summary.json").read_text())
+    return {"tokens": summary["tokens"], "seconds": summary["finished"] - summary["first_read"]}
+
+
+def _litdata_tokens(item: tuple[str, int]) -> Iterator[Any]:
+    import tiktoken
+    import torch
+
+    encoding = tiktoken.get_encoding("gpt2")
+    for text in read_texts(*item):
+        yield torch.tensor([encoding.eot_token, *encoding.encode_ordinary(text)], dtype=torch.int32)
+
+
+def run_litdata(corpus: Path, out: Path, workers: int) -> dict[str, float]:
+    """litdata's `optimize` with tiktoken, as its documentation shows it; start-up counted."""
+    import litdata
+
+    started = time.perf_counter()
+    loader = litdata.TokensLoader(block_size=1025)
+    litdata.optimize(
+        fn=_litdata_tokens, inputs=row_groups(corpus), output_dir=str(out / "lit"), num_workers=workers,
+        chunk_bytes="64MB", item_loader=loader,
+    )  # fmt: skip
+    seconds = time.perf_counter() - started
+    return {"tokens": 0, "seconds": seconds}
+
+
+def run_datatrove(corpus: Path, out: Path, workers: int) -> dict[str, float]:
+    """datatrove's `DocumentTokenizer` with a GPT-2 `tokenizer.json`; start-up counted."""
+    from datatrove.executor import LocalPipelineExecutor
+    from datatrove.pipeline.readers import ParquetReader
+    from datatrove.pipeline.tokens import DocumentTokenizer
+
+    from shardkit.tokenizers import Tokenizer
+
+    path = out / "tokenizer.json"
+    path.write_text(str(Tokenizer("gpt2", encoder="fast").fast_json))
+    started = time.perf_counter()
+    tokens = DocumentTokenizer(
+        output_folder=str(out / "dt"), tokenizer_name_or_path=str(path), eos_token=None, shuffle_documents=False
+    )
+    reader = ParquetReader(str(corpus), text_key="text", glob_pattern="*.parquet")
+    LocalPipelineExecutor(pipeline=[reader, tokens], tasks=workers, workers=workers).run()
+    return {"tokens": 0, "seconds": time.perf_counter() - started}
+
+
+def contestant(name: str, corpus: Path, out: Path, workers: int, shard_tokens: int) -> dict[str, float]:
+    """Run one contestant in this process."""
+    runs: dict[str, Callable[[], dict[str, float]]] = {
+        "reference": lambda: run_reference(corpus, out, workers, shard_tokens),
+        "shardkit": lambda: run_shardkit(corpus, out, workers, shard_tokens),
+        "litdata": lambda: run_litdata(corpus, out, workers),
+        "datatrove": lambda: run_datatrove(corpus, out, workers),
+    }
+    return runs.get(name, lambda: run_parts(name, corpus, out, workers))()
+
+
+def measure(name: str, corpus: Path, workers: int, shard_tokens: int) -> dict[str, float]:
+    """Run one contestant in a fresh process; add the peak memory of its process tree (unique set, in bytes)."""
+    with tempfile.TemporaryDirectory() as out:
+        command = [
+            sys.executable, "-m", "benchmarks.bench_tokenize", "--contestant", name, "--corpus", str(corpus),
+            "--workers", str(workers), "--shard-tokens", str(shard_tokens), "--out", out,
+        ]  # fmt: skip
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        peak = [0]
+        watcher = threading.Thread(target=_watch, args=(process.pid, peak), daemon=True)
+        watcher.start()
+        stdout, _ = process.communicate()
+        watcher.join()
+        if process.returncode:
+            raise SystemExit(f"{name} failed with exit code {process.returncode}")
+        result: dict[str, float] = json.loads(stdout.splitlines()[-1])
+        return {**result, "peak_bytes": peak[0]}
+
+
+def _watch(pid: int, peak: list[int]) -> None:
+    """Keep the highest sum of resident memory over the tree. Shared pages count once a process: an upper bound."""
+    try:
+        root = psutil.Process(pid)
+        while root.is_running() and root.status() != psutil.STATUS_ZOMBIE:
+            tree = 0
+            for process in [root, *root.children(recursive=True)]:
+                try:
+                    tree += process.memory_info().rss
+                except psutil.Error:
+                    continue
+            peak[0] = max(peak[0], tree)
+            time.sleep(0.02)
+    except psutil.Error:
+        return
+
+
+def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
+    """Parse, run, print a table; returns its rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", type=Path, required=True, help="folder of .parquet files with a `text` column")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--shard-tokens", type=int, default=100_000_000)
+    parser.add_argument("--others", action="store_true", help="litdata and datatrove too, if they are installed")
+    parser.add_argument("--contestant", help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args(arguments)
+    if args.contestant:
+        print(json.dumps(contestant(args.contestant, args.corpus, args.out, args.workers, args.shard_tokens)))
+        return []
+    names = CONTESTANTS + (OTHERS if args.others else ())
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for _ in range(args.rounds):
+        for name in names:
+            runs[name].append(measure(name, args.corpus, args.workers, args.shard_tokens))
+    return _table(runs)
+
+
+def _table(runs: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
+    tokens = max(run["tokens"] for rounds in runs.values() for run in rounds)
+    seconds = {name: statistics.median(run["seconds"] for run in rounds) for name, rounds in runs.items()}
+    rows = []
+    print(f"{'':10} {'seconds':>8} {'Mtok/s':>8} {'x reference':>12} {'% of limit':>11} {'peak MB':>8}")
+    for name, rounds in runs.items():
+        row = {
+            "name": name,
+            "seconds": seconds[name],
+            "mtok_per_second": tokens / seconds[name] / 1e6,
+            "x_reference": seconds["reference"] / seconds[name],
+            "share_of_limit": seconds["limit"] / seconds[name],
+            "peak_mb": max(run["peak_bytes"] for run in rounds) / 1e6,
+        }
+        rows.append(row)
+        print(
+            f"{name:10} {row['seconds']:8.2f} {row['mtok_per_second']:8.1f} {row['x_reference']:12.1f} "
+            f"{100 * row['share_of_limit']:11.0f} {row['peak_mb']:8.0f}"
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    main()
