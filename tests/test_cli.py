@@ -1,0 +1,123 @@
+"""The command line as a person meets it: real processes, one line an error, exit codes, JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from reference import folder_bytes, shard_bytes
+from texts import write_parquet
+
+from shardkit.cli import Size, main
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "shardkit", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    write_parquet(folder / "a.parquet", ["The first document.", None, "Der dritte, ä."] * 20)
+    done = run("tokenize", folder / "a.parquet", "--out", folder / "out", "--shard-tokens", "100", "--json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert (summary["documents"], summary["audit_differences"]) == (60, 0)
+    return folder / "out"
+
+
+def test_tokenize_writes_the_references_bytes(dataset: Path) -> None:
+    texts = ["The first document.", None, "Der dritte, ä."] * 20
+    assert folder_bytes(dataset) == shard_bytes(texts, 100, "a")
+
+
+def test_info_says_what_is_there(dataset: Path) -> None:
+    found = json.loads(run("info", dataset, "--json").stdout)
+    assert found["documents"] == 60
+    assert [split["split"] for split in found["splits"]] == ["val", "train"]
+
+
+def test_peek_shows_a_document_and_its_source_row(dataset: Path) -> None:
+    done = run("peek", dataset, "--document", "5")
+    assert "Der dritte, ä." in done.stdout
+    assert "source file: a.parquet" in done.stdout
+    assert "source row: 5" in done.stdout
+
+
+def test_verify_passes_a_good_dataset_and_names_the_bad_shard(dataset: Path, tmp_path: Path) -> None:
+    assert run("verify", dataset).returncode == 0
+    for path in [*dataset.glob("*.npy"), dataset / "manifest.json"]:
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    victim = tmp_path / "a_train_000001.npy"
+    data = bytearray(victim.read_bytes())
+    data[-1] ^= 1
+    victim.write_bytes(data)
+    done = run("verify", tmp_path)
+    assert done.returncode == 1
+    assert "a_train_000001.npy has SHA-256" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["tokenize", "no/such/file.parquet", "--out", "x"], 1, "no such file"),
+        (["tokenize", "sample"], 2, "no output folder: give --out DIR"),
+        (["tokenize", "sample", "--out", "x", "--workers", "0"], 2, "--workers is 0"),
+        (["tokenize", "sample", "--out", "x", "--encoder", "slow"], 2, "'slow' is not one of"),
+        (["tokenize", "sample", "--out", "x", "--tokenizer", "nope"], 1, "unknown tokenizer 'nope'"),
+        (["tokenize", "not a source", "--out", "x"], 2, "cannot tell what source"),
+        (["tokenize", "sample", "--out", "file"], 1, "is a file: --out expects a folder"),
+        (["tokenize", "sample", "--out", "full"], 1, "is not empty and no run of ours (it holds mine.txt)"),
+        (["tokenize", "sample", "--out", "file/below"], 1, "cannot write"),
+        (["tokenize", "fake.parquet", "--out", "x"], 1, "is no whole parquet file"),
+        (["tokenize", "latin.txt", "--out", "x"], 1, "latin.txt, row 0: not UTF-8 (byte 0xe4 at offset 1)"),
+        (["info", "."], 1, "holds no manifest.json and no shards"),
+        (["peek", "missing"], 1, "no manifest.json"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_never_a_traceback(
+    tmp_path: Path, arguments: list[str], code: int, message: str
+) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    (tmp_path / "fake.parquet").write_text("PAR1 not really PAR1")
+    (tmp_path / "latin.txt").write_bytes(b"n\xe4chste")
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len([line for line in done.stderr.splitlines() if line.lower().startswith("error")]) == 1
+    assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
+    assert not list(tmp_path.rglob("manifest.json"))
+
+
+def test_progress_goes_to_stderr_and_stdout_stays_for_results(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", ["x y z"] * 100)
+    done = run("tokenize", "a.parquet", "--out", "out", "--shard-tokens", "100", "--json", cwd=tmp_path)
+    assert len(done.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("5GB", 5 * 10**9), ("2GiB", 2**31), ("1.5 tb", 15 * 10**11), ("500", 500), ("10k", 10_000)]
+)
+def test_sizes_have_decimal_and_binary_units(text: str, expected: int) -> None:
+    assert Size().convert(text, None, None) == expected
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("shardkit.inspect.describe", broken)
+    result = CliRunner().invoke(main, ["info", "."])
+    assert isinstance(result.exception, ZeroDivisionError)
