@@ -7,6 +7,7 @@ error, or the first bad row, stops the stream at its place: everything before it
 from __future__ import annotations
 
 import dataclasses
+import time
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ class ShardkitWarning(UserWarning):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """How far a run is: totals over the whole run, `session_` figures since this process began.
+    """How far a run is: totals over the whole run, `session_` figures since this process read its first chunk.
 
     `source_bytes_done` of `source_bytes` (0: unknown) is the share of the source's files already in the stream.
     """
@@ -44,6 +45,7 @@ class Progress:
     source_bytes: int
     session_tokens: int
     session_text_bytes: int
+    session_seconds: float
     audited: int
     skipped: int
     process_ids: tuple[int, ...] = ()
@@ -139,6 +141,7 @@ class Assembler:
         return Progress(
             tokens=self.tokens, documents=self.documents, shards=self._shards, source_bytes_done=done,
             source_bytes=total, session_tokens=self.session_tokens, session_text_bytes=self.session_text_bytes,
+            session_seconds=time.time() - self.first_read if self.first_read else 0.0,
             audited=self.audited, skipped=self.skipped, process_ids=process_ids,
         )  # fmt: skip
 

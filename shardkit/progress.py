@@ -58,7 +58,7 @@ class ProgressBar:
             self._bar.set_postfix_str(f"{progress.shards} shards, RSS {rss}", refresh=False)
             self._bar.update(progress.tokens - self._bar.n)
             return
-        rate = progress.session_tokens / max(self.seconds, 1e-9)
+        rate = progress.session_tokens / max(progress.session_seconds, 1e-9)
         left = "?" if total is None else f"{max(0, total - progress.tokens) / max(rate, 1):.0f} s"
         line = f"{progress.tokens:,} tokens, {rate / 1e6:.1f} Mtok/s, {progress.shards} shards, ETA {left}, RSS {rss}"
         print(line, file=sys.stderr, flush=True)
