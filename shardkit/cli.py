@@ -75,7 +75,7 @@ def main() -> None:
 @click.option("--workers", type=int, help="Worker processes. [all cores]")
 @click.option("--max-docs", type=int, help="End after that many documents.")
 @click.option("--max-tokens", type=int, help="End after that many tokens.")
-@click.option("--runner", type=click.Choice(["local"]), default="local", show_default=True)
+@click.option("--runner", type=click.Choice(["local", "ray"]), default="local", show_default=True)
 @click.option("--overwrite", is_flag=True, help="Remove what shardkit made in --out before, and start again.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
 def tokenize(source: str, as_json: bool, **options: Any) -> None:

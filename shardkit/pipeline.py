@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import shardkit
 from shardkit import output
@@ -28,6 +28,10 @@ from shardkit.runners import AUDIT_STRIDE, Filter, Job, Transform
 from shardkit.sources import DEFAULT_SOURCE, Source, open_source
 from shardkit.sources.sample import SAMPLE_SHARD_TOKENS
 from shardkit.tokenizers import Tokenizer
+
+if TYPE_CHECKING:
+    from shardkit.runners.local import LocalRunner
+    from shardkit.runners.ray import RayRunner
 
 DEFAULT_OUT = "edu_fineweb10B"
 TOKENS_PER_SHARD = 100_000_000
@@ -88,7 +92,8 @@ def tokenize(
     prefix = output.check_prefix(prefix or output.default_prefix(opened.info.id))
     with ExitStack() as stack:
         stack.enter_context(output.claim(directory, overwrite=overwrite))
-        running = stack.enter_context(_start_runner(runner, workers or available_cores()))
+        running = _start_runner(runner, workers)
+        stack.push(running)
         loaded = Tokenizer(tokenizer, encoder=encoder)
         plan = Plan(
             directory=directory, prefix=prefix, tokens_per_shard=shard_tokens, val_shards=val_shards,
@@ -114,8 +119,8 @@ def available_cores() -> int:
 
 
 def _run(
-    source: Source, tokenizer: Tokenizer, plan: Plan, journal: Journal, runner: Any, job: Job, chunk_bytes: int,
-    progress: Callable[[Progress], None] | None,
+    source: Source, tokenizer: Tokenizer, plan: Plan, journal: Journal, runner: LocalRunner | RayRunner, job: Job,
+    chunk_bytes: int, progress: Callable[[Progress], None] | None,
 ) -> Manifest:  # fmt: skip
     started = time.time()
     resume = journal.resume
@@ -149,12 +154,16 @@ def _run(
     return manifest
 
 
-def _start_runner(runner: str, workers: int) -> Any:
+def _start_runner(runner: str, workers: int | None) -> LocalRunner | RayRunner:
     if runner == "local":
         from shardkit.runners.local import LocalRunner
 
-        return LocalRunner(workers)
-    raise UsageError(f"unknown runner {runner!r}: expected local")
+        return LocalRunner(workers or available_cores())
+    if runner == "ray":
+        from shardkit.runners.ray import RayRunner
+
+        return RayRunner(workers)
+    raise UsageError(f"unknown runner {runner!r}: expected local or ray")
 
 
 def _identity(
