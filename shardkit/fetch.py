@@ -209,9 +209,8 @@ def _is_right(path: Path, item: Wanted, sha256: str | None) -> bool:
 
 def _fetch_right(remote: Remote, item: Wanted, incoming: Path, target: Path) -> None:
     for attempt in range(FETCHES):
-        path = remote.fetch(item.file, incoming, again=attempt > 0)
-        size = path.stat().st_size
-        if size == item.size and (not item.sha256 or sha256_file(path) == item.sha256):
+        path, sha256 = remote.fetch(item.file, incoming, again=attempt > 0)
+        if path.stat().st_size == item.size and item.sha256 in ("", sha256):
             if item.is_bin:
                 path = bin_to_npy(path)
             elif not item.sha256:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import fsspec
 
 from shardkit.errors import UsageError
+from shardkit.files import sha256_file
 from shardkit.manifest import MANIFEST_NAME, ShardInfo
 from shardkit.remotes import WORK_FOLDER, RemoteFile
 from shardkit.retry import call
@@ -91,10 +92,10 @@ class FsspecRemote:
     def read(self, file: str) -> bytes:
         return bytes(self._call(f"read {file}", lambda: self._fs.cat_file(self._at(file))))
 
-    def fetch(self, file: str, folder: Path, *, again: bool) -> Path:  # noqa: ARG002 (there is no cache to distrust)
+    def fetch(self, file: str, folder: Path, *, again: bool) -> tuple[Path, str]:  # noqa: ARG002 (there is no cache to distrust)
         target = folder / Path(file).name
         self._call(f"download {file}", lambda: self._fs.get_file(self._at(file), str(target)))
-        return target
+        return target, sha256_file(target)
 
     def upload(self, path: Path, shard: ShardInfo) -> None:
         def put() -> None:

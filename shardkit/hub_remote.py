@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
-from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi
-from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationCopy,
+    CommitOperationDelete,
+    HfApi,
+    get_session,
+    hf_hub_url,
+    hf_raise_for_status,
+)
+from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS, HF_HUB_DOWNLOAD_TIMEOUT
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils._http import get_session
+from huggingface_hub.utils._headers import build_hf_headers
+from huggingface_hub.utils._runtime import is_xet_available
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
 
 from shardkit.errors import HubError
+from shardkit.files import sha256_file
 from shardkit.manifest import ShardInfo
 from shardkit.remotes import RemoteFile
 from shardkit.retry import TRIES, call
@@ -40,6 +51,7 @@ class HubRemote:
         if not are_progress_bars_disabled() and HF_HUB_DISABLE_PROGRESS_BARS is None:
             disable_progress_bars()  # shardkit shows its own
         self._commit: str | None = None
+        self._xet: set[str] = set()
         self._staged: dict[str, CommitOperationAdd] = {}
 
     @property
@@ -67,8 +79,12 @@ class HubRemote:
         )
         if private and not self._call("look at", partial(api.repo_info, repo, repo_type="dataset")).private:
             raise HubError(f"{self.name} exists and is public: push without --private, or make it private on its page")
-        if self.branch not in (None, "main"):
-            make = partial(api.create_branch, repo, branch=str(self.branch), repo_type="dataset", exist_ok=True)
+        if self.branch not in (None, "main") and not self.exists():
+            # from the first commit, which holds no data: a branch of main's head would start with main's dataset
+            first = self._call("look at", partial(api.list_repo_commits, repo, repo_type="dataset"))[-1].commit_id
+            make = partial(
+                api.create_branch, repo, branch=str(self.branch), revision=first, repo_type="dataset", exist_ok=True
+            )
             self._call("make a branch of", make)
 
     def files(self) -> dict[str, RemoteFile]:
@@ -79,19 +95,28 @@ class HubRemote:
 
     def _tree(self, revision: str | None) -> dict[str, RemoteFile]:
         tree = self._api.list_repo_tree(self.repo_id, recursive=True, revision=revision, repo_type="dataset")
-        files = (item for item in tree if isinstance(item, RepoFile))
+        files = [item for item in tree if isinstance(item, RepoFile)]
+        self._xet = {item.path for item in files if item.xet_hash}
         return {item.path: RemoteFile(item.size, item.lfs.sha256 if item.lfs else "") for item in files}
 
     def read(self, file: str) -> bytes:
         with tempfile.TemporaryDirectory(prefix="shardkit-") as folder:
-            return self.fetch(file, Path(folder), again=False).read_bytes()
+            return self.fetch(file, Path(folder), again=False)[0].read_bytes()
 
-    def fetch(self, file: str, folder: Path, *, again: bool) -> Path:
-        get = partial(
-            self._api.hf_hub_download, self.repo_id, file, repo_type="dataset", revision=self._commit or self.branch,
-            local_dir=folder, force_download=again,
-        )  # fmt: skip
-        return Path(self._call(f"download {file}", get))
+    def fetch(self, file: str, folder: Path, *, again: bool) -> tuple[Path, str]:
+        if file in self._xet and is_xet_available():
+            get = partial(
+                self._api.hf_hub_download, self.repo_id, file, repo_type="dataset", revision=self.revision,
+                local_dir=folder, force_download=again,
+            )  # fmt: skip
+            path = Path(self._call(f"download {file}", get))
+            return path, sha256_file(path)
+        path, url = (
+            folder / Path(file).name,
+            hf_hub_url(self.repo_id, file, repo_type="dataset", revision=self.revision),
+        )
+        with open(path, "wb", buffering=0) as target:
+            return path, self._call(f"download {file}", _Download(url, target))
 
     def upload(self, path: Path, shard: ShardInfo) -> None:
         operation = CommitOperationAdd(path_in_repo=shard.file, path_or_fileobj=path)
@@ -109,16 +134,16 @@ class HubRemote:
 
         def send() -> str:
             # A commit whose answer was lost has happened: a second try sends only what is not there.
-            there = self._tree(self.branch) if next(tries) or None in small.values() else {}
+            there = self._tree(self.branch) if next(tries) else None
             changes: list[CommitOperation] = [
                 self._staged[shard.file]
                 for shard in shards
-                if there.get(shard.file) != RemoteFile(shard.bytes, shard.sha256)
+                if there is None or there.get(shard.file) != RemoteFile(shard.bytes, shard.sha256)
             ]
             for file, content in small.items():
                 if content is not None:
                     changes.append(CommitOperationAdd(path_in_repo=file, path_or_fileobj=content))
-                elif file in there:
+                elif there is None or file in there:
                     changes.append(CommitOperationDelete(path_in_repo=file, is_folder=False))
             return self._api.create_commit(
                 self.repo_id, changes, commit_message=message, repo_type="dataset", revision=self.branch
@@ -146,3 +171,32 @@ class HubRemote:
         if session.timeout.read is None:  # the client's default: a stalled server would hang a push for ever
             session.timeout = STALL_SECONDS
         return call(action, self.name, what, self.stopping)
+
+
+class _Download:
+    """One file, streamed and hashed on the way; called again after a failure it goes on from where it was.
+
+    The client's own `http_get` would need a second pass for the hash, and holds 20 to 40 MB a file in memory.
+    """
+
+    def __init__(self, url: str, target: BinaryIO) -> None:
+        self._url = url
+        self._target = target
+        self._digest = hashlib.sha256()
+
+    def __call__(self) -> str:
+        """Bring what is missing; returns the SHA-256 of the whole file."""
+        headers = build_hf_headers(library_name="shardkit") | {"Accept-Encoding": "identity"}
+        if start := self._target.tell():
+            headers["Range"] = f"bytes={start}-"
+        # httpx sends the token to the Hub alone: a redirect to another origin goes without it
+        with get_session().stream("GET", self._url, headers=headers, timeout=HF_HUB_DOWNLOAD_TIMEOUT) as response:
+            hf_raise_for_status(response)
+            if start and response.status_code != 206:
+                self._target.seek(0)
+                self._target.truncate()
+                self._digest = hashlib.sha256()
+            for block in response.iter_raw():
+                self._target.write(block)
+                self._digest.update(block)
+        return self._digest.hexdigest()

@@ -69,8 +69,8 @@ class Remote(Protocol):
     def read(self, file: str) -> bytes:
         """The bytes of a small file."""
 
-    def fetch(self, file: str, folder: Path, *, again: bool) -> Path:
-        """Download `file` into `folder` and return its path; `again` distrusts every copy on this machine."""
+    def fetch(self, file: str, folder: Path, *, again: bool) -> tuple[Path, str]:
+        """Download `file` into `folder`; its path and SHA-256. `again` distrusts every copy on this machine."""
 
     def upload(self, path: Path, shard: ShardInfo) -> None:
         """Bring the bytes of a shard there. Thread-safe; not acknowledged until `commit`."""
