@@ -581,10 +581,10 @@ def test_standalone_it_survives_a_kill_and_stays_small(tmp_path: Path) -> None:
         assert Path(path).read_bytes() == (tmp_path / "big.npy").read_bytes()
         assert peak(server) - before < 16_000  # kB, for 48 MB each way
         server.kill()
-        server.wait()
+        server.communicate()  # waits and closes the pipe
         server, again = launch(int(url.rsplit(":", 1)[1]))
         assert again == url
         assert set(api.list_repo_files(REPO, repo_type="dataset")) == {".gitattributes", "b.npy", "t.txt"}
     finally:
         server.kill()
-        server.wait()
+        server.communicate()  # waits and closes the pipe
