@@ -27,4 +27,46 @@ os.environ |= {
     "HF_UPDATE_DOWNLOAD_COUNTS": "0",
     "NO_PROXY": "127.0.0.1,localhost",
     "no_proxy": "127.0.0.1,localhost",
+    "RAY_USAGE_STATS_ENABLED": "0",
 }
+
+import time  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
+from typing import Any  # noqa: E402
+
+import pytest  # noqa: E402
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The client's own way to send a file (`data=`) is one that its HTTP library calls deprecated."""
+    config.addinivalue_line("filterwarnings", "ignore:Use 'content=:DeprecationWarning")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A local Hub that this process's `huggingface_hub` talks to, logged in as alice, with waits cut to milliseconds."""
+    import huggingface_hub.file_download
+    import huggingface_hub.utils._http as hf_http
+    from hub_server import HubServer
+    from huggingface_hub import constants
+
+    from shardkit import retry
+
+    class Hasty:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(time, name)
+
+        def sleep(self, seconds: float) -> None:
+            time.sleep(seconds / 1000)
+
+    for module in (hf_http, huggingface_hub.file_download):
+        monkeypatch.setattr(module, "time", Hasty())
+    monkeypatch.setattr(retry, "FIRST_WAIT_SECONDS", 0.001)
+    with HubServer() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+        template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setenv("HF_TOKEN", "hf_write")
+        yield server
+        assert server.errors == []
+        assert server.leaked_tokens == []
