@@ -36,8 +36,9 @@ class TokenStream:
     For one thread at a time. `close` lets go of every map; reading again opens them anew.
     """
 
-    def __init__(self, directory: Path, shards: Sequence[ShardInfo]) -> None:
+    def __init__(self, directory: Path, shards: Sequence[ShardInfo], dtype: str) -> None:
         self.directory = directory
+        self.dtype = np.dtype(dtype)
         self.shards = tuple(shards)
         self.starts = [0, *accumulate(shard.tokens for shard in self.shards)]
         self._maps: dict[int, tuple[Tokens, mmap.mmap]] = {}
@@ -72,6 +73,9 @@ class TokenStream:
             out[done : done + count] = self._read(number, offset, count)
             done += count
 
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_maps": {}}
+
     def close(self) -> None:
         """Unmap every shard."""
         self._maps.clear()
@@ -97,10 +101,10 @@ class TokenStream:
         shard = self.shards[number]
         path = self.directory / shard.file
         tokens = open_shard(path)
-        if len(tokens) != shard.tokens:
+        if len(tokens) != shard.tokens or tokens.dtype != self.dtype:
             raise ShardError(
-                f"{path} now holds {len(tokens):,} tokens, it held {shard.tokens:,} when the loader was made: it was "
-                "replaced meanwhile, make a new loader"
+                f"{path} now holds {len(tokens):,} {tokens.dtype} tokens, it held {shard.tokens:,} {self.dtype} when the "
+                "loader was made: it was replaced meanwhile, make a new loader"
             )
         mapped: object = tokens.base
         if not isinstance(mapped, mmap.mmap):
@@ -135,7 +139,7 @@ def open_split(source: str | os.PathLike[str] | Manifest, split: str, *, verify:
     manifest.check_files(directory, split=split)
     if verify:
         _verify(directory, shards)
-    return manifest, TokenStream(directory, shards)
+    return manifest, TokenStream(directory, shards, manifest.dtype)
 
 
 def _no_split(manifest: Manifest, directory: Path, split: str) -> str:
