@@ -80,6 +80,7 @@ class ShardLoader(IterableDataset[Batch]):
         self.wait_seconds = 0.0
         self.manifest, self._stream = open_split(source, split, verify=verify)
         self._cut = Cut(batch_size=batch_size, world_size=world_size)
+        self._stride = self._cut.global_batch
         self._order = Order(n_windows=count_windows(self._stream.tokens, seq_len), seed=seed, shuffle=self.shuffle)
         if self._order.n_windows < self._cut.global_batch:
             raise UsageError(
@@ -94,7 +95,7 @@ class ShardLoader(IterableDataset[Batch]):
         reader = BatchReader(self._stream, self._order, self._cut, rank=rank, seq_len=seq_len)
         self._feed: HostFeed | DeviceFeed = HostFeed(reader, self._ledger, self.device)
         if self.prefetch:
-            self._feed = DeviceFeed(self._feed, stride=self._cut.global_batch, device=self.device, depth=self.prefetch)
+            self._feed = DeviceFeed(self._feed, stride=self._stride, device=self.device, depth=self.prefetch)
         self._position = 0
         self._lane: Lane | None = None  # this process's part of the epoch, in a DataLoader worker
         self._lane_loaded = False
@@ -158,7 +159,7 @@ class ShardLoader(IterableDataset[Batch]):
         batch, share = self._feed.take(self._position)
         if self._ledger is not None:
             self._ledger.record(self._position, share)
-        self._position += self._cut.global_batch
+        self._position += self._stride
         self.wait_seconds += perf_counter() - began
         return batch
 
@@ -242,7 +243,7 @@ class ShardLoader(IterableDataset[Batch]):
     def _epoch_end(self) -> int:
         """The end of the batch that holds the current epoch's last window."""
         left = self._order.n_windows - self._position % self._order.n_windows
-        return self._position - -left // self._cut.global_batch * self._cut.global_batch
+        return self._position - -left // self._stride * self._stride
 
     def _rest_of_epoch(self) -> Iterator[Batch]:
         end = self._epoch_end()
@@ -263,7 +264,7 @@ class ShardLoader(IterableDataset[Batch]):
     def _rest_of_lane(self) -> Iterator[Batch]:
         end = self._epoch_end()
         while (lane := self._lane) is not None:
-            position = self._position + (lane.worker + lane.given * lane.workers) * self._cut.global_batch
+            position = self._position + (lane.worker + lane.given * lane.workers) * self._stride
             if position >= end:
                 return
             self._lane = Lane(worker=lane.worker, workers=lane.workers, given=lane.given + 1)

@@ -59,13 +59,17 @@ class TokenStream:
 
         The result points into the map: copy it out before the next read.
         """
-        number, offset = self.shard_of(token)
-        if offset + count > self.shards[number].tokens:
+        number = bisect_right(self.starts, token) - 1
+        if token + count > self.starts[number + 1]:
             return None
-        return self._read(number, offset, count)
+        return self._read(number, token - self.starts[number], count)
 
     def read(self, token: int, out: Tokens) -> None:
         """Copy `len(out)` tokens from `token` on into `out`, across shard ends."""
+        whole = self.run(token, len(out))
+        if whole is not None:
+            out[:] = whole
+            return
         done = 0
         while done < len(out):
             number, offset = self.shard_of(token + done)
@@ -103,7 +107,7 @@ class TokenStream:
         tokens = open_shard(path)
         if len(tokens) != shard.tokens or tokens.dtype != self.dtype:
             raise ShardError(
-                f"{path} now holds {len(tokens):,} {tokens.dtype} tokens, it held {shard.tokens:,} {self.dtype} when the "
+                f"{path} now holds {len(tokens):,} {tokens.dtype} tokens, {shard.tokens:,} {self.dtype} when the "
                 "loader was made: it was replaced meanwhile, make a new loader"
             )
         mapped: object = tokens.base
