@@ -138,11 +138,12 @@ def _append(running: dict[int, int], start: int, size: int, ranks: list[list[Ent
         if {place for place, _ in entries} != {position}:
             raise StateError(f"{where} has no entry for position {position:,} on every rank: the ledger is damaged")
         total = (total + sum(share for _, share in entries)) % _MODULUS
-        if running.setdefault(position + size, total) != total:
-            raise StateError(
-                f"{where} gave other data between {agreed:,} and {position + size:,} than the run before it"
-            )
-        agreed = position + size
+        end = position + size
+        if running.get(end, total) != total:
+            raise StateError(f"{where} gave other data between {agreed:,} and {end:,} than the run before it")
+        if end in running:
+            agreed = end
+        running[end] = total
 
 
 def _read(path: Path) -> tuple[dict[str, Any], list[Entry]]:
