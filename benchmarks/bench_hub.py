@@ -117,7 +117,7 @@ def run(server: Path, token: str, user: str, shards: int, shard_bytes: int, roun
             return _summary(ways, total, shards)
         finally:
             process.terminate()
-            process.wait()
+            process.communicate()  # waits and closes the pipe
 
 
 def _summary(ways: dict[str, list[tuple[float, float]]], total: int, shards: int) -> dict[str, Any]:

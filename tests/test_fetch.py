@@ -96,9 +96,7 @@ def test_a_copy_that_stays_damaged_is_fetched_three_times_and_never_kept(hub: Hu
     assert not (tmp_path / "b" / MANIFEST_NAME).exists()
 
 
-def test_a_repo_that_is_not_what_its_manifest_says_is_found_before_any_download(
-    hub: HubServer, tmp_path: Path
-) -> None:
+def test_a_repo_that_is_not_what_its_manifest_says_is_found_before_any_download(hub: HubServer, tmp_path: Path) -> None:
     manifest = make_dataset(tmp_path / "a")
     push(tmp_path / "a", REPO)
     hub.seed_repo(REPO, {manifest.shards[1].file: b"y" * 1000})
@@ -145,9 +143,7 @@ def test_two_pulls_into_one_folder_do_not_meet(hub: HubServer, tmp_path: Path) -
     assert tree_of(tmp_path / "b") == tree_of(tmp_path / "a")
 
 
-def test_the_default_folder_is_the_repos_name(
-    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_default_folder_is_the_repos_name(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_dataset(tmp_path / "a")
     push(tmp_path / "a", REPO)
     monkeypatch.chdir(tmp_path)

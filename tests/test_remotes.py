@@ -193,7 +193,11 @@ def test_a_repo_that_is_not_there_is_one_clear_line(place: tuple[str, Any], tmp_
 def test_a_push_killed_at_any_moment_finishes(place: tuple[str, Any], tmp_path: Path) -> None:
     repo, fs = place
     make_dataset(tmp_path / "a", shards=8, tokens=300_000)
-    command = [sys.executable, "-c", f"from shardkit.hub import push; push({str(tmp_path / 'a')!r}, {repo!r}, workers=2)"]
+    command = [
+        sys.executable,
+        "-c",
+        f"from shardkit.hub import push; push({str(tmp_path / 'a')!r}, {repo!r}, workers=2)",
+    ]
     env, rng, kills = os.environ | {"PYTHONPATH": str(ROOT)}, random.Random(repo), 0
     for shards_there in (0, 2, 5):
         process = subprocess.Popen(command, env=env, cwd=ROOT)
@@ -260,4 +264,6 @@ def test_bare_shards_in_a_folder_are_not_overwritten(tmp_path: Path) -> None:
     before = tree_of(tmp_path / "far")
     with pytest.raises(HubError, match="holds another dataset"):
         push(tmp_path / "a", str(tmp_path / "far"))
-    assert {name: before[name] for name in before} == {n: c for n, c in tree_of(tmp_path / "far").items() if n in before}
+    assert {name: before[name] for name in before} == {
+        n: c for n, c in tree_of(tmp_path / "far").items() if n in before
+    }
