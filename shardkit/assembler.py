@@ -20,8 +20,9 @@ from shardkit.errors import OutputError, SourceError
 from shardkit.files import sha256_file
 from shardkit.journal import WORK_DIR, Journal, Resume
 from shardkit.manifest import ShardInfo, SourceFile
+from shardkit.outbox import Outbox
 from shardkit.runners import Encoded
-from shardkit.shards import ShardWriter, shard_name
+from shardkit.shards import ShardWriter, shard_header, shard_name
 from shardkit.sources import Chunk, InputFile
 
 _LISTED = 20  # skipped rows that are named one by one
@@ -72,11 +73,25 @@ class Plan:
     limits: Limits
 
 
-class Assembler:
-    """Cuts the stream into shards, from where `journal` says that it goes on."""
+def shard_file_bytes(plan: Plan) -> int:
+    """Bytes of a full shard's file."""
+    return len(shard_header(plan.tokens_per_shard, plan.dtype)) + plan.tokens_per_shard * plan.dtype.itemsize
 
-    def __init__(self, plan: Plan, journal: Journal, inputs: tuple[InputFile, ...]) -> None:
-        self.plan, self.journal = plan, journal
+
+def working_bytes(journal: Journal) -> int:
+    """Bytes to allow for the files of `.shardkit/` while one more shard is made: the journal, a copy of it being
+    written, and the summary."""
+    return 2 * journal.path.stat().st_size + 8192
+
+
+class Assembler:
+    """Cuts the stream into shards, from where `journal` says that it goes on. `outbox` takes each finished shard; where
+    it bounds the disk, no shard is begun before there is room for it."""
+
+    def __init__(
+        self, plan: Plan, journal: Journal, inputs: tuple[InputFile, ...], outbox: Outbox | None = None
+    ) -> None:
+        self.plan, self.journal, self.outbox = plan, journal, outbox
         self.tokens = sum(shard.tokens for shard in journal.shards)
         self.documents = journal.resume.documents
         self.full = False
@@ -92,7 +107,8 @@ class Assembler:
         self._finisher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shardkit-finish")
         self._finishing: Future[None] | None = None
         self._checker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shardkit-check")
-        self._checks = [self._checker.submit(_check_hash, plan.directory, shard) for shard in journal.shards]
+        to_check = journal.shards if outbox is None else []  # an outbox checks what it sends, the remote what it has
+        self._checks = [self._checker.submit(_check_hash, plan.directory, shard) for shard in to_check]
 
     def __enter__(self) -> Assembler:
         return self
@@ -192,6 +208,9 @@ class Assembler:
         self._changed.add(chunk.file)
 
     def _open_shard(self) -> ShardWriter:
+        if self.outbox is not None:
+            self._wait()  # so that the shard before counts
+            self.outbox.wait_for_room(shard_file_bytes(self.plan) + working_bytes(self.journal))
         temp = self.plan.directory / WORK_DIR / f"{self._shards:06d}.tmp"
         self._writer = ShardWriter(temp, self.plan.dtype, self.plan.tokens_per_shard)
         self._shard_documents = 0
@@ -218,6 +237,8 @@ class Assembler:
         made = writer.finish(self.plan.directory / info.file)
         info = dataclasses.replace(info, tokens=made.tokens, bytes=made.bytes, sha256=made.sha256)
         self.journal.append(info, resume)
+        if self.outbox is not None:
+            self.outbox.submit(self.plan.directory / info.file, info, self.journal.path.read_bytes())
 
     def _wait(self) -> None:
         if self._finishing is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import warnings
@@ -46,6 +47,19 @@ class Size(click.ParamType[int]):
         return int(float(match[1]) * base ** " kmgt".index(match[2] or " "))
 
 
+class ShardRange(click.ParamType[tuple[int, int]]):
+    """A half-open range of shard indices, `0:10`."""
+
+    name = "range"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """The two ends."""
+        match = re.fullmatch(r"([0-9]+):([0-9]+)", str(value))
+        if match is None or int(match[1]) >= int(match[2]):
+            self.fail(f"{value!r} is not a range of shards: expected A:B with A below B, for example 0:10", param, ctx)
+        return int(match[1]), int(match[2])
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="shardkit")
 def main() -> None:
@@ -75,6 +89,9 @@ def main() -> None:
 @click.option("--workers", type=int, help="Worker processes. [all cores]")
 @click.option("--max-docs", type=int, help="End after that many documents.")
 @click.option("--max-tokens", type=int, help="End after that many tokens.")
+@click.option("--push", metavar="REPO", help="Send each finished shard there while the next is made.")
+@click.option("--private", is_flag=True, help="With --push: make the Hub repo private.")
+@click.option("--max-disk", type=Size(), help="With --push: keep shards here under SIZE, deleting sent ones.")
 @click.option("--runner", type=click.Choice(["local", "ray"]), default="local", show_default=True)
 @click.option("--overwrite", is_flag=True, help="Remove what shardkit made in --out before, and start again.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
@@ -92,6 +109,48 @@ def tokenize(source: str, as_json: bool, **options: Any) -> None:
         manifest = run(source, progress=bar, **options)
     summary = run_summary(manifest, bar.last, bar.seconds)
     _print(summary, as_json)
+
+
+@main.command()
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("repo")
+@click.option("--private", is_flag=True, help="Make the Hub repo private.")
+@click.option("--revision", help="Branch of the Hub repo; made if need be.")
+@click.option("--tag", help="Name the resulting commit.")
+@click.option("--overwrite", is_flag=True, help="Replace another dataset that is there.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
+def push(directory: Path, repo: str, as_json: bool, **options: Any) -> None:
+    """Send the dataset folder DIR to REPO: only what is missing there, verified, the manifest last.
+
+    REPO: user/name on the Hub, a folder, or a URL (file://, s3://, gs://). Run it again after any failure.
+    """
+    from shardkit.hub import push as run
+    from shardkit.progress import TransferBar
+
+    with _warnings_as_lines(), TransferBar("push") as bar:
+        result = run(directory, repo, progress=bar, **options)
+    _print(dataclasses.asdict(result), as_json)
+
+
+@main.command()
+@click.argument("repo")
+@click.argument("directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
+@click.option("--revision", help="Branch, tag or commit of the Hub repo.")
+@click.option("--split", help="Only that split.")
+@click.option("--shards", type=ShardRange(), metavar="A:B", help="Only shards with index A up to B, B left out.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
+def pull(repo: str, directory: Path | None, as_json: bool, **options: Any) -> None:
+    """Bring the dataset at REPO into DIR (default: the repo's own name), every file verified.
+
+    Run it again after any failure, or to bring more: what is there and right is not fetched again.
+    """
+    from shardkit.fetch import pull as run
+    from shardkit.progress import TransferBar
+
+    with _warnings_as_lines(), TransferBar("pull") as bar:
+        manifest = run(repo, directory, progress=bar, **options)
+    found = {"repo": repo, "shards": len(manifest.shards), "tokens": manifest.tokens, "documents": manifest.documents}
+    _print({**found, "fingerprint": manifest.fingerprint, "verified": True}, as_json)
 
 
 @main.command()

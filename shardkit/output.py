@@ -53,7 +53,7 @@ def claim(directory: Path, *, overwrite: bool) -> Iterator[None]:
 
 
 def finished(directory: Path, journal: Journal) -> Manifest | None:
-    """The manifest if this very run is complete. Checks that every shard that the journal names is there, whole.
+    """The manifest if this very run is complete here. Checks that every shard that the journal names is there, whole.
 
     Raises `OutputError` for a shard that is missing or damaged.
     """

@@ -7,7 +7,6 @@ the number of chunks in flight are bounded. Less than one shard of work is lost 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -17,15 +16,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import shardkit
-from shardkit import output
+from shardkit import delivery, output
 from shardkit.assembler import Assembler, Limits, Plan, Progress, ShardkitWarning
 from shardkit.errors import UsageError
 from shardkit.files import atomic_write
 from shardkit.journal import WORK_DIR, Journal
-from shardkit.manifest import Manifest, SourceInfo
+from shardkit.manifest import Manifest
+from shardkit.outbox import Outbox
+from shardkit.recipe import Recipe
 from shardkit.runners import AUDIT_STRIDE, Filter, Job, Transform
-from shardkit.sources import DEFAULT_SOURCE, Source, open_source
+from shardkit.sources import DEFAULT_SOURCE, open_source
 from shardkit.sources.sample import SAMPLE_SHARD_TOKENS
 from shardkit.tokenizers import Tokenizer
 
@@ -59,6 +59,9 @@ def tokenize(
     transform: Transform | None = None,
     filter: Filter | None = None,
     runner: str = "local",
+    push: str | None = None,
+    private: bool = False,
+    max_disk: int | None = None,
     overwrite: bool = False,
     progress: Callable[[Progress], None] | None = None,
     chunk_bytes: int = CHUNK_BYTES,
@@ -71,6 +74,10 @@ def tokenize(
     `train`. `max_docs` and `max_tokens` end the stream after that many. `transform(text) -> str | None` and
     `filter(text) -> bool` run on each document, in the workers.
 
+    `push` sends each finished shard to that repo (as `shardkit.push` understands it) while the next is made; with
+    `max_disk`, in bytes, a shard is deleted here once the remote has acknowledged it, and the tokenizer waits for room.
+    The same call in an empty folder, on another machine, goes on from the remote.
+
     Killed or failed, the same call goes on from the last finished shard and ends with the same bytes. Called again on a
     finished folder, it checks the sizes and returns the manifest.
 
@@ -79,7 +86,11 @@ def tokenize(
 
     >>> manifest = tokenize("sample", "out", shard_tokens=100_000)  # doctest: +SKIP
     """
-    _check_numbers(shard_tokens=shard_tokens, workers=workers, max_docs=max_docs, max_tokens=max_tokens)
+    _check_numbers(
+        shard_tokens=shard_tokens, workers=workers, max_docs=max_docs, max_tokens=max_tokens, max_disk=max_disk
+    )
+    if push is None and (max_disk is not None or private):
+        raise UsageError("--max-disk and --private say how to push: give --push REPO too")
     if val_shards < 0:
         raise UsageError(f"--val-shards is {val_shards}: expected 0 or more")
     opened = open_source(
@@ -99,16 +110,29 @@ def tokenize(
             directory=directory, prefix=prefix, tokens_per_shard=shard_tokens, val_shards=val_shards,
             dtype=loaded.dtype, eot_id=loaded.eot_id, limits=Limits(docs=max_docs, tokens=max_tokens),
         )  # fmt: skip
-        functions = {"transform": transform, "filter": filter}
-        journal = Journal.open(directory, _identity(opened, loaded, plan, functions, chunk_bytes))
-        if (finished := output.finished(directory, journal)) is not None:
-            return finished
         job = Job(
             tokenizer=tokenizer, encoder=encoder, fast_json=loaded.fast_json, read=opened.options,
             audit_stride=max(1, min(AUDIT_STRIDE, shard_tokens // 4096)),
             transform=_by_value(transform), filter=_by_value(filter),
         )  # fmt: skip
-        manifest = _run(opened, loaded, plan, journal, running, job, chunk_bytes, progress)
+        recipe = Recipe(opened, loaded, plan, {"transform": transform, "filter": filter}, chunk_bytes)
+        outbox = None
+        if push is not None:
+            there = delivery.bring_journal(directory, push)
+            if there.manifest is not None:
+                return recipe.already_at(there.manifest, push)
+        journal = Journal.open(directory, recipe.identity())
+        if push is None:
+            if (finished := output.finished(directory, journal)) is not None:
+                return finished
+        else:
+            outbox = delivery.open_delivery(push, plan, journal, private=private, max_disk=max_disk)
+            stack.push(outbox)
+        manifest = _run(recipe, journal, running, job, outbox, progress)
+        if outbox is not None:
+            delivery.deliver(outbox, manifest)
+        if max_disk is None:
+            manifest.save(directory)
         _warn_of_missing_splits(manifest, plan)
         return manifest
 
@@ -119,15 +143,16 @@ def available_cores() -> int:
 
 
 def _run(
-    source: Source, tokenizer: Tokenizer, plan: Plan, journal: Journal, runner: LocalRunner | RayRunner, job: Job,
-    chunk_bytes: int, progress: Callable[[Progress], None] | None,
+    recipe: Recipe, journal: Journal, runner: LocalRunner | RayRunner, job: Job, outbox: Outbox | None,
+    progress: Callable[[Progress], None] | None,
 ) -> Manifest:  # fmt: skip
+    """Make what is not made yet, and the manifest (not saved)."""
     started = time.time()
-    resume = journal.resume
-    chunks = source.chunks(resume.file, resume.start, resume.part, chunk_bytes=chunk_bytes)
+    source, plan, resume = recipe.source, recipe.plan, journal.resume
+    chunks = source.chunks(resume.file, resume.start, resume.part, chunk_bytes=recipe.chunk_bytes)
     total = sum(file.bytes for file in source.files)
     done = sum(file.bytes for file in source.files[: resume.file])
-    with Assembler(plan, journal, source.files) as assembler:
+    with Assembler(plan, journal, source.files, outbox) as assembler:
         for result in runner.run(job, chunks):
             assembler.take(result)
             done += result.chunk.weight
@@ -136,22 +161,12 @@ def _run(
             if assembler.full:
                 break
         files = assembler.finish()
-    manifest = Manifest(
-        shardkit_version=shardkit.__version__,
-        tokenizer=tokenizer.info,
-        dtype=plan.dtype.name,
-        tokens_per_shard=plan.tokens_per_shard,
-        encoder={"engine": tokenizer.engine, "version": tokenizer.engine_version},
-        source=SourceInfo(**{**_fields(source.info), "files": files, "options": _stated_options(source, plan, job)}),
-        shards=tuple(journal.shards),
-    )
-    manifest.save(plan.directory)
     summary = {
         "started": started, "first_read": assembler.first_read, "finished": time.time(),
         "tokens": assembler.session_tokens, "audited": assembler.audited,
     }  # fmt: skip
     atomic_write(plan.directory / WORK_DIR / "summary.json", json.dumps(summary) + "\n")
-    return manifest
+    return recipe.manifest(journal, files)
 
 
 def _start_runner(runner: str, workers: int | None) -> LocalRunner | RayRunner:
@@ -164,35 +179,6 @@ def _start_runner(runner: str, workers: int | None) -> LocalRunner | RayRunner:
 
         return RayRunner(workers)
     raise UsageError(f"unknown runner {runner!r}: expected local or ray")
-
-
-def _identity(
-    source: Source, tokenizer: Tokenizer, plan: Plan, functions: dict[str, Any], chunk_bytes: int
-) -> dict[str, Any]:
-    """What a run is: everything that decides its bytes. Workers and runner do not."""
-    info = source.info
-    files = json.dumps([[file.path, file.bytes] for file in source.files])
-    return {
-        "source": info.id, "config": info.config, "split": info.split, "revision": info.revision,
-        "text field": info.text_field, "input files": hashlib.sha256(files.encode()).hexdigest(),
-        "separator": source.options.separator, "skip bad rows": source.options.skip_bad_rows,
-        "tokenizer": tokenizer.info.name, "vocabulary": tokenizer.info.ranks_sha256,
-        "encoder": f"{tokenizer.engine} {tokenizer.engine_version}", "shard tokens": plan.tokens_per_shard,
-        "val shards": plan.val_shards, "prefix": plan.prefix, "max docs": plan.limits.docs,
-        "max tokens": plan.limits.tokens, "chunk bytes": chunk_bytes,
-        **{name: _function_id(function) for name, function in functions.items()},
-    }  # fmt: skip
-
-
-def _stated_options(source: Source, plan: Plan, job: Job) -> dict[str, Any]:
-    """The options that a reader of the manifest needs in order to make it again, where they are not the default."""
-    options = {
-        "separator": source.options.separator, "skip_bad_rows": source.options.skip_bad_rows or None,
-        "max_docs": plan.limits.docs, "max_tokens": plan.limits.tokens,
-        "transform": None if job.transform is None else "python function",
-        "filter": None if job.filter is None else "python function",
-    }  # fmt: skip
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def _warn_of_missing_splits(manifest: Manifest, plan: Plan) -> None:
@@ -215,14 +201,6 @@ def _by_value(function: Callable[..., Any] | None) -> bytes | None:
     return None if function is None else bytes(dill.dumps(function, recurse=True))
 
 
-def _function_id(function: Any) -> str | None:
-    if function is None:
-        return None
-    code = getattr(function, "__code__", None)
-    content = repr((code.co_code, code.co_consts, code.co_names)) if code is not None else repr(type(function))
-    return f"{getattr(function, '__qualname__', 'function')} {hashlib.sha256(content.encode()).hexdigest()[:16]}"
-
-
 def _check_numbers(**numbers: int | None) -> None:
     for name, value in numbers.items():
         if value is not None and (not isinstance(value, int) or value < 1):
@@ -233,7 +211,3 @@ def _required(out: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
     if out is None:
         raise UsageError("no output folder: give --out DIR")
     return out
-
-
-def _fields(info: SourceInfo) -> dict[str, Any]:
-    return {name: getattr(info, name) for name in ("id", "config", "split", "revision", "text_field")}

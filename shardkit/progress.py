@@ -68,6 +68,36 @@ class ProgressBar:
         return None if share <= 0 else int(progress.tokens / min(1.0, share))
 
 
+class TransferBar:
+    """Callable with (file, bytes done, bytes in all) of a push or a pull: a bar on a terminal, else lines."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self._shown = time.monotonic()
+        self._bar: tqdm[None] | None = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(unit="B", unit_scale=True, dynamic_ncols=True, desc=what, file=sys.stderr)
+
+    def __enter__(self) -> TransferBar:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, file: str, done: int, total: int) -> None:
+        """Show how far the transfer is."""
+        if self._bar is not None:
+            self._bar.total = total
+            self._bar.set_postfix_str(file, refresh=False)
+            self._bar.update(done - self._bar.n)
+        elif time.monotonic() - self._shown > _SECONDS_BETWEEN_LINES:
+            self._shown = time.monotonic()
+            print(f"{self.what}: {format_bytes(done)} of {format_bytes(total)}", file=sys.stderr, flush=True)
+
+
 def tree_rss(process_ids: tuple[int, ...]) -> int:
     """Resident bytes of this process and of `process_ids`."""
     total = 0

@@ -53,13 +53,17 @@ def test_a_heavy_or_dangerous_import_stays_where_it_belongs(word: str, homes: tu
 
 
 def test_the_public_names_are_pinned() -> None:
-    assert sorted(shardkit.__all__) == ["Manifest", "ShardkitError", "__version__", "open_shard", "tokenize"]
+    assert shardkit.__all__ == [
+        "Manifest", "ShardLoader", "ShardkitError", "__version__", "open_shard", "pull", "push", "tokenize",
+    ]  # fmt: skip
     assert all(getattr(shardkit, name) is not None for name in shardkit.__all__)
 
 
 OPTIONS = {
     "tokenize": "source --out --name --split --revision --text-field --separator --skip-bad-rows --tokenizer --encoder "
-    "--shard-tokens --val-shards --prefix --workers --max-docs --max-tokens --runner --overwrite --json",
+    "--shard-tokens --val-shards --prefix --workers --max-docs --max-tokens --push --private --max-disk --runner --overwrite --json",
+    "push": "directory repo --private --revision --tag --overwrite --json",
+    "pull": "repo directory --revision --split --shards --json",
     "info": "directory --json",
     "verify": "directory --hashes --json",
     "peek": "directory --document --tokens --tokenizer --json",
