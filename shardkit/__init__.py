@@ -16,16 +16,28 @@ from shardkit.version import __version__
 if TYPE_CHECKING:
     from shardkit.fetch import pull
     from shardkit.hub import push
+    from shardkit.ledger import merge_ledger
     from shardkit.loader import ShardLoader
     from shardkit.manifest import Manifest
     from shardkit.pipeline import tokenize
     from shardkit.shards import open_shard
 
-__all__ = ["Manifest", "ShardLoader", "ShardkitError", "__version__", "open_shard", "pull", "push", "tokenize"]
+__all__ = [
+    "Manifest",
+    "ShardLoader",
+    "ShardkitError",
+    "__version__",
+    "merge_ledger",
+    "open_shard",
+    "pull",
+    "push",
+    "tokenize",
+]
 
 _HOMES = {
     "Manifest": "shardkit.manifest",
     "ShardLoader": "shardkit.loader",
+    "merge_ledger": "shardkit.ledger",
     "open_shard": "shardkit.shards",
     "pull": "shardkit.fetch",
     "push": "shardkit.hub",

@@ -72,7 +72,7 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], np.dtype[
     if magic != b"\x93NUMPY":
         raise ShardError(
             f"{path} has no .npy header (it starts with {magic!r}): a headerless memmap under that name, or another "
-            "format? `shardkit convert` reads raw uint16 and .bin files"
+            "format? write it again with `np.save`"
         )
     file.seek(0)
     try:
