@@ -54,8 +54,8 @@ def test_a_heavy_or_dangerous_import_stays_where_it_belongs(word: str, homes: tu
 
 def test_the_public_names_are_pinned() -> None:
     assert shardkit.__all__ == [
-        "Manifest", "ShardLoader", "ShardkitError", "__version__", "merge_ledger", "open_shard", "pull",
-        "push", "tokenize",
+        "Manifest", "ShardLoader", "ShardkitError", "__version__", "merge_ledger", "open_shard", "pull", "push",
+        "tokenize",
     ]  # fmt: skip
     assert all(getattr(shardkit, name) is not None for name in shardkit.__all__)
 
