@@ -245,7 +245,7 @@ def _table(runs: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
     rows = []
     print(f"{'':10} {'seconds':>8} {'Mtok/s':>8} {'x reference':>12} {'% of limit':>11} {'peak MB':>8}")
     for name, rounds in runs.items():
-        row = {
+        row: dict[str, Any] = {
             "name": name,
             "seconds": seconds[name],
             "mtok_per_second": tokens / seconds[name] / 1e6,

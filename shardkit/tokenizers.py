@@ -237,7 +237,7 @@ def fast_tokenizer_json(ranks: dict[bytes, int], pattern: str) -> str:
     return json.dumps(
         {
             "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
-            "pre_tokenizer": pre, "post_processor": None, "decoder": {"type": "ByteLevel"}, "model": model,
+            "pre_tokenizer": pre, "post_processor": None, "decoder": byte_level, "model": model,
         }
     )  # fmt: skip
 
