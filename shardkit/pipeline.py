@@ -22,6 +22,7 @@ from shardkit import output
 from shardkit.assembler import Assembler, Limits, Plan, Progress, ShardkitWarning
 from shardkit.errors import UsageError
 from shardkit.files import atomic_write
+from shardkit.functions import by_value, function_id
 from shardkit.journal import WORK_DIR, Journal
 from shardkit.manifest import Manifest, SourceInfo
 from shardkit.runners import AUDIT_STRIDE, Filter, Job, Transform
@@ -32,6 +33,7 @@ from shardkit.tokenizers import Tokenizer
 DEFAULT_OUT = "edu_fineweb10B"
 TOKENS_PER_SHARD = 100_000_000
 CHUNK_BYTES = 8 << 20
+_MOST = {"workers": 1024, "shard_tokens": 1 << 40}
 
 
 def tokenize(
@@ -101,7 +103,7 @@ def tokenize(
         job = Job(
             tokenizer=tokenizer, encoder=encoder, fast_json=loaded.fast_json, read=opened.options,
             audit_stride=max(1, min(AUDIT_STRIDE, shard_tokens // 4096)),
-            transform=_by_value(transform), filter=_by_value(filter),
+            transform=by_value(transform), filter=by_value(filter),
         )  # fmt: skip
         manifest = _run(opened, loaded, plan, journal, running, job, chunk_bytes, progress)
         _warn_of_missing_splits(manifest, plan)
@@ -171,7 +173,7 @@ def _identity(
         "encoder": f"{tokenizer.engine} {tokenizer.engine_version}", "shard tokens": plan.tokens_per_shard,
         "val shards": plan.val_shards, "prefix": plan.prefix, "max docs": plan.limits.docs,
         "max tokens": plan.limits.tokens, "chunk bytes": chunk_bytes,
-        **{name: _function_id(function) for name, function in functions.items()},
+        **{name: function_id(function) for name, function in functions.items()},
     }  # fmt: skip
 
 
@@ -198,24 +200,10 @@ def _warn_of_missing_splits(manifest: Manifest, plan: Plan) -> None:
     )
 
 
-def _by_value(function: Callable[..., Any] | None) -> bytes | None:
-    import dill
-
-    if function is not None and not callable(function):
-        raise UsageError(f"transform and filter are functions of a text, got a {type(function).__name__}")
-    return None if function is None else bytes(dill.dumps(function, recurse=True))
-
-
-def _function_id(function: Any) -> str | None:
-    if function is None:
-        return None
-    code = getattr(function, "__code__", None)
-    content = repr((code.co_code, code.co_consts, code.co_names)) if code is not None else repr(type(function))
-    return f"{getattr(function, '__qualname__', 'function')} {hashlib.sha256(content.encode()).hexdigest()[:16]}"
-
-
 def _check_numbers(**numbers: int | None) -> None:
     for name, value in numbers.items():
+        if (most := _MOST.get(name)) is not None and isinstance(value, int) and value > most:
+            raise UsageError(f"--{name.replace('_', '-')} is {value:,}: expected at most {most:,}")
         if value is not None and (not isinstance(value, int) or value < 1):
             raise UsageError(f"--{name.replace('_', '-')} is {value!r}: expected a whole number of at least 1")
 
