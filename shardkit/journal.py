@@ -62,7 +62,7 @@ class Journal:
             resume = _resume(records)
             if [shard.index for shard in shards] != list(range(len(shards))):
                 raise ValueError("its shards are not 0, 1, 2 and so on")
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
             raise OutputError(f"{path} is damaged ({error}): start again with --overwrite") from error
         if differ := _differences(found, json.loads(json.dumps(identity))):
             raise OutputError(
