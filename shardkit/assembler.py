@@ -143,8 +143,7 @@ class Assembler:
     def finish(self) -> tuple[SourceFile, ...]:
         """Close the last shard, wait until all is on disk, and say what each source file gave."""
         if self._writer is not None:
-            end = max((i for i, f in self._files.items() if f.rows), default=0)
-            self._close_shard(Resume(file=end + 1))
+            self._close_shard(Resume(file=len(self._files)))  # past the end, also where a limit ended the stream
         self._wait()
         for check in self._checks:
             check.result()  # the earlier shards are what the journal says

@@ -60,7 +60,9 @@ class Journal:
             records = [json.loads(line) for line in lines[1:]]
             shards = [ShardInfo(**record["shard"]) for record in records]
             resume = _resume(records)
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+            if [shard.index for shard in shards] != list(range(len(shards))):
+                raise ValueError("its shards are not 0, 1, 2 and so on")
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
             raise OutputError(f"{path} is damaged ({error}): start again with --overwrite") from error
         if differ := _differences(found, json.loads(json.dumps(identity))):
             raise OutputError(

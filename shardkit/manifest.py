@@ -134,16 +134,21 @@ class Manifest:
                 )
             manifest = _parse(data)
             manifest._check(where)
-            stated = data["fingerprint"]
+            stated, totals = data["fingerprint"], (data["tokens"], data["documents"])
         except ManifestError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             detail = f"no {error} in it" if isinstance(error, KeyError) else str(error)
             raise ManifestError(f"{where} is not a shardkit manifest ({detail}): fetch or make it again") from error
         if stated != manifest.fingerprint:
             raise ManifestError(
                 f"{where} has fingerprint {stated!r}, its shards give {manifest.fingerprint}: it was edited or "
                 "damaged, fetch it again"
+            )
+        if totals != (manifest.tokens, manifest.documents):
+            raise ManifestError(
+                f"{where} states {totals[0]} tokens and {totals[1]} documents, its shards add up to {manifest.tokens} "
+                f"tokens and {manifest.documents} documents: it was edited or damaged, fetch it again"
             )
         return manifest
 

@@ -20,6 +20,7 @@ from shardkit import delivery, output
 from shardkit.assembler import Assembler, Limits, Plan, Progress, ShardkitWarning
 from shardkit.errors import UsageError
 from shardkit.files import atomic_write
+from shardkit.functions import by_value
 from shardkit.journal import WORK_DIR, Journal
 from shardkit.manifest import Manifest
 from shardkit.outbox import Outbox
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 DEFAULT_OUT = "edu_fineweb10B"
 TOKENS_PER_SHARD = 100_000_000
 CHUNK_BYTES = 8 << 20
+_MOST = {"workers": 1024, "shard_tokens": 1 << 40}
 
 
 def tokenize(
@@ -113,7 +115,7 @@ def tokenize(
         job = Job(
             tokenizer=tokenizer, encoder=encoder, fast_json=loaded.fast_json, read=opened.options,
             audit_stride=max(1, min(AUDIT_STRIDE, shard_tokens // 4096)),
-            transform=_by_value(transform), filter=_by_value(filter),
+            transform=by_value(transform), filter=by_value(filter),
         )  # fmt: skip
         recipe = Recipe(opened, loaded, plan, {"transform": transform, "filter": filter}, chunk_bytes)
         outbox = None
@@ -193,16 +195,10 @@ def _warn_of_missing_splits(manifest: Manifest, plan: Plan) -> None:
     )
 
 
-def _by_value(function: Callable[..., Any] | None) -> bytes | None:
-    import dill
-
-    if function is not None and not callable(function):
-        raise UsageError(f"transform and filter are functions of a text, got a {type(function).__name__}")
-    return None if function is None else bytes(dill.dumps(function, recurse=True))
-
-
 def _check_numbers(**numbers: int | None) -> None:
     for name, value in numbers.items():
+        if (most := _MOST.get(name)) is not None and isinstance(value, int) and value > most:
+            raise UsageError(f"--{name.replace('_', '-')} is {value:,}: expected at most {most:,}")
         if value is not None and (not isinstance(value, int) or value < 1):
             raise UsageError(f"--{name.replace('_', '-')} is {value!r}: expected a whole number of at least 1")
 

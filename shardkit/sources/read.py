@@ -6,13 +6,11 @@ worker. Parquet is read by row groups and jsonl by byte ranges, in the worker; w
 from __future__ import annotations
 
 import json
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,10 +18,9 @@ import pyarrow.parquet as pq
 
 from shardkit.errors import SourceError
 from shardkit.sources import Chunk, InputFile, ReadOptions, Source
+from shardkit.sources.fetch import RemoteFile, guarded, is_remote, modified, open_stream, read_range
 from shardkit.sources.sample import read_documents
 
-_T = TypeVar("_T")
-_ATTEMPTS = 6
 _GIANT = 8  # a row group of more than this many chunks' bytes is read in order by the main process
 
 
@@ -75,73 +72,36 @@ def read_chunk(chunk: Chunk, options: ReadOptions) -> Texts:
     if kind == "parquet":
         return _strings(_parquet_column(chunk, options), options)
     if kind == "docstrings":
-        return _texts(_guard(chunk.input, lambda: read_documents(Path(chunk.input.url))))
+        return _texts(guarded(chunk.input, lambda: read_documents(Path(chunk.input.url))))
     if kind == "txt":
-        data = _guard(chunk.input, lambda: _read_range(chunk.input, 0, chunk.input.bytes))
+        data = guarded(chunk.input, lambda: read_range(chunk.input, 0, chunk.input.bytes))
         return _decode_rows([data], options)
     if kind == "txt.separated":
         separator = (options.separator or "").encode()
         return _decode_rows(_pieces(chunk.payload or b"", separator), options)
-    lines = chunk.payload if isinstance(chunk.payload, bytes) else _guard(chunk.input, lambda: _read_lines(chunk))
+    lines = chunk.payload if isinstance(chunk.payload, bytes) else guarded(chunk.input, lambda: _read_lines(chunk))
     return _json_rows(lines, options, first=chunk.start == 0)
-
-
-def retrying(action: Callable[[], _T], where: str, *, remote: bool) -> _T:
-    """Run `action`; where it is `remote`, again after a pause when the network fails. `SourceError` after six tries."""
-    delay = 0.5
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            return action()
-        except FileNotFoundError as error:
-            raise SourceError(f"no such file: {where}") from error
-        except PermissionError as error:
-            raise SourceError(f"no permission to read {where}") from error
-        except pa.ArrowInvalid as error:
-            raise SourceError(f"{where} is no whole parquet file ({_short(error)}): fetch or make it again") from error
-        except _network_errors() as error:
-            _parquet.cache_clear()
-            if not remote or attempt == _ATTEMPTS:
-                raise SourceError(f"cannot read {where}: {_short(error)}") from error
-            time.sleep(delay)
-            delay *= 2
-    raise RuntimeError("unreachable")
-
-
-def _network_errors() -> tuple[type[Exception], ...]:
-    """The exception classes of the HTTP clients that are in use; their modules are not imported for this."""
-    found: list[type[Exception]] = [OSError, EOFError]
-    for module, name in (("aiohttp", "ClientError"), ("httpx", "HTTPError"), ("botocore.exceptions", "BotoCoreError")):
-        if module in sys.modules:
-            found.append(getattr(sys.modules[module], name))
-    return tuple(found)
-
-
-def _guard(file: InputFile, action: Callable[[], _T]) -> _T:
-    return retrying(action, file.path, remote="://" in file.url)
-
-
-def _short(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 # parquet ---------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=2)
-def _parquet(url: str) -> pq.ParquetFile:
-    """The open file: a path for local files, else ranges over fsspec with no cache of its own. `buffer_size` keeps a
-    giant row group from being read whole before its first batch."""
-    if "://" not in url:
-        return pq.ParquetFile(url, buffer_size=1 << 20)
-    import fsspec
+def _parquet(file: InputFile) -> pq.ParquetFile:
+    """The open file, kept for the next chunk of it; a local file that has changed is opened again."""
+    return _open_parquet(file, modified(file))
 
-    fs, path = fsspec.core.url_to_fs(url)
-    return pq.ParquetFile(fs.open(path, "rb", cache_type="none"), pre_buffer=False)
+
+@lru_cache(maxsize=2)
+def _open_parquet(file: InputFile, _modified_ns: int) -> pq.ParquetFile:
+    """`buffer_size` keeps a giant row group from being read whole before its first batch."""
+    if is_remote(file):
+        return pq.ParquetFile(pa.PythonFile(RemoteFile(file), mode="r"), pre_buffer=False)
+    return pq.ParquetFile(file.url, buffer_size=1 << 20)
 
 
 def _split_parquet(source: Source, number: int, start: int, part: int, chunk_bytes: int) -> Iterator[Chunk]:
     file, column = source.files[number], source.options.text_field
-    meta = _guard(file, lambda: _parquet(file.url)).metadata
+    meta = guarded(file, lambda: _parquet(file)).metadata
     index = _text_column(file, column)
     group, sizes = start, [0] * meta.num_row_groups
     for g in range(meta.num_row_groups):
@@ -161,13 +121,13 @@ def _split_parquet(source: Source, number: int, start: int, part: int, chunk_byt
 
 def _split_giant(file: InputFile, number: int, group: int, part: int, column: str, chunk_bytes: int) -> Iterator[Chunk]:
     """A row group too large for one chunk, in batches that the main process reads in order."""
-    handle = _guard(file, lambda: _parquet(file.url))
+    handle = guarded(file, lambda: _parquet(file))
     meta = handle.metadata.row_group(group)
     rows = max(1, meta.num_rows * chunk_bytes // max(1, meta.total_byte_size))
     weight = file.bytes * rows // max(1, handle.metadata.num_rows)
     batches = handle.iter_batches(batch_size=rows, row_groups=[group], columns=[column], use_threads=False)
     row = 0
-    while (batch := _guard(file, lambda: next(batches, None))) is not None:
+    while (batch := guarded(file, lambda: next(batches, None))) is not None:
         first, row = row, row + batch.num_rows
         if row <= part:
             continue
@@ -178,11 +138,12 @@ def _split_giant(file: InputFile, number: int, group: int, part: int, column: st
         payload = sink.getvalue().to_pybytes()
         at = max(part, first)
         yield Chunk(file=number, start=group, stop=group + 1, part=at, weight=weight, input=file, payload=payload)
+    _check_rows(file, row, meta.num_rows)
 
 
 def _text_column(file: InputFile, column: str) -> int:
     """The index of the leaf column that holds the text. Raises `SourceError` if there is none, or it is not text."""
-    handle = _parquet(file.url)
+    handle = _parquet(file)
     names = handle.schema_arrow.names
     if column not in names:
         raise SourceError(f"{file.path} has no column {column!r}: expected one of {', '.join(names)} (--text-field)")
@@ -197,17 +158,26 @@ def _text_column(file: InputFile, column: str) -> int:
 def _parquet_column(chunk: Chunk, options: ReadOptions) -> pa.ChunkedArray:
     file, column = chunk.input, options.text_field
     if isinstance(chunk.payload, bytes):
-        return pa.ipc.open_stream(chunk.payload).read_all().column(0)
+        return pa.ipc.open_stream(chunk.payload).read_all().column(column)
     groups = list(range(chunk.start, chunk.stop))
-    _guard(file, lambda: _text_column(file, column))
-    table = _guard(file, lambda: _parquet(file.url).read_row_groups(groups, columns=[column], use_threads=False))
-    return table.column(0)
+    guarded(file, lambda: _text_column(file, column))
+    handle = guarded(file, lambda: _parquet(file))
+    table = guarded(file, lambda: handle.read_row_groups(groups, columns=[column], use_threads=False))
+    _check_rows(file, table.num_rows, sum(handle.metadata.row_group(group).num_rows for group in groups))
+    return table.column(column)
+
+
+def _check_rows(file: InputFile, found: int, expected: int) -> None:
+    if found != expected:
+        raise SourceError(f"{file.path} gives {found:,} rows where its footer says {expected:,}: it is damaged")
 
 
 def _strings(column: pa.ChunkedArray, options: ReadOptions) -> Texts:
     """Python strings of an Arrow column; null is the empty document. Rows that are not UTF-8 are bad."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
+    if pa.types.is_string_view(column.type):
+        column = column.cast(pa.large_string())
     try:
         values = column.to_pylist()
     except UnicodeDecodeError:
@@ -221,23 +191,10 @@ def _strings(column: pa.ChunkedArray, options: ReadOptions) -> Texts:
 # lines and bytes -------------------------------------------------------------------------------------------------
 
 
-def _read_range(file: InputFile, start: int, stop: int) -> bytes:
-    if "://" in file.url:
-        import fsspec
-
-        fs, path = fsspec.core.url_to_fs(file.url)
-        return bytes(fs.cat_file(path, start=start, end=min(stop, file.bytes)))
-    with open(file.url, "rb") as handle:
-        handle.seek(start)
-        return handle.read(stop - start)
-
-
 def _read_lines(chunk: Chunk) -> bytes:
     """The bytes of the lines that start in `[start, stop)`, the last one to its end."""
     file, begin = chunk.input, max(0, chunk.start - 1)
-    data = _read_range(file, begin, chunk.stop)
-    if len(data) < chunk.stop - begin:
-        raise SourceError(f"{file.path} is shorter than it was when the run began: {chunk.stop:,} bytes expected")
+    data = read_range(file, begin, chunk.stop)
     if chunk.start > 0:
         first = data.find(b"\n")
         if first < 0 or first == len(data) - 1:
@@ -245,7 +202,7 @@ def _read_lines(chunk: Chunk) -> bytes:
         data = data[first + 1 :]
     parts, at = [data], chunk.stop
     while at < file.bytes and not parts[-1].endswith(b"\n"):
-        block = _read_range(file, at, min(at + (1 << 20), file.bytes))
+        block = read_range(file, at, min(at + (1 << 20), file.bytes))
         end = block.find(b"\n")
         parts.append(block if end < 0 else block[: end + 1])
         at += len(block)
@@ -256,12 +213,12 @@ def _split_stream(file: InputFile, number: int, start: int, chunk_bytes: int, se
     """Blocks of whole rows of a stream that can only be read front to back; `start` counts rows already done."""
     tail, row = b"", 0
     weight = 0
-    with _guard(file, lambda: _open_stream(file)) as stream:
+    with guarded(file, lambda: open_stream(file)) as stream:
         while True:
-            block = _guard(file, lambda: stream.read(chunk_bytes))
+            block = guarded(file, lambda: stream.read(chunk_bytes))
             data = tail + bytes(block)
-            end = data.rfind(separator) + len(separator)
-            if block and end < len(separator):
+            end = _last_end(data, separator)
+            if block and end == 0:
                 tail = data
                 continue
             payload, tail = (data[:end], data[end:]) if block else (data, b"")
@@ -274,16 +231,16 @@ def _split_stream(file: InputFile, number: int, start: int, chunk_bytes: int, se
                 return
 
 
-def _open_stream(file: InputFile) -> Any:
-    import fsspec
-
-    raw = fsspec.open(file.url, "rb").open() if "://" in file.url else open(file.url, "rb")  # noqa: SIM115
-    codec = {"jsonl.gz": "gzip", "jsonl.zst": "zstd"}.get(file.format)
-    return raw if codec is None else pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec)
+def _last_end(data: bytes, separator: bytes) -> int:
+    """Where the last separator in `data` ends, or 0. Separators are found from the left, as `split` finds them: seen
+    from the right, one that overlaps itself (`\\n\\n`) would fall elsewhere, depending on how the stream is cut."""
+    if len(separator) == 1:
+        return data.rfind(separator) + 1
+    return len(data) - len(data.split(separator)[-1]) if separator in data else 0
 
 
 def _count_rows(data: bytes, separator: bytes) -> int:
-    return data.count(separator) + (1 if data and not data.endswith(separator) else 0)
+    return data.count(separator) + (_last_end(data, separator) < len(data))
 
 
 def _pieces(data: Any, separator: bytes) -> list[bytes]:
@@ -337,7 +294,11 @@ def _json_rows(data: bytes, options: ReadOptions, *, first: bool) -> Texts:
     def text(line: bytes) -> str | None:
         if not line or line.isspace():
             return None
-        row = json.loads(line)
+        decoded = line.decode("utf-8")  # json.loads(bytes) would guess UTF-16, and let surrogates through
+        try:
+            row = json.loads(decoded)
+        except RecursionError:
+            raise ValueError("JSON nested too deep to read") from None
         if not isinstance(row, dict):
             raise ValueError(f"a JSON {type(row).__name__}, not an object")
         if column not in row:
