@@ -97,8 +97,9 @@ def run(server: Path, token: str, user: str, shards: int, shard_bytes: int, roun
             if process.stdout is None:
                 raise SystemExit("the server has no output")
             env = {
-                **os.environ, "HF_ENDPOINT": process.stdout.readline().strip(), "HF_TOKEN": token, "HF_HOME": str(work / "hf"),
-                "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONPATH": str(ROOT),
+                **os.environ, "HF_ENDPOINT": process.stdout.readline().strip(), "HF_TOKEN": token,
+                "HF_HOME": str(work / "hf"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+                "PYTHONPATH": str(ROOT),
             }  # fmt: skip
             data = work / "data"
             total = sum(shard.bytes for shard in make_dataset(data, shards, shard_bytes).shards)
