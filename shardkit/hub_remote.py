@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
+import io
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -51,7 +51,7 @@ class HubRemote:
         if not are_progress_bars_disabled() and HF_HUB_DISABLE_PROGRESS_BARS is None:
             disable_progress_bars()  # shardkit shows its own
         self._commit: str | None = None
-        self._xet: set[str] = set()
+        self._listed: dict[str, RepoFile] = {}
         self._staged: dict[str, CommitOperationAdd] = {}
 
     @property
@@ -95,16 +95,29 @@ class HubRemote:
 
     def _tree(self, revision: str | None) -> dict[str, RemoteFile]:
         tree = self._api.list_repo_tree(self.repo_id, recursive=True, revision=revision, repo_type="dataset")
-        files = [item for item in tree if isinstance(item, RepoFile)]
-        self._xet = {item.path for item in files if item.xet_hash}
-        return {item.path: RemoteFile(item.size, item.lfs.sha256 if item.lfs else "") for item in files}
+        self._listed = {item.path: item for item in tree if isinstance(item, RepoFile)}
+        return {
+            path: RemoteFile(item.size, item.lfs.sha256 if item.lfs else "") for path, item in self._listed.items()
+        }
 
     def read(self, file: str) -> bytes:
-        with tempfile.TemporaryDirectory(prefix="shardkit-") as folder:
-            return self.fetch(file, Path(folder), again=False)[0].read_bytes()
+        url = hf_hub_url(self.repo_id, file, repo_type="dataset", revision=self.revision)
+
+        def get() -> bytes:
+            target = io.BytesIO()
+            sha256 = _Download(url, target)()
+            content, listed = target.getvalue(), self._listed.get(file)
+            # Small files are not LFS: the git blob's name is the only hash that the Hub has of them.
+            blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+            if listed is not None and (sha256 != listed.lfs.sha256 if listed.lfs else blob != listed.blob_id):
+                raise OSError("other bytes arrived than it lists")
+            return content
+
+        return self._call(f"read {file}", get)
 
     def fetch(self, file: str, folder: Path, *, again: bool) -> tuple[Path, str]:
-        if file in self._xet and is_xet_available():
+        listed = self._listed.get(file)
+        if listed is not None and listed.xet_hash and is_xet_available():
             get = partial(
                 self._api.hf_hub_download, self.repo_id, file, repo_type="dataset", revision=self.revision,
                 local_dir=folder, force_download=again,

@@ -172,10 +172,10 @@ def test_bare_npy_shards_are_pulled_with_a_warning_and_a_manifest_made_here(hub:
     assert manifest.source is not None
     assert manifest.source.revision == hub.commits(REPO)[0].oid
     hub.reset_log()
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="made here"):
         pull(REPO, tmp_path / "b")
     assert hub.bytes_sent(CDN) == 0
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="made here"):
         assert [s.split for s in pull(REPO, tmp_path / "c", split="val").shards] == ["val"]
 
 
@@ -196,11 +196,11 @@ def test_llmc_bin_shards_become_npy_shards(hub: HubServer, tmp_path: Path) -> No
         assert np.array_equal(open_shard(tmp_path / "b" / f"{name}.npy"), tokens[n])
     assert sorted(tree_of(tmp_path / "b")) == sorted([*(f"{name}.npy" for name in names), MANIFEST_NAME])
     hub.reset_log()
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="made here"):
         assert pull(REPO, tmp_path / "b") == manifest
     assert hub.bytes_sent(CDN) == 0
     (tmp_path / "b" / f"{names[1]}.npy").write_bytes(b"damaged")
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="made here"):
         assert pull(REPO, tmp_path / "b") == manifest
     assert np.array_equal(open_shard(tmp_path / "b" / f"{names[1]}.npy"), tokens[1])
 
@@ -217,7 +217,7 @@ def test_bare_files_that_are_no_shards_are_refused(
     hub: HubServer, tmp_path: Path, name: str, content: bytes, expected: str
 ) -> None:
     hub.seed_repo(REPO, {name: content})
-    with pytest.warns(UserWarning), pytest.raises(HubError, match=expected):
+    with pytest.warns(UserWarning, match="made here"), pytest.raises(HubError, match=expected):
         pull(REPO, tmp_path / "b")
     assert not (tmp_path / "b" / MANIFEST_NAME).exists()
 

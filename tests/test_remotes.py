@@ -155,7 +155,7 @@ def test_bytes_damaged_at_the_remote_are_found_and_mended_by_overwrite(place: tu
     push(tmp_path / "a", repo)
     target = f"{repo}/{manifest.shards[1].file}"
     fs.pipe_file(target, fs.cat_file(target)[:-1] + b"\0")
-    with pytest.raises(HubError, match="arrived 3 times with other bytes .* --overwrite"):
+    with pytest.raises(HubError, match=r"arrived 3 times with other bytes .* --overwrite"):
         pull(repo, tmp_path / "b")
     assert not (tmp_path / "b" / MANIFEST_NAME).exists()
     push(tmp_path / "a", repo, overwrite=True)
@@ -185,7 +185,7 @@ def test_tokenize_push_goes_on_from_the_journal(place: tuple[str, Any], tmp_path
 
 def test_a_repo_that_is_not_there_is_one_clear_line(place: tuple[str, Any], tmp_path: Path) -> None:
     repo, _ = place
-    with pytest.raises(HubError, match="holds nothing|no such") as caught:
+    with pytest.raises(HubError, match=r"holds nothing|no such") as caught:
         pull(repo, tmp_path / "b")
     assert "\n" not in str(caught.value)
 
