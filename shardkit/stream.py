@@ -166,19 +166,18 @@ def open_split(source: str | os.PathLike[str] | Manifest, split: str, *, verify:
     if isinstance(source, Manifest):
         if source.directory is None:
             raise UsageError("this Manifest was not read from a folder: give the folder, or Manifest.load(folder)")
-        manifest, directory = source, source.directory
+        manifest, directory, bare = source, source.directory, False
     else:
         directory = Path(source)
         if not directory.is_dir():
             raise ManifestError(f"no folder {directory}: give a folder of shards (`shardkit pull` fetches one)")
-        if (directory / MANIFEST_NAME).exists() or (directory / ".shardkit").exists():
-            manifest = Manifest.load(directory)
-        else:
-            manifest = Manifest.from_shards(directory)
+        bare = not (directory / MANIFEST_NAME).exists() and not (directory / ".shardkit").exists()
+        manifest = Manifest.from_shards(directory) if bare else Manifest.load(directory)
     shards = manifest.splits.get(split)
     if not shards:
         raise UsageError(_no_split(manifest, directory, split))
-    manifest.check_files(directory, split=split)
+    if not bare:  # else every header was read just now
+        manifest.check_files(directory, split=split)
     if verify:
         _verify(directory, shards)
     return manifest, TokenStream(directory, shards, manifest.dtype)

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loader_data import write_documents, write_shards
 from numpy.typing import NDArray
+from torch.distributed import checkpoint
 from torch.distributed.checkpoint.stateful import Stateful as CheckpointStateful
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
@@ -389,16 +390,19 @@ def test_a_stateful_data_loader_goes_on_exactly(workers: int, stop: int, tmp_pat
     assert (given + rest)[:112] == whole
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled, unavailable or uninitialized:UserWarning")
 def test_the_state_follows_the_protocols_of_torch_and_torchdata(tmp_path: Path) -> None:
     write_shards(tmp_path / "shards", [300])
-    loader, other = (ShardLoader(tmp_path / "shards", batch_size=2, seq_len=4) for _ in range(2))
+    loader, other, third = (ShardLoader(tmp_path / "shards", batch_size=2, seq_len=4) for _ in range(3))
     assert isinstance(loader, CheckpointStateful)
     assert isinstance(loader, DataStateful)
     for _ in range(5):
         loader.next_batch()
     torch.save(loader.state_dict(), tmp_path / "state.pt")
     other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    assert rows_of(other.next_batch()) == rows_of(loader.next_batch())
+    checkpoint.save({"loader": loader}, checkpoint_id=tmp_path / "checkpoint", no_dist=True)
+    checkpoint.load({"loader": third}, checkpoint_id=tmp_path / "checkpoint", no_dist=True)
+    assert rows_of(loader.next_batch()) == rows_of(other.next_batch()) == rows_of(third.next_batch())
 
 
 def test_a_copy_in_another_process_cannot_write_the_ledger(tmp_path: Path) -> None:
