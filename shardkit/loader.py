@@ -91,7 +91,8 @@ class ShardLoader(IterableDataset[Batch]):
         self._identity = make_identity(
             fingerprint=self.manifest.fingerprint, split=split, seq_len=seq_len, shuffle=self.shuffle, seed=seed
         )
-        self._ledger = None if ledger is None else LedgerWriter(Path(ledger), self._identity, self._cut, rank)
+        self.ledger = None if ledger is None else Path(ledger)
+        self._ledger = None if self.ledger is None else LedgerWriter(self.ledger, self._identity, self._cut, rank)
         reader = BatchReader(self._stream, self._order, self._cut, rank=rank, seq_len=seq_len)
         self._feed: HostFeed | DeviceFeed = HostFeed(reader, self._ledger, self.device)
         if self.prefetch:
