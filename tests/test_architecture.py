@@ -60,7 +60,8 @@ def test_the_public_names_are_pinned() -> None:
 
 OPTIONS = {
     "tokenize": "source --out --name --split --revision --text-field --separator --skip-bad-rows --tokenizer --encoder "
-    "--shard-tokens --val-shards --prefix --workers --max-docs --max-tokens --push --private --max-disk --runner --overwrite --json",
+    "--shard-tokens --val-shards --prefix --workers --max-docs --max-tokens --push --private --max-disk --runner "
+    "--overwrite --json",
     "push": "directory repo --private --revision --tag --overwrite --json",
     "pull": "repo directory --revision --split --shards --json",
     "info": "directory --json",
