@@ -96,9 +96,7 @@ class HubRemote:
     def _tree(self, revision: str | None) -> dict[str, RemoteFile]:
         tree = self._api.list_repo_tree(self.repo_id, recursive=True, revision=revision, repo_type="dataset")
         self._listed = {item.path: item for item in tree if isinstance(item, RepoFile)}
-        return {
-            path: RemoteFile(item.size, item.lfs.sha256 if item.lfs else "") for path, item in self._listed.items()
-        }
+        return {path: RemoteFile(item.size, item.lfs.sha256 if item.lfs else "") for path, item in self._listed.items()}
 
     def read(self, file: str) -> bytes:
         url = hf_hub_url(self.repo_id, file, repo_type="dataset", revision=self.revision)

@@ -103,7 +103,8 @@ class Tokenizer:
         """Check that `ids` is what the reference makes of `text`. Raises `AuditError` naming the document (`where`)."""
         expected = self._reference(text)
         if len(expected) != len(ids) or not np.array_equal(np.asarray(expected, dtype=np.int64), ids):
-            at = next((i for i, (a, b) in enumerate(zip(expected, ids, strict=False)) if a != b), len(ids))
+            shorter = min(len(expected), len(ids))
+            at = next((i for i in range(shorter) if expected[i] != ids[i]), shorter)
             raise AuditError(
                 f"{where}: {self.engine} {self.engine_version} and the reference differ at token {at} "
                 f"(expected {expected[at : at + 5]}, got {ids[at : at + 5].tolist()}): run again with "
