@@ -6,7 +6,7 @@ tiktoken's `encode_ordinary` is computed once; then every engine runs in a fresh
 texts. Engines that are not installed, or have no such encoding, are left out with a line that says why. Without
 `--corpus` the text is the built-in sample. Columns:
 
-- differences: documents that differ from tiktoken, of three sets: every code point in three contexts, the corpus, and
+- differences: documents that differ from tiktoken, of three sets: every code point in four contexts, the corpus, and
   pathological strings (megabyte words, runs of blanks, control characters, special tokens as text, random Unicode).
 - cold, warm MB/s: UTF-8 bytes of the corpus a second, first pass and second pass of the same process.
 - words MB: growth of the resident set while `--words` million distinct made-up words pass through, after the corpus.
@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 Encode = Callable[[list[str]], tuple[NDArray[Any], NDArray[Any]]]
 ENGINES = ("tiktoken", "fastokens", "gigatoken", "tokenizers", "wordchipper")
-CONTEXTS = ("a{}b {}", "{}{}'s 1{}", " {}\n {}  {}")
+CONTEXTS = ("a{}b {}", "{}{}'s 1{}", " {}\n {}  {}", "it'{} '{}e'{}")
 SETS = ("code points", "corpus", "pathological")
 _BATCH = 8 << 20
 _WORDS_A_BATCH = 250_000

@@ -181,7 +181,7 @@ def _looks_local(text: str) -> bool:
 
 
 def _from_files(text: str, options: ReadOptions) -> Source:
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))  # Path.expanduser raises for an unknown user
     if max(map(len, path.parts), default=0) > 255:
         raise SourceError(f"no such file or folder: {text[:80]}... (a name of more than 255 characters)")
     if path.is_dir():
