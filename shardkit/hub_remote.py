@@ -68,8 +68,10 @@ class HubRemote:
 
     def exists(self) -> bool:
         api, repo = self._api, self.repo_id
+        if not self._call("look at", partial(api.repo_exists, repo, repo_type="dataset")):
+            return False
         if self.branch is None:
-            return self._call("look at", partial(api.repo_exists, repo, repo_type="dataset"))
+            return True
         return self._call("look at", partial(api.revision_exists, repo, self.branch, repo_type="dataset"))
 
     def create(self, *, private: bool) -> None:
@@ -96,16 +98,14 @@ class HubRemote:
     def _tree(self, revision: str | None) -> dict[str, RemoteFile]:
         tree = self._api.list_repo_tree(self.repo_id, recursive=True, revision=revision, repo_type="dataset")
         self._listed = {item.path: item for item in tree if isinstance(item, RepoFile)}
-        return {
-            path: RemoteFile(item.size, item.lfs.sha256 if item.lfs else "") for path, item in self._listed.items()
-        }
+        return {path: RemoteFile(item.size, item.lfs.sha256 if item.lfs else "") for path, item in self._listed.items()}
 
     def read(self, file: str) -> bytes:
         url = hf_hub_url(self.repo_id, file, repo_type="dataset", revision=self.revision)
 
         def get() -> bytes:
             target = io.BytesIO()
-            sha256 = _Download(url, target)()
+            sha256 = _Download(url, target, self.stopping)()
             content, listed = target.getvalue(), self._listed.get(file)
             # Small files are not LFS: the git blob's name is the only hash that the Hub has of them.
             blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
@@ -129,7 +129,7 @@ class HubRemote:
             hf_hub_url(self.repo_id, file, repo_type="dataset", revision=self.revision),
         )
         with open(path, "wb", buffering=0) as target:
-            return path, self._call(f"download {file}", _Download(url, target))
+            return path, self._call(f"download {file}", _Download(url, target, self.stopping))
 
     def upload(self, path: Path, shard: ShardInfo) -> None:
         operation = CommitOperationAdd(path_in_repo=shard.file, path_or_fileobj=path)
@@ -192,9 +192,10 @@ class _Download:
     The client's own `http_get` would need a second pass for the hash, and holds 20 to 40 MB a file in memory.
     """
 
-    def __init__(self, url: str, target: BinaryIO) -> None:
+    def __init__(self, url: str, target: BinaryIO, stop: threading.Event) -> None:
         self._url = url
         self._target = target
+        self._stop = stop
         self._digest = hashlib.sha256()
 
     def __call__(self) -> str:
@@ -212,4 +213,6 @@ class _Download:
             for block in response.iter_raw():
                 self._target.write(block)
                 self._digest.update(block)
+                if self._stop.is_set():  # Ctrl-C, or another file that failed for good
+                    raise ConnectionAbortedError("stopped")
         return self._digest.hexdigest()

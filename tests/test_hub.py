@@ -447,6 +447,7 @@ def test_a_pull_killed_at_any_moment_finishes_and_fetches_again_only_what_was_in
 def test_a_fresh_machine_finds_the_journal_and_every_shard_that_it_names(hub: HubServer, tmp_path: Path) -> None:
     manifest = make_dataset(tmp_path / "a", shards=6)
     assert fetch_journal(REPO).journal is None
+    assert fetch_journal(REPO, revision="branch").journal is None
     with open_outbox(REPO, b"head\n", max_bytes=10**9) as outbox:
         journal = b"head\n"
         for shard in manifest.shards[:4]:
