@@ -20,6 +20,7 @@ from huggingface_hub import (
     hf_raise_for_status,
 )
 from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS, HF_HUB_DOWNLOAD_TIMEOUT
+from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._runtime import is_xet_available
@@ -146,25 +147,39 @@ class HubRemote:
         tries = iter(range(TRIES))
 
         def send() -> str:
-            # A commit whose answer was lost has happened: a second try sends only what is not there.
-            there = self._tree(self.branch) if next(tries) else None
-            changes: list[CommitOperation] = [
-                self._staged[shard.file]
-                for shard in shards
-                if there is None or there.get(shard.file) != RemoteFile(shard.bytes, shard.sha256)
-            ]
-            for file, content in small.items():
-                if content is not None:
-                    changes.append(CommitOperationAdd(path_in_repo=file, path_or_fileobj=content))
-                elif there is None or file in there:
-                    changes.append(CommitOperationDelete(path_in_repo=file, is_folder=False))
-            return self._api.create_commit(
-                self.repo_id, changes, commit_message=message, repo_type="dataset", revision=self.branch
-            ).oid
+            if next(tries) == 0:
+                try:
+                    return self._send_commit(shards, small, message, None)
+                except EntryNotFoundError:
+                    pass  # what was to be deleted is gone: somebody else is pushing the same
+            # A commit whose answer was lost has happened: now only what is not there is sent.
+            return self._send_commit(shards, small, message, self._tree(self.branch))
 
         self._commit = self._call("commit to", send)
         for shard in shards:
             del self._staged[shard.file]
+
+    def _send_commit(
+        self,
+        shards: Sequence[ShardInfo],
+        small: Mapping[str, bytes | None],
+        message: str,
+        there: Mapping[str, RemoteFile] | None,
+    ) -> str:
+        """Commit what is not `there` yet (None: not known); returns the commit's name."""
+        changes: list[CommitOperation] = [
+            self._staged[shard.file]
+            for shard in shards
+            if there is None or there.get(shard.file) != RemoteFile(shard.bytes, shard.sha256)
+        ]
+        for file, content in small.items():
+            if content is not None:
+                changes.append(CommitOperationAdd(path_in_repo=file, path_or_fileobj=content))
+            elif there is None or file in there:
+                changes.append(CommitOperationDelete(path_in_repo=file, is_folder=False))
+        return self._api.create_commit(
+            self.repo_id, changes, commit_message=message, repo_type="dataset", revision=self.branch
+        ).oid
 
     def tag(self, name: str, *, overwrite: bool) -> None:
         api, repo = self._api, self.repo_id

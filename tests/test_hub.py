@@ -530,3 +530,12 @@ def test_the_journal_survives_as_json_lines(hub: HubServer) -> None:
     assert fetch_journal(REPO).journal == text
     assert issubclass(AuthError, ShardkitError)
     assert Account("x").role == "write"
+
+
+def test_three_pushes_of_one_dataset_at_once_all_end_well(hub: HubServer, tmp_path: Path) -> None:
+    make_dataset(tmp_path / "a", shards=10)
+    together = [_start(hub, "push", tmp_path / "a", REPO) for _ in range(3)]
+    assert [process.wait() for process in together] == [0, 0, 0]
+    pull(REPO, tmp_path / "b")
+    assert tree_of(tmp_path / "b") == tree_of(tmp_path / "a")
+    assert not any(name.startswith(".shardkit") for name in hub.files(REPO))
