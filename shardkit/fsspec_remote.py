@@ -82,7 +82,7 @@ class FsspecRemote:
         if MANIFEST_NAME in sizes:
             known = _shards_of(self.read(MANIFEST_NAME))
         if LEDGER_NAME in sizes:
-            known |= json.loads(self.read(LEDGER_NAME))
+            known |= _ledger_of(self.read(LEDGER_NAME))
         self._ledger = {file: entry for file, entry in known.items() if sizes.get(file) == entry[0]}
         return {
             file: RemoteFile(size, self._ledger[file][1] if file in self._ledger else "")
@@ -165,6 +165,17 @@ class FsspecRemote:
 
     def _call(self, what: str, action: Callable[[], Result]) -> Result:
         return call(action, self.name, what, self.stopping)
+
+
+def _ledger_of(text: bytes) -> dict[str, list[Any]]:
+    """The ledger's entries `{file: [bytes, sha256]}`; what cannot be read is not known, and sent again."""
+    try:
+        entries = json.loads(text)
+    except ValueError:
+        return {}
+    if not isinstance(entries, dict):
+        return {}
+    return {file: entry for file, entry in entries.items() if isinstance(entry, list) and len(entry) == 2}
 
 
 def _shards_of(manifest: bytes) -> dict[str, list[Any]]:

@@ -179,6 +179,19 @@ def test_bare_npy_shards_are_pulled_with_a_warning_and_a_manifest_made_here(hub:
         assert [s.split for s in pull(REPO, tmp_path / "c", split="val").shards] == ["val"]
 
 
+def test_other_shards_in_the_folder_are_not_listed(hub: HubServer, tmp_path: Path) -> None:
+    make_dataset(tmp_path / "a")
+    make_dataset(tmp_path / "b", shards=7, seed=1)
+    (tmp_path / "b" / MANIFEST_NAME).unlink()
+    hub.seed_repo(REPO, {p.name: p for p in (tmp_path / "a").glob("*.npy")})
+    with pytest.warns(UserWarning, match="made here"):
+        manifest = pull(REPO, tmp_path / "b")
+    assert [s.index for s in manifest.shards] == [0, 1, 2, 3]
+    assert {n: tree_of(tmp_path / "b")[n] for n in tree_of(tmp_path / "a") if n != MANIFEST_NAME} == {
+        n: c for n, c in tree_of(tmp_path / "a").items() if n != MANIFEST_NAME
+    }
+
+
 def llmc_bin(tokens: np.ndarray) -> bytes:
     header = np.zeros(256, dtype="<i4")
     header[:3] = (20240520, 1, len(tokens))

@@ -447,6 +447,7 @@ def test_a_pull_killed_at_any_moment_finishes_and_fetches_again_only_what_was_in
 def test_a_fresh_machine_finds_the_journal_and_every_shard_that_it_names(hub: HubServer, tmp_path: Path) -> None:
     manifest = make_dataset(tmp_path / "a", shards=6)
     assert fetch_journal(REPO).journal is None
+    assert fetch_journal(REPO, revision="branch").journal is None
     with open_outbox(REPO, b"head\n", max_bytes=10**9) as outbox:
         journal = b"head\n"
         for shard in manifest.shards[:4]:
@@ -529,3 +530,12 @@ def test_the_journal_survives_as_json_lines(hub: HubServer) -> None:
     assert fetch_journal(REPO).journal == text
     assert issubclass(AuthError, ShardkitError)
     assert Account("x").role == "write"
+
+
+def test_three_pushes_of_one_dataset_at_once_all_end_well(hub: HubServer, tmp_path: Path) -> None:
+    make_dataset(tmp_path / "a", shards=10)
+    together = [_start(hub, "push", tmp_path / "a", REPO) for _ in range(3)]
+    assert [process.wait() for process in together] == [0, 0, 0]
+    pull(REPO, tmp_path / "b")
+    assert tree_of(tmp_path / "b") == tree_of(tmp_path / "a")
+    assert not any(name.startswith(".shardkit") for name in hub.files(REPO))

@@ -137,6 +137,21 @@ def test_an_unfinished_push_goes_on_and_is_not_taken_for_a_dataset(place: tuple[
     assert tree_of(tmp_path / "b") == tree_of(tmp_path / "a")
 
 
+@pytest.mark.parametrize("garbage", [b"", b"{", b"[1]", b'{"demo_val_000000.npy": 3}', b"\xff"])
+def test_a_ledger_that_cannot_be_read_costs_a_second_upload_and_no_more(tmp_path: Path, garbage: bytes) -> None:
+    make_dataset(tmp_path / "a")
+    repo = str(tmp_path / "far")
+    with open_outbox(repo, b"head\n") as outbox:
+        shard = make_dataset(tmp_path / "a").shards[0]
+        outbox.submit(tmp_path / "a" / shard.file, shard)
+        outbox.flush()
+    (tmp_path / "far" / LEDGER_NAME).write_bytes(garbage)
+    (tmp_path / "far" / ".shardkit" / "journal.jsonl").unlink()
+    assert push(tmp_path / "a", repo, overwrite=True).sent_files == 4
+    pull(repo, tmp_path / "b")
+    assert tree_of(tmp_path / "b") == tree_of(tmp_path / "a")
+
+
 def test_another_dataset_is_refused_and_replaced_with_overwrite(place: tuple[str, Any], tmp_path: Path) -> None:
     repo, _ = place
     make_dataset(tmp_path / "a", shards=5)
