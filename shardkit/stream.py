@@ -173,6 +173,8 @@ def open_split(source: str | os.PathLike[str] | Manifest, split: str, *, verify:
             raise ManifestError(f"no folder {directory}: give a folder of shards (`shardkit pull` fetches one)")
         bare = not (directory / MANIFEST_NAME).exists() and not (directory / ".shardkit").exists()
         manifest = Manifest.from_shards(directory) if bare else Manifest.load(directory)
+        if bare:
+            _check_gapless(manifest, directory)
     shards = manifest.splits.get(split)
     if not shards:
         raise UsageError(_no_split(manifest, directory, split))
@@ -181,6 +183,16 @@ def open_split(source: str | os.PathLike[str] | Manifest, split: str, *, verify:
     if verify:
         _verify(directory, shards)
     return manifest, TokenStream(directory, shards, manifest.dtype)
+
+
+def _check_gapless(manifest: Manifest, directory: Path) -> None:
+    """Refuse bare shards with one missing between them: without a manifest nothing else tells a broken download."""
+    found = {shard.index for shard in manifest.shards}
+    if missing := sorted(set(range(min(found), max(found))) - found):
+        raise ManifestError(
+            f"{directory} has shards {min(found)} to {max(found)}, but lacks {', '.join(map(str, missing[:5]))}"
+            f"{' and more' if len(missing) > 5 else ''}: fetch them, or give Manifest.from_shards(folder) to go without"
+        )
 
 
 def _no_split(manifest: Manifest, directory: Path, split: str) -> str:

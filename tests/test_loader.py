@@ -172,6 +172,25 @@ def test_set_epoch_goes_where_a_run_from_the_start_comes_to(epoch: int, tmp_path
         jump.set_epoch(-1)
 
 
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_loader_sent_back_and_forth_gives_what_a_fresh_one_gives(shuffle: bool, tmp_path: Path) -> None:
+    write_shards(tmp_path, [200, 301])
+
+    def loader(batch_size: int) -> ShardLoader:
+        return ShardLoader(tmp_path, batch_size=batch_size, seq_len=10, shuffle=shuffle)
+
+    single, used = loader(1), loader(3)
+    states = []
+    for _ in range(60):  # every place, also those between this loader's own batches
+        states.append(single.state_dict())
+        single.next_batch()
+    for place in (0, 1, 2, 7, 5, 48, 49, 50, 3, 59, 0):
+        fresh = loader(3)
+        for one in (fresh, used):
+            one.load_state_dict(states[place])
+        assert [rows_of(used.next_batch()) for _ in range(3)] == [rows_of(fresh.next_batch()) for _ in range(3)]
+
+
 def test_batches_are_fresh_and_stay_as_they_were(tmp_path: Path) -> None:
     write_shards(tmp_path, [500])
     for shuffle in (True, False):

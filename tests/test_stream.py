@@ -151,6 +151,16 @@ def test_a_folder_that_is_no_finished_dataset_is_refused(tmp_path: Path) -> None
         open_split(tmp_path, "train", verify=False)
 
 
+def test_a_gap_between_bare_shards_is_refused_unless_it_is_meant(tmp_path: Path) -> None:
+    write_shards(tmp_path, [10] * 9)
+    for index in (2, 3, 6):
+        (tmp_path / f"x_train_{index:06d}.npy").unlink()
+    with pytest.raises(ManifestError, match="has shards 0 to 8, but lacks 2, 3, 6: fetch them"):
+        open_split(tmp_path, "train", verify=False)
+    _, stream = open_split(Manifest.from_shards(tmp_path), "train", verify=False)
+    assert stream.tokens == 60
+
+
 def test_a_split_without_shards_says_what_would_have_made_one(tmp_path: Path) -> None:
     write_shards(tmp_path / "all_val", [30, 31], vals=2)
     with pytest.raises(UsageError, match=r"no 'train' shard \(it has val with 2, 61 tokens.*--shard-tokens 30 or less"):
