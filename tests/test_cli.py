@@ -7,11 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from reference import folder_bytes, shard_bytes
-from texts import write_parquet
+from texts import documents, write_parquet
 
 from shardkit.cli import Size, main
 
@@ -121,3 +122,25 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shardkit.inspect.describe", broken)
     result = CliRunner().invoke(main, ["info", "."])
     assert isinstance(result.exception, ZeroDivisionError)
+
+
+def test_the_default_command_is_fineweb_edu_under_its_own_names(hub: Any, tmp_path: Path) -> None:
+    texts = documents(60)
+    write_parquet(tmp_path / "a.parquet", texts[:40], rows=7)
+    write_parquet(tmp_path / "b.parquet", texts[40:], rows=7)
+    card = "---\nconfigs:\n- config_name: sample-10BT\n  data_files:\n  - split: train\n    path: sample/10BT/*\n---\n"
+    files = {"README.md": card.encode()}
+    for number, name in enumerate(("a", "b")):
+        files[f"sample/10BT/{number:03d}_00000.parquet"] = (tmp_path / f"{name}.parquet").read_bytes()
+    commit = hub.seed_repo("HuggingFaceFW/fineweb-edu", files)
+    environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "shardkit", "tokenize", "--shard-tokens", "5000"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert folder_bytes(tmp_path / "edu_fineweb10B") == shard_bytes(texts, 5000, "edufineweb")
+    source = json.loads((tmp_path / "edu_fineweb10B" / "manifest.json").read_text())["source"]
+    assert (source["id"], source["config"], source["revision"]) == (
+        "HuggingFaceFW/fineweb-edu", "sample-10BT", commit.oid,
+    )  # fmt: skip
