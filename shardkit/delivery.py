@@ -41,9 +41,10 @@ def open_delivery(repo: str, plan: Plan, journal: Journal, *, private: bool, max
             f"--max-disk {format_bytes(max_disk)} has no room for two shards of "
             f"{format_bytes(shard_file_bytes(plan))}: give more, or make smaller shards (--shard-tokens)"
         )
-    outbox = open_outbox(repo, journal.path.read_bytes(), private=private, max_bytes=max_disk)
+    lines = journal.path.read_bytes().splitlines(keepends=True)
+    # The head alone claims the place: the journal there may name a shard only once that has arrived.
+    outbox = open_outbox(repo, lines[0], private=private, max_bytes=max_disk)
     try:
-        lines = journal.path.read_bytes().splitlines(keepends=True)
         for number, shard in enumerate(journal.shards):
             path = plan.directory / shard.file
             if outbox.has(shard):

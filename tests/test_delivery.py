@@ -124,3 +124,29 @@ def test_killed_anywhere_and_moved_to_an_empty_machine_the_remote_ends_the_same_
     assert most <= 90_000
     assert remote_shards(hub) == shard_bytes(texts, SHARD_TOKENS, "p")
     assert pull(REPO, tmp_path / "pulled").documents == len(texts)
+
+
+def test_a_local_run_may_be_pushed_when_it_goes_on(
+    hub: Any, corpus: Path, texts: list[str | None], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        tokenize(corpus, out, shard_tokens=SHARD_TOKENS, prefix="p", chunk_bytes=1 << 14, progress=_stop_after(5))
+    made = len(list(out.glob("*.npy")))
+    assert made > 0
+    hub.fault("status", "PUT", "_lfs", nth=2, times=None, code=400)  # the first shard arrives, the second does not
+    with pytest.raises(HubError):
+        tokenize(corpus, out, shard_tokens=SHARD_TOKENS, prefix="p", chunk_bytes=1 << 14, push=REPO)
+    journal = hub.file_bytes(REPO, ".shardkit/journal.jsonl").decode()
+    assert all(name in hub.files(REPO) for name in shard_bytes(texts, SHARD_TOKENS, "p") if name in journal)
+    hub.faults.clear()
+    tokenize(corpus, out, shard_tokens=SHARD_TOKENS, prefix="p", chunk_bytes=1 << 14, push=REPO)
+    assert remote_shards(hub) == shard_bytes(texts, SHARD_TOKENS, "p")
+
+
+def _stop_after(shards: int) -> Any:
+    def progress(now: Any) -> None:
+        if now.shards >= shards:
+            raise KeyboardInterrupt
+
+    return progress
