@@ -139,6 +139,11 @@ class ShardLoader(IterableDataset[Batch]):
         return self._order.n_windows // self._cut.global_batch
 
     @property
+    def remainder_windows(self) -> int:
+        """Windows of an epoch beyond its whole global batches: carried, with the next epoch's first, into one more."""
+        return self._order.n_windows % self._cut.global_batch
+
+    @property
     def epoch(self) -> int:
         """The epoch, from 0, in which the next batch begins."""
         return self._position // self._order.n_windows

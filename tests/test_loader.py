@@ -147,7 +147,7 @@ def test_without_a_shuffle_the_first_shard_gives_the_batches_of_data_loader_lite
 def test_an_epoch_ends_with_the_batch_that_holds_its_last_window(tmp_path: Path) -> None:
     write_shards(tmp_path, [101])  # 10 windows of 10
     loader = ShardLoader(tmp_path, batch_size=2, seq_len=10, world_size=2)
-    assert (loader.windows_per_epoch, loader.steps_per_epoch) == (10, 2)
+    assert (loader.windows_per_epoch, loader.steps_per_epoch, loader.remainder_windows) == (10, 2, 2)
     passes = []
     for epoch in range(3):
         assert loader.epoch == epoch
