@@ -6,6 +6,7 @@ from typing import Any
 
 from shardkit.errors import AuthError, SourceError
 from shardkit.sources import FORMATS, InputFile, ReadOptions, Source, SourceInfo, format_of
+from shardkit.sources.fetch import network_errors
 
 
 def hub_source(dataset: str, *, name: str | None, split: str, revision: str | None, options: ReadOptions) -> Source:
@@ -29,7 +30,7 @@ def hub_source(dataset: str, *, name: str | None, split: str, revision: str | No
         raise SourceError(
             f"no dataset {dataset} on the Hub, or it is private: check the name, or `hf auth login` (or set HF_TOKEN)"
         ) from error
-    except (errors.HfHubHTTPError, OSError) as error:
+    except network_errors() as error:
         raise _unreachable(dataset, error) from error
     except ValueError as error:  # HFValidationError: not a repo id
         raise SourceError(f"{dataset!r} is not a dataset id: {_line(error)}") from error
@@ -57,7 +58,7 @@ def _resolve(dataset: str, name: str | None, split: str, commit: str) -> tuple[s
         raise SourceError(f"cannot open dataset {dataset}: {_line(error)}") from error
     except ValueError as error:
         raise SourceError(f"dataset {dataset}: {_line(error)} (--name CONFIG)") from error
-    except (OSError, RuntimeError) as error:
+    except (RuntimeError, *network_errors()) as error:
         raise _unreachable(dataset, error) from error
     files = builder.config.data_files or {}
     if split not in files:
@@ -74,7 +75,7 @@ def _sizes(api: Any, dataset: str, commit: str, paths: list[str]) -> dict[str, i
         for at in range(0, len(paths), 500):
             found = api.get_paths_info(dataset, paths[at : at + 500], repo_type="dataset", revision=commit)
             sizes.update({item.path: item.size for item in found})
-    except OSError as error:
+    except network_errors() as error:
         raise _unreachable(dataset, error) from error
     if missing := [path for path in paths if path not in sizes]:
         raise SourceError(f"dataset {dataset} at {commit} lists {missing[0]} but does not hold it")
