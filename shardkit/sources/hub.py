@@ -21,9 +21,7 @@ def hub_source(dataset: str, *, name: str | None, split: str, revision: str | No
     try:
         commit = api.dataset_info(dataset, revision=revision).sha
     except errors.GatedRepoError as error:
-        raise AuthError(
-            f"dataset {dataset} is gated: accept its terms on its page, then `hf auth login` (or set HF_TOKEN)"
-        ) from error
+        raise _gated(dataset) from error
     except errors.RevisionNotFoundError as error:
         raise SourceError(f"dataset {dataset} has no revision {revision!r}: give a branch, tag or commit") from error
     except errors.RepositoryNotFoundError as error:
@@ -55,6 +53,8 @@ def _resolve(dataset: str, name: str | None, split: str, commit: str) -> tuple[s
     try:
         builder: Any = datasets.load_dataset_builder(dataset, name, revision=commit)
     except datasets.exceptions.DatasetNotFoundError as error:
+        if "gated" in str(error):
+            raise _gated(dataset) from error
         raise SourceError(f"cannot open dataset {dataset}: {_line(error)}") from error
     except ValueError as error:
         raise SourceError(f"dataset {dataset}: {_line(error)} (--name CONFIG)") from error
@@ -80,6 +80,12 @@ def _sizes(api: Any, dataset: str, commit: str, paths: list[str]) -> dict[str, i
     if missing := [path for path in paths if path not in sizes]:
         raise SourceError(f"dataset {dataset} at {commit} lists {missing[0]} but does not hold it")
     return sizes
+
+
+def _gated(dataset: str) -> AuthError:
+    return AuthError(
+        f"dataset {dataset} is gated: accept its terms on its page, then `hf auth login` (or set HF_TOKEN)"
+    )
 
 
 def _unreachable(dataset: str, error: Exception) -> SourceError:
