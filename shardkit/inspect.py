@@ -93,6 +93,8 @@ def peek_document(
     manifest = load_manifest(directory)
     name = tokenizer or (manifest.tokenizer.name if manifest.tokenizer else "gpt2")
     decoder = Tokenizer(name, encoder="tiktoken")
+    if tokenizer is None and manifest.tokenizer and decoder.info.ranks_sha256 != manifest.tokenizer.ranks_sha256:
+        raise UsageError(f"{name} here is another vocabulary than {directory} was made with: name it with --tokenizer")
     counts = _document_counts(directory, manifest, decoder.eot_id)
     if not 0 <= document < sum(counts):
         raise UsageError(f"no document {document}: {directory} holds {sum(counts):,} documents, from 0")

@@ -26,7 +26,7 @@ Encoded = tuple[NDArray[np.unsignedinteger], NDArray[np.int64]]
 ENCODERS = ("auto", "fast", "tiktoken")
 # Encodings whose fast engine agreed with tiktoken on every code point in four contexts, on 104 MB of documents and on
 # pathological text (benchmarks/bench_encoders.py); `auto` uses it for these alone. Not among them: cl100k_base (takes
-# U+180E for a blank), o200k_base ('ſ is no contraction to it); the engine cannot load p50k_base (no id 50256).
+# U+180E for a blank), o200k_base (differs after 'ſ); the engine cannot load p50k_base (it has no id 50256).
 PROVEN = frozenset({"gpt2", "r50k_base"})
 _EOT_NAMES = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eot_id|>", "[EOS]")
 

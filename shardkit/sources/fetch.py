@@ -43,7 +43,7 @@ def retrying(action: Callable[[], _T], where: str, *, remote: bool) -> _T:
             raise SourceError(f"no permission to read {where}") from error
         except pa.ArrowInvalid as error:
             raise SourceError(f"{where} is no whole parquet file ({_short(error)}): fetch or make it again") from error
-        except _network_errors() as error:
+        except network_errors() as error:
             if type(error).__name__ == "GatedRepoError":
                 raise AuthError(
                     f"{where} is gated: accept the dataset's terms on its page, then `hf auth login` (or set HF_TOKEN)"
@@ -163,7 +163,7 @@ class RemoteFile(io.RawIOBase):
         return fs.open(path, "rb", cache_type="none")
 
 
-def _network_errors() -> tuple[type[Exception], ...]:
+def network_errors() -> tuple[type[Exception], ...]:
     """The exception classes of the HTTP clients that are in use; their modules are not imported for this."""
     found: list[type[Exception]] = [OSError, EOFError]
     clients = (

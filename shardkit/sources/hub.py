@@ -6,6 +6,7 @@ from typing import Any
 
 from shardkit.errors import AuthError, SourceError
 from shardkit.sources import FORMATS, InputFile, ReadOptions, Source, SourceInfo, format_of
+from shardkit.sources.fetch import network_errors
 
 
 def hub_source(dataset: str, *, name: str | None, split: str, revision: str | None, options: ReadOptions) -> Source:
@@ -20,16 +21,14 @@ def hub_source(dataset: str, *, name: str | None, split: str, revision: str | No
     try:
         commit = api.dataset_info(dataset, revision=revision).sha
     except errors.GatedRepoError as error:
-        raise AuthError(
-            f"dataset {dataset} is gated: accept its terms on its page, then `hf auth login` (or set HF_TOKEN)"
-        ) from error
+        raise _gated(dataset) from error
     except errors.RevisionNotFoundError as error:
         raise SourceError(f"dataset {dataset} has no revision {revision!r}: give a branch, tag or commit") from error
     except errors.RepositoryNotFoundError as error:
         raise SourceError(
             f"no dataset {dataset} on the Hub, or it is private: check the name, or `hf auth login` (or set HF_TOKEN)"
         ) from error
-    except (errors.HfHubHTTPError, OSError) as error:
+    except network_errors() as error:
         raise _unreachable(dataset, error) from error
     except ValueError as error:  # HFValidationError: not a repo id
         raise SourceError(f"{dataset!r} is not a dataset id: {_line(error)}") from error
@@ -54,10 +53,12 @@ def _resolve(dataset: str, name: str | None, split: str, commit: str) -> tuple[s
     try:
         builder: Any = datasets.load_dataset_builder(dataset, name, revision=commit)
     except datasets.exceptions.DatasetNotFoundError as error:
+        if "gated" in str(error):
+            raise _gated(dataset) from error
         raise SourceError(f"cannot open dataset {dataset}: {_line(error)}") from error
     except ValueError as error:
         raise SourceError(f"dataset {dataset}: {_line(error)} (--name CONFIG)") from error
-    except (OSError, RuntimeError) as error:
+    except (RuntimeError, *network_errors()) as error:
         raise _unreachable(dataset, error) from error
     files = builder.config.data_files or {}
     if split not in files:
@@ -74,11 +75,17 @@ def _sizes(api: Any, dataset: str, commit: str, paths: list[str]) -> dict[str, i
         for at in range(0, len(paths), 500):
             found = api.get_paths_info(dataset, paths[at : at + 500], repo_type="dataset", revision=commit)
             sizes.update({item.path: item.size for item in found})
-    except OSError as error:
+    except network_errors() as error:
         raise _unreachable(dataset, error) from error
     if missing := [path for path in paths if path not in sizes]:
         raise SourceError(f"dataset {dataset} at {commit} lists {missing[0]} but does not hold it")
     return sizes
+
+
+def _gated(dataset: str) -> AuthError:
+    return AuthError(
+        f"dataset {dataset} is gated: accept its terms on its page, then `hf auth login` (or set HF_TOKEN)"
+    )
 
 
 def _unreachable(dataset: str, error: Exception) -> SourceError:
