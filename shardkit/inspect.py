@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from shardkit.errors import ShardError, UsageError
 from shardkit.files import format_bytes, sha256_file
 from shardkit.manifest import MANIFEST_NAME, Manifest, ShardInfo
+from shardkit.provenance import source_of
 from shardkit.shards import open_shard
 from shardkit.tokenizers import Tokenizer
 
@@ -103,31 +104,16 @@ def peek_document(
         before += counts[number]
         number += 1
     offset, ids = _read_document(directory, manifest, number, document - before, decoder.eot_id, max_tokens)
+    file, row = source_of(manifest, document)
     return {
         "document": document,
         "shard": manifest.shards[number].file,
         "offset": offset,
-        **source_of(manifest, document),
+        "source_file": file,
+        "source_row": row,
         "tokens_shown": len(ids),
         "text": decoder.decode(ids),
     }
-
-
-def source_of(manifest: Manifest, document: int) -> dict[str, Any]:
-    """The source file and row that document number `document` came from; empty where the manifest does not say.
-
-    `source_row` is None where a filter dropped rows of that file, so that only the file is known.
-    """
-    before = 0
-    for file in manifest.source.files if manifest.source else ():
-        if document < before + file.documents:
-            row: int | None = document - before
-            for skipped in file.skipped_rows:
-                row = row + 1 if row is not None and skipped <= row else row
-            exact = file.documents == file.rows - len(file.skipped_rows)
-            return {"source_file": file.path, "source_row": row if exact else None}
-        before += file.documents
-    return {}
 
 
 def _check_ids(path: Path, shard: ShardInfo, vocab_size: int, eot_id: int) -> None:

@@ -38,11 +38,12 @@ def locate_token(manifest: Manifest, stream: TokenStream, token: int) -> Locatio
         eot = manifest.tokenizer.eot_id
         blocks = (tokens[begin : begin + _BLOCK_TOKENS] for begin in range(0, len(tokens), _BLOCK_TOKENS))
         document = shard.first_document - 1 + sum(int(np.count_nonzero(block == eot)) for block in blocks)
-    file, row = _source_of(manifest, document)
+    file, row = source_of(manifest, document)
     return Location(shard=shard.file, offset=offset, document=document, source_file=file, source_row=row)
 
 
-def _source_of(manifest: Manifest, document: int | None) -> tuple[str | None, int | None]:
+def source_of(manifest: Manifest, document: int | None) -> tuple[str | None, int | None]:
+    """The source file and row that a document came from; None for what the manifest does not tell."""
     if manifest.source is None or document is None:
         return None, None
     for file in manifest.source.files:
