@@ -58,7 +58,7 @@ def _resolve(dataset: str, name: str | None, split: str, commit: str) -> tuple[s
         raise SourceError(f"cannot open dataset {dataset}: {_line(error)}") from error
     except ValueError as error:
         raise SourceError(f"dataset {dataset}: {_line(error)} (--name CONFIG)") from error
-    except (RuntimeError, *network_errors()) as error:
+    except network_errors(RuntimeError) as error:
         raise _unreachable(dataset, error) from error
     files = builder.config.data_files or {}
     if split not in files:
