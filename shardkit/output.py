@@ -24,11 +24,13 @@ _LOCK = "lock"
 def claim(directory: Path, *, overwrite: bool) -> Iterator[None]:
     """Own `directory` while the block runs: made if missing, refused if it is foreign or another process is at work.
 
-    `overwrite` removes what shardkit made there before (shards, manifest, working files) and nothing else. Raises
-    `OutputError`.
+    `overwrite` lets a foreign folder pass; what is in it stays until `clear`. Raises `OutputError`.
     """
-    if directory.exists() and not directory.is_dir():
-        raise OutputError(f"{directory} is a file: --out expects a folder")
+    try:
+        if directory.exists() and not directory.is_dir():
+            raise OutputError(f"{directory} is a file: --out expects a folder")
+    except OSError as error:  # a name that is too long
+        raise write_error(error, directory, 0) from error
     work = directory / WORK_DIR
     ours = (work / JOURNAL_NAME).exists()
     if directory.is_dir() and not ours and not overwrite:
@@ -37,8 +39,6 @@ def claim(directory: Path, *, overwrite: bool) -> Iterator[None]:
     try:
         work.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-        if overwrite:
-            _remove_ours(directory)
         for temp in work.glob("*.tmp"):
             temp.unlink()
     except filelock.Timeout:
@@ -113,7 +113,9 @@ def _refuse_foreign(directory: Path) -> None:
     )
 
 
-def _remove_ours(directory: Path) -> None:
+def clear(directory: Path) -> None:
+    """Remove what shardkit made there before (shards, manifest, working files) and nothing else. For `--overwrite`,
+    once everything else about the run is known to be right: a typing error must not cost a dataset."""
     (directory / MANIFEST_NAME).unlink(missing_ok=True)  # first: what is left is no longer a complete dataset
     for path in directory.glob("*.npy"):
         if SHARD_NAME.match(path.name):

@@ -118,6 +118,8 @@ def tokenize(
             transform=by_value(transform), filter=by_value(filter),
         )  # fmt: skip
         recipe = Recipe(opened, loaded, plan, {"transform": transform, "filter": filter}, chunk_bytes)
+        if overwrite:
+            output.clear(directory)  # not before all of the above is known to be right
         outbox = None
         if push is not None:
             there = delivery.bring_journal(directory, push)

@@ -86,7 +86,7 @@ class ChunkEncoder:
         result = Encoded(chunk=light, read_at=time.time())
         try:
             read = read_chunk(chunk, self.job.read)
-            texts, rows = self._apply(read.texts, read.rows)
+            texts, rows = self._apply(read.texts, read.rows, chunk.where)
             ids, offsets = self.tokenizer.encode_batch(texts)
             result.audited = self._audit(chunk, texts, rows, ids, offsets)
             result.tokens = self.tokenizer.with_eot(ids, offsets)
@@ -103,7 +103,7 @@ class ChunkEncoder:
             result.error = WorkerBug(f"in the worker, at {chunk.where}:\n{traceback.format_exc()}")
         return result
 
-    def _apply(self, texts: list[str], rows: list[int] | range) -> tuple[list[str], list[int] | range]:
+    def _apply(self, texts: list[str], rows: list[int] | range, where: str) -> tuple[list[str], list[int] | range]:
         """Run the user's `transform` and `filter`; a transform that returns None drops the document."""
         transform, keep = self.transform, self.filter
         if transform is None and keep is None:
@@ -117,10 +117,12 @@ class ChunkEncoder:
                     continue
             except Exception as error:
                 raise SourceError(
-                    f"transform or filter failed on row {row} of the chunk:\n{traceback.format_exc()}"
+                    f"transform or filter failed at {where}, row {row} of them:\n{traceback.format_exc()}"
                 ) from error
             if not isinstance(changed, str):
-                raise SourceError(f"transform returned a {type(changed).__name__} for row {row}: expected str or None")
+                raise SourceError(
+                    f"transform returned a {type(changed).__name__} at {where}, row {row} of them: expected str or None"
+                )
             kept.append(changed)
             kept_rows.append(row)
         return kept, kept_rows

@@ -163,9 +163,9 @@ class RemoteFile(io.RawIOBase):
         return fs.open(path, "rb", cache_type="none")
 
 
-def network_errors() -> tuple[type[Exception], ...]:
-    """The exception classes of the HTTP clients that are in use; their modules are not imported for this."""
-    found: list[type[Exception]] = [OSError, EOFError]
+def network_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
+    """The exception classes of the HTTP clients that are in use, and `more`; no module is imported for this."""
+    found: list[type[Exception]] = [OSError, EOFError, *more]
     clients = (
         ("aiohttp", "ClientError"), ("httpx", "HTTPError"), ("httpx2", "HTTPError"),
         ("botocore.exceptions", "BotoCoreError"), ("botocore.exceptions", "ClientError"),
