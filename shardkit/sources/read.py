@@ -8,20 +8,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from shardkit.errors import SourceError
 from shardkit.sources import Chunk, InputFile, ReadOptions, Source
-from shardkit.sources.fetch import RemoteFile, guarded, is_remote, modified, open_stream, read_range
+from shardkit.sources.fetch import guarded, open_stream, read_range
+from shardkit.sources.parquet import parquet_column, split_parquet
 from shardkit.sources.sample import read_documents
-
-_GIANT = 8  # a row group of more than this many chunks' bytes is read in order by the main process
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +46,7 @@ def split_file(source: Source, number: int, start: int, part: int, *, chunk_byte
     """The chunks of file `number` from position `start` (and its `part`) on."""
     file = source.files[number]
     if file.format == "parquet":
-        yield from _split_parquet(source, number, start, part, chunk_bytes)
+        yield from split_parquet(source, number, start, part, chunk_bytes)
     elif file.format == "jsonl":
         for at in range(start, file.bytes, chunk_bytes):
             stop = min(at + chunk_bytes, file.bytes)
@@ -70,7 +67,7 @@ def read_chunk(chunk: Chunk, options: ReadOptions) -> Texts:
     if isinstance(chunk.payload, tuple):
         return _texts([text or "" for text in chunk.payload])
     if kind == "parquet":
-        return _strings(_parquet_column(chunk, options), options)
+        return _strings(parquet_column(chunk, options.text_field), options)
     if kind == "docstrings":
         return _texts(guarded(chunk.input, lambda: read_documents(Path(chunk.input.url))))
     if kind == "txt":
@@ -81,95 +78,6 @@ def read_chunk(chunk: Chunk, options: ReadOptions) -> Texts:
         return _decode_rows(_pieces(chunk.payload or b"", separator), options)
     lines = chunk.payload if isinstance(chunk.payload, bytes) else guarded(chunk.input, lambda: _read_lines(chunk))
     return _json_rows(lines, options, first=chunk.start == 0)
-
-
-# parquet ---------------------------------------------------------------------------------------------------------
-
-
-def _parquet(file: InputFile) -> pq.ParquetFile:
-    """The open file, kept for the next chunk of it; a local file that has changed is opened again."""
-    return _open_parquet(file, modified(file))
-
-
-@lru_cache(maxsize=2)
-def _open_parquet(file: InputFile, _modified_ns: int) -> pq.ParquetFile:
-    """`buffer_size` keeps a giant row group from being read whole before its first batch."""
-    if is_remote(file):
-        return pq.ParquetFile(pa.PythonFile(RemoteFile(file), mode="r"), pre_buffer=False)
-    return pq.ParquetFile(file.url, buffer_size=1 << 20)
-
-
-def _split_parquet(source: Source, number: int, start: int, part: int, chunk_bytes: int) -> Iterator[Chunk]:
-    file, column = source.files[number], source.options.text_field
-    meta = guarded(file, lambda: _parquet(file)).metadata
-    index = _text_column(file, column)
-    group, sizes = start, [0] * meta.num_row_groups
-    for g in range(meta.num_row_groups):
-        sizes[g] = meta.row_group(g).column(index).total_uncompressed_size
-    share = file.bytes / max(1, sum(sizes))
-    while group < meta.num_row_groups:
-        stop, size = group + 1, sizes[group]
-        while stop < meta.num_row_groups and size + sizes[stop] <= chunk_bytes:
-            size += sizes[stop]
-            stop += 1
-        if sizes[group] > _GIANT * chunk_bytes:
-            yield from _split_giant(file, number, group, part if group == start else 0, column, chunk_bytes)
-        else:
-            yield Chunk(file=number, start=group, stop=stop, weight=int(size * share), input=file)
-        group = stop
-
-
-def _split_giant(file: InputFile, number: int, group: int, part: int, column: str, chunk_bytes: int) -> Iterator[Chunk]:
-    """A row group too large for one chunk, in batches that the main process reads in order."""
-    handle = guarded(file, lambda: _parquet(file))
-    meta = handle.metadata.row_group(group)
-    rows = max(1, meta.num_rows * chunk_bytes // max(1, meta.total_byte_size))
-    weight = file.bytes * rows // max(1, handle.metadata.num_rows)
-    batches = handle.iter_batches(batch_size=rows, row_groups=[group], columns=[column], use_threads=False)
-    row = 0
-    while (batch := guarded(file, lambda: next(batches, None))) is not None:
-        first, row = row, row + batch.num_rows
-        if row <= part:
-            continue
-        batch = batch.slice(max(0, part - first))
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, batch.schema) as writer:
-            writer.write_batch(batch)
-        payload = sink.getvalue().to_pybytes()
-        at = max(part, first)
-        yield Chunk(file=number, start=group, stop=group + 1, part=at, weight=weight, input=file, payload=payload)
-    _check_rows(file, row, meta.num_rows)
-
-
-def _text_column(file: InputFile, column: str) -> int:
-    """The index of the leaf column that holds the text. Raises `SourceError` if there is none, or it is not text."""
-    handle = _parquet(file)
-    names = handle.schema_arrow.names
-    if column not in names:
-        raise SourceError(f"{file.path} has no column {column!r}: expected one of {', '.join(names)} (--text-field)")
-    kind = handle.schema_arrow.field(column).type
-    value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not (pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value)):
-        raise SourceError(f"{file.path}: column {column!r} is {kind}, not text: name another with --text-field")
-    leaves = [handle.metadata.schema.column(i).path for i in range(len(handle.metadata.schema))]
-    return leaves.index(column)
-
-
-def _parquet_column(chunk: Chunk, options: ReadOptions) -> pa.ChunkedArray:
-    file, column = chunk.input, options.text_field
-    if isinstance(chunk.payload, bytes):
-        return pa.ipc.open_stream(chunk.payload).read_all().column(column)
-    groups = list(range(chunk.start, chunk.stop))
-    guarded(file, lambda: _text_column(file, column))
-    handle = guarded(file, lambda: _parquet(file))
-    table = guarded(file, lambda: handle.read_row_groups(groups, columns=[column], use_threads=False))
-    _check_rows(file, table.num_rows, sum(handle.metadata.row_group(group).num_rows for group in groups))
-    return table.column(column)
-
-
-def _check_rows(file: InputFile, found: int, expected: int) -> None:
-    if found != expected:
-        raise SourceError(f"{file.path} gives {found:,} rows where its footer says {expected:,}: it is damaged")
 
 
 def _strings(column: pa.ChunkedArray, options: ReadOptions) -> Texts:
