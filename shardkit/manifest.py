@@ -50,7 +50,10 @@ class ShardInfo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """A whole dataset. `shards` are in stream order; `tokens` and `documents` are totals over all splits."""
+    """A whole dataset. `shards` are in stream order; `tokens` and `documents` are totals over all splits.
+
+    `directory` is the folder that it was read from: a convenience of this process, never saved and never compared.
+    """
 
     dtype: str
     tokens_per_shard: int
@@ -60,6 +63,7 @@ class Manifest:
     encoder: Mapping[str, str] = field(default_factory=dict)
     shardkit_version: str = ""
     format_version: int = FORMAT_VERSION
+    directory: Path | None = field(default=None, compare=False, repr=False)
 
     @property
     def tokens(self) -> int:
@@ -88,6 +92,7 @@ class Manifest:
     def to_json(self) -> str:
         """The text of `manifest.json`."""
         data = _plain(self)
+        del data["directory"]
         data["tokens"], data["documents"], data["fingerprint"] = self.tokens, self.documents, self.fingerprint
         for shard in data["shards"]:
             if not shard["edges"]:
@@ -115,7 +120,7 @@ class Manifest:
             ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise ManifestError(f"cannot read {path}: {error}") from error
-        return cls.from_json(text, where=str(path))
+        return dataclasses.replace(cls.from_json(text, where=str(path)), directory=path.parent)
 
     @classmethod
     def from_json(cls, text: str, *, where: str = MANIFEST_NAME) -> Manifest:
@@ -175,8 +180,11 @@ class Manifest:
         if len(dtypes) > 1:
             raise ManifestError(f"{directory} mixes {' and '.join(sorted(dtypes))} shards: give each its own folder")
         return cls(
-            dtype=dtypes.pop(), tokens_per_shard=max(s.tokens for s in shards), shards=tuple(shards)
-        )  # fmt: skip
+            dtype=dtypes.pop(),
+            tokens_per_shard=max(s.tokens for s in shards),
+            shards=tuple(shards),
+            directory=directory,
+        )
 
     def check_files(self, directory: str | Path, *, split: str | None = None) -> None:
         """Check at the door that the shards are there with the right length and dtype; no hashing.

@@ -1,0 +1,156 @@
+"""From rows of tokens to tensors: `HostFeed` here and now, `DeviceFeed` read ahead in a thread, for a GPU.
+
+Both give the batch at any position and keep no place. Over the bus go the shards' own 16 (or 32) bits a token, from
+pinned memory; the GPU widens them. The thread fills a slot, starts its copy on a stream of its own and goes on; the
+consumer's stream, never the host, waits for the copy's event. `DeviceFeed` runs on the CPU too, without streams, for
+tests: there it only costs time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shardkit.batches import BatchReader
+from shardkit.errors import UsageError
+from shardkit.ledger import LedgerWriter
+from shardkit.state import is_count
+from shardkit.stream import Tokens
+
+Batch = tuple[Tensor, Tensor]
+_GPU_PREFETCH = 2
+_INT64 = np.dtype(np.int64)
+_SLOTS = 2  # one is read into while the other is on the bus
+_new_stream: Callable[[torch.device], torch.cuda.Stream] = torch.cuda.Stream  # torch leaves it untyped
+
+
+def check_prefetch(prefetch: int | None, device: torch.device) -> int:
+    """How many batches to read ahead: as asked, else 2 for a GPU and none elsewhere. `UsageError` if it cannot be."""
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device is {str(device)!r}, but torch sees no GPU here: use device='cpu'")
+    if prefetch is None:
+        return _GPU_PREFETCH if device.type == "cuda" else 0
+    if not is_count(prefetch) or (prefetch and device.type != "cuda"):
+        raise UsageError(
+            f"prefetch is {prefetch!r} on {device.type!r}: expected 0, or on 'cuda' how many to read ahead"
+        )
+    return prefetch
+
+
+class HostFeed:
+    """Gives batches as they are asked for, in the caller's thread."""
+
+    def __init__(self, reader: BatchReader, ledger: LedgerWriter | None, device: torch.device) -> None:
+        self._reader = reader
+        self._ledger = ledger
+        self._device = None if device.type == "cpu" else device
+        self._shape = reader.cut.batch_size, reader.seq_len
+        self.rows = np.empty((reader.cut.batch_size, reader.seq_len + 1), reader.stream.dtype)
+
+    def fill(self, position: int, rows: Tokens) -> int:
+        """Read the batch at `position` into `rows`, `(batch_size, seq_len + 1)`; returns its share for the ledger."""
+        self._reader.rows(position, rows)
+        return 0 if self._ledger is None else self._ledger.share(position, rows)
+
+    def take(self, position: int) -> tuple[Batch, int]:
+        """The batch at `position`, and its share for the ledger."""
+        run = self._reader.run(position) if self._ledger is None else None
+        share = 0
+        if run is not None:  # one copy for both, and nothing else that costs: a small batch takes microseconds
+            flat = run.astype(_INT64)
+            inputs, targets = (
+                np.ndarray(self._shape, _INT64, flat),
+                np.ndarray(self._shape, _INT64, flat, _INT64.itemsize),
+            )
+        else:
+            share = self.fill(position, self.rows)
+            inputs, targets = self.rows[:, :-1].astype(_INT64), self.rows[:, 1:].astype(_INT64)
+        batch = torch.from_numpy(inputs), torch.from_numpy(targets)
+        return (batch if self._device is None else (batch[0].to(self._device), batch[1].to(self._device))), share
+
+    def close(self) -> None:
+        """Nothing to stop."""
+
+
+@dataclass(slots=True)
+class _Slot:
+    pinned: Tensor  # the bits of uint16 as int16 (of uint32 as int32): torch has few operators for unsigned types
+    rows: Tokens  # the same memory, unsigned
+    copied: torch.cuda.Event | None = None
+
+
+class DeviceFeed:
+    """Gives the batches that `host` reads, on `device`, with `depth` of them read ahead in a thread.
+
+    `stride` is from one position to the next. What reading raises is raised by `take`.
+    """
+
+    def __init__(self, host: HostFeed, *, stride: int, device: torch.device, depth: int) -> None:
+        self._fill = host.fill
+        self._stride = stride
+        self._depth = depth
+        self._mask = int(np.iinfo(host.rows.dtype).max)
+        on_gpu = device.type == "cuda"
+        if str(device) == "cuda":  # the thread has a current device of its own
+            device = torch.device("cuda", torch.cuda.current_device())
+        self._device = device
+        self._stream = _new_stream(device) if on_gpu else None
+        signed = torch.int16 if host.rows.itemsize == 2 else torch.int32
+        tensors = [torch.empty(host.rows.shape, dtype=signed, pin_memory=on_gpu) for _ in range(_SLOTS)]
+        self._slots = [_Slot(pinned=tensor, rows=tensor.numpy().view(host.rows.dtype)) for tensor in tensors]
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shardkit-feed")
+        self._ahead: deque[tuple[int, Future[tuple[Batch, torch.cuda.Event | None, int]]]] = deque()
+        self._submitted = 0
+        self._process = os.getpid()
+
+    def take(self, position: int) -> tuple[Batch, int]:
+        """The batch at `position`, ready for the current stream, and its share for the ledger. A jump starts anew."""
+        if self._process != os.getpid():
+            raise UsageError("this loader was forked with its thread running: make a new one in the child process")
+        if not self._ahead or self._ahead[0][0] != position:
+            self._drop()
+        following = self._ahead[-1][0] + self._stride if self._ahead else position
+        while len(self._ahead) < self._depth + 1:
+            slot = self._slots[self._submitted % _SLOTS]
+            self._ahead.append((following, self._thread.submit(self._load, following, slot)))
+            self._submitted += 1
+            following += self._stride
+        batch, copied, share = self._ahead.popleft()[1].result()
+        if copied is not None:
+            stream = torch.cuda.current_stream(self._device)
+            stream.wait_event(copied)
+            for tensor in batch:  # made on the feed's stream: its memory is free again only after the consumer's work
+                tensor.record_stream(stream)
+        return batch, share
+
+    def close(self) -> None:
+        """Stop the thread and wait for it."""
+        self._drop()
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _drop(self) -> None:
+        for _, future in self._ahead:
+            future.cancel()
+        self._ahead.clear()
+
+    def _load(self, position: int, slot: _Slot) -> tuple[Batch, torch.cuda.Event | None, int]:
+        if slot.copied is not None:
+            slot.copied.synchronize()  # the slot's last copy has left it
+        share = self._fill(position, slot.rows)
+        if self._stream is None:
+            return self._widen(slot.pinned), None, share
+        with torch.cuda.stream(self._stream):
+            batch = self._widen(slot.pinned.to(self._device, non_blocking=True))
+            slot.copied = self._stream.record_event()
+        return batch, slot.copied, share
+
+    def _widen(self, rows: Tensor) -> Batch:
+        wide = rows.to(torch.int64).bitwise_and_(self._mask)
+        return wide[:, :-1].contiguous(), wide[:, 1:].contiguous()
