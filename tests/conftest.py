@@ -1,0 +1,71 @@
+"""What must be set before anything imports `huggingface_hub`, which reads these variables once, at its import.
+
+Xet off: a local Hub speaks LFS only. A fresh `HF_HOME` and no `HF_TOKEN`: the developer's cache and token stay out.
+"""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+HF_HOME = tempfile.mkdtemp(prefix="shardkit-tests-hf-")
+atexit.register(shutil.rmtree, HF_HOME, ignore_errors=True)
+for name in (
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "HF_ENDPOINT",
+    "HF_HUB_OFFLINE",
+    "HF_HUB_CACHE",
+    "HF_DATASETS_CACHE",
+):
+    os.environ.pop(name, None)
+os.environ |= {
+    "HF_HOME": HF_HOME,
+    "HF_HUB_DISABLE_XET": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+    "NO_PROXY": "127.0.0.1,localhost",
+    "no_proxy": "127.0.0.1,localhost",
+}
+
+import time  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
+from typing import Any  # noqa: E402
+
+import pytest  # noqa: E402
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The client's own way to send a file (`data=`) is one that its HTTP library calls deprecated."""
+    config.addinivalue_line("filterwarnings", "ignore:Use 'content=:DeprecationWarning")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A local Hub that this process's `huggingface_hub` talks to, logged in as alice, with waits cut to milliseconds."""
+    import huggingface_hub.file_download
+    import huggingface_hub.utils._http as hf_http
+    from hub_server import HubServer
+    from huggingface_hub import constants
+
+    from shardkit import retry
+
+    class Hasty:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(time, name)
+
+        def sleep(self, seconds: float) -> None:
+            time.sleep(seconds / 1000)
+
+    for module in (hf_http, huggingface_hub.file_download):
+        monkeypatch.setattr(module, "time", Hasty())
+    monkeypatch.setattr(retry, "FIRST_WAIT_SECONDS", 0.001)
+    with HubServer() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+        template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setenv("HF_TOKEN", "hf_write")
+        yield server
+        assert server.errors == []
+        assert server.leaked_tokens == []
