@@ -10,19 +10,30 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from shardkit.errors import ShardkitError
+from shardkit.errors import ShardkitError, UsageError
 
 if TYPE_CHECKING:
+    from shardkit.fetch import pull
+    from shardkit.hub import push
+    from shardkit.loader import ShardLoader
     from shardkit.manifest import Manifest
     from shardkit.pipeline import tokenize
     from shardkit.shards import open_shard
+    from shardkit.tokenizers import Tokenizer
 
 __version__ = "0.1.0"
-__all__ = ["Manifest", "ShardkitError", "__version__", "open_shard", "tokenize"]
+__all__ = [
+    "Manifest", "ShardLoader", "ShardkitError", "Tokenizer", "UsageError", "__version__", "open_shard", "pull", "push",
+    "tokenize",
+]  # fmt: skip
 
 _HOMES = {
     "Manifest": "shardkit.manifest",
+    "ShardLoader": "shardkit.loader",
+    "Tokenizer": "shardkit.tokenizers",
     "open_shard": "shardkit.shards",
+    "pull": "shardkit.fetch",
+    "push": "shardkit.hub",
     "tokenize": "shardkit.pipeline",
 }
 
