@@ -61,7 +61,8 @@ def save_checkpoint(folder: Path, state: State, *, keep: int) -> Path:
         if state["val_loss"] is not None and state["val_loss"] <= state["best"]:
             write_atomically(folder / "best.json", json.dumps({"checkpoint": path.name, "val_loss": state["val_loss"]}))
     except (OSError, RuntimeError) as error:  # torch's zip writer raises RuntimeError on a full disk
-        temp.unlink(missing_ok=True)
+        if folder.is_dir():
+            temp.unlink(missing_ok=True)
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"cannot write {path}: {reason}; make room and go on with --resume auto") from error
     best = best_checkpoint(folder)

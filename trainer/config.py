@@ -30,18 +30,18 @@ MODELS: dict[str, dict[str, Any]] = {
     "gpt2-1558m": {"n_layer": 48, "n_head": 25, "n_embd": 1600, "lr": 2e-4},
     "nano": {
         "n_layer": 2, "n_head": 2, "n_embd": 64, "lr": 4e-3, "seq_len": 64, "micro_batch": 16, "batch_tokens": 1024,
-        "val_tokens": 32768, "val_every": 100, "save_every": 200,
+        "val_tokens": 8192, "val_every": 40, "save_every": 40,
     },
     "bigram": {
         "n_layer": 0, "n_head": 0, "n_embd": 0, "lr": 1e-2, "weight_decay": 0.0, "seq_len": 64, "micro_batch": 32,
-        "batch_tokens": 2048, "val_tokens": 32768,
+        "batch_tokens": 2048, "val_tokens": 8192,
     },
 }  # fmt: skip
 
 # A resumed run may change none of these: it would be another run. (The loader watches over the data itself.)
 FIXED = (
-    "model", "n_layer", "n_head", "n_embd", "seq_len", "batch_tokens", "seed", "optimizer", "lr", "min_lr", "warmup_steps",
-    "weight_decay", "beta1", "beta2", "grad_clip",
+    "model", "n_layer", "n_head", "n_embd", "seq_len", "batch_tokens", "seed", "optimizer", "lr", "min_lr",
+    "warmup_steps", "weight_decay", "beta1", "beta2", "grad_clip",
 )  # fmt: skip
 CHOICES = {
     "optimizer": ("adamw", "muon"),
@@ -129,15 +129,15 @@ class Config:
                 f"--micro-batch {fits[-1]} would do" if fits else f"{self.batch_tokens // once * once or once} would do"
             )
             raise UsageError(
-                f"--batch-tokens {self.batch_tokens:,} is not a multiple of --micro-batch {self.micro_batch} x --seq-len "
-                f"{self.seq_len:,} x {world_size} ranks = {once:,}: {hint}"
+                f"--batch-tokens {self.batch_tokens:,} is not a multiple of --micro-batch {self.micro_batch} x "
+                f"--seq-len {self.seq_len:,} x {world_size} ranks = {once:,}: {hint}"
             )
         return self.batch_tokens // once
 
     def to_toml(self) -> str:
         """The text of `config.toml`; fields that are None are left out."""
         lines = [
-            f"{k} = {json.dumps(v, ensure_ascii=False)}" for k, v in dataclasses.asdict(self).items() if v is not None
+            f"{k} = {_toml(v)}" for k, v in dataclasses.asdict(self).items() if v is not None
         ]
         return "\n".join(lines) + "\n"
 
@@ -204,3 +204,8 @@ def field_types() -> dict[str, type]:
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+def _toml(value: Any) -> str:
+    """JSON's strings, numbers and booleans are TOML's too, but for one control character."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -65,8 +65,12 @@ def find_world(device: str) -> World:
         raise UsageError(
             f"rank {rank} is number {local_rank} of its node, torch sees {seen} GPUs: start {seen or 'none'}"
         )
-    index = local_rank if device == "cuda" else None
-    return World(rank=rank, local_rank=local_rank, size=size, device=torch.device(device, index))
+    return World(
+        rank=rank,
+        local_rank=local_rank,
+        size=size,
+        device=torch.device(f"cuda:{local_rank}" if device == "cuda" else device),
+    )
 
 
 def start(world: World) -> None:
@@ -155,7 +159,7 @@ class StopSignal:
         self.number = 0
         self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _note(self, number: int, _frame: FrameType | None) -> None:
         self.number = number
         self.restore()
 

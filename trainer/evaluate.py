@@ -59,8 +59,8 @@ def open_val_range(manifest: Manifest, *, tokens: int, seq_len: int) -> ValRange
     windows = (have - 1) // seq_len
     if windows < 1:
         raise UsageError(
-            f"{directory} has {have:,} tokens in split 'val', --val-tokens is {tokens:,}: a window of {seq_len:,} needs "
-            f"{seq_len + 1:,}; tokenize with --val-shards 1, or train with --val-every 0"
+            f"{directory} has {have:,} tokens in split 'val', --val-tokens is {tokens:,}: a window of {seq_len:,} "
+            f"needs {seq_len + 1:,}; tokenize with --val-shards 1, or train with --val-every 0"
         )
     return ValRange(tokens=np.concatenate(parts)[: windows * seq_len + 1], windows=windows, seq_len=seq_len)
 

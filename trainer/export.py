@@ -26,8 +26,8 @@ tags: [gpt2, shardkit]
 ---
 # {title}
 
-A GPT-2 of {parameters:,} parameters ({n_layer} layers, {n_head} heads, width {n_embd}, context {n_positions:,}), trained
-from scratch with the shardkit trainer.
+A GPT-2 of {parameters:,} parameters ({n_layer} layers, {n_head} heads, width {n_embd}, context {n_positions:,}),
+trained from scratch with the shardkit trainer.
 
 | | |
 |---|---|

@@ -14,7 +14,7 @@ from trainer.config import Config
 
 
 class RunLog:
-    """Appends to `log.jsonl`, a line an entry, whole after a kill. Lines after `step` (a lost part) are dropped first."""
+    """Appends to `log.jsonl`, a line an entry, whole after a kill. Lines after `step`, of a lost part, are dropped."""
 
     def __init__(self, config: Config, *, step: int, reference: dict[str, float]) -> None:
         self.path = Path(config.out) / "log.jsonl"
@@ -54,7 +54,6 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 def draw_losses(entries: list[dict[str, Any]], path: Path, reference: dict[str, float]) -> None:
     """Draw training and validation loss over steps, and a dashed line for each `reference`, into `path`."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -75,7 +74,7 @@ def draw_losses(entries: list[dict[str, Any]], path: Path, reference: dict[str, 
     axes.grid(alpha=0.3)
     axes.legend()
     temp = path.with_name(f".{path.name}")
-    FigureCanvasAgg(figure).print_png(str(temp))
+    figure.savefig(temp, format="png")
     temp.replace(path)
 
 

@@ -7,6 +7,7 @@ loss and is never sampled, whatever weights are loaded.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,8 +130,7 @@ class Model(nn.Module):
         """The mean loss in nats, a scalar; `ids` and `targets` are int64 `(B, T)`."""
         hidden = self.hidden(ids).flatten(0, 1)
         if self.config.n_layer and self.chunked_loss:
-            loss: Tensor = _ChunkedLoss.apply(hidden, self.head, self.pad_bias, targets.flatten())
-            return loss
+            return _chunked_loss(hidden, self.head, self.pad_bias, targets.flatten())
         return F.cross_entropy(self.to_logits(hidden).float(), targets.flatten())
 
     def hidden(self, ids: Tensor) -> Tensor:
@@ -138,8 +138,8 @@ class Model(nn.Module):
         x: Tensor = self.transformer["wte"](ids)
         if not self.config.n_layer:
             return x
-        x = x + self.transformer["wpe"].weight[: ids.shape[1]]
-        for block in self.blocks:
+        x = x + self.transformer["wpe"](torch.arange(ids.shape[1], device=ids.device))
+        for block in self.transformer["h"].children():
             x = block(x)
         out: Tensor = self.transformer["ln_f"](x)
         return out
@@ -155,23 +155,14 @@ class Model(nn.Module):
         rows = _chunk_rows(self.pad_bias)
         parts = [
             F.cross_entropy(self.to_logits(h).float(), t, reduction="none")
-            for h, t in zip(hidden.split(rows), targets.flatten().split(rows), strict=True)
+            for h, t in zip(torch.split(hidden, rows), torch.split(targets.flatten(), rows), strict=True)
         ]
         return torch.cat(parts).view(targets.shape)
 
     @property
-    def head(self) -> Tensor:
+    def head(self) -> nn.Parameter:
         """The output matrix, which is the embedding's: `(padded_vocab_size, C)`."""
-        weight = self.transformer["wte"].weight
-        assert isinstance(weight, Tensor)
-        return weight
-
-    @property
-    def blocks(self) -> nn.ModuleList:
-        """The layers."""
-        blocks = self.transformer["h"]
-        assert isinstance(blocks, nn.ModuleList)
-        return blocks
+        return self.transformer["wte"].get_parameter("weight")
 
     @property
     def parameter_count(self) -> int:
@@ -214,12 +205,12 @@ class _ChunkedLoss(torch.autograd.Function):
         for first in range(0, len(hidden), rows):
             part, target = hidden[first : first + rows].to(dtype), targets[first : first + rows, None]
             logits = torch.addmm(row_bias, part, matrix.t()).float()
-            total = logits.logsumexp(1, keepdim=True)
-            loss += (total - logits.gather(1, target)).sum()
+            odds = logits.softmax(1)  # one pass; log(sum(exp)) follows from the likeliest id, which never rounds to 0
+            top, at = odds.max(1, keepdim=True)
+            loss += (logits.gather(1, at) - top.log() - logits.gather(1, target)).sum()
             if wanted:  # softmax minus one at the target
-                logits.sub_(total).exp_()
-                logits.scatter_add_(1, target, torch.full_like(total, -1.0))
-                slope = logits.to(dtype)
+                odds.scatter_add_(1, target, torch.full_like(top, -1.0))
+                slope = odds.to(dtype)
                 hidden_grad[first : first + rows] = slope @ matrix
                 if dtype == torch.float32:
                     weight_grad.addmm_(slope.t(), part)
@@ -237,3 +228,6 @@ class _ChunkedLoss(torch.autograd.Function):
         hidden_dtype, weight_dtype, count = ctx.dtypes
         scale = grad / count
         return (hidden_grad * scale).to(hidden_dtype), (weight_grad * scale).to(weight_dtype), None, None
+
+
+_chunked_loss: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = _ChunkedLoss.apply  # torch leaves it untyped

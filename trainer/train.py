@@ -116,7 +116,7 @@ def make_optimizers(model: Model, config: Config) -> list[torch.optim.Optimizer]
     if config.optimizer == "muon":
         if not hasattr(torch.optim, "Muon"):
             raise UsageError(f"--optimizer muon: torch {torch.__version__} has none, 2.9 does")
-        inner = [p for p in model.blocks.parameters() if p.dim() > 1] if model.config.n_layer else []
+        inner = [p for p in model.transformer["h"].parameters() if p.dim() > 1] if model.config.n_layer else []
         if inner:
             muon = torch.optim.Muon(
                 inner, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
@@ -165,18 +165,14 @@ class Run:
         )
         self._make_tokenizer(config, manifest)
         self._make_model(config, state)
-        self.step, self.best, self.val_loss, self.loss = 0, math.inf, None, math.nan
+        self.step, self.best, self.loss = 0, math.inf, math.nan
+        self.val_loss: float | None = None  # of this very step
         self.last_val_loss: float | None = None
         if state:
             self._restore(state)
-        self.uploader = None
+        self.uploader: ckpt.Uploader | None = None
         if world.is_main:
             self._open_folder()
-
-    step: int
-    best: float
-    loss: float
-    val_loss: float | None
 
     def _with_steps(self, config: Config) -> Config:
         steps = config.steps
@@ -223,7 +219,7 @@ class Run:
         compiled = config.compile == "on" or (config.compile == "auto" and on_cuda)
         self.model.chunked_loss = not compiled
         # The compiled module shares the weights with self.model, which stays eager for validation and samples.
-        trained: nn.Module = torch.compile(self.model) if compiled else self.model
+        trained: Any = torch.compile(self.model) if compiled else self.model
         if self.world.size > 1:
             trained = DistributedDataParallel(
                 trained, device_ids=[self.world.device.index] if on_cuda else None, gradient_as_bucket_view=True,
@@ -278,8 +274,9 @@ class Run:
             f"{'on' if self.compiled else 'off'}, {config.optimizer}"
         )
         say(
-            f"data      {loader.manifest.directory}: {train_tokens:,} train tokens, {loader.windows_per_epoch:,} windows "
-            f"of {config.seq_len:,}, tokenizer {self.tokenizer_info.name}, fingerprint {loader.manifest.fingerprint[:16]}"
+            f"data      {loader.manifest.directory}: {train_tokens:,} train tokens, {loader.windows_per_epoch:,} "
+            f"windows of {config.seq_len:,}, tokenizer {self.tokenizer_info.name}, fingerprint "
+            f"{loader.manifest.fingerprint[:16]}"
         )
         say(
             f"step      {config.batch_tokens:,} tokens: {world.size} ranks x {self.micro_steps} micro-steps x "
@@ -327,17 +324,10 @@ class Run:
         config, world = self.config, self.world
         began, waited = time.perf_counter(), self.loader.wait_seconds
         rate = learning_rate(self.step, config)
-        total = torch.zeros((), device=world.device)
-        for number in range(self.micro_steps):
-            inputs, targets = self.loader.next_batch()
-            with self._sync(number == self.micro_steps - 1):
-                with autocast(world.device, self.dtype):
-                    loss = self.trained(inputs, targets)
-                self.scaler.scale(loss / self.micro_steps).backward()
-            total += loss.detach()
+        total = self.accumulate()
         norm = self._update(rate)
         # One small collective a step: the loss, and whether anybody was asked to stop, so that all stop together.
-        facts = torch.tensor([total.item() / self.micro_steps / world.size, float(stop.number)], dtype=torch.float64)
+        facts = torch.tensor([total.item() / world.size, float(stop.number)], dtype=torch.float64)
         if world.size > 1:
             facts = sum_over_ranks(facts.to(world.device)).cpu()
         self.step += 1
@@ -345,13 +335,25 @@ class Run:
         self.val_loss = None
         if not math.isfinite(self.loss):
             raise TrainingError(
-                f"step {self.step:,}: the loss is {self.loss}, nothing of it was saved: --resume auto goes back to the last "
-                "checkpoint; lower --lr, or look at the data"
+                f"step {self.step:,}: the loss is {self.loss}, nothing of it was saved: --resume auto goes back to the "
+                "last checkpoint; lower --lr, or look at the data"
             )
         seconds = time.perf_counter() - began
         if world.is_main:
             self._report(rate, float(norm), seconds, self.loader.wait_seconds - waited, mean_seconds())
         return stop.number or (15 if signals else 0)
+
+    def accumulate(self) -> Tensor:
+        """Read a step's batches and leave their mean gradient in `.grad`; this rank's mean loss."""
+        total = torch.zeros((), device=self.world.device)
+        for number in range(self.micro_steps):
+            inputs, targets = self.loader.next_batch()
+            with self._sync(number == self.micro_steps - 1):
+                with autocast(self.world.device, self.dtype):
+                    loss = self.trained(inputs, targets) / self.micro_steps
+                self.scaler.scale(loss).backward()
+            total += loss.detach()
+        return total
 
     def _sync(self, last: bool) -> Any:
         """Gradients are averaged over the ranks in the last micro-step alone."""
