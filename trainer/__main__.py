@@ -29,6 +29,8 @@ class _Group(click.Group):
             _leave(2 if isinstance(error, UsageError) else 1)
         except KeyboardInterrupt:
             _leave(130)
+        except (click.exceptions.Exit, click.ClickException, click.Abort):
+            raise
         except Exception:  # noqa: BLE001 (printed whole; a rank must not hang in its exit while others wait for it)
             traceback.print_exc()
             _leave(1)
