@@ -136,9 +136,7 @@ class Config:
 
     def to_toml(self) -> str:
         """The text of `config.toml`; fields that are None are left out."""
-        lines = [
-            f"{k} = {_toml(v)}" for k, v in dataclasses.asdict(self).items() if v is not None
-        ]
+        lines = [f"{k} = {_toml(v)}" for k, v in dataclasses.asdict(self).items() if v is not None]
         return "\n".join(lines) + "\n"
 
 

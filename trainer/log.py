@@ -19,10 +19,10 @@ class RunLog:
     def __init__(self, config: Config, *, step: int, reference: dict[str, float]) -> None:
         self.path = Path(config.out) / "log.jsonl"
         self._reference = reference
+        self._board = _open_board(config)
         kept = [line for line in read_log(self.path) if line["step"] <= step]
         write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = open(self.path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed by close)
-        self._board = _open_board(config)
 
     def write(self, entry: dict[str, Any]) -> None:
         """Add an entry; floats keep their full precision."""

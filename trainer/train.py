@@ -58,7 +58,11 @@ def train(flags: Mapping[str, Any], file: str | Path | None = None) -> int:
     config, manifest = open_data(config, world)
     run = Run(config, world, manifest, state)
     del state
-    stopped = run.loop()
+    try:
+        stopped = run.loop()
+    except BaseException:
+        run.abandon()
+        raise
     run.close()
     finish()
     return stopped
@@ -446,6 +450,12 @@ class Run:
         self.world.say(f"saved     {path}")
         if self.uploader:
             self.uploader.submit(path)
+
+    def abandon(self) -> None:
+        """Let go of files after an error, at once: other ranks may be waiting for this one to end."""
+        self.loader.close()
+        if self.world.is_main:
+            self.log.close()
 
     def close(self) -> None:
         """Let go of files and threads; waits for an upload on its way."""
