@@ -58,6 +58,7 @@ def test_the_loss_falls_from_ln_vocabulary_to_below_the_unigram_entropy(
         "model": model,
         "device": "cpu",
         "val_tokens": 2048,
+        "steps": 90,
         **more,
     }
     train({**given, "val_every": 30, "sample_every": 90, "prompt": "def "})
