@@ -4,8 +4,8 @@
 
 Both run in this process in turns: the plain loop (`F.cross_entropy` of whole logits, a loader
 that expands each shard to int64 and reads it in order), then the trainer's own step (`trainer.train.Run`, logging and
-all). Tokens a second are of the median step after the warm-up. On cuda: MFU, peak memory and data wait too. The ratio is
-what carries over to another machine.
+all). Tokens a second are of the median step after the warm-up. On cuda: MFU, peak memory and data wait too. The ratio
+is what carries over to another machine.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import signal
@@ -132,12 +133,13 @@ def test_sigterm_to_torchrun_saves_one_more_too(data: Path, tmp_path: Path) -> N
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 60
     while not (run / "log.jsonl").exists() or len(losses(run)) < 3:
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    process.terminate()
+    os.killpg(process.pid, signal.SIGTERM)  # the ranks get it from here and, again, from their launcher
     said, _ = process.communicate(timeout=60)
     assert process.returncode != 0
     saved = list_checkpoints(run / "checkpoints")
@@ -191,3 +193,18 @@ def test_a_fresh_machine_goes_on_from_a_hub_model_repo(data: Path, tmp_path: Pat
     train(settings(data, tmp_path / "first", steps=6, push_checkpoints="alice/run"))
     train(settings(data, tmp_path / "fresh", steps=9, resume="alice/run"))
     assert [step for step, _ in losses(tmp_path / "fresh")] == [7, 8, 9]
+
+
+def test_a_second_signal_after_a_while_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainer import distributed
+
+    stop = distributed.StopSignal()
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # the launcher's echo of the first
+        assert stop.number == signal.SIGINT
+        monkeypatch.setattr(distributed, "_PATIENCE_SECONDS", -1.0)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        stop.restore()

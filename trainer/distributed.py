@@ -24,6 +24,7 @@ from torch import Tensor
 from shardkit import UsageError
 
 _VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+_PATIENCE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,15 +154,23 @@ def once_a_node(world: World, name: str, work: Callable[[], None]) -> None:
 
 
 class StopSignal:
-    """Notes SIGTERM and SIGINT, so that the step at hand can be finished and saved. A second one ends at once."""
+    """Notes SIGTERM and SIGINT, so that the step at hand can be finished and saved.
+
+    Launchers pass on what the terminal has sent already, so a second one counts only after some seconds: it ends at
+    once.
+    """
 
     def __init__(self) -> None:
         self.number = 0
+        self._when = 0.0
         self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        self.number = number
-        self.restore()
+        if not self.number:
+            self.number, self._when = number, time.monotonic()
+        elif time.monotonic() - self._when > _PATIENCE_SECONDS:
+            self.restore()
+            os.kill(os.getpid(), number)
 
     def restore(self) -> None:
         """Put the handlers back that were there before."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
+from signal import SIGTERM
 from typing import Any
 
 import torch
@@ -155,7 +157,8 @@ class Run:
         self.micro_steps = config.micro_steps(world.size)
         self.dtype = choose_precision(config.precision, world.device)
         if config.deterministic:
-            torch.use_deterministic_algorithms(True)  # cuBLAS wants CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product
+            torch.use_deterministic_algorithms(True)
         ledger = str(Path(config.out) / "ledger") if config.ledger else None
         self.loader = ShardLoader.from_env(
             manifest, batch_size=config.micro_batch, seq_len=config.seq_len, seed=config.seed, device=world.device,
@@ -185,7 +188,7 @@ class Run:
         warmup = config.warmup_steps
         if warmup is None:
             warmup = min(_WARMUP_STEPS, steps // 10)
-        return replace(config, steps=steps, epochs=None, warmup_steps=warmup)
+        return replace(config, steps=steps, epochs=None, warmup_steps=warmup, resume=None)
 
     def _make_tokenizer(self, config: Config, manifest: Manifest) -> None:
         """The tokenizer, for samples and bits per byte; where it cannot be had, they are left out and it is said."""
@@ -331,7 +334,8 @@ class Run:
         total = self.accumulate()
         norm = self._update(rate)
         # One small collective a step: the loss, and whether anybody was asked to stop, so that all stop together.
-        facts = torch.tensor([total.item() / world.size, float(stop.number)], dtype=torch.float64)
+        number = stop.number  # a signal after this line counts in the next step, on all ranks alike
+        facts = torch.tensor([total.item() / world.size, float(number > 0)], dtype=torch.float64)
         if world.size > 1:
             facts = sum_over_ranks(facts.to(world.device)).cpu()
         self.step += 1
@@ -345,7 +349,7 @@ class Run:
         seconds = time.perf_counter() - began
         if world.is_main:
             self._report(rate, float(norm), seconds, self.loader.wait_seconds - waited, mean_seconds())
-        return stop.number or (15 if signals else 0)
+        return (number or int(SIGTERM)) if signals else 0
 
     def accumulate(self) -> Tensor:
         """Read a step's batches and leave their mean gradient in `.grad`; this rank's mean loss."""
