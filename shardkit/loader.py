@@ -91,7 +91,8 @@ class ShardLoader(IterableDataset[Batch]):
         self._identity = make_identity(
             fingerprint=self.manifest.fingerprint, split=split, seq_len=seq_len, shuffle=self.shuffle, seed=seed
         )
-        self._ledger = None if ledger is None else LedgerWriter(Path(ledger), self._identity, self._cut, rank)
+        self.ledger = None if ledger is None else Path(ledger)
+        self._ledger = None if self.ledger is None else LedgerWriter(self.ledger, self._identity, self._cut, rank)
         reader = BatchReader(self._stream, self._order, self._cut, rank=rank, seq_len=seq_len)
         self._feed: HostFeed | DeviceFeed = HostFeed(reader, self._ledger, self.device)
         if self.prefetch:
@@ -136,6 +137,11 @@ class ShardLoader(IterableDataset[Batch]):
     def steps_per_epoch(self) -> int:
         """Whole global batches in an epoch; the remainder of `windows_per_epoch` is carried into the next one."""
         return self._order.n_windows // self._cut.global_batch
+
+    @property
+    def remainder_windows(self) -> int:
+        """Windows of an epoch beyond its whole global batches: carried, with the next epoch's first, into one more."""
+        return self._order.n_windows % self._cut.global_batch
 
     @property
     def epoch(self) -> int:

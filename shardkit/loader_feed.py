@@ -122,7 +122,10 @@ class DeviceFeed:
             self._ahead.append((following, self._thread.submit(self._load, following, slot)))
             self._submitted += 1
             following += self._stride
-        batch, copied, share = self._ahead.popleft()[1].result()
+        _, future = self._ahead.popleft()
+        if future.exception() is not None:  # what was read ahead of it may have failed alike: read it again
+            self._drop()
+        batch, copied, share = future.result()
         if copied is not None:
             stream = torch.cuda.current_stream(self._device)
             stream.wait_event(copied)

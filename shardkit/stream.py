@@ -1,14 +1,15 @@
-"""A split as one stream of tokens across its shards, read out of memory maps. Knows no windows, order or torch.
+"""A split as one stream of tokens across its shards. Knows no windows, order or torch.
 
-Maps are opened when they are first read, at most a few hundred at once (each holds a file descriptor), and what was
-read is handed back to the kernel every 64 MB: the page cache is free to keep it, the process's resident set is not.
+A long run is handed out straight from a shard's memory map, and every 64 MB what was read is given back to the kernel:
+the page cache may keep it, the process's resident set may not. Scattered rows are read with `preadv` instead: a map
+grows by up to 2 MB for each 2 kB row (the kernel maps whole folios), and a read at a place costs less than that fault.
+Shards are opened when they are first read, at most a few hundred at once.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-import sys
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
@@ -23,25 +24,38 @@ from shardkit.manifest import MANIFEST_NAME, Manifest, ShardInfo
 from shardkit.shards import open_shard
 
 _RESIDENT_BYTES = 64 << 20
-_FAULT_AROUND = 64 << 10  # what Linux maps in around each page that a read touches
-_MAX_OPEN = 256
-_DONTNEED = getattr(mmap, "MADV_DONTNEED", None) if sys.platform != "win32" else None
+_MAX_OPEN = 200  # maps, and as many files: each holds a descriptor, and 1,024 is a common limit
+_DONTNEED = getattr(mmap, "MADV_DONTNEED", None)
+_CAN_PREAD = hasattr(os, "preadv")  # not on Windows
 
 Tokens = NDArray[np.unsignedinteger]
+
+
+class _OpenFile:
+    """A shard opened to be read at any place; closed with its last reference."""
+
+    def __init__(self, descriptor: int, header_bytes: int) -> None:
+        self.descriptor = descriptor
+        self.header_bytes = header_bytes
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
 
 
 class TokenStream:
     """The shards of one split, end to end: token `t` of the stream is token `t - starts[i]` of shard `i`.
 
-    For one thread at a time. `close` lets go of every map; reading again opens them anew.
+    For one thread at a time. `close` lets go of every map and file; reading again opens them anew.
     """
 
     def __init__(self, directory: Path, shards: Sequence[ShardInfo], dtype: str) -> None:
         self.directory = directory
-        self.dtype = np.dtype(dtype)
+        self.dtype = np.dtype(dtype).newbyteorder("<")
         self.shards = tuple(shards)
         self.starts = [0, *accumulate(shard.tokens for shard in self.shards)]
-        self._maps: dict[int, tuple[Tokens, mmap.mmap]] = {}
+        self._maps: dict[int, np.memmap] = {}
+        self._arrays: dict[int, Tokens] = {}  # the same as plain arrays: slicing a memmap costs microseconds
+        self._files: dict[int, _OpenFile] = {}
         self._touched = 0
 
     @property
@@ -60,48 +74,78 @@ class TokenStream:
         The result points into the map: copy it out before the next read.
         """
         number = bisect_right(self.starts, token) - 1
+        offset = token - self.starts[number]
         if token + count > self.starts[number + 1]:
             return None
-        return self._read(number, token - self.starts[number], count)
+        return self._view(number, offset, count)
 
     def read(self, token: int, out: Tokens) -> None:
-        """Copy `len(out)` tokens from `token` on into `out`, across shard ends."""
-        whole = self.run(token, len(out))
-        if whole is not None:
-            out[:] = whole
-            return
-        done = 0
-        while done < len(out):
-            number, offset = self.shard_of(token + done)
-            count = min(len(out) - done, self.shards[number].tokens - offset)
-            out[done : done + count] = self._read(number, offset, count)
-            done += count
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_maps": {}}
+        """Copy `len(out)` tokens from `token` on into `out`, across shard ends; `out` is contiguous, of `dtype`."""
+        number = bisect_right(self.starts, token) - 1
+        while (count := self.starts[number + 1] - token) < len(out):
+            self._copy(number, token - self.starts[number], out[:count])
+            token, out, number = token + count, out[count:], number + 1
+        self._copy(number, token - self.starts[number], out)
 
     def close(self) -> None:
-        """Unmap every shard."""
+        """Unmap and close every shard."""
         self._maps.clear()
+        self._arrays.clear()
+        self._files.clear()
         self._touched = 0
 
-    def _read(self, number: int, offset: int, count: int) -> Tokens:
-        tokens, _ = self._maps.get(number) or self._open(number)
-        self._touched += count * tokens.itemsize + _FAULT_AROUND
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_maps": {}, "_arrays": {}, "_files": {}}
+
+    def _copy(self, number: int, offset: int, out: Tokens) -> None:
+        if not _CAN_PREAD:
+            out[:] = self._view(number, offset, len(out))
+            return
+        file = self._files.get(number) or self._open(number)
+        got = os.preadv(file.descriptor, (out.data,), file.header_bytes + offset * self.dtype.itemsize)
+        if got != out.nbytes:
+            raise ShardError(
+                f"{self.directory / self.shards[number].file} ends {out.nbytes - got:,} bytes early: it was cut short "
+                "while it was read, fetch or make it again"
+            )
+
+    def _view(self, number: int, offset: int, count: int) -> Tokens:
+        array = self._arrays.get(number)
+        if array is None:
+            array = self._map(number)
+        self._touched += count * array.itemsize
         if self._touched > _RESIDENT_BYTES:
             self._let_go()
-        return tokens[offset : offset + count]
+        return array[offset : offset + count]
 
     def _let_go(self) -> None:
         """Drop what is resident of every map. Data stays in the page cache; a map read again faults it in again."""
         self._touched = 0
-        if _DONTNEED is None:
-            self._maps.clear()
-            return
-        for _, mapped in self._maps.values():
-            mapped.madvise(_DONTNEED)
+        for mapped in self._maps.values():
+            base: object = mapped.base
+            if _DONTNEED is not None and isinstance(base, mmap.mmap):
+                base.madvise(_DONTNEED)
 
-    def _open(self, number: int) -> tuple[Tokens, mmap.mmap]:
+    def _map(self, number: int) -> Tokens:
+        while len(self._maps) >= _MAX_OPEN:  # the oldest first
+            oldest = next(iter(self._maps))
+            del self._maps[oldest], self._arrays[oldest]
+        self._maps[number] = self._check(number)
+        self._arrays[number] = self._maps[number].view(np.ndarray)
+        return self._arrays[number]
+
+    def _open(self, number: int) -> _OpenFile:
+        while len(self._files) >= _MAX_OPEN:  # under a shuffle the oldest is as good as any
+            del self._files[next(iter(self._files))]
+        header_bytes = self._check(number).offset
+        path = self.directory / self.shards[number].file
+        try:
+            self._files[number] = _OpenFile(os.open(path, os.O_RDONLY), header_bytes)
+        except OSError as error:
+            raise ShardError(f"cannot open shard {path}: {error.strerror or error}") from error
+        return self._files[number]
+
+    def _check(self, number: int) -> np.memmap:
         shard = self.shards[number]
         path = self.directory / shard.file
         tokens = open_shard(path)
@@ -110,13 +154,7 @@ class TokenStream:
                 f"{path} now holds {len(tokens):,} {tokens.dtype} tokens, {shard.tokens:,} {self.dtype} when the "
                 "loader was made: it was replaced meanwhile, make a new loader"
             )
-        mapped: object = tokens.base
-        if not isinstance(mapped, mmap.mmap):
-            raise TypeError(f"np.memmap of {path} is based on {type(mapped).__name__}, not on an mmap")
-        while len(self._maps) >= _MAX_OPEN:  # the oldest first: as good as any under a shuffle, right without one
-            del self._maps[next(iter(self._maps))]
-        self._maps[number] = tokens.view(np.ndarray), mapped
-        return self._maps[number]
+        return tokens
 
 
 def open_split(source: str | os.PathLike[str] | Manifest, split: str, *, verify: bool) -> tuple[Manifest, TokenStream]:
@@ -128,22 +166,33 @@ def open_split(source: str | os.PathLike[str] | Manifest, split: str, *, verify:
     if isinstance(source, Manifest):
         if source.directory is None:
             raise UsageError("this Manifest was not read from a folder: give the folder, or Manifest.load(folder)")
-        manifest, directory = source, source.directory
+        manifest, directory, bare = source, source.directory, False
     else:
         directory = Path(source)
         if not directory.is_dir():
             raise ManifestError(f"no folder {directory}: give a folder of shards (`shardkit pull` fetches one)")
-        if (directory / MANIFEST_NAME).exists() or (directory / ".shardkit").exists():
-            manifest = Manifest.load(directory)
-        else:
-            manifest = Manifest.from_shards(directory)
+        bare = not (directory / MANIFEST_NAME).exists() and not (directory / ".shardkit").exists()
+        manifest = Manifest.from_shards(directory) if bare else Manifest.load(directory)
+        if bare:
+            _check_gapless(manifest, directory)
     shards = manifest.splits.get(split)
     if not shards:
         raise UsageError(_no_split(manifest, directory, split))
-    manifest.check_files(directory, split=split)
+    if not bare:  # else every header was read just now
+        manifest.check_files(directory, split=split)
     if verify:
         _verify(directory, shards)
     return manifest, TokenStream(directory, shards, manifest.dtype)
+
+
+def _check_gapless(manifest: Manifest, directory: Path) -> None:
+    """Refuse bare shards with one missing between them: without a manifest nothing else tells a broken download."""
+    found = {shard.index for shard in manifest.shards}
+    if missing := sorted(set(range(min(found), max(found))) - found):
+        raise ManifestError(
+            f"{directory} has shards {min(found)} to {max(found)}, but lacks {', '.join(map(str, missing[:5]))}"
+            f"{' and more' if len(missing) > 5 else ''}: fetch them, or give Manifest.from_shards(folder) to go without"
+        )
 
 
 def _no_split(manifest: Manifest, directory: Path, split: str) -> str:

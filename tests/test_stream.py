@@ -59,13 +59,19 @@ def test_the_resident_set_stays_bounded_while_a_large_shard_is_read(tmp_path: Pa
         file.write(shard_header(tokens, np.dtype("<u2")))
         file.truncate(file.tell() + 2 * tokens)
     _, stream = open_split(tmp_path, "train", verify=False)
-    before, peak, out = resident_file_bytes(), 0, np.empty(1 << 16, np.uint16)
-    for begin in range(0, tokens - len(out), len(out)):
-        stream.read(begin, out)
+    before, peak, out, size = resident_file_bytes(), 0, np.empty(1 << 16, np.uint16), 1 << 16
+    for begin in range(0, tokens - size, size):
+        run = stream.run(begin, size)
+        assert run is not None
+        out[:] = run
         peak = max(peak, resident_file_bytes() - before)
     assert 1 << 20 < peak < 80 << 20
+    del run
     stream.close()
     assert resident_file_bytes() - before < 1 << 20
+    for begin in range(0, tokens - size, 1 << 20):
+        stream.read(begin, out)
+        assert resident_file_bytes() - before < 1 << 20
 
 
 def test_shards_are_opened_when_read_and_only_so_many_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,15 +79,32 @@ def test_shards_are_opened_when_read_and_only_so_many_at_once(tmp_path: Path, mo
     whole = write_shards(tmp_path, [10] * 20)
     files = len(os.listdir("/proc/self/fd"))
     _, stream = open_split(tmp_path, "train", verify=False)
-    assert mapped_shards() == 0
+    assert len(os.listdir("/proc/self/fd")) == files
     out = np.empty(25, np.uint16)
     for begin in (0, 170, 40, 0):
         stream.read(begin, out)
         assert out.tolist() == whole[begin : begin + 25].tolist()
+        assert files < len(os.listdir("/proc/self/fd")) <= files + 3
+    for shard in range(20):
+        run = stream.run(10 * shard, 10)
+        assert run is not None
+        assert run.tolist() == whole[10 * shard : 10 * shard + 10].tolist()
+        del run
         assert 1 <= mapped_shards() <= 3
     stream.close()
     assert mapped_shards() == 0
     assert len(os.listdir("/proc/self/fd")) == files
+
+
+def test_without_preadv_the_maps_serve_rows_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shardkit.stream, "_CAN_PREAD", False)
+    monkeypatch.setattr(shardkit.stream, "_RESIDENT_BYTES", 100)  # let go again and again
+    whole = write_shards(tmp_path, [10, 1, 30, 2])
+    _, stream = open_split(tmp_path, "train", verify=False)
+    out = np.empty(15, np.uint16)
+    for begin in range(28):
+        stream.read(begin, out)
+        assert out.tolist() == whole[begin : begin + 15].tolist()
 
 
 def test_a_pickled_stream_takes_no_map_along(tmp_path: Path) -> None:
@@ -89,8 +112,9 @@ def test_a_pickled_stream_takes_no_map_along(tmp_path: Path) -> None:
     _, stream = open_split(tmp_path, "train", verify=False)
     out = np.empty(15, np.uint16)
     stream.read(0, out)
+    stream.run(0, 5)
     copy = pickle.loads(pickle.dumps(stream))
-    assert mapped_shards() == 2
+    assert mapped_shards() == 1
     copy.read(3, out)
     assert out.tolist() == whole[3:18].tolist()
 
@@ -106,6 +130,15 @@ def test_a_shard_that_is_replaced_meanwhile_is_refused(tmp_path: Path) -> None:
         stream.read(5, np.empty(10, np.uint16))
 
 
+def test_a_shard_that_is_cut_short_while_it_is_open_is_an_error_not_a_crash(tmp_path: Path) -> None:
+    write_shards(tmp_path, [10, 10])
+    _, stream = open_split(tmp_path, "train", verify=False)
+    stream.read(5, np.empty(10, np.uint16))
+    os.truncate(tmp_path / "x_train_000000.npy", 128 + 14)
+    with pytest.raises(ShardError, match=r"x_train_000000.npy ends 6 bytes early"):
+        stream.read(5, np.empty(10, np.uint16))
+
+
 def test_a_folder_that_is_no_finished_dataset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"no folder .*/nowhere: give a folder of shards"):
         open_split(tmp_path / "nowhere", "train", verify=False)
@@ -116,6 +149,16 @@ def test_a_folder_that_is_no_finished_dataset_is_refused(tmp_path: Path) -> None
     (tmp_path / ".shardkit").mkdir()  # a tokenization that has not come to its end
     with pytest.raises(ManifestError, match="unfinished"):
         open_split(tmp_path, "train", verify=False)
+
+
+def test_a_gap_between_bare_shards_is_refused_unless_it_is_meant(tmp_path: Path) -> None:
+    write_shards(tmp_path, [10] * 9)
+    for index in (2, 3, 6):
+        (tmp_path / f"x_train_{index:06d}.npy").unlink()
+    with pytest.raises(ManifestError, match="has shards 0 to 8, but lacks 2, 3, 6: fetch them"):
+        open_split(tmp_path, "train", verify=False)
+    _, stream = open_split(Manifest.from_shards(tmp_path), "train", verify=False)
+    assert stream.tokens == 60
 
 
 def test_a_split_without_shards_says_what_would_have_made_one(tmp_path: Path) -> None:
