@@ -28,7 +28,7 @@ from shardkit.shards import ShardWriter, shard_name
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMED = """
-import resource, sys, time
+import pathlib, re, resource, sys, time
 way, repo, folder = sys.argv[1:]
 import huggingface_hub
 import shardkit.hub, shardkit.fetch
@@ -46,7 +46,12 @@ elif way == "upload_folder":
 elif way == "snapshot_download":
     huggingface_hub.snapshot_download(repo, repo_type="dataset", local_dir=folder)
 seconds = time.perf_counter() - start
-print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+status = pathlib.Path("/proc/self/status")
+if status.exists():  # ru_maxrss also counts the parent's memory at the fork
+    peak = 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1])
+else:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+print(seconds, peak)
 """
 
 
@@ -97,8 +102,9 @@ def run(server: Path, token: str, user: str, shards: int, shard_bytes: int, roun
             if process.stdout is None:
                 raise SystemExit("the server has no output")
             env = {
-                **os.environ, "HF_ENDPOINT": process.stdout.readline().strip(), "HF_TOKEN": token, "HF_HOME": str(work / "hf"),
-                "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONPATH": str(ROOT),
+                **os.environ, "HF_ENDPOINT": process.stdout.readline().strip(), "HF_TOKEN": token,
+                "HF_HOME": str(work / "hf"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+                "PYTHONPATH": str(ROOT),
             }  # fmt: skip
             data = work / "data"
             total = sum(shard.bytes for shard in make_dataset(data, shards, shard_bytes).shards)
@@ -117,7 +123,7 @@ def run(server: Path, token: str, user: str, shards: int, shard_bytes: int, roun
             return _summary(ways, total, shards)
         finally:
             process.terminate()
-            process.wait()
+            process.communicate()  # waits and closes the pipe
 
 
 def _summary(ways: dict[str, list[tuple[float, float]]], total: int, shards: int) -> dict[str, Any]:

@@ -103,9 +103,11 @@ def bin_to_npy(path: Path) -> Path:
 
 def bare_manifest(directory: Path, wanted: Sequence[Wanted], name: str, revision: str) -> Manifest:
     """The manifest of the pulled bare shards: hashes of what arrived, no tokenizer, documents not counted."""
-    manifest = Manifest.from_shards(directory)
+    manifest, targets = Manifest.from_shards(directory), {item.target for item in wanted}
     shards = tuple(
-        dataclasses.replace(shard, sha256=sha256_file(directory / shard.file), edges="") for shard in manifest.shards
+        dataclasses.replace(shard, sha256=sha256_file(directory / shard.file), edges="")
+        for shard in manifest.shards
+        if shard.file in targets
     )
     source = SourceInfo(
         id=name, revision=revision or None, options={"bare": {item.file: [item.size, item.sha256] for item in wanted}}

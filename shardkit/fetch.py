@@ -199,12 +199,11 @@ def _bring(
 def _is_right(path: Path, item: Wanted, sha256: str | None) -> bool:
     """Whether the local file is the wanted one: by hash, or, where nobody knows one, by size."""
     try:
-        size = path.stat().st_size
-    except OSError:
+        if item.is_bin:
+            return bool(sha256) and sha256_file(path) == sha256
+        return path.stat().st_size == item.size and (not sha256 or sha256_file(path) == sha256)
+    except OSError:  # not there, or not readable: fetched anew
         return False
-    if item.is_bin:
-        return bool(sha256) and sha256_file(path) == sha256
-    return size == item.size and (not sha256 or sha256_file(path) == sha256)
 
 
 def _fetch_right(remote: Remote, item: Wanted, incoming: Path, target: Path) -> None:

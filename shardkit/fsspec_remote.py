@@ -67,7 +67,7 @@ class FsspecRemote:
         if private:
             raise UsageError(f"{self.name} is not a Hub repo: leave --private out and set the rights there")
         if not self._direct:  # an object store has no folders, and a bucket is not ours to make
-            self._call("create", partial(self._fs.makedirs, self._at(WORK_FOLDER), exist_ok=True))
+            self._call("create", partial(self._fs.makedirs, self._root, exist_ok=True))
 
     def files(self) -> dict[str, RemoteFile]:
         def look() -> dict[str, int]:
@@ -82,7 +82,7 @@ class FsspecRemote:
         if MANIFEST_NAME in sizes:
             known = _shards_of(self.read(MANIFEST_NAME))
         if LEDGER_NAME in sizes:
-            known |= json.loads(self.read(LEDGER_NAME))
+            known |= _ledger_of(self.read(LEDGER_NAME))
         self._ledger = {file: entry for file, entry in known.items() if sizes.get(file) == entry[0]}
         return {
             file: RemoteFile(size, self._ledger[file][1] if file in self._ledger else "")
@@ -99,7 +99,7 @@ class FsspecRemote:
 
     def upload(self, path: Path, shard: ShardInfo) -> None:
         def put() -> None:
-            target = self._at(shard.file) if self._direct else self._at(f"{WORK_FOLDER}/{shard.file}.part")
+            target = self._first_name(shard.file)
             self._fs.put_file(str(path), target)
             self._fs.invalidate_cache()
             if (size := self._fs.info(target)["size"]) != shard.bytes:
@@ -132,7 +132,7 @@ class FsspecRemote:
 
     def _write(self, file: str, content: bytes) -> None:
         def write() -> None:
-            target = self._at(file) if self._direct else self._at(f"{WORK_FOLDER}/{Path(file).name}.part")
+            target = self._first_name(file)
             self._fs.pipe_file(target, content)
             if not self._direct:
                 self._fs.mv(target, self._at(file))
@@ -148,15 +148,34 @@ class FsspecRemote:
 
         self._call(f"delete {file}", delete)
 
+    def _first_name(self, file: str) -> str:
+        """Where `file` is written first: its own place, or, where that would show half a file, beside it."""
+        if self._direct:
+            return self._at(file)
+        self._fs.makedirs(self._at(WORK_FOLDER), exist_ok=True)
+        return self._at(f"{WORK_FOLDER}/{Path(file).name}.part")
+
     def _tidy(self) -> None:
-        if not self._direct and not self._call("list", partial(self._fs.ls, self._at(WORK_FOLDER))):
-            self._call("tidy", partial(self._fs.rmdir, self._at(WORK_FOLDER)))
+        work = self._at(WORK_FOLDER)
+        if not self._direct and self._fs.isdir(work) and not self._call("list", partial(self._fs.ls, work)):
+            self._call("tidy", partial(self._fs.rmdir, work))
 
     def _at(self, file: str) -> str:
         return f"{self._root}/{file}" if file else self._root
 
     def _call(self, what: str, action: Callable[[], Result]) -> Result:
         return call(action, self.name, what, self.stopping)
+
+
+def _ledger_of(text: bytes) -> dict[str, list[Any]]:
+    """The ledger's entries `{file: [bytes, sha256]}`; what cannot be read is not known, and sent again."""
+    try:
+        entries = json.loads(text)
+    except ValueError:
+        return {}
+    if not isinstance(entries, dict):
+        return {}
+    return {file: entry for file, entry in entries.items() if isinstance(entry, list) and len(entry) == 2}
 
 
 def _shards_of(manifest: bytes) -> dict[str, list[Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
+import io
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -20,6 +20,7 @@ from huggingface_hub import (
     hf_raise_for_status,
 )
 from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS, HF_HUB_DOWNLOAD_TIMEOUT
+from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._runtime import is_xet_available
@@ -51,7 +52,7 @@ class HubRemote:
         if not are_progress_bars_disabled() and HF_HUB_DISABLE_PROGRESS_BARS is None:
             disable_progress_bars()  # shardkit shows its own
         self._commit: str | None = None
-        self._xet: set[str] = set()
+        self._listed: dict[str, RepoFile] = {}
         self._staged: dict[str, CommitOperationAdd] = {}
 
     @property
@@ -68,8 +69,10 @@ class HubRemote:
 
     def exists(self) -> bool:
         api, repo = self._api, self.repo_id
+        if not self._call("look at", partial(api.repo_exists, repo, repo_type="dataset")):
+            return False
         if self.branch is None:
-            return self._call("look at", partial(api.repo_exists, repo, repo_type="dataset"))
+            return True
         return self._call("look at", partial(api.revision_exists, repo, self.branch, repo_type="dataset"))
 
     def create(self, *, private: bool) -> None:
@@ -95,16 +98,27 @@ class HubRemote:
 
     def _tree(self, revision: str | None) -> dict[str, RemoteFile]:
         tree = self._api.list_repo_tree(self.repo_id, recursive=True, revision=revision, repo_type="dataset")
-        files = [item for item in tree if isinstance(item, RepoFile)]
-        self._xet = {item.path for item in files if item.xet_hash}
-        return {item.path: RemoteFile(item.size, item.lfs.sha256 if item.lfs else "") for item in files}
+        self._listed = {item.path: item for item in tree if isinstance(item, RepoFile)}
+        return {path: RemoteFile(item.size, item.lfs.sha256 if item.lfs else "") for path, item in self._listed.items()}
 
     def read(self, file: str) -> bytes:
-        with tempfile.TemporaryDirectory(prefix="shardkit-") as folder:
-            return self.fetch(file, Path(folder), again=False)[0].read_bytes()
+        url = hf_hub_url(self.repo_id, file, repo_type="dataset", revision=self.revision)
+
+        def get() -> bytes:
+            target = io.BytesIO()
+            sha256 = _Download(url, target, self.stopping)()
+            content, listed = target.getvalue(), self._listed.get(file)
+            # Small files are not LFS: the git blob's name is the only hash that the Hub has of them.
+            blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+            if listed is not None and (sha256 != listed.lfs.sha256 if listed.lfs else blob != listed.blob_id):
+                raise OSError("other bytes arrived than it lists")
+            return content
+
+        return self._call(f"read {file}", get)
 
     def fetch(self, file: str, folder: Path, *, again: bool) -> tuple[Path, str]:
-        if file in self._xet and is_xet_available():
+        listed = self._listed.get(file)
+        if listed is not None and listed.xet_hash and is_xet_available():
             get = partial(
                 self._api.hf_hub_download, self.repo_id, file, repo_type="dataset", revision=self.revision,
                 local_dir=folder, force_download=again,
@@ -116,7 +130,7 @@ class HubRemote:
             hf_hub_url(self.repo_id, file, repo_type="dataset", revision=self.revision),
         )
         with open(path, "wb", buffering=0) as target:
-            return path, self._call(f"download {file}", _Download(url, target))
+            return path, self._call(f"download {file}", _Download(url, target, self.stopping))
 
     def upload(self, path: Path, shard: ShardInfo) -> None:
         operation = CommitOperationAdd(path_in_repo=shard.file, path_or_fileobj=path)
@@ -133,25 +147,39 @@ class HubRemote:
         tries = iter(range(TRIES))
 
         def send() -> str:
-            # A commit whose answer was lost has happened: a second try sends only what is not there.
-            there = self._tree(self.branch) if next(tries) else None
-            changes: list[CommitOperation] = [
-                self._staged[shard.file]
-                for shard in shards
-                if there is None or there.get(shard.file) != RemoteFile(shard.bytes, shard.sha256)
-            ]
-            for file, content in small.items():
-                if content is not None:
-                    changes.append(CommitOperationAdd(path_in_repo=file, path_or_fileobj=content))
-                elif there is None or file in there:
-                    changes.append(CommitOperationDelete(path_in_repo=file, is_folder=False))
-            return self._api.create_commit(
-                self.repo_id, changes, commit_message=message, repo_type="dataset", revision=self.branch
-            ).oid
+            if next(tries) == 0:
+                try:
+                    return self._send_commit(shards, small, message, None)
+                except EntryNotFoundError:
+                    pass  # what was to be deleted is gone: somebody else is pushing the same
+            # A commit whose answer was lost has happened: now only what is not there is sent.
+            return self._send_commit(shards, small, message, self._tree(self.branch))
 
         self._commit = self._call("commit to", send)
         for shard in shards:
             del self._staged[shard.file]
+
+    def _send_commit(
+        self,
+        shards: Sequence[ShardInfo],
+        small: Mapping[str, bytes | None],
+        message: str,
+        there: Mapping[str, RemoteFile] | None,
+    ) -> str:
+        """Commit what is not `there` yet (None: not known); returns the commit's name."""
+        changes: list[CommitOperation] = [
+            self._staged[shard.file]
+            for shard in shards
+            if there is None or there.get(shard.file) != RemoteFile(shard.bytes, shard.sha256)
+        ]
+        for file, content in small.items():
+            if content is not None:
+                changes.append(CommitOperationAdd(path_in_repo=file, path_or_fileobj=content))
+            elif there is None or file in there:
+                changes.append(CommitOperationDelete(path_in_repo=file, is_folder=False))
+        return self._api.create_commit(
+            self.repo_id, changes, commit_message=message, repo_type="dataset", revision=self.branch
+        ).oid
 
     def tag(self, name: str, *, overwrite: bool) -> None:
         api, repo = self._api, self.repo_id
@@ -179,9 +207,10 @@ class _Download:
     The client's own `http_get` would need a second pass for the hash, and holds 20 to 40 MB a file in memory.
     """
 
-    def __init__(self, url: str, target: BinaryIO) -> None:
+    def __init__(self, url: str, target: BinaryIO, stop: threading.Event) -> None:
         self._url = url
         self._target = target
+        self._stop = stop
         self._digest = hashlib.sha256()
 
     def __call__(self) -> str:
@@ -199,4 +228,6 @@ class _Download:
             for block in response.iter_raw():
                 self._target.write(block)
                 self._digest.update(block)
+                if self._stop.is_set():  # Ctrl-C, or another file that failed for good
+                    raise ConnectionAbortedError("stopped")
         return self._digest.hexdigest()

@@ -43,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A local Hub that this process's `huggingface_hub` talks to, logged in as alice, with waits cut to milliseconds."""
+    """A local Hub that this process's client talks to, logged in as alice, with waits cut to milliseconds."""
     import huggingface_hub.file_download
     import huggingface_hub.utils._http as hf_http
     from hub_server import HubServer

@@ -1,8 +1,8 @@
 """A Hugging Face Hub on loopback for the real `huggingface_hub` client: state on disk, faults on demand, a full log.
 
-It owns what the client (2.4.0 with `HF_HUB_DISABLE_XET=1`) asks for: whoami; dataset and model repos, private and gated;
+It owns what the client (2.4.0, `HF_HUB_DISABLE_XET=1`) asks for: whoami; dataset and model repos, private and gated;
 info, tree, paths-info, refs, commits; preupload, LFS upload (basic and multipart), NDJSON commits; resolve with ranges.
-LFS content moves through the origin `localhost`, everything else through `127.0.0.1`; a token that arrives at the former
+LFS content moves through the origin `localhost`, everything else through `127.0.0.1`; a token that arrives there
 is in `leaked_tokens`. Repos are in `hub_store.py`; faults, log, start and stop in `hub_wire.py`.
 
 It leaves out: Xet, pull requests, spaces, discussions, squashing, moving a repo, `.gitignore` and `.gitattributes`
@@ -258,10 +258,12 @@ class HubHandler(FaultyHandler):
         entry, headers = commit.files.get(path), {"X-Repo-Commit": commit.oid}
         if entry is None:
             error = HubError(404, "EntryNotFound", "Entry not found")
-            return self.answer(404, error.body, headers | error.headers)
+            self.answer(404, error.body, headers | error.headers)
+            return
         headers["ETag"] = f'"{entry.oid}"'
         if not entry.lfs:
-            return self.answer_file(repo.blob(entry.sha256), headers)
+            self.answer_file(repo.blob(entry.sha256), headers)
+            return
         headers |= {"X-Linked-Size": str(entry.size), "X-Linked-ETag": f'"{entry.sha256}"'}
         headers["Location"] = f"{self.site.cdn}/_cdn/{repo.kind}/{repo.id}/{entry.sha256}/{quote(path)}"
         self.answer(302, b"", headers)

@@ -1,4 +1,4 @@
-"""Repos of the test Hub on disk: blobs by sha256, every commit a whole snapshot, refs. `HubError` names what is missing.
+"""Repos of the test Hub on disk: blobs by sha256, every commit a snapshot, refs. `HubError` names what is missing.
 
 It knows nothing of HTTP beyond the status in `HubError`. A repo's folder holds `repo.json` (settings and refs),
 `commits/{oid}.json`, `blobs/{sha256}` and, for what is under way, `tmp/`; a new `Repo` on that folder is the same repo.

@@ -258,7 +258,8 @@ class FaultyHandler(BaseHTTPRequestHandler):
             end = min(int(last) + 1, size) if first and last else size
             status = 206
             if start >= end:
-                return self.answer(416, b"", {"Content-Range": f"bytes */{size}"})
+                self.answer(416, b"", {"Content-Range": f"bytes */{size}"})
+                return
         stop, flip = end, -1
         for fault in self.pick("file") if self.command == "GET" else []:
             point = start + int((end - start) * fault.at)
@@ -293,7 +294,7 @@ def parse_json(text: bytes) -> Json:
 
 
 class FaultyServer:
-    """Connections, faults and log of one port. `stop()` and `start()` keep the port, as a restart after a crash does."""
+    """Connections, faults and log of one port. `stop()` and `start()` keep the port, as after a crash."""
 
     handler: type[FaultyHandler]
 

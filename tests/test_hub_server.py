@@ -367,7 +367,7 @@ def test_bytes_with_another_sha256_are_not_kept(hub: HubServer, api: HfApi) -> N
     for size in (1_000, 1_200_000):  # basic and multipart
         changed = CommitOperationAdd("a.npy", noise(size))
         changed.upload_info.sha256 = hashlib.sha256(b"what the file was a moment ago").digest()
-        with pytest.raises(RuntimeError, match="Error while uploading 'a.npy'") as caught:
+        with pytest.raises(RuntimeError, match=r"Error while uploading 'a\.npy'") as caught:
             api.create_commit(REPO, [changed], commit_message="x", repo_type="dataset")
         assert isinstance(caught.value.__cause__, HfHubHTTPError)
         assert caught.value.__cause__.response.status_code == 422
@@ -581,10 +581,10 @@ def test_standalone_it_survives_a_kill_and_stays_small(tmp_path: Path) -> None:
         assert Path(path).read_bytes() == (tmp_path / "big.npy").read_bytes()
         assert peak(server) - before < 16_000  # kB, for 48 MB each way
         server.kill()
-        server.wait()
+        server.communicate()  # waits and closes the pipe
         server, again = launch(int(url.rsplit(":", 1)[1]))
         assert again == url
         assert set(api.list_repo_files(REPO, repo_type="dataset")) == {".gitattributes", "b.npy", "t.txt"}
     finally:
         server.kill()
-        server.wait()
+        server.communicate()  # waits and closes the pipe
