@@ -29,8 +29,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "gpt2-774m": {"n_layer": 36, "n_head": 20, "n_embd": 1280, "lr": 2.5e-4},
     "gpt2-1558m": {"n_layer": 48, "n_head": 25, "n_embd": 1600, "lr": 2e-4},
     "nano": {
-        "n_layer": 2, "n_head": 2, "n_embd": 64, "lr": 4e-3, "seq_len": 64, "micro_batch": 16, "batch_tokens": 1024,
-        "val_tokens": 8192, "val_every": 40, "save_every": 40,
+        "n_layer": 2, "n_head": 2, "n_embd": 64, "lr": 6e-3, "seq_len": 64, "micro_batch": 8, "batch_tokens": 512,
+        "val_tokens": 8192, "val_every": 50, "save_every": 100,
     },
     "bigram": {
         "n_layer": 0, "n_head": 0, "n_embd": 0, "lr": 1e-2, "weight_decay": 0.0, "seq_len": 64, "micro_batch": 32,
