@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from trainer.__main__ import _leave, main
 from trainer.config import make_config
 from trainer.distributed import find_world, finish, start
 from trainer.evaluate import HellaSwagItem, score_hellaswag
@@ -45,12 +46,12 @@ def measure(data: Path, out: Path) -> None:
     if world.is_main:
         torch.save(results, out / "results.pt")
     finish()
+    _leave(0)
 
 
 def fail(data: Path, out: Path) -> None:
     """The command line, in which rank 1 alone meets a bug in its second step while the others go on."""
     import trainer.train as train_module
-    from trainer.__main__ import main
 
     usual = train_module.Run.accumulate
 

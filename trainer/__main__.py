@@ -37,7 +37,7 @@ class _Group(click.Group):
 
 
 def _leave(code: int) -> None:
-    """End this process. One rank of several skips what could wait for the others."""
+    """End this process. One rank of several skips the teardown: it could wait for others, or abort in its threads."""
     if "RANK" in os.environ:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -75,8 +75,8 @@ def train(file: Path | None, **flags: Any) -> None:
     """Train, or go on with --resume. A signal (SIGTERM, Ctrl-C) saves one more checkpoint."""
     from trainer.train import train as run
 
-    if stopped := run(flags, file):
-        sys.exit(128 + stopped)
+    stopped = run(flags, file)
+    _leave(128 + stopped if stopped else 0)
 
 
 _which = click.option("--checkpoint", "which", type=click.Choice(["last", "best"]), default="last", show_default=True)
@@ -99,6 +99,7 @@ def evaluate(run: Path, **options: Any) -> None:
     result = evaluate_run(run, **options)
     if os.environ.get("RANK", "0") == "0":
         click.echo(json.dumps(result))
+    _leave(0)
 
 
 @main.command()

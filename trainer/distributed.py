@@ -105,8 +105,9 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
 
 
 def finish() -> None:
-    """Leave the group, if there is one."""
+    """Leave the group, if there is one, when all ranks are done with it."""
     if dist.is_available() and dist.is_initialized():
+        dist.barrier()
         dist.destroy_process_group()
 
 

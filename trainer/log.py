@@ -19,7 +19,8 @@ class RunLog:
     def __init__(self, config: Config, *, step: int, reference: dict[str, float]) -> None:
         self.path = Path(config.out) / "log.jsonl"
         self._reference = reference
-        self._board = _open_board(config)
+        self._closers: list[Any] = []
+        self._board = _open_board(config, self._closers)
         kept = [line for line in read_log(self.path) if line["step"] <= step]
         write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = open(self.path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed by close)
@@ -37,8 +38,10 @@ class RunLog:
             draw_losses(read_log(self.path), self.path.with_name("loss.png"), self._reference)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file and whatever else is fed."""
         self._file.close()
+        for close in self._closers:
+            close()
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -78,15 +81,17 @@ def draw_losses(entries: list[dict[str, Any]], path: Path, reference: dict[str, 
     temp.replace(path)
 
 
-def _open_board(config: Config) -> Any:
-    """A function `(name, value, step)` that feeds what was asked for; None for nothing."""
+def _open_board(config: Config, closers: list[Any]) -> Any:
+    """A function `(name, value, step)` that feeds what was asked for; None for nothing. Adds to `closers`."""
     sinks: list[Any] = []
     if config.tensorboard:
         if find_spec("tensorboard") is None:
             raise UsageError("--tensorboard: `pip install tensorboard` first")
         from torch.utils.tensorboard import SummaryWriter
 
-        sinks.append(SummaryWriter(str(Path(config.out) / "tensorboard")).add_scalar)
+        writer: Any = SummaryWriter(str(Path(config.out) / "tensorboard"))
+        sinks.append(writer.add_scalar)
+        closers.append(writer.close)
     if config.wandb:
         if find_spec("wandb") is None:
             raise UsageError("--wandb: `pip install wandb` first")
@@ -94,4 +99,5 @@ def _open_board(config: Config) -> Any:
 
         run = wandb.init(project=config.wandb, dir=config.out, resume="allow", id=Path(config.out).name)
         sinks.append(lambda name, value, step: run.log({name: value}, step=step))
+        closers.append(run.finish)
     return (lambda name, value, step: [sink(name, value, step) for sink in sinks]) if sinks else None

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from inspect import signature
 from pathlib import Path
 from signal import SIGTERM
 from typing import Any
@@ -228,10 +229,13 @@ class Run:
         # The compiled module shares the weights with self.model, which stays eager for validation and samples.
         trained: Any = torch.compile(self.model) if compiled else self.model
         if self.world.size > 1:
-            trained = DistributedDataParallel(
-                trained, device_ids=[self.world.device.index] if on_cuda else None, gradient_as_bucket_view=True,
-                broadcast_buffers=False,
-            )  # fmt: skip
+            # Its only buffer never changes. torch 2.13 gave this option another name.
+            known = signature(DistributedDataParallel.__init__).parameters
+            still: dict[str, Any] = {
+                "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False
+            }
+            devices = [self.world.device.index] if on_cuda else None
+            trained = DistributedDataParallel(trained, device_ids=devices, gradient_as_bucket_view=True, **still)
         self.trained = trained
         self.compiled = compiled
         self.optimizers = make_optimizers(self.model, config)
