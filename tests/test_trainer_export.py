@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from shardkit import UsageError
-from trainer.export import ExportError, Loaded, export_model, import_model, write_card
+from trainer.export import ExportError, Loaded, export_model, import_model, push_model, write_card
 from trainer.model import Model, ModelConfig
 
 
@@ -102,3 +102,16 @@ def test_the_card_says_what_the_model_was_fed(tmp_path: Path) -> None:
     ):
         assert part in card
     assert "loss.png" not in card
+
+
+def test_an_export_is_pushed_and_a_refusal_is_one_line(
+    tmp_path: Path, hub: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import HfApi
+
+    export_model(make(), tmp_path, eot_id=300)
+    assert "alice/gpt" in push_model(tmp_path, "alice/gpt")
+    assert {"config.json", "generation_config.json", "model.safetensors"} <= set(HfApi().list_repo_files("alice/gpt"))
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    with pytest.raises(ExportError, match="cannot push"):
+        push_model(tmp_path, "alice/other")
