@@ -63,9 +63,8 @@ def find_world(device: str) -> World:
         raise UsageError("--device mps: torch sees none here, or several ranks were started for the one; use cpu")
     if device == "cuda" and local_rank >= torch.cuda.device_count():
         seen = torch.cuda.device_count()
-        raise UsageError(
-            f"rank {rank} is number {local_rank} of its node, torch sees {seen} GPUs: start {seen or 'none'}"
-        )
+        advice = f"--nproc_per_node={seen}" if seen else "--device cpu"
+        raise UsageError(f"rank {rank} is process {local_rank} of its node, but torch sees {seen} GPUs: use {advice}")
     return World(
         rank=rank,
         local_rank=local_rank,
