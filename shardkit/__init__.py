@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from shardkit.errors import ShardkitError
+from shardkit.errors import ShardkitError, UsageError
 from shardkit.version import __version__
 
 if TYPE_CHECKING:
@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from shardkit.manifest import Manifest
     from shardkit.pipeline import tokenize
     from shardkit.shards import open_shard
+    from shardkit.tokenizers import Tokenizer
 
 __all__ = [
     "Manifest",
     "ShardLoader",
     "ShardkitError",
+    "Tokenizer",
+    "UsageError",
     "__version__",
     "merge_ledger",
     "open_shard",
@@ -37,6 +40,7 @@ __all__ = [
 _HOMES = {
     "Manifest": "shardkit.manifest",
     "ShardLoader": "shardkit.loader",
+    "Tokenizer": "shardkit.tokenizers",
     "merge_ledger": "shardkit.ledger",
     "open_shard": "shardkit.shards",
     "pull": "shardkit.fetch",

@@ -53,7 +53,9 @@ def test_a_heavy_or_dangerous_import_stays_where_it_belongs(word: str, homes: tu
 
 
 def test_the_public_names_are_pinned() -> None:
-    names = "Manifest ShardLoader ShardkitError __version__ merge_ledger open_shard pull push tokenize"
+    names = (
+        "Manifest ShardLoader ShardkitError Tokenizer UsageError __version__ merge_ledger open_shard pull push tokenize"
+    )
     assert shardkit.__all__ == names.split()
     assert all(getattr(shardkit, name) is not None for name in shardkit.__all__)
 

@@ -1,1 +1,1 @@
-"""A thin reference trainer: how a training loop is fed from shards. It imports only shardkit's public names."""
+"""trainer: GPT-2 from shardkit's shards, one GPU to eight, never losing a run. Knows only `shardkit`'s public names."""

@@ -1,0 +1,135 @@
+"""The command line: its flags are pinned, and bad input is one clear line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from trainer_data import ROOT, TINY, command, environment, write_dataset
+
+from trainer.__main__ import main
+
+TRAIN_FLAGS = """
+--batch-tokens --beta1 --beta2 --compile --config --data --data-dir --deterministic --device --epochs --grad-clip
+--hellaswag --help --keep --ledger --lr --micro-batch --min-lr --model --n-embd --n-head --n-layer --optimizer --out
+--precision --prompt --push-checkpoints --resume --sample-every --save-every --seed --seq-len --steps --tensorboard
+--tokenizer --val-every --val-tokens --wandb --warmup-steps --weight-decay
+"""
+
+
+@pytest.fixture(autouse=True)
+def _unlaunched(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def invoke(*words: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def refused(*words: str | Path, code: int) -> str:
+    result = invoke(*words)
+    assert result.exit_code == code, result.output
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+def test_the_flags_of_train_are_these() -> None:
+    options = {o for p in main.commands["train"].params for o in p.opts} | {"--help"}
+    assert options == set(TRAIN_FLAGS.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("eval", "--checkpoint --data --device --hellaswag --precision --tokenizer --val-tokens"),
+        ("sample", "--checkpoint --count --device --prompt --seed --temperature --tokenizer --tokens --top-k"),
+        ("export", "--checkpoint --push"),
+    ],
+)
+def test_the_flags_of_the_others_are_these(name: str, flags: str) -> None:
+    assert {o for p in main.commands[name].params for o in p.opts if o.startswith("-")} == set(flags.split())
+    assert invoke(name, "--help").exit_code == 0
+
+
+def test_bad_input_is_one_line_and_tells_usage_from_the_rest(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data")
+    write_dataset(tmp_path / "noval", val=0)
+    data, out = ("--data", tmp_path / "data"), ("--out", tmp_path / "run")
+    assert "unknown model 'gpt9'" in refused("train", *data, *out, "--model", "gpt9", code=2)
+    assert "--out is missing" in refused("train", *data, code=2)
+    assert "--micro-batch 2 x --seq-len 32 x 1 ranks = 64" in refused(
+        "train", *data, *out, *TINY, "--batch-tokens", "1000", code=2
+    )
+    assert "split 'val'" in refused("train", "--data", tmp_path / "noval", *out, *TINY, "--val-every", "5", code=2)
+    assert "neither a Hub repo nor a folder" in refused("train", "--data", "nowhere", *out, *TINY, code=2)
+    assert "no checkpoint" in refused("train", *data, *out, *TINY, "--resume", tmp_path / "x.pt", code=1)
+    assert "holds no last checkpoint" in refused("sample", tmp_path / "none", code=1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_eval_sample_and_export_follow_each_other(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data")
+    run = tmp_path / "run"
+    words = (
+        "--data",
+        tmp_path / "data",
+        "--out",
+        run,
+        *TINY,
+        "--val-every",
+        "4",
+        "--steps",
+        "4",
+        "--sample-every",
+        "2",
+    )
+    result = invoke("train", *words)
+    assert result.exit_code == 0, result.output + str(result.exception)
+    for part in ("epoch     23.38 steps; the run has 4", "unigram entropy", "data wait", "ETA", "val loss", "sample  "):
+        assert part in result.output
+    assert {path.name for path in run.iterdir()} == {"config.toml", "log.jsonl", "loss.png", "checkpoints"}
+    entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    told = json.loads(invoke("eval", run).output)
+    assert told["val_loss"] == entries[-1]["val_loss"]
+    assert told["bits_per_byte"] == entries[-1]["bits_per_byte"]
+    one, two = (
+        invoke("sample", run, "--seed", "1", "--tokens", "20"),
+        invoke("sample", run, "--seed", "1", "--tokens", "20"),
+    )
+    assert one.output == two.output
+    assert one.output.startswith("Hello, I'm a language model,")
+    assert "from_pretrained" in invoke("export", run, tmp_path / "hf").output
+    assert told["val_loss"] == pytest.approx(
+        json.loads(
+            invoke(
+                "eval", tmp_path / "hf", "--data", tmp_path / "data", "--val-tokens", "1024", "--tokenizer", "bytes"
+            ).output
+        )["val_loss"]
+    )
+    assert (
+        invoke("sample", tmp_path / "hf", "--tokenizer", "bytes", "--temperature", "0", "--tokens", "5").exit_code == 0
+    )
+
+
+def test_a_toml_file_does_for_flags(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data")
+    first, second = tmp_path / "one", tmp_path / "two"
+    assert invoke("train", "--data", tmp_path / "data", "--out", first, *TINY, "--steps", "2").exit_code == 0
+    assert invoke("train", "--config", first / "config.toml", "--out", second).exit_code == 0
+    assert (
+        json.loads((first / "log.jsonl").read_text().splitlines()[1])["loss"]
+        == (json.loads((second / "log.jsonl").read_text().splitlines()[1])["loss"])
+    )
+
+
+def test_a_bug_keeps_its_traceback(tmp_path: Path) -> None:
+    words = command("train", "--data", tmp_path, "--out", tmp_path)
+    words[1:3] = ["-c", "import trainer.train as t, trainer.__main__ as m\nt.find_state = lambda *a: 1 / 0\nm.main()"]
+    done = subprocess.run(words, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr

@@ -1,0 +1,117 @@
+"""Weights go to transformers and come back: same logits, same bytes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from shardkit import UsageError
+from trainer.export import ExportError, Loaded, export_model, import_model, push_model, write_card
+from trainer.model import Model, ModelConfig
+
+
+def make() -> Model:
+    torch.manual_seed(3)
+    model = Model(ModelConfig(vocab_size=301, n_layer=2, n_head=4, n_embd=64, n_positions=32))
+    with torch.no_grad():
+        for parameter in model.parameters():  # norms and biases that do something
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+def test_logits_equal_those_of_transformers(tmp_path: Path) -> None:
+    from transformers import GPT2LMHeadModel
+
+    model = make()
+    export_model(model, tmp_path / "out", eot_id=300)
+    theirs, report = GPT2LMHeadModel.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    ids = torch.randint(0, 301, (3, 32))
+    with torch.no_grad():
+        expected = theirs.eval()(ids).logits
+        ours = model.to_logits(model.hidden(ids))[..., :301]
+    assert float((ours - expected).abs().max()) < 1e-4
+    assert theirs.generation_config.eos_token_id == 300
+
+
+def test_weights_that_transformers_saved_come_in_and_go_out_unchanged(tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    theirs = GPT2LMHeadModel(GPT2Config(vocab_size=301, n_positions=32, n_embd=64, n_layer=2, n_head=4))
+    theirs.save_pretrained(tmp_path / "theirs")
+    export_model(import_model(tmp_path / "theirs"), tmp_path / "ours", eot_id=300)
+    before = load_file(tmp_path / "theirs" / "model.safetensors")
+    after = load_file(tmp_path / "ours" / "model.safetensors")
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]), name
+
+
+def test_names_without_the_prefix_are_read_too_as_the_hubs_gpt2_has_them(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    model = make()
+    export_model(model, tmp_path, eot_id=300)
+    found = load_file(tmp_path / "model.safetensors")
+    save_file({k.removeprefix("transformer."): v.clone() for k, v in found.items()}, tmp_path / "model.safetensors")
+    for name, tensor in import_model(tmp_path).state_dict().items():
+        assert torch.equal(tensor[:301], model.state_dict()[name][:301]), name
+
+
+def test_a_folder_that_is_no_gpt2_is_refused(tmp_path: Path) -> None:
+    export_model(make(), tmp_path, eot_id=300)
+    described = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**described, "n_embd": 60}))
+    with pytest.raises(ExportError, match="has shape"):
+        import_model(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**described, "model_type": "llama"}))
+    with pytest.raises(ExportError, match="is a llama model"):
+        import_model(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    (tmp_path / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{")
+    with pytest.raises(ExportError, match="cannot read a GPT-2"):
+        import_model(tmp_path)
+
+
+def test_a_bigram_model_is_not_exported(tmp_path: Path) -> None:
+    model = Model(ModelConfig(vocab_size=257, n_layer=0, n_head=0, n_embd=0, n_positions=8))
+    with pytest.raises(UsageError, match="no GPT-2"):
+        export_model(model, tmp_path, eot_id=256)
+
+
+def test_the_card_says_what_the_model_was_fed(tmp_path: Path) -> None:
+    state = {
+        "config": json.dumps({"batch_tokens": 2048}), "fingerprint": "abc123", "source": "sample", "step": 7,
+        "loss": 3.25, "last_val_loss": 3.5,
+    }  # fmt: skip
+    write_card(tmp_path, "alice/gpt", Loaded(model=make(), state=state), tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    for part in (
+        "abc123",
+        "sample",
+        "| steps | 7 of 2,048 tokens |",
+        "3.2500",
+        "3.5000",
+        'from_pretrained("alice/gpt")',
+    ):
+        assert part in card
+    assert "loss.png" not in card
+
+
+def test_an_export_is_pushed_and_a_refusal_is_one_line(
+    tmp_path: Path, hub: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import HfApi
+
+    export_model(make(), tmp_path, eot_id=300)
+    assert "alice/gpt" in push_model(tmp_path, "alice/gpt")
+    assert {"config.json", "generation_config.json", "model.safetensors"} <= set(HfApi().list_repo_files("alice/gpt"))
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    with pytest.raises(ExportError, match="cannot push"):
+        push_model(tmp_path, "alice/other")

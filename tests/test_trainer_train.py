@@ -1,0 +1,158 @@
+"""Training on real text, as the tutorials begin: a small file, bytes, a bigram table, a nano GPT."""
+
+from __future__ import annotations
+
+import json
+import math
+import pydoc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from trainer_data import losses, write_dataset
+
+from shardkit import UsageError, tokenize
+from trainer.config import Config
+from trainer.log import RunLog, read_log
+from trainer.train import TrainingError, learning_rate, train
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def text_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The standard library's own help texts, tokenized as bytes."""
+    folder = tmp_path_factory.mktemp("text")
+    topics = [
+        pydoc.render_doc(name, renderer=pydoc.plaintext) for name in ("str", "int", "list", "dict", "bytes", "json")
+    ]
+    (folder / "input.txt").write_text("\n".join(topics), encoding="utf-8")
+    tokenize(str(folder / "input.txt"), out=folder / "shards", tokenizer="bytes", shard_tokens=8000, workers=1)
+    return folder / "shards"
+
+
+@pytest.mark.parametrize(
+    ("model", "more"),
+    [
+        ("bigram", {"lr": 1e-1}),
+        ("nano", {"n_layer": 1, "n_embd": 32, "batch_tokens": 512, "micro_batch": 8, "seq_len": 64}),
+    ],
+)
+def test_the_loss_falls_from_ln_vocabulary_to_below_the_unigram_entropy(
+    text_shards: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    model: str,
+    more: dict[str, object],
+) -> None:
+    given = {
+        "data": str(text_shards),
+        "out": str(tmp_path),
+        "model": model,
+        "device": "cpu",
+        "val_tokens": 2048,
+        "steps": 90,
+        **more,
+    }
+    train({**given, "val_every": 30, "sample_every": 90, "prompt": "def "})
+    said = capsys.readouterr().out
+    entropy = float(said.split("unigram entropy ")[1].split()[0])
+    val = losses(tmp_path, "val_loss")
+    assert [step for step, _ in val] == [0, 30, 60, 90]
+    assert abs(val[0][1] - math.log(257)) < 0.2
+    assert val[-1][1] < entropy
+    assert losses(tmp_path)[-1][1] < entropy
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert "sample    'def " in said
+
+
+def test_every_line_of_the_log_says_what_the_issue_asks(text_shards: Path, tmp_path: Path) -> None:
+    train(
+        {"data": str(text_shards), "out": str(tmp_path), "model": "bigram", "steps": 3, "device": "cpu", "val_every": 3}
+    )
+    entries = read_log(tmp_path / "log.jsonl")
+    lines = [entry for entry in entries if "loss" in entry]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    for key in ("loss", "lr", "grad_norm", "ms", "tokens_per_second", "mfu", "data_wait", "epoch"):
+        assert all(key in line for line in lines)
+    assert all(0 <= line["data_wait"] <= 1 for line in lines)
+    assert {"step", "val_loss", "bits_per_byte"} == set(entries[-1])
+    text = (tmp_path / "log.jsonl").read_text()
+    assert repr(lines[0]["loss"]) in text  # full precision: what is read is what was written
+    assert json.loads(text.splitlines()[1]) == lines[0]
+
+
+def test_epochs_are_counted_exactly_and_passing_one_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dataset(tmp_path / "data", train=8 * 32 * 5 + 1)  # five batches of 8 windows of 32
+    given = {
+        "data": str(tmp_path / "data"), "model": "bigram", "seq_len": 32, "micro_batch": 4, "batch_tokens": 256,
+        "device": "cpu", "val_every": 0, "save_every": 0,
+    }  # fmt: skip
+    train({**given, "out": str(tmp_path / "one")})
+    said = capsys.readouterr().out
+    assert "epoch     5.00 steps; the run has 5: 1.00 epochs" in said
+    assert "warning" not in said
+    train({**given, "out": str(tmp_path / "two"), "epochs": 2.5})
+    said = capsys.readouterr().out
+    assert [line for line in said.splitlines() if line.startswith("warning")] == [
+        "warning: epoch 1 is over at step 5: data repeats from here",
+        "warning: epoch 2 is over at step 10: data repeats from here",
+    ]
+    assert losses(tmp_path / "two")[-1][0] == 12
+
+
+def test_a_run_that_blows_up_says_so_and_saves_nothing(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data")
+    given = {
+        "data": str(tmp_path / "data"), "out": str(tmp_path / "run"), "model": "nano", "n_embd": 32, "device": "cpu",
+        "lr": 1e30, "steps": 20, "val_every": 0, "save_every": 1, "grad_clip": 0.0, "warmup_steps": 0,
+    }  # fmt: skip
+    with pytest.raises(TrainingError, match=r"the loss is (nan|inf), nothing of it was saved"):
+        train(given)
+
+
+def test_what_was_asked_for_and_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.log.find_spec", lambda name: None)
+    for more, name in (({"tensorboard": True}, "tensorboard"), ({"wandb": "project"}, "wandb")):
+        config = Config(data="d", out=str(tmp_path), **more)
+        with pytest.raises(UsageError, match=f"--{name}: `pip install {name}` first"):
+            RunLog(config, step=-1, reference={})
+
+
+def test_the_learning_rate_rises_in_a_line_and_falls_along_a_cosine() -> None:
+    config = Config(lr=1.0, min_lr=0.1, warmup_steps=10, steps=110)
+    rates = [learning_rate(step, config) for step in range(111)]
+    assert rates[0] == 0.1
+    assert rates[9] == rates[10] == 1.0
+    assert math.isclose(rates[60], 0.55)
+    assert math.isclose(rates[110], 0.1)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_remote_data_is_pulled_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from shardkit import push
+
+    write_dataset(tmp_path / "data")
+    push(tmp_path / "data", (tmp_path / "remote").as_uri())
+    monkeypatch.chdir(tmp_path)
+    given = {"model": "bigram", "seq_len": 32, "steps": 2, "device": "cpu", "val_tokens": 512, "val_every": 0}
+    train({**given, "data": (tmp_path / "remote").as_uri(), "data_dir": "here", "out": "run"})
+    assert (tmp_path / "here" / "manifest.json").exists()
+    assert len(losses(tmp_path / "run")) == 2
+
+
+def test_bare_shards_are_taken_for_gpt2s_and_it_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dataset(tmp_path / "data")
+    (tmp_path / "data" / "manifest.json").unlink()
+    given = {"data": str(tmp_path / "data"), "out": str(tmp_path / "run"), "model": "nano", "n_layer": 1, "n_embd": 16}
+    train({**given, "steps": 1, "device": "cpu", "val_every": 0, "batch_tokens": 256, "micro_batch": 4})
+    said = capsys.readouterr().out
+    assert "note:" in said
+    assert "vocabulary 50,257" in said

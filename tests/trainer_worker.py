@@ -1,0 +1,70 @@
+"""What each rank runs under torchrun in the tests of several ranks: `trainer_worker.py MODE DATA OUT`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from trainer.__main__ import _leave, main
+from trainer.config import make_config
+from trainer.distributed import find_world, finish, start
+from trainer.evaluate import HellaSwagItem, score_hellaswag
+from trainer.train import Run, open_data
+
+MICRO_BATCHES = (1, 2, 4)
+
+
+def measure(data: Path, out: Path) -> None:
+    """The gradient of the first step, the validation loss and HellaSwag, for several micro-batches, into `out`."""
+    world = find_world("cpu")
+    start(world)
+    results = []
+    for micro in MICRO_BATCHES:
+        given = {
+            "data": str(data), "out": str(out), "model": "nano", "n_layer": 2, "n_head": 2, "n_embd": 32, "seq_len": 32,
+            "micro_batch": micro, "batch_tokens": 512, "steps": 2, "val_tokens": 1024, "device": "cpu", "val_every": 1,
+        }  # fmt: skip
+        config, manifest = open_data(make_config(given), world)
+        run = Run(config, world, manifest, None)
+        losses = run.accumulate()
+        items = [HellaSwagItem([[n, k, 3 * n % 200, 7] for k in range(4)], [1] * 4, n % 4) for n in range(21)]
+        run.val_loss = None
+        run._validate()
+        gradient = torch.cat([p.grad.flatten() for p in run.model.parameters() if p.grad is not None])
+        results.append(
+            {
+                "micro": micro,
+                "gradient": gradient,
+                "loss": losses,
+                "val_loss": run.last_val_loss,
+                "hellaswag": score_hellaswag(run.model, items, world, torch.float32),
+            }
+        )
+        run.close()
+    if world.is_main:
+        torch.save(results, out / "results.pt")
+    finish()
+    _leave(0)
+
+
+def fail(data: Path, out: Path) -> None:
+    """The command line, in which rank 1 alone meets a bug in its second step while the others go on."""
+    import trainer.train as train_module
+
+    usual = train_module.Run.accumulate
+
+    def broken(self: Run) -> torch.Tensor:
+        if self.world.rank == 1 and self.step == 1:
+            raise ZeroDivisionError("a bug on rank 1")
+        return usual(self)
+
+    train_module.Run.accumulate = broken
+    words = ["--data", data, "--out", out, "--model", "nano", "--n-embd", "32", "--seq-len", "32", "--micro-batch", "2"]
+    words += ["--batch-tokens", "256", "--steps", "500", "--device", "cpu", "--val-every", "0"]
+    main(["train", *map(str, words)])
+
+
+if __name__ == "__main__":
+    {"measure": measure, "fail": fail}[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))

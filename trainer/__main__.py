@@ -1,0 +1,137 @@
+"""The command line: parse, one call, print. `python -m trainer train|eval|sample|export`, alone or under torchrun."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shardkit import ShardkitError, UsageError
+from trainer.config import Config, field_types
+
+
+class _Group(click.Group):
+    """Our own errors: one line, exit code 1 (2 for usage). A bug keeps its traceback, and ends all ranks at once."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except ShardkitError as error:
+            rank = os.environ.get("RANK", "0")
+            click.echo(f"error{'' if rank == '0' else f' (rank {rank})'}: {error}", err=True)
+            _leave(2 if isinstance(error, UsageError) else 1)
+        except KeyboardInterrupt:
+            _leave(130)
+        except (click.exceptions.Exit, click.ClickException, click.Abort):
+            raise
+        except Exception:  # noqa: BLE001 (printed whole; a rank must not hang in its exit while others wait for it)
+            traceback.print_exc()
+            _leave(1)
+
+
+def _leave(code: int) -> None:
+    """End this process. One rank of several skips the teardown: it could wait for others, or abort in its threads."""
+    if "RANK" in os.environ:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def main() -> None:
+    """Train GPT-2 from shards, never losing a run.
+
+    \b
+    python -m trainer train --data edu_fineweb10B --out run
+    torchrun --standalone --nproc_per_node=8 -m trainer train --data edu_fineweb10B --out run
+    """
+
+
+def _config_options(command: Callable[..., None]) -> Callable[..., None]:
+    """One option for each field of `Config`."""
+    kinds = field_types()
+    for field in reversed(dataclasses.fields(Config)):
+        flag, text = "--" + field.name.replace("_", "-"), field.metadata["help"]
+        if kinds[field.name] is bool:
+            command = click.option(flag + "/--no-" + flag[2:], default=None, help=text)(command)
+        else:
+            shown = "" if field.default in (None, "") else f" [{field.default}]"
+            command = click.option(flag, type=kinds[field.name], help=text + shown)(command)
+    return command
+
+
+@main.command()
+@click.option("--config", "file", type=click.Path(path_type=Path), help="TOML file of these settings; flags win.")
+@_config_options
+def train(file: Path | None, **flags: Any) -> None:
+    """Train, or go on with --resume. A signal (SIGTERM, Ctrl-C) saves one more checkpoint."""
+    from trainer.train import train as run
+
+    stopped = run(flags, file)
+    _leave(128 + stopped if stopped else 0)
+
+
+_which = click.option("--checkpoint", "which", type=click.Choice(["last", "best"]), default="last", show_default=True)
+_device = click.option("--device", default="auto", show_default=True, help="cuda, mps or cpu.")
+
+
+@main.command("eval")
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@_which
+@_device
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of shards. [the run's]")
+@click.option("--val-tokens", type=int, help="Length of the range. [the run's]")
+@click.option("--hellaswag", help="HellaSwag .jsonl: a file, a URL, or hf://datasets/...")
+@click.option("--tokenizer", help="[the run's, else gpt2]")
+@click.option("--precision", default="auto", show_default=True)
+def evaluate(run: Path, **options: Any) -> None:
+    """Validation loss, bits per byte and HellaSwag of RUN (a run, a checkpoint, an export), as one JSON line."""
+    from trainer.evaluate import evaluate_run
+
+    result = evaluate_run(run, **options)
+    if os.environ.get("RANK", "0") == "0":
+        click.echo(json.dumps(result))
+    _leave(0)
+
+
+@main.command()
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@_which
+@_device
+@click.option("--prompt", default="Hello, I'm a language model,", show_default=True)
+@click.option("--count", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--tokens", type=click.IntRange(1), default=100, show_default=True)
+@click.option("--temperature", type=click.FloatRange(0), default=0.8, show_default=True, help="0: the likeliest.")
+@click.option("--top-k", type=click.IntRange(1), default=50, show_default=True)
+@click.option("--seed", type=int, default=42, show_default=True)
+@click.option("--tokenizer", help="[the run's, else gpt2]")
+def sample(run: Path, **options: Any) -> None:
+    """Text from RUN (a run, a checkpoint, an export)."""
+    from trainer.sample import sample_run
+
+    for text in sample_run(run, **options):
+        click.echo(text + "\n")
+
+
+@main.command()
+@click.argument("run", metavar="CKPT", type=click.Path(path_type=Path))
+@click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
+@_which
+@click.option("--push", metavar="USER/MODEL", help="Send OUT to this Hub model repo, with a model card.")
+def export(run: Path, out: Path, which: str, push: str | None) -> None:
+    """Write CKPT (a run, or a checkpoint) into OUT as `transformers` loads it."""
+    from trainer.export import export_run
+
+    click.echo(export_run(run, out, which=which, push=push))
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m trainer")
