@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import statistics
 import subprocess
 import sys
@@ -84,6 +85,7 @@ def _part_worker(kind: str, groups: list[tuple[str, int]], out: str, ready: Any,
     from shardkit.tokenizers import Tokenizer
 
     tokenizer = Tokenizer("gpt2", encoder="fast")
+    tokenizer.warm_up()  # as shardkit's workers do before their first chunk
     loaded = [read_texts(*group) for group in groups] if kind == "engine" else []
     ready.wait()
     started, tokens = time.time(), 0
@@ -101,6 +103,9 @@ def _part_worker(kind: str, groups: list[tuple[str, int]], out: str, ready: Any,
 
 def run_parts(kind: str, corpus: Path, out: Path, workers: int) -> dict[str, float]:
     """`engine`, `parquet` or `limit`: each process takes every `workers`-th row group."""
+    from shardkit.runners.local import WORKER_ENVIRONMENT
+
+    os.environ.update(WORKER_ENVIRONMENT)  # the same processes as shardkit's
     groups = row_groups(corpus)
     context = multiprocessing.get_context("spawn")
     ready, results = context.Barrier(workers), context.Queue()
@@ -123,7 +128,7 @@ def run_shardkit(corpus: Path, out: Path, workers: int, shard_tokens: int) -> di
     """The whole command's work; its own summary says when the first read and the manifest were."""
     from shardkit import tokenize
 
-    tokenize(str(corpus), out / "set", workers=workers, shard_tokens=shard_tokens, prefix="bench")
+    tokenize(str(corpus), out / "set", workers=workers, shard_tokens=shard_tokens, prefix="bench", val_shards=0)
     summary = json.loads((out / "set" / ".shardkit" / "summary.json").read_text())
     return {"tokens": summary["tokens"], "seconds": summary["finished"] - summary["first_read"]}
 

@@ -75,6 +75,7 @@ class ChunkEncoder:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.tokenizer = Tokenizer(job.tokenizer, encoder=job.encoder, fast_json=job.fast_json)
+        self.tokenizer.warm_up()
         self.transform: Transform | None = dill.loads(job.transform) if job.transform else None
         self.filter: Filter | None = dill.loads(job.filter) if job.filter else None
 
