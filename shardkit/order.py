@@ -85,7 +85,7 @@ class Order:
         if not self.shuffle:
             return places
         result = np.empty_like(places)
-        for epoch in np.unique(epochs):
+        for epoch in set(epochs.ravel().tolist()):  # np.unique would import numpy.ma, 50 ms before the first batch
             chosen = epochs == epoch
             result[chosen] = Permutation(self.n_windows, f"{self.seed}:{epoch}")(places[chosen])
         return result
