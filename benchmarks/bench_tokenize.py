@@ -6,7 +6,8 @@ Every contestant runs in a fresh process on the same files, caches of the engine
 interleaved; the median round is printed. Rates count from the first read to the last byte (for shardkit: to the
 manifest), so start-up is left out for all. Ratios are what carries over to another machine.
 
-- reference: what build-nanogpt's `fineweb.py` does: one reader, `Pool.imap(chunksize=16)`, tiktoken, `np.save`.
+- reference: what build-nanogpt's `fineweb.py` does: one reader of whole rows, `Pool.imap(chunksize=16)`, tiktoken, a
+  list and a range check a document, `np.save`.
 - engine: the fast engine alone, texts already in memory, one process a worker.
 - parquet: reading the text column alone, one process a worker.
 - limit: the same processes reading, encoding, inserting EOT and writing, and nothing else: no order, hash, journal or
@@ -49,25 +50,37 @@ def read_texts(path: str, group: int) -> list[str]:
     return texts
 
 
-def reference_encode(text: str) -> Any:
-    """One document, as `fineweb.py` does it: a list, then an array, then uint16."""
+def read_rows(path: str, group: int) -> list[dict[str, Any]]:
+    """The rows of one row group with all their columns, as iterating a `datasets.Dataset` gives them."""
+    rows: list[dict[str, Any]] = pq.ParquetFile(path).read_row_group(group, use_threads=False).to_pylist()
+    return rows
+
+
+def reference_encode(row: dict[str, Any]) -> Any:
+    """One row, as `fineweb.py` does it: a list, then an array, its range checked, then uint16."""
     import tiktoken
 
     encoding = tiktoken.get_encoding("gpt2")
     tokens = [encoding.eot_token]
-    tokens.extend(encoding.encode_ordinary(text))
-    return np.array(tokens).astype(np.uint16)
+    tokens.extend(encoding.encode_ordinary(row["text"]))
+    array = np.array(tokens)
+    if not ((array >= 0).all() and (array < 2**16).all()):
+        raise ValueError("an id does not fit uint16")
+    return array.astype(np.uint16)
 
 
 def run_reference(corpus: Path, out: Path, workers: int, shard_tokens: int) -> dict[str, float]:
     """The plain loop, with shards of `shard_tokens`; the pool is warm before the clock starts."""
+    from shardkit.tokenizers import load_encoding
+
+    load_encoding("gpt2")  # puts the vocabulary where tiktoken finds it, also without a network
     total, index, filled = 0, 0, 0
     buffer = np.empty((shard_tokens,), dtype=np.uint16)
     with multiprocessing.Pool(workers) as pool:
-        pool.map(reference_encode, ["warm up"] * workers * 4)
+        pool.map(reference_encode, [{"text": "warm up"}] * workers * 4)
         started = time.perf_counter()
-        texts = (text for path, group in row_groups(corpus) for text in read_texts(path, group))
-        for tokens in pool.imap(reference_encode, texts, chunksize=16):
+        rows = (row for path, group in row_groups(corpus) for row in read_rows(path, group))
+        for tokens in pool.imap(reference_encode, rows, chunksize=16):
             total += len(tokens)
             while len(tokens):
                 part, tokens = tokens[: shard_tokens - filled], tokens[shard_tokens - filled :]

@@ -40,7 +40,9 @@ def soak(source: str, kills: int, seed: int, options: list[str]) -> tuple[int, i
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         began = time.monotonic()
-        if start(source, base / "calm", options).wait():
+        calm = start(source, base / "calm", options)
+        calm.communicate()
+        if calm.returncode:
             raise SystemExit("the undisturbed run failed")
         duration = time.monotonic() - began
         expected = contents(base / "calm")
