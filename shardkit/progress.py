@@ -23,7 +23,6 @@ class ProgressBar:
         self.last: Progress | None = None
         self.started = time.monotonic()
         self._shown = self.started
-        self._first: Progress | None = None
         self._bar: tqdm[None] | None = None
         if sys.stderr.isatty():
             self._bar = tqdm(unit="tok", unit_scale=True, dynamic_ncols=True, smoothing=0.1, file=sys.stderr)
@@ -44,7 +43,6 @@ class ProgressBar:
 
     def __call__(self, progress: Progress) -> None:
         """Show `progress`, at most ten times a second on a terminal and once in ten seconds elsewhere."""
-        self._first = self._first or progress
         self.last = progress
         now = time.monotonic()
         wait = 0.1 if self._bar is not None else _SECONDS_BETWEEN_LINES

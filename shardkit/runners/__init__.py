@@ -23,8 +23,7 @@ from shardkit.tokenizers import Tokenizer
 
 Transform = Callable[[str], str | None]
 Filter = Callable[[str], bool]
-# One document in this many is encoded by the reference too. The reference is 12 to 25 times slower than the fast
-# engine, so 1 in 640 costs 2 to 4 % (benchmarks/RESULTS.md).
+# One document in this many is encoded by the reference too: 1.8 to 2.5 % of a worker's time (benchmarks/RESULTS.md).
 AUDIT_STRIDE = 640
 _LONG = 1 << 18  # characters; longer documents are audited only where a chunk has no shorter one
 
