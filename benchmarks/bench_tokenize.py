@@ -4,8 +4,9 @@
 
 Every contestant runs in a fresh process on the same files, caches of the engine cold, page cache warm, rounds
 interleaved; the median round is printed. Before each run 4 GiB of memory are written and given back: a virtual machine
-hands out memory that it has not used for seconds many times slower, which would drown everything else. Rates count from the first read to the last byte (for shardkit: to the
-manifest), so start-up is left out for all. Ratios are what carries over to another machine.
+hands out memory that it has not used for seconds many times slower, which would drown everything else. Rates count from
+the first read to the last byte (for shardkit: to the manifest), so start-up is left out for all. Ratios are what
+carries over to another machine.
 
 - reference: what build-nanogpt's `fineweb.py` does: one reader of whole rows, `Pool.imap(chunksize=16)`, tiktoken, a
   list and a range check a document, `np.save`.
