@@ -53,7 +53,7 @@ def peek_row(
 
 
 def position_of(*, step: int, rank: int, row: int, batch_size: int, world_size: int) -> int:
-    """The position of `row` of `rank` in batch `step` of a run from the start. Raises `UsageError` for one that is not."""
+    """The position of `row` of `rank` in batch `step` of a run from the start. Raises `UsageError` for none."""
     for name, value, least in (("batch-size", batch_size, 1), ("world-size", world_size, 1), ("step", step, 0)):
         if value < least:
             raise UsageError(f"--{name} is {value}: expected at least {least}")

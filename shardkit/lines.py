@@ -237,6 +237,6 @@ def _check_mixable(first: Source, other: Source) -> None:
     if first.stream.dtype != other.stream.dtype or (ours and theirs and ours.ranks_sha256 != theirs.ranks_sha256):
         raise UsageError(
             f"{first.name} ({ours.name if ours else 'unknown'}, {first.stream.dtype}) and {other.name} "
-            f"({theirs.name if theirs else 'unknown'}, {other.stream.dtype}) have different vocabularies: tokenize both "
-            "with one tokenizer"
+            f"({theirs.name if theirs else 'unknown'}, {other.stream.dtype}) have different vocabularies: tokenize "
+            "both with one tokenizer"
         )

@@ -95,6 +95,30 @@ class TokenStream:
             for number in [number for number in held if number not in numbers]:
                 del held[number]
 
+    def gather(self, pieces: Sequence[tuple[int, int]], out: Tokens) -> int:
+        """Copy `pieces`, (token, count) each, end to end into `out`; returns how many tokens they were.
+
+        For short pieces, two thirds of what `read` takes for each.
+        """
+        view, size = out.view(np.uint8).data, self.dtype.itemsize
+        place = low = high = 0  # in bytes of `out`; the shard of the last piece, in tokens
+        for token, count in pieces:
+            stop = place + count * size
+            if not low <= token <= high - count:
+                number = bisect_right(self.starts, token) - 1
+                low, high = self.starts[number], self.starts[number + 1]
+                if token + count > high or not _CAN_PREAD:
+                    self.read(token, out[place // size : stop // size])
+                    place, high = stop, 0
+                    continue
+                file = self._files.get(number) or self._open(number)
+                descriptor, skip = file.descriptor, file.header_bytes - low * size
+            got = os.preadv(descriptor, (view[place:stop],), skip + token * size)
+            if got != stop - place:
+                raise self._cut_short(number, stop - place - got)
+            place = stop
+        return place // size
+
     def close(self) -> None:
         """Unmap and close every shard."""
         self._maps.clear()
@@ -112,10 +136,13 @@ class TokenStream:
         file = self._files.get(number) or self._open(number)
         got = os.preadv(file.descriptor, (out.data,), file.header_bytes + offset * self.dtype.itemsize)
         if got != out.nbytes:
-            raise ShardError(
-                f"{self.directory / self.shards[number].file} ends {out.nbytes - got:,} bytes early: it was cut short "
-                "while it was read, fetch or make it again"
-            )
+            raise self._cut_short(number, out.nbytes - got)
+
+    def _cut_short(self, number: int, missing: int) -> ShardError:
+        return ShardError(
+            f"{self.directory / self.shards[number].file} ends {missing:,} bytes early: it was cut short while it was "
+            "read, fetch or make it again"
+        )
 
     def _view(self, number: int, offset: int, count: int) -> Tokens:
         array = self._arrays.get(number)
