@@ -21,10 +21,13 @@ SAVE_EVERY = 5
 
 
 def main() -> None:
-    shards, run, batch_size, steps, pause = Path(sys.argv[1]), Path(sys.argv[2]), *map(float, sys.argv[3:])
+    shards, run, batch_size, steps, pause = sys.argv[1], Path(sys.argv[2]), *map(float, sys.argv[3:])
+    span = int(os.environ["SPAN"]) if "SPAN" in os.environ else None
     dist.init_process_group("gloo")
     saved = run / "state.json"
-    with ShardLoader.from_env(shards, batch_size=int(batch_size), seq_len=16, seed=3, ledger=run / "ledger") as loader:
+    with ShardLoader.from_env(
+        shards, batch_size=int(batch_size), seq_len=16, seed=3, ledger=run / "ledger", span=span
+    ) as loader:
         if saved.exists():
             loader.load_state_dict(json.loads(saved.read_text()))
         (run / f"pid{loader.rank}").write_text(str(os.getpid()))
