@@ -127,7 +127,6 @@ class ShardCache:
             raise UsageError(f"{shard} was not wanted: name it to want() before wait()")
         while not reader.has(shard):
             time.sleep(POLL_SECONDS)
-        reader.sure.add(shard)
 
     def close(self) -> None:
         """Leave: from here on this reader wants nothing. The downloader ends when its last reader has left."""

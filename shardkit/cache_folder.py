@@ -149,7 +149,9 @@ class CacheFolder:
     def prepare(self) -> None:
         """Make it. Raises `OutputError` for a folder that holds something else: what is in a cache gets deleted."""
         try:
-            if not self.readers.is_dir() and self.path.exists() and any(self.path.iterdir()):
+            found = [*self.path.iterdir(), *self.work.glob("*")] if self.path.exists() else []
+            # `readers` is the first thing in a cache, so this order lets several readers make one at the same time
+            if any(path not in (self.work, self.readers) for path in found) and not self.readers.is_dir():
                 raise OutputError(
                     f"{self.path} holds files and is no shardkit cache, whose shards come and go: give an empty folder"
                 )

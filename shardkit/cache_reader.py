@@ -108,7 +108,8 @@ class Reader:
             return False
         if shard in status.errors:
             _raise(status.errors[shard])
-        return shard in status.ready
+        self.sure |= {*status.ready} & {*self.note.wants}
+        return shard in self.sure
 
     def _attend(self) -> Status | None:
         """What a living downloader tells now; None while one is on its way. Starts, and replaces, downloaders."""

@@ -100,8 +100,7 @@ class Downloader:
         bounds = [note.cache_bytes for note in readers if note.cache_bytes is not None]
         bound = min(bounds) - dataset.small_bytes if bounds else None
         refused = dataset.refused(wants, bound)
-        if blocked := self._start(dataset, [shard for shard in order if shard not in refused], bound, wants):
-            refused |= blocked
+        refused |= self._start(dataset, [shard for shard in order if shard not in refused], bound, wants)
         errors = {shard: self._failures[shard].error for shard in order if self._rests(shard)} | refused
         self._tell(
             dataclasses.replace(
@@ -145,9 +144,9 @@ class Downloader:
         self, dataset: OpenDataset, order: Sequence[str], bound: int | None, wants: list[tuple[str, ...]]
     ) -> dict[str, ShardkitError]:
         """Start what is needed next, as far as there is room; returns what waited for room too long, and why."""
-        room, running = dataset.room, set(self._jobs.values())
-        wanted = {*order, *running}
-        for shard in room.make(0, bound=bound, free=sys.maxsize, wanted=wanted) or []:
+        room, running, blocked = dataset.room, set(self._jobs.values()), None
+        wanted = {*running, *(shard for shards in wants for shard in shards)}
+        for shard in room.make(0, bound=bound, free=sys.maxsize, wanted=wanted) or []:  # a smaller bound has come
             self._evict(dataset, shard)
         for shard in order:
             if len(self._jobs) >= DOWNLOADS:
@@ -157,14 +156,19 @@ class Downloader:
             if shard in room.held:  # left by an earlier generation
                 self._jobs[self._pool.submit(self._check, dataset, shard)] = shard
                 continue
+            if blocked is not None:  # what is farther off must not take the room that comes
+                continue
             free = free_bytes(self.folder.path)
             leaving = room.make(dataset.sizes[shard], bound=bound, free=free, wanted=wanted)
             if leaving is None:
-                return self._blocked(dataset, shard, bound, wants, free)
+                blocked = shard, free
+                continue
             for old in leaving:
                 self._evict(dataset, old)
             room.coming[shard] = dataset.sizes[shard]
             self._jobs[self._pool.submit(self._fetch, dataset, shard)] = shard
+        if blocked is not None:
+            return self._blocked(dataset, *blocked, bound, wants)
         self._blocked_at = 0.0
         return {}
 
@@ -173,7 +177,7 @@ class Downloader:
         return failure is not None and time.monotonic() < failure.again_at
 
     def _blocked(
-        self, dataset: OpenDataset, shard: str, bound: int | None, wants: list[tuple[str, ...]], free: int
+        self, dataset: OpenDataset, shard: str, free: int, bound: int | None, wants: list[tuple[str, ...]]
     ) -> dict[str, ShardkitError]:
         """There is no room for `shard`: an error if nothing that still moves can make any."""
         if self._jobs:

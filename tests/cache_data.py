@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -82,11 +83,16 @@ def status_of(folder: Path) -> Status:
     return status
 
 
-def bytes_on_disk(folder: Path) -> int:
-    total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:
-            continue  # it has just been deleted
-    return total
+def bytes_on_disk(folder: Path, suffix: str = "") -> int:
+    """The bytes of all files that were there at one moment: of those that two looks one after the other both found."""
+    first, second = _sizes(folder), _sizes(folder)
+    return sum(first[name] for name in first.keys() & second.keys() if name.endswith(suffix))
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    found = {}
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # it has just been deleted
+                found[f"{parent}/{name}"] = os.path.getsize(f"{parent}/{name}")
+    return found

@@ -13,14 +13,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-from cache_data import REPO, SMALL_BYTES, bytes_on_disk, opened, serve, start_reader, status_of, until
+from cache_data import REPO, bytes_on_disk, opened, serve, start_reader, status_of, until
+from hub_data import make_dataset
 from hub_server import HubServer
 
 from shardkit import cache_reader
 from shardkit.arrival import FETCHES
 from shardkit.cache import ShardCache
-from shardkit.cache_folder import CacheFolder
-from shardkit.errors import AuthError, HubError
+from shardkit.cache_folder import CacheFolder, small_bytes
+from shardkit.errors import AuthError, DiskFull, HubError
 
 CDN = "/_cdn/"
 SOAK_RUNS = int(os.environ.get("SHARDKIT_SOAK_RUNS", "3"))  # 200 for a release
@@ -226,6 +227,63 @@ def test_a_second_downloader_waits_for_the_first_and_says_so(
     cache.close()
 
 
+RUN = """
+import sys; from pathlib import Path; from filelock import FileLock
+from shardkit import downloader; from shardkit.cache_folder import CacheFolder
+{}
+folder = CacheFolder(Path(sys.argv[1])); folder.prepare(); sys.exit(downloader.main(folder, FileLock(folder.lock)))
+"""
+
+
+def start_downloader(folder: Path, source: str, change: str) -> subprocess.Popen[str]:
+    """A downloader with a `change` of its constants, or of the free disk; ready to be joined."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", RUN.format("downloader.LINGER_SECONDS = 2; " + change), str(folder)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert child.stdin is not None
+    child.stdin.write(json.dumps({"source": source, "revision": None}))
+    child.stdin.close()
+    child.stdin = None
+    status_of(folder)
+    return child
+
+
+def test_readers_that_together_need_more_than_the_bound_are_told_so_and_not_left_waiting(tmp_path: Path) -> None:
+    manifest = make_dataset(tmp_path / "a", shards=8)
+    files, size = [shard.file for shard in manifest.shards], manifest.shards[0].bytes
+    child = start_downloader(tmp_path / "b", str(tmp_path / "a"), "downloader.BLOCKED_SECONDS = 1.0")
+    caches = [opened(tmp_path / "b", str(tmp_path / "a"), cache_bytes=small_bytes(manifest) + 3 * size) for _ in "12"]
+    caches[0].want(files[:2])
+    caches[0].wait(files[1])
+    caches[1].want(files[3:6])
+    caches[1].wait(files[3])
+    with pytest.raises(DiskFull, match=r"its 2 readers together need .* cache_bytes is .* none has moved on"):
+        caches[1].wait(files[4])
+    caches[0].want([])
+    until(lambda: "readers" not in str(status_of(tmp_path / "b").errors))
+    caches[1].wait(files[5])
+    for cache in caches:
+        cache.close()
+    child.communicate()
+
+
+def test_a_full_disk_is_said_with_numbers_and_the_shard_comes_when_there_is_room(tmp_path: Path) -> None:
+    manifest = make_dataset(tmp_path / "a")
+    files, flag = [shard.file for shard in manifest.shards], tmp_path / "room"
+    change = f"downloader.free_bytes = lambda path: 10**9 if Path({str(flag)!r}).exists() else 1000"
+    child = start_downloader(tmp_path / "b", str(tmp_path / "a"), change)
+    cache = opened(tmp_path / "b", str(tmp_path / "a"))
+    cache.want(files)
+    with pytest.raises(DiskFull, match=r"6\.1 kB are to come, 1\.0 kB are free; make room, or give cache_bytes"):
+        cache.wait(files[0])
+    flag.touch()
+    until(lambda: not status_of(tmp_path / "b").errors)
+    walk(cache, files, tmp_path / "a")
+    cache.close()
+    child.communicate()
+
+
 @pytest.mark.parametrize("seed", range(SOAK_RUNS))
 def test_random_faults_and_kills_end_in_the_right_bytes_within_the_bound_or_in_a_named_error(
     served: HubServer, tmp_path: Path, seed: int
@@ -233,7 +291,7 @@ def test_random_faults_and_kills_end_in_the_right_bytes_within_the_bound_or_in_a
     rng = random.Random(seed)
     manifest = serve(served, tmp_path / "a", shards=rng.randint(4, 9), tokens=3000, seed=seed)
     files = [shard.file for shard in manifest.shards]
-    bound = SMALL_BYTES + 4 * manifest.shards[0].bytes
+    bound = small_bytes(manifest) + 4 * manifest.shards[0].bytes
     for code, options in ((429, {"retry_after": 0}), (500, {}), (503, {})):
         served.random_faults(seed * 10 + code, rng.choice([0.02, 0.1]), ["status"], code=code, **options)
     served.random_faults(seed, rng.choice([0.05, 0.2]), ["drop", "drop_midway", "truncate", "corrupt"])
@@ -242,7 +300,7 @@ def test_random_faults_and_kills_end_in_the_right_bytes_within_the_bound_or_in_a
     folder, most = CacheFolder(tmp_path / "b"), 0
     kill_at = time.monotonic() + rng.uniform(0.7, 1.5)
     while any(reader.poll() is None for reader in readers):
-        most = max(most, bytes_on_disk(tmp_path / "b"))
+        most = max(most, bytes_on_disk(tmp_path / "b", ".npy"))
         if kills and time.monotonic() > kill_at and (status := folder.read_status()) is not None:
             status.process.kill()
             kills -= 1
@@ -253,7 +311,7 @@ def test_random_faults_and_kills_end_in_the_right_bytes_within_the_bound_or_in_a
             assert "hf_write" not in err
             last = err.strip().splitlines()[-1]
             assert last.startswith("shardkit.errors.HubError: "), err
-    assert most <= bound
+    assert most <= 4 * manifest.shards[0].bytes
     served.faults.clear()
     cache = opened(tmp_path / "b", cache_bytes=bound)  # whatever it was, a fresh run finishes
     walk(cache, files, tmp_path / "a")
