@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,22 @@ def test_a_split_without_a_single_start_is_one_part_of_a_document(tmp_path: Path
     assert open_layout("document", stream, 4).n_rows == 0
     assert open_layout("document", stream, 4).stats().crop == 1.0
     assert read_all(open_layout("packed", stream, 4), 4) == [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8], [8, 9, EOT, EOT, EOT]]
+
+
+@pytest.mark.parametrize("seq_len", [16, 66_000])  # the latter's counts need more than 16 bits
+def test_a_kept_plan_gives_the_rows_of_a_fresh_one_in_another_process_too(tmp_path: Path, seq_len: int) -> None:
+    bodies = [5, 80_000, 0, 3, 40_000, 17, 17, 65_999, 1] + [9] * 50
+    stream = write_stream(tmp_path / "s", document_stream([body % 50_000 for body in bodies], lead=7), [30_000])
+    fresh = read_all(open_layout("packed", stream, seq_len), seq_len)
+    cache = tmp_path / "kept"
+    for _ in range(2):
+        layout = make_layout("packed", stream, seq_len, eot_id=EOT, cache=cache)
+        assert read_all(layout, seq_len) == fresh
+        assert layout.stats() == open_layout("packed", stream, seq_len).stats()
+    assert read_all(pickle.loads(pickle.dumps(layout)), seq_len) == fresh
+    make_layout("packed", stream, seq_len + 1, eot_id=EOT, cache=cache)
+    kinds = sorted(path.name.split("-")[0] for path in cache.iterdir() if path.is_dir())
+    assert kinds == ["packed", "packed", "starts"]
 
 
 def test_stats_print_on_one_line(tmp_path: Path) -> None:
