@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layout_data import EOT, document_stream, streams, write_stream
 
+import shardkit.layouts
 from shardkit.errors import ShardError, UsageError
 from shardkit.layouts import LAYOUTS, Layout, make_layout, most_segments
 from shardkit.stream import Tokens, TokenStream
@@ -70,12 +71,17 @@ def test_every_target_inside_a_packed_document_is_its_next_token_once_seams_are_
             place += count
 
 
-@settings(max_examples=80, deadline=None)
-@given(tokens=streams(), cuts=CUTS, seq_len=st.integers(1, 40))
+@settings(max_examples=100, deadline=None)
+@given(tokens=streams(), cuts=CUTS, seq_len=st.integers(1, 40), block=st.integers(1, 40))
 def test_document_rows_begin_at_documents_and_share_no_input(
-    tokens: Tokens, cuts: list[int], seq_len: int, tmp_path_factory: pytest.TempPathFactory
+    tokens: Tokens, cuts: list[int], seq_len: int, block: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    layout = open_layout("document", write_stream(tmp_path_factory.mktemp("s"), tokens, cuts), seq_len)
+    stream = write_stream(tmp_path_factory.mktemp("s"), tokens, cuts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shardkit.layouts, "_BLOCK", block)
+        layout = open_layout("document", stream, seq_len)
+        most = most_segments(layout, stream, eot_id=EOT, cache=None)
+    assert most == most_segments(layout, stream, eot_id=EOT, cache=None)
     begins, place = [], 0
     while True:
         place = next((p for p in range(place, len(tokens) - seq_len) if tokens[p] == EOT), len(tokens))
