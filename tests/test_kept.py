@@ -21,30 +21,38 @@ DTYPES = {"small": "<u2", "large": "<i8"}
 MAKER = """
 import os, sys, time, pathlib, numpy as np
 from shardkit.kept import kept_arrays
-folder, log, wait = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), float(sys.argv[3])
+folder, log, go = map(pathlib.Path, sys.argv[1:4])
 def make():
     with open(log, "a") as file:
         file.write("made\\n")
     yield np.arange(3), np.arange(5)
-    time.sleep(wait)
+    while not go.exists():
+        time.sleep(0.01)
     yield np.arange(2), np.arange(1)
 if len(sys.argv) > 4:
     os.seteuid(int(sys.argv[4]))
+print("begun", flush=True)
 found = kept_arrays(folder, "rows", "key", {"small": "<u2", "large": "<i8"}, make)
 print([array.tolist() for array in found.values()])
 """
 MADE = "[[0, 1, 2, 0, 1], [0, 1, 2, 3, 4, 0]]"
 
 
-def start(folder: Path, log: Path, wait: float, user: int | None = None) -> subprocess.Popen[str]:
-    """A process that wants the arrays, as `user`, and takes `wait` seconds in the middle of making them."""
-    arguments = [str(folder), str(log), str(wait), *([] if user is None else [str(user)])]
+def start(folder: Path, log: Path, go: Path, user: int | None = None) -> subprocess.Popen[str]:
+    """A process that is about to want the arrays, as `user`; in the middle of making them it waits for `go`."""
+    arguments = [str(folder), str(log), str(go), *([] if user is None else [str(user)])]
     command = [sys.executable, "-c", MAKER, *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n", process.communicate()
+    return process
 
 
 def result(process: subprocess.Popen[str]) -> str:
-    out, err = process.communicate(timeout=60)
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        out, err = process.stdout.read(), process.stderr.read()  # `communicate` forgets what `readline` read ahead
     assert process.returncode == 0, err
     return out.strip()
 
@@ -146,26 +154,29 @@ def test_what_is_damaged_or_foreign_is_made_again_and_kept(damage: Callable[[Pat
     assert calls == [1, 2]
 
 
-def test_of_two_processes_one_makes_it_and_the_other_waits(tmp_path: Path) -> None:
-    folder, log = tmp_path / "kept", tmp_path / "log"
-    first = start(folder, log, 1.0)
+def test_of_several_processes_one_makes_it_and_the_others_wait(tmp_path: Path) -> None:
+    folder, log, go = tmp_path / "kept", tmp_path / "log", tmp_path / "go"
+    first = start(folder, log, go)
     wait_for(log)
-    others = [start(folder, log, 0) for _ in range(2)]
+    others = [start(folder, log, go) for _ in range(2)]
+    time.sleep(0.2)  # they have come to the lock
+    go.touch()
     assert [result(process) for process in (first, *others)] == [MADE] * 3
     assert log.read_text() == "made\n"
 
 
 def test_a_killed_maker_frees_those_who_wait_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    folder, log = tmp_path / "kept", tmp_path / "log"
-    first = start(folder, log, 600)
+    folder, log, go = tmp_path / "kept", tmp_path / "log", tmp_path / "go"
+    first = start(folder, log, go)
     wait_for(log)
-    second = start(folder, log, 0)
-    time.sleep(0.3)
+    second = start(folder, log, go)
+    time.sleep(0.2)
     first.send_signal(signal.SIGKILL)
     first.communicate()
+    go.touch()
     assert result(second) == MADE
     assert log.read_text() == "made\nmade\n"
-    assert not list(folder.glob("*.tmp")) + list(folder.glob(".*.tmp"))
+    assert not list(folder.glob(".*.tmp"))
     assert kept(folder, 1, []) == [[0, 1, 2, 0, 1], [0, 1, 2, 3, 4, 0]]
 
 
@@ -180,12 +191,12 @@ def test_a_folder_that_cannot_be_written_serves_what_it_has_and_keeps_nothing(tm
         nobody = 65534 if os.geteuid() == 0 else None  # root may write anywhere
         (folder / "kept").mkdir()
         (folder / "kept").chmod(0o555)
-        assert result(start(folder / "kept", log, 0, user=nobody)) == MADE
+        assert result(start(folder / "kept", log, log, user=nobody)) == MADE
         assert not list((folder / "kept").iterdir())
         (folder / "kept").chmod(0o755)
-        assert result(start(folder / "kept", log, 0)) == MADE
+        assert result(start(folder / "kept", log, log)) == MADE
         (folder / "kept").chmod(0o555)
-        assert result(start(folder / "kept", log, 0, user=nobody)) == MADE
+        assert result(start(folder / "kept", log, log, user=nobody)) == MADE
         assert log.read_text() == "made\n" * 2  # the third found it there
 
 

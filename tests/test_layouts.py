@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layout_data import EOT, document_stream, streams, write_stream
 
+import shardkit.layouts
 from shardkit.errors import ShardError, UsageError
 from shardkit.layouts import LAYOUTS, Layout, make_layout, most_segments
 from shardkit.stream import Tokens, TokenStream
@@ -69,12 +71,17 @@ def test_every_target_inside_a_packed_document_is_its_next_token_once_seams_are_
             place += count
 
 
-@settings(max_examples=80, deadline=None)
-@given(tokens=streams(), cuts=CUTS, seq_len=st.integers(1, 40))
+@settings(max_examples=100, deadline=None)
+@given(tokens=streams(), cuts=CUTS, seq_len=st.integers(1, 40), block=st.integers(1, 40))
 def test_document_rows_begin_at_documents_and_share_no_input(
-    tokens: Tokens, cuts: list[int], seq_len: int, tmp_path_factory: pytest.TempPathFactory
+    tokens: Tokens, cuts: list[int], seq_len: int, block: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    layout = open_layout("document", write_stream(tmp_path_factory.mktemp("s"), tokens, cuts), seq_len)
+    stream = write_stream(tmp_path_factory.mktemp("s"), tokens, cuts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shardkit.layouts, "_BLOCK", block)
+        layout = open_layout("document", stream, seq_len)
+        most = most_segments(layout, stream, eot_id=EOT, cache=None)
+    assert most == most_segments(layout, stream, eot_id=EOT, cache=None)
     begins, place = [], 0
     while True:
         place = next((p for p in range(place, len(tokens) - seq_len) if tokens[p] == EOT), len(tokens))
@@ -141,6 +148,22 @@ def test_a_split_without_a_single_start_is_one_part_of_a_document(tmp_path: Path
     assert open_layout("document", stream, 4).n_rows == 0
     assert open_layout("document", stream, 4).stats().crop == 1.0
     assert read_all(open_layout("packed", stream, 4), 4) == [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8], [8, 9, EOT, EOT, EOT]]
+
+
+@pytest.mark.parametrize("seq_len", [16, 66_000])  # the latter's counts need more than 16 bits
+def test_a_kept_plan_gives_the_rows_of_a_fresh_one_in_another_process_too(tmp_path: Path, seq_len: int) -> None:
+    bodies = [5, 80_000, 0, 3, 40_000, 17, 17, 65_999, 1] + [9] * 50
+    stream = write_stream(tmp_path / "s", document_stream([body % 50_000 for body in bodies], lead=7), [30_000])
+    fresh = read_all(open_layout("packed", stream, seq_len), seq_len)
+    cache = tmp_path / "kept"
+    for _ in range(2):
+        layout = make_layout("packed", stream, seq_len, eot_id=EOT, cache=cache)
+        assert read_all(layout, seq_len) == fresh
+        assert layout.stats() == open_layout("packed", stream, seq_len).stats()
+    assert read_all(pickle.loads(pickle.dumps(layout)), seq_len) == fresh
+    make_layout("packed", stream, seq_len + 1, eot_id=EOT, cache=cache)
+    kinds = sorted(path.name.split("-")[0] for path in cache.iterdir() if path.is_dir())
+    assert kinds == ["packed", "packed", "starts"]
 
 
 def test_stats_print_on_one_line(tmp_path: Path) -> None:

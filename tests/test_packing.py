@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layout_data import EOT, streams
 
+import shardkit.packing
 from shardkit.packing import Ints, Plan, best_fit, bundle, document_blocks, plan_blocks, plan_dtypes, plan_of
 from shardkit.stream import Tokens
 
@@ -53,14 +54,21 @@ def test_best_fit_takes_the_tightest_row_and_earlier_pieces_first() -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(pieces=st.lists(st.tuples(st.integers(1, 9), st.booleans()), min_size=1, max_size=40), limit=st.integers(0, 12))
+@given(
+    pieces=st.lists(st.tuples(st.integers(1, 9), st.booleans()), min_size=1, max_size=80),
+    seq_len=st.integers(9, 200),
+    block=st.integers(1, 50),
+)
 def test_bundles_are_as_long_as_they_may_be_and_never_bridge_a_full_piece(
-    pieces: list[tuple[int, bool]], limit: int
+    pieces: list[tuple[int, bool]], seq_len: int, block: int
 ) -> None:
     lengths, whole = np.array([n for n, _ in pieces]), np.array([w for _, w in pieces])
-    heads, totals = bundle(lengths, whole, limit)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shardkit.packing, "_BLOCK_PIECES", block)
+        heads, totals = bundle(lengths, whole, seq_len)
     expected, sums = [0], [pieces[0][0]]
     for place, (length, joins) in enumerate(pieces[1:], start=1):
+        limit = seq_len // (8 if len(sums) % 8 else 64)
         if joins and sums[-1] + length <= limit:
             sums[-1] += length
         else:
@@ -125,9 +133,14 @@ def test_blocks_are_cut_at_the_first_start_from_each_multiple_on(tokens: Tokens,
     assert heads == {0} | (expected - {starts[0] if len(starts) else 0})
 
 
-@pytest.mark.parametrize("seq_len", [512, 2048])
-def test_documents_of_natural_lengths_waste_next_to_nothing(seq_len: int) -> None:
-    lengths = np.maximum(1, np.random.default_rng(0).lognormal(6.4, 1.0, 20_000).astype(int))
-    tokens = int(lengths.sum())
-    found = plan((np.cumsum(lengths) - lengths).tolist(), tokens, seq_len)
-    assert tokens / (len(found.row_ends) * seq_len) > 0.999
+@pytest.mark.parametrize(
+    ("mean", "seq_len", "most_pieces"),
+    [(1000, 512, 2), (1000, 2048, 3), (1000, 32_768, 11), (100, 2048, 11), (20, 1024, 11), (5, 1024, 11)],
+)
+def test_documents_of_natural_lengths_waste_next_to_nothing_in_few_pieces(
+    mean: int, seq_len: int, most_pieces: int
+) -> None:
+    lengths = np.random.default_rng(0).lognormal(np.log(mean) - 0.5, 1.0, 10_000_000 // mean).astype(int) + 1
+    found = plan((np.cumsum(lengths) - lengths).tolist(), int(lengths.sum()), seq_len)
+    assert int(lengths.sum()) / (len(found.row_ends) * seq_len) > 0.997
+    assert len(found.piece_starts) / len(found.row_ends) < most_pieces

@@ -66,7 +66,9 @@ def test_gathered_pieces_lie_end_to_end_as_single_reads_give_them(
     expected = [token for begin, count in pieces for token in whole[begin : begin + count].tolist()]
     out = np.zeros(len(expected) + 1, stream.dtype)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shardkit.stream, "_CAN_PREAD", pread)
+        if not pread:
+            patch.setattr(shardkit.stream, "_CAN_PREAD", False)
+            patch.delattr(os, "preadv", raising=False)
         assert stream.gather(pieces, out) == len(expected)
     assert out.tolist() == [*expected, 0]
 
