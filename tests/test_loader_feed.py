@@ -5,17 +5,19 @@ from __future__ import annotations
 import gc
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from layout_data import EOT, document_stream, write_stream
 from loader_data import write_shards
 
 from shardkit.batches import BatchReader
 from shardkit.errors import ShardError, UsageError
 from shardkit.lines import Line, LineOptions
-from shardkit.loader_feed import DeviceFeed, HostFeed, check_prefetch
+from shardkit.loader_feed import DeviceFeed, Form, HostFeed, check_prefetch
 from shardkit.order import Cut
 
 CPU = torch.device("cpu")
@@ -116,4 +118,32 @@ def test_a_gpu_gets_the_same_batches(tmp_path: Path) -> None:
         expected_inputs, expected_targets = here.take(position)[0]
         assert torch.equal(inputs.cpu(), expected_inputs)
         assert torch.equal(targets.cpu(), expected_targets)
+    ahead.close()
+
+
+@pytest.mark.parametrize("form", [Form(packed=True), Form(packed=True, documents=True), Form(ignore_index=-7)])
+def test_read_ahead_gives_the_same_documents(form: Form, tmp_path: Path) -> None:
+    write_stream(tmp_path, document_stream([3, 30, 0, 5, 2, 11, 8, 1] * 4), [100, 170])
+    layout = "packed" if form.packed else "contiguous"
+    options = LineOptions(split="train", seq_len=12, shuffle=True, seed=0, layout=layout, eot_id=EOT)
+    cut = Cut(batch_size=3, world_size=1)
+    form = replace(form, eot_id=EOT)
+
+    def host() -> HostFeed:
+        return HostFeed(
+            BatchReader(Line(tmp_path, options), cut, rank=0, seq_len=12, marks=form.marks), None, CPU, form
+        )
+
+    ahead, here = DeviceFeed(host(), stride=3, device=CPU, depth=2), host()
+    kept = []
+    for position in (0, 3, 6, 9, 3, 6):
+        (batch, _), (expected, _) = ahead.take(position), here.take(position)
+        assert len(batch) == len(expected) == (3 if form.documents else 2)
+        kept.append((batch, expected))
+    for batch, expected in kept:  # none was overwritten by a later one
+        for one, two in zip(batch[:2], expected[:2], strict=True):
+            assert torch.equal(one, two)
+        for one, two in zip(batch[2:], expected[2:], strict=True):
+            assert torch.equal(one.cu_seqlens, two.cu_seqlens)
+            assert torch.equal(one.position_ids, two.position_ids)
     ahead.close()
