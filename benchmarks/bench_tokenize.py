@@ -3,11 +3,14 @@
     python -m benchmarks.bench_tokenize --corpus FOLDER_OF_PARQUET [--workers 2] [--rounds 3] [--others]
 
 Every contestant runs in a fresh process on the same files, caches of the engine cold, page cache warm, rounds
-interleaved; the median round is printed. Rates count from the first read to the last byte (for shardkit: to the
-manifest), so start-up is left out for all. Ratios are what carries over to another machine.
+interleaved; the median round is printed. Before each run 4 GiB of memory are written and given back: a virtual machine
+hands out memory that it has not used for seconds many times slower, which would drown everything else. Rates count from
+the first read to the last byte (for shardkit: to the manifest), so start-up is left out for all. Ratios are what
+carries over to another machine.
 
 - reference: what build-nanogpt's `fineweb.py` does: one reader of whole rows, `Pool.imap(chunksize=16)`, tiktoken, a
   list and a range check a document, `np.save`.
+- fineweb.py: the same with the pool that `fineweb.py` itself makes here, half as many processes as cores.
 - engine: the fast engine alone, texts already in memory, one process a worker.
 - parquet: reading the text column alone, one process a worker.
 - limit: the same processes reading, encoding, inserting EOT and writing, and nothing else: no order, hash, journal or
@@ -34,8 +37,9 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 
-CONTESTANTS = ("reference", "parquet", "engine", "limit", "shardkit")
+CONTESTANTS = ("reference", "fineweb.py", "parquet", "engine", "limit", "shardkit")
 OTHERS = ("litdata", "datatrove")
+_MEMORY_BYTES = 4 << 30
 
 
 def row_groups(corpus: Path) -> list[tuple[str, int]]:
@@ -94,7 +98,7 @@ def run_reference(corpus: Path, out: Path, workers: int, shard_tokens: int) -> d
         return {"tokens": total, "seconds": time.perf_counter() - started}
 
 
-def _part_worker(kind: str, groups: list[tuple[str, int]], out: str, ready: Any, results: Any) -> None:
+def _part_worker(kind: str, groups: list[tuple[str, int]], out: str, ready: Any, taken: Any, results: Any) -> None:
     from shardkit.tokenizers import Tokenizer
 
     tokenizer = Tokenizer("gpt2", encoder="fast")
@@ -103,8 +107,8 @@ def _part_worker(kind: str, groups: list[tuple[str, int]], out: str, ready: Any,
     ready.wait()
     started, tokens = time.time(), 0
     with open(out, "wb") as file:
-        for number, group in enumerate(groups):
-            texts = loaded[number] if kind == "engine" else read_texts(*group)
+        while (number := _next(taken)) < len(groups):
+            texts = loaded[number] if kind == "engine" else read_texts(*groups[number])
             if kind == "parquet":
                 continue
             ids, offsets = tokenizer.encode_batch(texts)
@@ -114,16 +118,22 @@ def _part_worker(kind: str, groups: list[tuple[str, int]], out: str, ready: Any,
     results.put((started, time.time(), tokens))
 
 
+def _next(taken: Any) -> int:
+    with taken.get_lock():
+        taken.value += 1
+        return int(taken.value) - 1
+
+
 def run_parts(kind: str, corpus: Path, out: Path, workers: int) -> dict[str, float]:
-    """`engine`, `parquet` or `limit`: each process takes every `workers`-th row group."""
+    """`engine`, `parquet` or `limit`: each process takes the next row group when it is free."""
     from shardkit.runners.local import WORKER_ENVIRONMENT
 
     os.environ.update(WORKER_ENVIRONMENT)  # the same processes as shardkit's
     groups = row_groups(corpus)
     context = multiprocessing.get_context("spawn")
-    ready, results = context.Barrier(workers), context.Queue()
+    ready, taken, results = context.Barrier(workers), context.Value("i", 0), context.Queue()
     processes = [
-        context.Process(target=_part_worker, args=(kind, groups[n::workers], str(out / f"{n}.bin"), ready, results))
+        context.Process(target=_part_worker, args=(kind, groups, str(out / f"{n}.bin"), ready, taken, results))
         for n in range(workers)
     ]
     for process in processes:
@@ -192,6 +202,7 @@ def contestant(name: str, corpus: Path, out: Path, workers: int, shard_tokens: i
     """Run one contestant in this process."""
     runs: dict[str, Callable[[], dict[str, float]]] = {
         "reference": lambda: run_reference(corpus, out, workers, shard_tokens),
+        "fineweb.py": lambda: run_reference(corpus, out, max(1, (os.cpu_count() or 1) // 2), shard_tokens),
         "shardkit": lambda: run_shardkit(corpus, out, workers, shard_tokens),
         "litdata": lambda: run_litdata(corpus, out, workers),
         "datatrove": lambda: run_datatrove(corpus, out, workers),
@@ -206,7 +217,10 @@ def measure(name: str, corpus: Path, workers: int, shard_tokens: int) -> dict[st
             sys.executable, "-m", "benchmarks.bench_tokenize", "--contestant", name, "--corpus", str(corpus),
             "--workers", str(workers), "--shard-tokens", str(shard_tokens), "--out", out,
         ]  # fmt: skip
+        memory = np.ones(_MEMORY_BYTES, np.uint8)
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        time.sleep(1)  # the contestant loads its modules meanwhile
+        del memory
         peak = [0]
         watcher = threading.Thread(target=_watch, args=(process.pid, peak), daemon=True)
         watcher.start()

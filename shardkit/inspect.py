@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from shardkit.errors import ShardError, UsageError
 from shardkit.files import format_bytes, sha256_file
-from shardkit.manifest import MANIFEST_NAME, Manifest, ShardInfo
+from shardkit.manifest import Manifest, ShardInfo
 from shardkit.provenance import source_of
 from shardkit.shards import open_shard
 from shardkit.tokenizers import Tokenizer
@@ -21,16 +21,9 @@ from shardkit.tokenizers import Tokenizer
 _BLOCK = 1 << 22
 
 
-def load_manifest(directory: Path) -> Manifest:
-    """The manifest of `directory`, or one made from bare shards where a folder has none (and no run is unfinished)."""
-    if (directory / MANIFEST_NAME).exists() or (directory / ".shardkit").exists() or not directory.is_dir():
-        return Manifest.load(directory)
-    return Manifest.from_shards(directory)
-
-
 def describe(directory: Path) -> dict[str, Any]:
     """What `shardkit info` prints: totals, tokenizer, source, and a line a split."""
-    manifest = load_manifest(directory)
+    manifest = Manifest.of_folder(directory)
     source, tokenizer = manifest.source, manifest.tokenizer
     splits = [
         {
@@ -62,7 +55,7 @@ def verify(directory: Path, *, hashes: bool = True) -> dict[str, Any]:
 
     Raises `ShardError` naming the first shard that is not what the manifest says.
     """
-    manifest = load_manifest(directory)
+    manifest = Manifest.of_folder(directory)
     manifest.check_files(directory)
     unhashed = 0
     for shard in manifest.shards:
@@ -91,11 +84,8 @@ def peek_document(
 
     Raises `UsageError` if there is no such document, or nothing says which tokenizer made it.
     """
-    manifest = load_manifest(directory)
-    name = tokenizer or (manifest.tokenizer.name if manifest.tokenizer else "gpt2")
-    decoder = Tokenizer(name, encoder="tiktoken")
-    if tokenizer is None and manifest.tokenizer and decoder.info.ranks_sha256 != manifest.tokenizer.ranks_sha256:
-        raise UsageError(f"{name} here is another vocabulary than {directory} was made with: name it with --tokenizer")
+    manifest = Manifest.of_folder(directory)
+    decoder = decoder_of(manifest, str(directory), tokenizer)
     counts = _document_counts(directory, manifest, decoder.eot_id)
     if not 0 <= document < sum(counts):
         raise UsageError(f"no document {document}: {directory} holds {sum(counts):,} documents, from 0")
@@ -126,6 +116,16 @@ def _check_ids(path: Path, shard: ShardInfo, vocab_size: int, eot_id: int) -> No
         documents += int(np.count_nonzero(block == eot_id))
     if documents != shard.documents:
         raise ShardError(f"{path} holds {documents:,} EOT tokens, the manifest says {shard.documents:,}: damaged")
+
+
+def decoder_of(manifest: Manifest, where: str, tokenizer: str | None) -> Tokenizer:
+    """The tokenizer to decode the dataset at `where` with: as named, else the manifest's, else GPT-2's."""
+    ours = manifest.tokenizer
+    name = tokenizer or (ours.name if ours else "gpt2")
+    decoder = Tokenizer(name, encoder="tiktoken")
+    if tokenizer is None and ours and decoder.info.ranks_sha256 != ours.ranks_sha256:
+        raise UsageError(f"{name} here is another vocabulary than {where} was made with: name it with --tokenizer")
+    return decoder
 
 
 def _document_counts(directory: Path, manifest: Manifest, eot_id: int) -> list[int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -17,14 +18,14 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from shardkit.batches import BatchReader
 from shardkit.errors import StateError, UsageError
+from shardkit.layouts import LayoutStats
 from shardkit.ledger import LedgerWriter
-from shardkit.loader_feed import Batch, DeviceFeed, HostFeed, check_prefetch
+from shardkit.lines import Line, LineOptions, Sources
+from shardkit.loader_feed import Batch, DeviceFeed, Form, HostFeed, check_prefetch
 from shardkit.loader_ranks import rank_of_process
-from shardkit.manifest import Manifest
-from shardkit.order import Cut, Order, count_windows
+from shardkit.order import Cut
 from shardkit.provenance import Location, locate_token
-from shardkit.state import Lane, Place, is_count, make_identity, make_state, read_state
-from shardkit.stream import open_split
+from shardkit.state import Lane, Place, is_count, make_state, read_state
 
 
 class ShardLoader(IterableDataset[Batch]):
@@ -33,10 +34,23 @@ class ShardLoader(IterableDataset[Batch]):
         loader = ShardLoader("edu_fineweb10B", batch_size=16, seq_len=1024)
         inputs, targets = loader.next_batch()
 
-    `source` is a dataset folder, a folder of bare `.npy` shards, or a `Manifest` that was read from a folder. Windows
-    of `seq_len` tokens run across shard ends; `shuffle` mixes all of them anew each epoch by `(seed, epoch)`. All ranks
-    must be made alike but for `rank`. A remainder of an epoch that fills no global batch is carried: the batch that
-    closes an epoch is filled up from the next one, so nothing is dropped and all ranks run the same steps.
+    `source` is a dataset folder, a folder of bare `.npy` shards, a `Manifest` that was read from a folder, a remote
+    (`user/name`, `hf://datasets/...`, `s3://...`, `file://...`), or a list of `(source, weight)` to mix. `shuffle`
+    mixes the rows anew each epoch by `(seed, epoch)`. All ranks must be made alike but for `rank`. A remainder of an
+    epoch that fills no global batch is carried: the batch that closes an epoch is filled up from the next one, so
+    nothing is dropped and all ranks run the same steps.
+
+    `layout` says what a row of `seq_len` tokens is: `contiguous` windows across shard ends; `document`, windows that
+    begin at a document's start (what a window's end cuts off a document is left out); `packed`, whole documents packed
+    to fill rows (longer ones split, nothing left out, rests padded, the padding's targets -100 or `ignore_index`).
+    With `documents`, batches are `(inputs, targets, Documents)`, for attention within documents. With `ignore_index`,
+    targets that cross into the next document are that. `eot_id` is for bare shards, of which nothing says it.
+
+    Of a remote, the first batch comes as soon as the shards it needs are here and verified; one process of the node
+    fetches for all its ranks, into the folder `cache`, which must be on the node (default: `~/.cache/shardkit`, or
+    $SHARDKIT_CACHE). `cache_bytes` bounds that folder: shards that the epoch no longer needs are deleted. The shuffle
+    mixes within `span` shards, two spans being here at a time (default: 4, or fewer to fit `cache_bytes`); a local
+    folder read with the same `span` gives the same batches. `revision` pins a Hub repo.
 
     Sizes and headers are checked at once; `verify=True` also hashes every shard of the split against the manifest.
     With `device="cuda"`, `prefetch` batches (2 unless said otherwise) are read ahead in a thread and wait on the GPU.
@@ -51,7 +65,7 @@ class ShardLoader(IterableDataset[Batch]):
 
     def __init__(
         self,
-        source: str | os.PathLike[str] | Manifest,
+        source: Sources,
         *,
         batch_size: int,
         seq_len: int,
@@ -64,6 +78,14 @@ class ShardLoader(IterableDataset[Batch]):
         prefetch: int | None = None,
         verify: bool = False,
         ledger: str | os.PathLike[str] | None = None,
+        layout: str = "contiguous",
+        documents: bool = False,
+        ignore_index: int | None = None,
+        eot_id: int | None = None,
+        span: int | None = None,
+        cache: str | os.PathLike[str] | None = None,
+        cache_bytes: int | None = None,
+        revision: str | None = None,
     ) -> None:
         super().__init__()
         sizes = {"batch_size": batch_size, "seq_len": seq_len, "world_size": world_size}
@@ -78,23 +100,22 @@ class ShardLoader(IterableDataset[Batch]):
         self.device = torch.device("cpu" if device is None else device)
         self.prefetch = check_prefetch(prefetch, self.device)
         self.wait_seconds = 0.0
-        self.manifest, self._stream = open_split(source, split, verify=verify)
+        options = LineOptions(
+            split=split, seq_len=seq_len, shuffle=self.shuffle, seed=seed, layout=layout, eot_id=eot_id, span=span,
+            cache=None if cache is None else Path(cache), cache_bytes=cache_bytes, revision=revision, verify=verify,
+        )  # fmt: skip
+        self._line = Line(source, options)
+        self.manifest = self._line.sources[0].manifest
         self._cut = Cut(batch_size=batch_size, world_size=world_size)
         self._stride = self._cut.global_batch
-        self._order = Order(n_windows=count_windows(self._stream.tokens, seq_len), seed=seed, shuffle=self.shuffle)
-        if self._order.n_windows < self._cut.global_batch:
-            raise UsageError(
-                f"split {split!r} of {self._stream.directory} has {self._stream.tokens:,} tokens: "
-                f"{self._order.n_windows:,} windows of {seq_len:,}; a global batch takes {batch_size} x {world_size} = "
-                f"{self._cut.global_batch:,}: lower batch_size, seq_len or world_size, or use more data"
-            )
-        self._identity = make_identity(
-            fingerprint=self.manifest.fingerprint, split=split, seq_len=seq_len, shuffle=self.shuffle, seed=seed
-        )
+        self._check_fills_a_batch()
+        form = Form(packed=layout == "packed", documents=documents, ignore_index=ignore_index)
+        if not form.plain:
+            form = replace(form, eot_id=self._line.sources[0].required_eot())
         self.ledger = None if ledger is None else Path(ledger)
-        self._ledger = None if self.ledger is None else LedgerWriter(self.ledger, self._identity, self._cut, rank)
-        reader = BatchReader(self._stream, self._order, self._cut, rank=rank, seq_len=seq_len)
-        self._feed: HostFeed | DeviceFeed = HostFeed(reader, self._ledger, self.device)
+        self._ledger = None if self.ledger is None else LedgerWriter(self.ledger, self._line.identity, self._cut, rank)
+        reader = BatchReader(self._line, self._cut, rank=rank, seq_len=seq_len, marks=form.marks)
+        self._feed: HostFeed | DeviceFeed = HostFeed(reader, self._ledger, self.device, form)
         if self.prefetch:
             self._feed = DeviceFeed(self._feed, stride=self._stride, device=self.device, depth=self.prefetch)
         self._position = 0
@@ -105,7 +126,7 @@ class ShardLoader(IterableDataset[Batch]):
     @classmethod
     def from_env(
         cls,
-        source: str | os.PathLike[str] | Manifest,
+        source: Sources,
         *,
         batch_size: int,
         seq_len: int,
@@ -116,6 +137,14 @@ class ShardLoader(IterableDataset[Batch]):
         prefetch: int | None = None,
         verify: bool = False,
         ledger: str | os.PathLike[str] | None = None,
+        layout: str = "contiguous",
+        documents: bool = False,
+        ignore_index: int | None = None,
+        eot_id: int | None = None,
+        span: int | None = None,
+        cache: str | os.PathLike[str] | None = None,
+        cache_bytes: int | None = None,
+        revision: str | None = None,
     ) -> ShardLoader:
         """A loader for this process's rank: of torch.distributed where it is initialized, else of torchrun's variables.
 
@@ -125,36 +154,44 @@ class ShardLoader(IterableDataset[Batch]):
         rank, world_size = rank_of_process()
         return cls(
             source, batch_size=batch_size, seq_len=seq_len, split=split, rank=rank, world_size=world_size,
-            shuffle=shuffle, seed=seed, device=device, prefetch=prefetch, verify=verify, ledger=ledger,
+            shuffle=shuffle, seed=seed, device=device, prefetch=prefetch, verify=verify, ledger=ledger, layout=layout,
+            documents=documents, ignore_index=ignore_index, eot_id=eot_id, span=span, cache=cache,
+            cache_bytes=cache_bytes, revision=revision,
         )  # fmt: skip
 
     @property
     def windows_per_epoch(self) -> int:
-        """Windows of the split, each seen once an epoch."""
-        return self._order.n_windows
+        """Windows (rows) of the split, each seen once an epoch; of a mixture those of all its sources together."""
+        return self._line.n_rows
 
     @property
     def steps_per_epoch(self) -> int:
         """Whole global batches in an epoch; the remainder of `windows_per_epoch` is carried into the next one."""
-        return self._order.n_windows // self._cut.global_batch
+        return self._line.n_rows // self._cut.global_batch
 
     @property
     def remainder_windows(self) -> int:
         """Windows of an epoch beyond its whole global batches: carried, with the next epoch's first, into one more."""
-        return self._order.n_windows % self._cut.global_batch
+        return self._line.n_rows % self._cut.global_batch
 
     @property
     def epoch(self) -> int:
         """The epoch, from 0, in which the next batch begins."""
-        return self._position // self._order.n_windows
+        return self._position // self._line.n_rows
 
     @property
     def step(self) -> int:
         """Number of the next global batch, from 0: how many this run, resumed ones included, has given."""
         return self._cut.step(self._position)
 
+    def stats(self) -> LayoutStats:
+        """What the layout makes of the split: shares of rows' slots in use and padded, of tokens left out."""
+        return self._line.stats()
+
     def next_batch(self) -> Batch:
         """The next `(inputs, targets)`: int64, each `(batch_size, seq_len)`, on `device`; epochs follow without end.
+
+        With `documents` a third element says where they lie (`shardkit.loader_feed.Documents`).
 
         Both are contiguous, and fresh at every call. On the CPU without a shuffle they overlap in memory (as those of
         build-nanogpt do): clone one before writing into it. Raises `ShardError` if a shard is gone or was replaced.
@@ -178,12 +215,12 @@ class ShardLoader(IterableDataset[Batch]):
         if not is_count(epoch):
             raise UsageError(f"epoch is {epoch!r}: expected a whole number of at least 0")
         self._cut = Cut(batch_size=self.batch_size, world_size=self.world_size)
-        self._move(self._cut.window(self._cut.step(epoch * self._order.n_windows)))
+        self._move(self._cut.window(self._cut.step(epoch * self._line.n_rows)))
 
     def state_dict(self) -> dict[str, Any]:
         """Where the run is: small, JSON-able, the same on every rank. Counts windows, so any cut may go on from it."""
         place = Place(position=self._position, step=self.step, lane=self._lane)
-        return make_state(self._identity, place, n_windows=self._order.n_windows)
+        return make_state(self._line.identity, place, n_windows=self._line.n_rows)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a saved state, in O(1), under this loader's own `batch_size` and `world_size`.
@@ -191,7 +228,7 @@ class ShardLoader(IterableDataset[Batch]):
         Any cut may take up any state. Raises `StateError`, and changes nothing, where the state is of another version,
         dataset, split, seq_len, shuffle or seed: going on would silently change the data.
         """
-        place = read_state(self._identity, state_dict, n_windows=self._order.n_windows)
+        place = read_state(self._line.identity, state_dict, n_windows=self._line.n_rows)
         worker, lane = get_worker_info(), place.lane
         if lane is not None and (worker is None or (worker.id, worker.num_workers) != (lane.worker, lane.workers)):
             raise StateError(
@@ -219,13 +256,15 @@ class ShardLoader(IterableDataset[Batch]):
                 f"rank is {rank!r}, row {row!r}: expected 0 to {self.world_size - 1} and 0 to {self.batch_size - 1}"
             )
         position = self._cut.positions(self._cut.window(step), steps=1, rank=rank)[:, row]
-        return locate_token(self.manifest, self._stream, int(self._order.windows(position)[0]) * self.seq_len)
+        numbers, rows = self._line.places(position)
+        source = self._line.sources[int(numbers[0])]
+        return locate_token(source.manifest, source.stream, source.layout.pieces(int(rows[0]))[0][0])
 
     def close(self) -> None:
         """Stop the thread, unmap every shard, close the ledger. A closed loader gives no more batches."""
         self._closed = True
         self._feed.close()
-        self._stream.close()
+        self._line.close()
         if self._ledger is not None:
             self._ledger.close()
 
@@ -241,6 +280,15 @@ class ShardLoader(IterableDataset[Batch]):
         self._check_workable()
         return self.__dict__
 
+    def _check_fills_a_batch(self) -> None:
+        if self._line.n_rows < self._stride:
+            tokens = sum(source.stream.tokens for source in self._line.sources)
+            raise UsageError(
+                f"split {self.split!r} of {self._line.sources[0].name} has {tokens:,} tokens: {self._line.n_rows:,} "
+                f"windows of {self.seq_len:,}; a global batch takes {self.batch_size} x {self.world_size} = "
+                f"{self._stride:,}: lower batch_size, seq_len or world_size, or use more data"
+            )
+
     def _move(self, position: int) -> None:
         self._position, self._lane, self._lane_loaded = position, None, False
         if self._ledger is not None:
@@ -248,7 +296,7 @@ class ShardLoader(IterableDataset[Batch]):
 
     def _epoch_end(self) -> int:
         """The end of the batch that holds the current epoch's last window."""
-        left = self._order.n_windows - self._position % self._order.n_windows
+        left = self._line.n_rows - self._position % self._line.n_rows
         return self._position - -left // self._stride * self._stride
 
     def _rest_of_epoch(self) -> Iterator[Batch]:

@@ -13,9 +13,11 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from shardkit.batches import BatchReader
@@ -24,7 +26,8 @@ from shardkit.ledger import LedgerWriter
 from shardkit.state import is_count
 from shardkit.stream import Tokens
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Any, ...]  # inputs and targets, and `Documents` where they are asked for
+PAD_TARGET = -100  # what torch's cross_entropy passes over
 _GPU_PREFETCH = 2
 _INT64 = np.dtype(np.int64)
 _SLOTS = 2  # one is read into while the other is on the bus
@@ -44,36 +47,106 @@ def check_prefetch(prefetch: int | None, device: torch.device) -> int:
     return prefetch
 
 
+class Documents(NamedTuple):
+    """Where the documents of a batch lie, as variable-length attention wants it: every batch's shapes are the same.
+
+    `cu_seqlens`, int32 `(M + 1,)`: where each segment starts in the rows laid end to end, then `batch_size * seq_len`
+    up to the end; a row, a document and padding begin a segment. `max_seqlen` is `seq_len`. `position_ids`, int64
+    `(batch_size, seq_len)`, count from 0 in each segment.
+    """
+
+    cu_seqlens: Tensor
+    max_seqlen: int
+    position_ids: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Form:
+    """What is made of the rows: `packed` ones end a document at each inner segment's end, and may be padded."""
+
+    packed: bool = False
+    documents: bool = False
+    ignore_index: int | None = None
+    eot_id: int = 0
+
+    @property
+    def plain(self) -> bool:
+        """Whether a batch is the rows as they are."""
+        return not (self.packed or self.documents or self.ignore_index is not None)
+
+    @property
+    def marks(self) -> bool:
+        """Whether the segments' places are needed."""
+        return self.packed or self.documents
+
+
+def make_batch(rows: Tensor, marks: Tensor | None, form: Form) -> Batch:
+    """The batch that `rows`, int64 `(B, T + 1)`, hold; `marks` are `BatchReader.mark`'s. The host waits for no GPU."""
+    inputs, targets = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+    size, length = inputs.shape
+    columns = torch.arange(length, device=rows.device)
+    starts = torch.zeros(size * length + 1, dtype=torch.bool, device=rows.device)
+    if marks is not None:
+        starts.scatter_(0, marks[size:].long(), True)
+    starts = starts[:-1].view(size, length)
+    if form.packed:
+        targets[:, :-1].masked_fill_(starts[:, 1:], form.eot_id)
+    if form.ignore_index is not None:  # a document's first token is the target of the one before
+        targets.masked_fill_(targets == form.eot_id, form.ignore_index)
+    if form.packed and marks is not None:
+        unused = PAD_TARGET if form.ignore_index is None else form.ignore_index
+        targets.masked_fill_(columns >= marks[:size, None], unused)
+    if not form.documents or marks is None:
+        return inputs, targets
+    firsts = torch.where(starts, columns, 0).cummax(1).values
+    return inputs, targets, Documents(marks[size:], length, columns - firsts)
+
+
 class HostFeed:
     """Gives batches as they are asked for, in the caller's thread."""
 
-    def __init__(self, reader: BatchReader, ledger: LedgerWriter | None, device: torch.device) -> None:
+    def __init__(
+        self, reader: BatchReader, ledger: LedgerWriter | None, device: torch.device, form: Form | None = None
+    ) -> None:
         self._reader = reader
+        self.form = form or Form()
         self._ledger = ledger
         self._device = None if device.type == "cpu" else device
         self._shape = reader.cut.batch_size, reader.seq_len
-        self.rows = np.empty((reader.cut.batch_size, reader.seq_len + 1), reader.stream.dtype)
+        self.rows = np.empty((reader.cut.batch_size, reader.seq_len + 1), reader.line.dtype)
+        self.marks = np.zeros(reader.n_marks, np.int32)
 
-    def fill(self, position: int, rows: Tokens) -> int:
-        """Read the batch at `position` into `rows`, `(batch_size, seq_len + 1)`; returns its share for the ledger."""
+    def fill(self, position: int, rows: Tokens, marks: NDArray[np.int32]) -> int:
+        """Read the batch at `position` into `rows`, `(batch_size, seq_len + 1)`, and its `marks`, if the form has any.
+
+        Returns its share for the ledger.
+        """
         self._reader.rows(position, rows)
+        if self.form.marks:
+            self._reader.mark(position, rows, marks)
         return 0 if self._ledger is None else self._ledger.share(position, rows)
 
     def take(self, position: int) -> tuple[Batch, int]:
         """The batch at `position`, and its share for the ledger."""
-        run = self._reader.run(position) if self._ledger is None else None
-        share = 0
+        run = self._reader.run(position) if self._ledger is None and self.form.plain else None
         if run is not None:  # one copy for both, and nothing else that costs: a small batch takes microseconds
             flat = run.astype(_INT64)
-            inputs, targets = (
-                np.ndarray(self._shape, _INT64, flat),
-                np.ndarray(self._shape, _INT64, flat, _INT64.itemsize),
-            )
-        else:
-            share = self.fill(position, self.rows)
+            inputs = np.ndarray(self._shape, _INT64, flat)
+            targets = np.ndarray(self._shape, _INT64, flat, _INT64.itemsize)
+            return self._send((torch.from_numpy(inputs), torch.from_numpy(targets))), 0
+        share = self.fill(position, self.rows, self.marks)
+        if self.form.plain:
             inputs, targets = self.rows[:, :-1].astype(_INT64), self.rows[:, 1:].astype(_INT64)
-        batch = torch.from_numpy(inputs), torch.from_numpy(targets)
-        return (batch if self._device is None else (batch[0].to(self._device), batch[1].to(self._device))), share
+            return self._send((torch.from_numpy(inputs), torch.from_numpy(targets))), share
+        marks = torch.from_numpy(self.marks.copy()) if self.form.marks else None
+        return self._send(make_batch(torch.from_numpy(self.rows.astype(_INT64)), marks, self.form)), share
+
+    def _send(self, batch: Batch) -> Batch:
+        if self._device is None:
+            return batch
+        inputs, targets, *more = batch
+        sent = [Documents(d.cu_seqlens.to(self._device), d.max_seqlen, d.position_ids.to(self._device)) for d in more]
+        return inputs.to(self._device), targets.to(self._device), *sent
 
     def close(self) -> None:
         """Nothing to stop."""
@@ -83,6 +156,7 @@ class HostFeed:
 class _Slot:
     pinned: Tensor  # the bits of uint16 as int16 (of uint32 as int32): torch has few operators for unsigned types
     rows: Tokens  # the same memory, unsigned
+    marks: Tensor
     copied: torch.cuda.Event | None = None
 
 
@@ -94,6 +168,7 @@ class DeviceFeed:
 
     def __init__(self, host: HostFeed, *, stride: int, device: torch.device, depth: int) -> None:
         self._fill = host.fill
+        self._form = host.form
         self._stride = stride
         self._depth = depth
         self._mask = int(np.iinfo(host.rows.dtype).max)
@@ -104,7 +179,11 @@ class DeviceFeed:
         self._stream = _new_stream(device) if on_gpu else None
         signed = torch.int16 if host.rows.itemsize == 2 else torch.int32
         tensors = [torch.empty(host.rows.shape, dtype=signed, pin_memory=on_gpu) for _ in range(_SLOTS)]
-        self._slots = [_Slot(pinned=tensor, rows=tensor.numpy().view(host.rows.dtype)) for tensor in tensors]
+        marks = [torch.zeros(host.marks.shape, dtype=torch.int32, pin_memory=on_gpu) for _ in range(_SLOTS)]
+        self._slots = [
+            _Slot(pinned=tensor, rows=tensor.numpy().view(host.rows.dtype), marks=mark)
+            for tensor, mark in zip(tensors, marks, strict=True)
+        ]
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shardkit-feed")
         self._ahead: deque[tuple[int, Future[tuple[Batch, torch.cuda.Event | None, int]]]] = deque()
         self._submitted = 0
@@ -129,7 +208,7 @@ class DeviceFeed:
         if copied is not None:
             stream = torch.cuda.current_stream(self._device)
             stream.wait_event(copied)
-            for tensor in batch:  # made on the feed's stream: its memory is free again only after the consumer's work
+            for tensor in _tensors(batch):  # made on the feed's stream: free again only after the consumer's work
                 tensor.record_stream(stream)
         return batch, share
 
@@ -146,14 +225,22 @@ class DeviceFeed:
     def _load(self, position: int, slot: _Slot) -> tuple[Batch, torch.cuda.Event | None, int]:
         if slot.copied is not None:
             slot.copied.synchronize()  # the slot's last copy has left it
-        share = self._fill(position, slot.rows)
+        share = self._fill(position, slot.rows, slot.marks.numpy())
         if self._stream is None:
-            return self._widen(slot.pinned), None, share
+            return self._widen(slot.pinned, slot.marks.clone()), None, share
         with torch.cuda.stream(self._stream):
-            batch = self._widen(slot.pinned.to(self._device, non_blocking=True))
+            marks = slot.marks.to(self._device, non_blocking=True)
+            batch = self._widen(slot.pinned.to(self._device, non_blocking=True), marks)
             slot.copied = self._stream.record_event()
         return batch, slot.copied, share
 
-    def _widen(self, rows: Tensor) -> Batch:
+    def _widen(self, rows: Tensor, marks: Tensor) -> Batch:
         wide = rows.to(torch.int64).bitwise_and_(self._mask)
-        return wide[:, :-1].contiguous(), wide[:, 1:].contiguous()
+        if self._form.plain:
+            return wide[:, :-1].contiguous(), wide[:, 1:].contiguous()
+        return make_batch(wide, marks if self._form.marks else None, self._form)
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    inputs, targets, *more = batch
+    return [inputs, targets, *(tensor for d in more for tensor in (d.cu_seqlens, d.position_ids))]

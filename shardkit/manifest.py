@@ -23,6 +23,7 @@ from shardkit.tokenizers import TokenizerInfo
 __all__ = ["MANIFEST_NAME", "Manifest", "ShardInfo", "SourceFile", "SourceInfo", "TokenizerInfo"]
 
 MANIFEST_NAME = "manifest.json"
+PLAN_FOLDER = "plans"  # in .shardkit/: what was worked out about finished shards
 FORMAT_VERSION = 1
 _EDGE_BYTES = 4096
 
@@ -151,6 +152,16 @@ class Manifest:
                 f"tokens and {manifest.documents} documents: it was edited or damaged, fetch it again"
             )
         return manifest
+
+    @classmethod
+    def of_folder(cls, directory: str | Path) -> Manifest:
+        """The manifest of `directory`, or one made from its bare shards, where nothing there is unfinished."""
+        directory = Path(directory)
+        work = directory / ".shardkit"
+        unfinished = work.is_dir() and [path.name for path in work.iterdir()] != [PLAN_FOLDER]
+        if (directory / MANIFEST_NAME).exists() or unfinished or not directory.is_dir():
+            return cls.load(directory)
+        return cls.from_shards(directory)
 
     @classmethod
     def from_shards(cls, directory: str | Path) -> Manifest:

@@ -5,15 +5,17 @@ A split of `tokens` tokens is one stream of `n = (tokens - 1) // seq_len` window
 `seq_len` tokens at the stream's very end fill no window.
 
 The order of all epochs is one endless line of positions: position `p` is place `p % n` of epoch `p // n`, and each
-epoch is a permutation of its own. A run cuts that line into global batches of `batch_size * world_size` positions,
-and each global batch into `world_size` runs of `batch_size`, one a rank. The cut never changes the line, so every
-window comes exactly once an epoch under any cut, and a run may go on from any position under another cut. An epoch's
-remainder is carried: the batch that closes epoch `e` is filled up from the beginning of epoch `e + 1`.
+epoch is a permutation of its own. With spans (runs of windows that a bounded disk can hold at once) an epoch takes one
+span after the other, and each is a permutation of its own. A run cuts that line into global batches of `batch_size *
+world_size` positions, and each global batch into `world_size` runs of `batch_size`, one a rank. The cut never changes
+the line, so every window comes exactly once an epoch under any cut, and a run may go on from any position under another
+cut. An epoch's remainder is carried: the batch that closes epoch `e` is filled up from the beginning of epoch `e + 1`.
 """
 
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from dataclasses import dataclass
 from math import isqrt
 
@@ -73,11 +75,15 @@ def _mix(values: NDArray[np.uint64], key: np.uint64) -> NDArray[np.uint64]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Order:
-    """The endless line of windows of one split. `seed` and `shuffle` decide it, and `n_windows` (at least 1)."""
+    """The endless line of windows of one split. `seed` and `shuffle` decide it, and `n_windows` (at least 1).
+
+    `spans` are the first windows of the spans within which the shuffle mixes, ascending from 0; none: it mixes all.
+    """
 
     n_windows: int
     seed: int
     shuffle: bool
+    spans: tuple[int, ...] = ()
 
     def windows(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """The window at each position of the line: int64 of any shape, the same shape out, in `0..n_windows-1`."""
@@ -87,7 +93,24 @@ class Order:
         result = np.empty_like(places)
         for epoch in set(epochs.ravel().tolist()):  # np.unique would import numpy.ma, 50 ms before the first batch
             chosen = epochs == epoch
-            result[chosen] = Permutation(self.n_windows, f"{self.seed}:{epoch}")(places[chosen])
+            result[chosen] = self._mixed(epoch, places[chosen])
+        return result
+
+    def span_of(self, window: int) -> int:
+        """The span that `window` is in."""
+        return bisect_right(self.spans, window) - 1
+
+    def _mixed(self, epoch: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        if not self.spans:
+            return Permutation(self.n_windows, f"{self.seed}:{epoch}")(places)
+        result = np.empty_like(places)
+        ends = (*self.spans[1:], self.n_windows)
+        spans = np.searchsorted(self.spans, places, side="right") - 1
+        for span in set(spans.tolist()):
+            chosen = spans == span
+            first = self.spans[span]
+            mix = Permutation(ends[span] - first, f"{self.seed}:{epoch}:{span}")
+            result[chosen] = first + mix(places[chosen] - first)
         return result
 
 

@@ -82,6 +82,13 @@ class Remote(Protocol):
         """Give the last commit a name."""
 
 
+def is_remote(place: object) -> bool:
+    """Whether `place` is to be reached through a remote: a URL, or `user/name` where no such folder is here."""
+    if not isinstance(place, str):
+        return False
+    return "://" in place or (_HUB_NAME.fullmatch(place) is not None and not Path(place).exists())
+
+
 def open_remote(repo: str, *, revision: str | None = None) -> Remote:
     """The remote that REPO names: `user/name`, `hf://datasets/user/name[@revision]`, a path, `file://`, `s3://`, ...
 

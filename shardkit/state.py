@@ -16,6 +16,7 @@ from shardkit.order import ORDER_VERSION
 
 STATE_VERSION = 1
 _COUNTS = ("epoch", "window", "step")
+_LATER: dict[str, Any] = {"span": None, "weights": None}  # not in states of the first releases
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,12 +37,17 @@ class Place:
     lane: Lane | None = None
 
 
-def make_identity(*, fingerprint: str, split: str, seq_len: int, shuffle: bool, seed: int) -> dict[str, Any]:
-    """What decides the order of windows and what is in them."""
+def make_identity(
+    *, fingerprint: str | list[str], split: str, seq_len: int, shuffle: bool, seed: int, layout: str = "contiguous",
+    span: int | list[int | None] | None = None, weights: list[str] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """What decides the order of windows and what is in them. Of a mixture a list of each, and the shares."""
     return {
         "version": STATE_VERSION,
         "order": ORDER_VERSION,
-        "layout": "contiguous",
+        "layout": layout,
+        "span": span,
+        "weights": weights,
         "fingerprint": fingerprint,
         "split": split,
         "seq_len": seq_len,
@@ -61,6 +67,7 @@ def make_state(identity: Mapping[str, Any], place: Place, *, n_windows: int) -> 
 
 def read_state(identity: Mapping[str, Any], state: object, *, n_windows: int) -> Place:
     """The place that `state` tells of. Raises `StateError` if it is no state, damaged, or of another identity."""
+    state = {**_LATER, **state} if isinstance(state, Mapping) else state
     if not isinstance(state, Mapping) or not {*identity, *_COUNTS} <= state.keys():
         raise StateError(f"not the state of a ShardLoader: {state!r:.200}: give what state_dict() returned")
     for key, value in identity.items():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import mmap
 import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import accumulate
 from pathlib import Path
 
@@ -45,7 +45,8 @@ class _OpenFile:
 class TokenStream:
     """The shards of one split, end to end: token `t` of the stream is token `t - starts[i]` of shard `i`.
 
-    For one thread at a time. `close` lets go of every map and file; reading again opens them anew.
+    For one thread at a time. `close` lets go of every map and file; reading again opens them anew. `wait`, where it is
+    set, is called with a shard's file name before it is opened: it may be on its way.
     """
 
     def __init__(self, directory: Path, shards: Sequence[ShardInfo], dtype: str) -> None:
@@ -57,6 +58,7 @@ class TokenStream:
         self._arrays: dict[int, Tokens] = {}  # the same as plain arrays: slicing a memmap costs microseconds
         self._files: dict[int, _OpenFile] = {}
         self._touched = 0
+        self.wait: Callable[[str], None] | None = None
 
     @property
     def tokens(self) -> int:
@@ -87,6 +89,36 @@ class TokenStream:
             token, out, number = token + count, out[count:], number + 1
         self._copy(number, token - self.starts[number], out)
 
+    def keep(self, numbers: Collection[int]) -> None:
+        """Unmap and close every shard but those: their files may be deleted then."""
+        for held in (self._maps, self._arrays, self._files):
+            for number in [number for number in held if number not in numbers]:
+                del held[number]
+
+    def gather(self, pieces: Sequence[tuple[int, int]], out: Tokens) -> int:
+        """Copy `pieces`, (token, count) each, end to end into `out`; returns how many tokens they were.
+
+        For short pieces, two thirds of what `read` takes for each.
+        """
+        view, size = out.view(np.uint8).data, self.dtype.itemsize
+        place = low = high = 0  # in bytes of `out`; the shard of the last piece, in tokens
+        for token, count in pieces:
+            stop = place + count * size
+            if not low <= token <= high - count:
+                number = bisect_right(self.starts, token) - 1
+                low, high = self.starts[number], self.starts[number + 1]
+                if token + count > high or not _CAN_PREAD:
+                    self.read(token, out[place // size : stop // size])
+                    place, high = stop, 0
+                    continue
+                file = self._files.get(number) or self._open(number)
+                descriptor, skip = file.descriptor, file.header_bytes - low * size
+            got = os.preadv(descriptor, (view[place:stop],), skip + token * size)
+            if got != stop - place:
+                raise self._cut_short(number, stop - place - got)
+            place = stop
+        return place // size
+
     def close(self) -> None:
         """Unmap and close every shard."""
         self._maps.clear()
@@ -104,10 +136,13 @@ class TokenStream:
         file = self._files.get(number) or self._open(number)
         got = os.preadv(file.descriptor, (out.data,), file.header_bytes + offset * self.dtype.itemsize)
         if got != out.nbytes:
-            raise ShardError(
-                f"{self.directory / self.shards[number].file} ends {out.nbytes - got:,} bytes early: it was cut short "
-                "while it was read, fetch or make it again"
-            )
+            raise self._cut_short(number, out.nbytes - got)
+
+    def _cut_short(self, number: int, missing: int) -> ShardError:
+        return ShardError(
+            f"{self.directory / self.shards[number].file} ends {missing:,} bytes early: it was cut short while it was "
+            "read, fetch or make it again"
+        )
 
     def _view(self, number: int, offset: int, count: int) -> Tokens:
         array = self._arrays.get(number)
@@ -147,6 +182,8 @@ class TokenStream:
 
     def _check(self, number: int) -> np.memmap:
         shard = self.shards[number]
+        if self.wait is not None:
+            self.wait(shard.file)
         path = self.directory / shard.file
         tokens = open_shard(path)
         if len(tokens) != shard.tokens or tokens.dtype != self.dtype:
@@ -171,18 +208,26 @@ def open_split(source: str | os.PathLike[str] | Manifest, split: str, *, verify:
         directory = Path(source)
         if not directory.is_dir():
             raise ManifestError(f"no folder {directory}: give a folder of shards (`shardkit pull` fetches one)")
-        bare = not (directory / MANIFEST_NAME).exists() and not (directory / ".shardkit").exists()
-        manifest = Manifest.from_shards(directory) if bare else Manifest.load(directory)
+        manifest = Manifest.of_folder(directory)
+        bare = not (directory / MANIFEST_NAME).exists()
         if bare:
             _check_gapless(manifest, directory)
-    shards = manifest.splits.get(split)
-    if not shards:
-        raise UsageError(_no_split(manifest, directory, split))
+    stream = open_stream(manifest, split)
     if not bare:  # else every header was read just now
         manifest.check_files(directory, split=split)
     if verify:
-        _verify(directory, shards)
-    return manifest, TokenStream(directory, shards, manifest.dtype)
+        _verify(directory, stream.shards)
+    return manifest, stream
+
+
+def open_stream(manifest: Manifest, split: str) -> TokenStream:
+    """The stream of `split`, of shards in the manifest's folder that need not be there yet."""
+    if manifest.directory is None:
+        raise UsageError("this Manifest was not read from a folder: give the folder, or Manifest.load(folder)")
+    shards = manifest.splits.get(split)
+    if not shards:
+        raise UsageError(_no_split(manifest, manifest.directory, split))
+    return TokenStream(manifest.directory, shards, manifest.dtype)
 
 
 def _check_gapless(manifest: Manifest, directory: Path) -> None:
@@ -208,7 +253,7 @@ def _no_split(manifest: Manifest, directory: Path, split: str) -> str:
     return message + f"give split={next(iter(manifest.splits))!r}"
 
 
-def _verify(directory: Path, shards: list[ShardInfo]) -> None:
+def _verify(directory: Path, shards: Sequence[ShardInfo]) -> None:
     for shard in shards:
         if not shard.sha256:
             raise UsageError(f"{directory} has no {MANIFEST_NAME}, so no hashes to verify against: drop verify=True")

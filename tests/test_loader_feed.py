@@ -14,18 +14,20 @@ from loader_data import write_shards
 
 from shardkit.batches import BatchReader
 from shardkit.errors import ShardError, UsageError
+from shardkit.lines import Line, LineOptions
 from shardkit.loader_feed import DeviceFeed, HostFeed, check_prefetch
-from shardkit.order import Cut, Order
-from shardkit.stream import open_split
+from shardkit.order import Cut
 
 CPU = torch.device("cpu")
 
 
 def feeds(folder: Path, *, depth: int, shuffle: bool = True, device: torch.device = CPU) -> tuple[HostFeed, DeviceFeed]:
     """A feed of the 49 windows in `folder`, and one that reads ahead from it."""
-    _, stream = open_split(folder, "train", verify=False)
-    order, cut = Order(n_windows=49, seed=0, shuffle=shuffle), Cut(batch_size=3, world_size=2)
-    host = HostFeed(BatchReader(stream, order, cut, rank=1, seq_len=4), None, device)
+    line, cut = (
+        Line(folder, LineOptions(split="train", seq_len=4, shuffle=shuffle, seed=0)),
+        Cut(batch_size=3, world_size=2),
+    )
+    host = HostFeed(BatchReader(line, cut, rank=1, seq_len=4), None, device)
     return host, DeviceFeed(host, stride=cut.global_batch, device=device, depth=depth)
 
 

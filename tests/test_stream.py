@@ -53,6 +53,24 @@ def test_any_stretch_reads_as_if_the_shards_were_one_array(
         assert run is None or run.tolist() == out.tolist()
 
 
+@settings(max_examples=60, deadline=None)
+@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=6), data=st.data(), pread=st.booleans())
+def test_gathered_pieces_lie_end_to_end_as_single_reads_give_them(
+    lengths: list[int], data: st.DataObject, pread: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("shards")
+    whole = write_shards(folder, lengths, dtype=data.draw(st.sampled_from(["<u2", "<u4"])))
+    _, stream = open_split(folder, "train", verify=False)
+    begins = data.draw(st.lists(st.integers(0, len(whole) - 1), max_size=8))
+    pieces = [(begin, data.draw(st.integers(1, len(whole) - begin))) for begin in begins]
+    expected = [token for begin, count in pieces for token in whole[begin : begin + count].tolist()]
+    out = np.zeros(len(expected) + 1, stream.dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shardkit.stream, "_CAN_PREAD", pread)
+        assert stream.gather(pieces, out) == len(expected)
+    assert out.tolist() == [*expected, 0]
+
+
 def test_the_resident_set_stays_bounded_while_a_large_shard_is_read(tmp_path: Path) -> None:
     tokens = 200_000_000
     with open(tmp_path / "x_train_000000.npy", "wb") as file:  # sparse: no disk, but as many pages
@@ -137,6 +155,8 @@ def test_a_shard_that_is_cut_short_while_it_is_open_is_an_error_not_a_crash(tmp_
     os.truncate(tmp_path / "x_train_000000.npy", 128 + 14)
     with pytest.raises(ShardError, match=r"x_train_000000.npy ends 6 bytes early"):
         stream.read(5, np.empty(10, np.uint16))
+    with pytest.raises(ShardError, match=r"x_train_000000.npy ends 4 bytes early"):
+        stream.gather([(1, 2), (6, 3)], np.empty(10, np.uint16))
 
 
 def test_a_folder_that_is_no_finished_dataset_is_refused(tmp_path: Path) -> None:

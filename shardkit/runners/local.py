@@ -173,7 +173,8 @@ def _work(pipe: Any) -> None:
 # it into place (benchmarks/RESULTS.md).
 def _send_bytes(pipe: Any, data: memoryview) -> None:
     if sys.platform == "win32":
-        pipe.send_bytes(data)
+        if data:
+            pipe.send_bytes(data)
         return
     while data:
         data = data[os.write(pipe.fileno(), data) :]
@@ -212,11 +213,13 @@ def _without_main_script() -> Iterator[None]:
 
 
 # Workers are the parallelism: inside one, the engine's and Arrow's own thread pools stay at one thread (with its helper
-# thread fastokens takes 40 % more processor time). glibc keeps the memory of one chunk for the next instead of
-# returning it to the system and faulting its pages in again.
+# thread fastokens takes 40 % more processor time). One allocator, glibc's, serves Arrow too; it keeps the memory of one
+# chunk for the next instead of returning it to the system, and takes it in huge pages where the system has them: on a
+# virtual machine fresh memory is the dearest part of reading (benchmarks/RESULTS.md).
 WORKER_ENVIRONMENT = {
     "FASTOKENS_BPE_THREADS": "1", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false",
     "MALLOC_MMAP_THRESHOLD_": str(64 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+    "ARROW_DEFAULT_MEMORY_POOL": "system", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }  # fmt: skip
 
 
