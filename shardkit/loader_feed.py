@@ -82,7 +82,8 @@ class Form:
 
 def make_batch(rows: Tensor, marks: Tensor | None, form: Form) -> Batch:
     """The batch that `rows`, int64 `(B, T + 1)`, hold; `marks` are `BatchReader.mark`'s. The host waits for no GPU."""
-    inputs, targets = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+    inputs = rows[:, :-1].contiguous()
+    targets = rows[:, 1:].clone(memory_format=torch.contiguous_format)  # of one row `contiguous` makes no copy
     size, length = inputs.shape
     columns = torch.arange(length, device=rows.device)
     starts = torch.zeros(size * length + 1, dtype=torch.bool, device=rows.device)
