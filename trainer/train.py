@@ -305,10 +305,8 @@ class Run:
             f"step      {config.batch_tokens:,} tokens: {world.size} ranks x {self.micro_steps} micro-steps x "
             f"{config.micro_batch} windows x {config.seq_len:,}"
         )
-        stats = loader.stats()
-        shares = ", ".join(f"{name} {round(100 * getattr(stats, name), 2):g} %" for name in ("use", "crop", "pad"))
-        kind = f", document mask ({mask_kind(world.device)})" if config.document_mask else ""
-        say(f"layout    {config.layout}: {shares}{kind}")
+        mask = f", document mask ({mask_kind(world.device)})" if config.document_mask else ""
+        say(f"layout    {loader.stats()}{mask}")
         say(f"epoch     {self.steps_per_epoch:,.2f} steps; the run has {self.steps:,}: {passes:.2f} epochs")
         if self.val:
             say(f"val       {self.val.windows * self.val.seq_len:,} tokens, the first of the val split")
