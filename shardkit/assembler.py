@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shardkit.errors import OutputError, SourceError
+from shardkit.errors import OutputError, ShardkitWarning, SourceError
 from shardkit.files import sha256_file
 from shardkit.journal import WORK_DIR, Journal, Resume
 from shardkit.manifest import ShardInfo, SourceFile
@@ -26,10 +26,6 @@ from shardkit.shards import ShardWriter, shard_header, shard_name
 from shardkit.sources import Chunk, InputFile
 
 _LISTED = 20  # skipped rows that are named one by one
-
-
-class ShardkitWarning(UserWarning):
-    """Something that a user should know and that stops nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

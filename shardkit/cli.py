@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from shardkit import __version__
-from shardkit.errors import ShardkitError, UsageError
+from shardkit.errors import ShardkitError, ShardkitWarning, UsageError
 
 DEFAULT_SOURCE = "HuggingFaceFW/fineweb-edu"
 
@@ -216,7 +216,6 @@ def _words(value: Any) -> str:
 @contextmanager
 def _warnings_as_lines() -> Iterator[None]:
     """Show our warnings as one line each on stderr."""
-    from shardkit.assembler import ShardkitWarning
 
     with warnings.catch_warnings():
         usual = warnings.formatwarning

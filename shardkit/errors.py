@@ -24,6 +24,10 @@ class ShardkitError(Exception):
     """Base of every error that is the input's, the machine's or the network's fault, not a bug."""
 
 
+class ShardkitWarning(UserWarning):
+    """Something that a user should know and that stops nothing."""
+
+
 class UsageError(ShardkitError):
     """An option, or a combination of options, that cannot work."""
 

@@ -7,7 +7,6 @@ pull is complete. What is there already and right is never fetched again.
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 import threading
 import warnings
@@ -18,15 +17,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from shardkit.bare import Wanted, bare_manifest, bare_shards, bin_to_npy
+from shardkit.arrival import check_listing, fetch_right, published
+from shardkit.bare import Wanted, bare_manifest, bare_shards
 from shardkit.errors import DiskFull, HubError, ManifestError, OutputError, ShardError, UsageError
 from shardkit.files import atomic_write, format_bytes, free_bytes, sha256_file
 from shardkit.manifest import MANIFEST_NAME, Manifest, ShardInfo
 from shardkit.outbox import Progress
 from shardkit.remotes import WORK_FOLDER, Remote, RemoteFile, open_remote
-from shardkit.shards import open_shard
-
-FETCHES = 3  # of one file, while it arrives with a wrong hash
 
 
 def pull(
@@ -55,15 +52,15 @@ def pull(
     directory = Path(directory if directory is not None else remote.default_folder)
     if remote.local_folder == directory.resolve():
         raise UsageError(f"{repo} is the folder to pull into itself: give another folder")
-    published = _published(remote, there)
+    whole_there = published(remote, there)
     with _only_pull(directory):
         local = _local_manifest(directory)
-        if published is None:
+        if whole_there is None:
             return _pull_bare(remote, there, directory, local, _Selection(split, shards), workers, progress)
-        text, whole = published
+        text, whole = whole_there
         part = _with_local(whole, _Selection(split, shards).of(whole, remote.name), local, directory)
         wanted = [Wanted(s.file, s.file, s.bytes, s.sha256) for s in part.shards]
-        _check_listing(remote, wanted, there)
+        check_listing(remote, wanted, there)
         known = {s.file: s for s in local.shards} if local else {}
         _bring(remote, directory, wanted, {w.target: w.sha256 for w in wanted}, known, workers, progress)
         part.check_files(directory)
@@ -92,24 +89,6 @@ class _Selection:
         return whole if len(chosen) == len(whole.shards) else dataclasses.replace(whole, shards=chosen)
 
 
-def _published(remote: Remote, there: Mapping[str, RemoteFile]) -> tuple[bytes, Manifest] | None:
-    """The manifest at the remote, as bytes and parsed; None for a repo of bare shards. Raises for half a dataset."""
-    if MANIFEST_NAME in there:
-        text = remote.read(MANIFEST_NAME)
-        try:
-            return text, Manifest.from_json(text.decode(), where=f"{remote.name}/{MANIFEST_NAME}")
-        except UnicodeDecodeError as error:
-            raise ManifestError(f"{remote.name}/{MANIFEST_NAME} is not text ({error}): push it again") from error
-    if not there:
-        raise HubError(f"{remote.name} holds nothing: check the name, or push to it first")
-    if any(name.startswith(f"{WORK_FOLDER}/") for name in there):
-        raise HubError(
-            f"{remote.name} is unfinished, its {MANIFEST_NAME} has not come yet: wait, or run the push (or the "
-            "`tokenize --push`) again to its end, then pull"
-        )
-    return None
-
-
 def _local_manifest(directory: Path) -> Manifest | None:
     if not (directory / MANIFEST_NAME).exists():
         return None
@@ -134,18 +113,6 @@ def _with_local(whole: Manifest, part: Manifest, local: Manifest | None, directo
     if len(listed) == len(whole.shards):
         return whole
     return dataclasses.replace(whole, shards=tuple(s for s in whole.shards if s.file in listed))
-
-
-def _check_listing(remote: Remote, wanted: Sequence[Wanted], there: Mapping[str, RemoteFile]) -> None:
-    """Find a repo that is not what its manifest says before anything is downloaded."""
-    for item in wanted:
-        found = there.get(item.file)
-        if found is None or found.size != item.size or (item.sha256 and found.sha256 not in ("", item.sha256)):
-            state = "is not there" if found is None else f"has {found.size:,} bytes or another SHA-256 there"
-            raise HubError(
-                f"{remote.name}: {item.file} {state}, its {MANIFEST_NAME} says {item.size:,} bytes: its owner must "
-                "push it again"
-            )
 
 
 def _bring(
@@ -178,7 +145,7 @@ def _bring(
 
     def fetch(item: Wanted) -> None:
         nonlocal done
-        _fetch_right(remote, item, incoming, directory / item.target)
+        fetch_right(remote, item, incoming, directory / item.target)
         with lock:
             done += item.size
             if progress is not None:
@@ -204,23 +171,6 @@ def _is_right(path: Path, item: Wanted, sha256: str | None) -> bool:
         return path.stat().st_size == item.size and (not sha256 or sha256_file(path) == sha256)
     except OSError:  # not there, or not readable: fetched anew
         return False
-
-
-def _fetch_right(remote: Remote, item: Wanted, incoming: Path, target: Path) -> None:
-    for attempt in range(FETCHES):
-        path, sha256 = remote.fetch(item.file, incoming, again=attempt > 0)
-        if path.stat().st_size == item.size and item.sha256 in ("", sha256):
-            if item.is_bin:
-                path = bin_to_npy(path)
-            elif not item.sha256:
-                open_shard(path)
-            os.replace(path, target)
-            return
-        path.unlink()
-    raise HubError(
-        f"{item.file} from {remote.name} arrived {FETCHES} times with other bytes than promised (size or SHA-256): the "
-        "copy there is damaged, its owner must push it again with --overwrite"
-    )
 
 
 def _pull_bare(

@@ -56,12 +56,8 @@ class Journal:
             return cls(path, [], Resume())
         lines = _whole_lines(path)
         try:
-            found = json.loads(lines[0])["identity"]
-            records = [json.loads(line) for line in lines[1:]]
-            shards = [ShardInfo(**record["shard"]) for record in records]
+            found, records, shards = _parse(lines)
             resume = _resume(records)
-            if [shard.index for shard in shards] != list(range(len(shards))):
-                raise ValueError("its shards are not 0, 1, 2 and so on")
         except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
             raise OutputError(f"{path} is damaged ({error}): start again with --overwrite") from error
         if differ := _differences(found, json.loads(json.dumps(identity))):
@@ -83,6 +79,28 @@ class Journal:
         except OSError as error:
             raise write_error(error, self.path, len(line)) from error
         self.shards.append(shard)
+
+
+def acknowledged(journal: bytes, *, where: str) -> tuple[dict[str, Any], list[ShardInfo]]:
+    """The identity and the finished shards that another machine's journal names; `where` names it in errors.
+
+    Raises `OutputError` for a damaged one. A torn last line is not counted.
+    """
+    try:
+        identity, _, shards = _parse(journal[: journal.rfind(b"\n") + 1].decode().splitlines())
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        raise OutputError(f"{where} is damaged ({error}): its owner must start again with --overwrite") from error
+    return identity, shards
+
+
+def _parse(lines: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]], list[ShardInfo]]:
+    """Identity, records, and the shards in them. Raises `ValueError` and its like."""
+    identity = json.loads(lines[0])["identity"]
+    records = [json.loads(line) for line in lines[1:]]
+    shards = [ShardInfo(**record["shard"]) for record in records]
+    if [shard.index for shard in shards] != list(range(len(shards))):
+        raise ValueError("its shards are not 0, 1, 2 and so on")
+    return identity, records, shards
 
 
 def _whole_lines(path: Path) -> list[str]:

@@ -26,8 +26,6 @@ from shardkit.spans import Span, choose_span, cut_spans, needed_shards
 from shardkit.state import is_count, make_identity
 from shardkit.stream import Tokens, open_split, open_stream
 
-_SMALL_FILES = 64 << 10  # allowed for what a cache holds beside shards and the manifest
-
 Place = str | os.PathLike[str] | Manifest
 Sources = Place | Sequence[tuple[Place, float]]
 
@@ -136,9 +134,7 @@ class Source:
         if options.span is None and self.cache is None:
             return None, ()
         shards = self.stream.shards
-        room = None
-        if self.cache is not None and options.cache_bytes is not None:
-            room = options.cache_bytes - len(self.manifest.to_json()) - _SMALL_FILES
+        room = None if self.cache is None else self.cache.room_bytes
         tokens = [shard.tokens for shard in shards]
         span = choose_span(
             tokens, [shard.bytes for shard in shards], seq_len=options.seq_len, room=room, given=options.span,

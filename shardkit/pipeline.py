@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shardkit import delivery, output
-from shardkit.assembler import Assembler, Limits, Plan, Progress, ShardkitWarning
-from shardkit.errors import UsageError
+from shardkit.assembler import Assembler, Limits, Plan, Progress
+from shardkit.errors import ShardkitWarning, UsageError
 from shardkit.files import atomic_write
 from shardkit.functions import by_value
 from shardkit.journal import WORK_DIR, Journal

@@ -97,6 +97,12 @@ def open_remote(repo: str, *, revision: str | None = None) -> Remote:
     from shardkit.fsspec_remote import FsspecRemote
     from shardkit.hub_remote import HubRemote
 
+    name, revision = hub_repo(repo, revision)
+    return HubRemote(name, revision) if name else FsspecRemote(repo)
+
+
+def hub_repo(repo: str, revision: str | None) -> tuple[str, str | None]:
+    """The `user/name` and revision that REPO names, ("", None) for a folder or URL. Raises `UsageError`."""
     if repo.startswith("hf://"):
         kind, _, name = repo.removeprefix("hf://").partition("/")
         name, _, pinned = name.partition("@")
@@ -104,11 +110,11 @@ def open_remote(repo: str, *, revision: str | None = None) -> Remote:
             raise UsageError(f"{repo} is not a dataset repo: write hf://datasets/user/name (no bucket, no model)")
         if pinned and revision not in (None, pinned):
             raise UsageError(f"{repo} names one revision and --revision another ({revision}): give one")
-        return HubRemote(name, pinned or revision)
+        return name, pinned or revision
     if not _LOCAL_PATH.match(repo) and "://" not in repo:
         if not _HUB_NAME.fullmatch(repo):
             raise UsageError(f"{repo!r} is neither a Hub repo nor a folder: write user/name, or ./{repo or 'folder'}")
-        return HubRemote(repo, revision)
+        return repo, revision
     if revision is not None:
         raise UsageError(f"{repo} has no revisions, only Hub repos do: leave --revision out")
-    return FsspecRemote(repo)
+    return "", None

@@ -13,6 +13,7 @@ from hub_data import make_dataset, tree_of
 from hub_server import HubServer
 
 from shardkit import fetch
+from shardkit.arrival import FETCHES
 from shardkit.errors import DiskFull, HubError, OutputError, UsageError
 from shardkit.fetch import pull
 from shardkit.hub import push
@@ -91,7 +92,7 @@ def test_a_copy_that_stays_damaged_is_fetched_three_times_and_never_kept(hub: Hu
     hub.reset_log()
     with pytest.raises(HubError, match="arrived 3 times with other bytes"):
         pull(REPO, tmp_path / "b")
-    assert hub.count("GET", f"{CDN}.*train") == fetch.FETCHES
+    assert hub.count("GET", f"{CDN}.*train") == FETCHES
     assert not (tmp_path / "b" / manifest.shards[1].file).exists()
     assert not (tmp_path / "b" / MANIFEST_NAME).exists()
 

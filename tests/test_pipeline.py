@@ -18,8 +18,16 @@ from reference import folder_bytes, shard_bytes
 from texts import documents, write_parquet
 
 from shardkit import Manifest, open_shard, tokenize
-from shardkit.assembler import ShardkitWarning
-from shardkit.errors import AuditError, DiskFull, OutputError, SourceError, TokenizerError, UsageError, WorkerError
+from shardkit.errors import (
+    AuditError,
+    DiskFull,
+    OutputError,
+    ShardkitWarning,
+    SourceError,
+    TokenizerError,
+    UsageError,
+    WorkerError,
+)
 from shardkit.runners.local import LocalRunner
 
 SMALL_CHUNK = 1 << 15
