@@ -7,6 +7,8 @@ import math
 import pydoc
 import re
 from collections.abc import Iterator
+from copy import deepcopy
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,12 @@ import torch
 from trainer_data import losses, write_dataset
 
 from shardkit import ShardLoader, UsageError, tokenize
-from trainer.config import Config
+from trainer.config import Config, make_config
+from trainer.distributed import find_world
 from trainer.evaluate import evaluate_run
 from trainer.log import RunLog, read_log
-from trainer.train import TrainingError, learning_rate, train
+from trainer.model import IGNORED
+from trainer.train import Run, TrainingError, learning_rate, open_data, train
 
 
 @pytest.fixture(autouse=True)
@@ -111,6 +115,32 @@ def test_a_packed_run_with_a_document_mask_says_so_everywhere(
     assert found["val_tokens"] == 2048
     for key in ("val_loss", "bits_per_byte"):
         assert math.isclose(found[key], losses(tmp_path / "run", key)[-1][1], rel_tol=1e-6)
+
+
+def test_with_the_mask_a_steps_gradient_is_that_of_its_documents_alone(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", document_tokens=12)
+    given = {
+        "data": str(tmp_path / "data"), "out": str(tmp_path / "run"), "model": "nano", "n_layer": 1, "n_embd": 32,
+        "seq_len": 32, "micro_batch": 2, "batch_tokens": 256, "device": "cpu", "val_every": 0, "layout": "packed",
+        "document_mask": True,
+    }  # fmt: skip
+    world = find_world("cpu")
+    config, manifest = open_data(make_config(given), world)
+    run = Run(config, world, manifest, None)
+    twin, (_, counted) = deepcopy(run.model), run.accumulate()
+    run.close()
+    sizes = {"batch_size": 2, "seq_len": 32, "seed": 1337}
+    with ShardLoader(tmp_path / "data", **sizes, layout="packed", documents=True, ignore_index=IGNORED) as loader:
+        for _ in range(4):
+            inputs, targets, documents = loader.next_batch()
+            counted -= (targets != IGNORED).sum()
+            for begin, end in pairwise(documents.cu_seqlens.tolist()):
+                if begin < end:
+                    part = [tensor.flatten()[None, begin:end] for tensor in (inputs, targets)]
+                    (twin(*part) * (end - begin) / 256).backward()
+    assert int(counted) == 0
+    for ours, theirs in zip(run.model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-6)
 
 
 def test_the_loss_is_the_mean_over_the_targets_that_count(tmp_path: Path) -> None:
