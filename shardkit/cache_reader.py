@@ -27,7 +27,16 @@ POLL_SECONDS = 0.02
 STUCK_SECONDS = 5.0  # without a heartbeat
 START_SECONDS = 60.0  # for Python and its imports, on a busy machine
 DEATHS = 4  # of downloaders in a row that brought nothing
-_children: list[subprocess.Popen[bytes]] = []  # that this process started: kept to be reaped
+
+
+class _Child(subprocess.Popen[bytes]):
+    """A process that may outlive us."""
+
+    def __del__(self) -> None:
+        """Not worth a warning, then."""
+
+
+_children: list[_Child] = []  # that this process started: kept to be reaped
 
 
 class Reader:
@@ -43,7 +52,7 @@ class Reader:
         self.sure: set[str] = set()
         self._source, self._revision = source, revision
         self._left = False
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: _Child | None = None
         self._dead: set[str] = set()  # generations
         self._deaths = 0
         self._cause = ""
@@ -173,13 +182,13 @@ class Reader:
             self._count_death(brought=False)
 
 
-def _spawn(folder: CacheFolder, source: str, revision: str | None) -> subprocess.Popen[bytes]:
+def _spawn(folder: CacheFolder, source: str, revision: str | None) -> _Child:
     """Start `python -m shardkit.downloader`; its command line and environment say nothing that ours do not."""
     home = str(Path(__file__).parent.parent)  # the same shardkit, however it was found here
     paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
     with open(folder.log, "wb") as log:
-        child = subprocess.Popen(
+        child = _Child(
             [sys.executable, "-m", "shardkit.downloader", str(folder.path)],
             stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment,
             start_new_session=True,  # Ctrl-C and hang-ups are for the trainer

@@ -175,16 +175,59 @@ def verify(directory: Path, hashes: bool, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--document", type=int, default=0, show_default=True, help="Ordinal of the document in the dataset.")
-@click.option("--tokens", type=int, default=300, show_default=True, help="Show at most that many tokens of it.")
+@click.argument("directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
+@click.option("--document", type=int, help="Ordinal of the document in the dataset. [0]")
+@click.option("--run", type=click.Path(path_type=Path), help="Folder of a training run, instead of DIR.")
+@click.option("--step", type=int, help="Show a row of that batch; with --run, of that step as its log counts.")
+@click.option("--micro-step", type=int, default=0, show_default=True, help="With --run: the step's forward pass.")
+@click.option("--rank", type=int, default=0, show_default=True, help="The batch of that rank.")
+@click.option("--row", type=int, default=0, show_default=True, help="That row of the batch.")
+@click.option("--batch-size", type=int, help="Rows of a batch, as the loader was given.")
+@click.option("--seq-len", type=int, help="Tokens of a row, as the loader was given.")
+@click.option("--world-size", type=int, default=1, show_default=True, help="Ranks, as the loader was given.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The loader's seed.")
+@click.option("--split", default="train", show_default=True, help="The loader's split.")
+@click.option("--shuffle/--no-shuffle", default=True, show_default=True, help="Whether the loader shuffles.")
+@click.option("--layout", default="contiguous", show_default=True, help="contiguous, document or packed.")
+@click.option("--span", type=int, help="The loader's span, in shards.")
+@click.option("--tokens", type=int, default=300, show_default=True, help="Show at most that many tokens.")
 @click.option("--tokenizer", help="Tokenizer to decode with. [the manifest's]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
-def peek(directory: Path, document: int, tokens: int, tokenizer: str | None, as_json: bool) -> None:
-    """Print a document of DIR, decoded, and where it came from."""
-    from shardkit.inspect import peek_document
+def peek(
+    directory: Path | None, document: int | None, run: Path | None, step: int | None, micro_step: int, rank: int,
+    row: int, batch_size: int | None, seq_len: int | None, world_size: int, tokens: int, tokenizer: str | None,
+    as_json: bool, **order: Any,
+) -> None:  # fmt: skip
+    """Print a document of DIR, or a row of a batch, decoded, and where it came from.
 
-    found = peek_document(directory, document, max_tokens=tokens, tokenizer=tokenizer)
+    \b
+    shardkit peek out --document 42
+    shardkit peek out --step 1200 --rank 3 --row 7 --batch-size 16 --seq-len 1024 --world-size 8
+    shardkit peek --run RUN --step 1200       the run's log knows the rest
+    """
+    from shardkit import forensics
+    from shardkit.inspect import peek_document
+    from shardkit.lines import LineOptions
+
+    show: dict[str, Any] = {"max_tokens": tokens, "tokenizer": tokenizer}
+    if (directory is None) == (run is None) or (step is None and run is not None):
+        raise UsageError("give a dataset's DIR, or --run RUN with --step S")
+    if run is not None:
+        found = forensics.peek_run(run, step=step or 0, micro_step=micro_step, rank=rank, row=row, **show)
+    elif step is None:
+        found = peek_document(Path(str(directory)), document or 0, **show)
+    elif document is not None or batch_size is None or seq_len is None:
+        raise UsageError("--step needs the loader's --batch-size and --seq-len, and no --document")
+    else:
+        options = LineOptions(seq_len=seq_len, **order)
+        place: dict[str, Any] = {
+            "step": step,
+            "rank": rank,
+            "row": row,
+            "batch_size": batch_size,
+            "world_size": world_size,
+        }
+        found = forensics.peek_row(str(directory), options, **place, **show)
     _print(found, as_json)
 
 

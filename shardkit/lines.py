@@ -213,6 +213,12 @@ class Line:
         for source in self.sources:
             source.close()
 
+    def __enter__(self) -> Line:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
     def _each(self, values: list[Any]) -> Any:
         """One value for one source, a list for a mixture."""
         return values[0] if self.mixture is None else values

@@ -74,3 +74,13 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield server
         assert server.errors == []
         assert server.leaked_tokens == []
+
+
+@pytest.fixture
+def served(hub: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The local Hub, for the processes that the test starts too."""
+    from cache_data import environment
+
+    for name, value in environment(hub.endpoint).items():
+        monkeypatch.setenv(name, value)
+    return hub

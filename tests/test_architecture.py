@@ -68,7 +68,8 @@ OPTIONS = {
     "pull": "repo directory --revision --split --shards --json",
     "info": "directory --json",
     "verify": "directory --hashes --json",
-    "peek": "directory --document --tokens --tokenizer --json",
+    "peek": "directory --document --run --step --micro-step --rank --row --batch-size --seq-len --world-size --seed "
+    "--split --shuffle --layout --span --tokens --tokenizer --json",
 }
 
 

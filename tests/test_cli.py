@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from reference import folder_bytes, shard_bytes
 from texts import documents, write_parquet
 
+from shardkit import ShardLoader, Tokenizer
 from shardkit.cli import Size, main
 
 ROOT = Path(__file__).parent.parent
@@ -144,3 +145,28 @@ def test_the_default_command_is_fineweb_edu_under_its_own_names(hub: Any, tmp_pa
     assert (source["id"], source["config"], source["revision"]) == (
         "HuggingFaceFW/fineweb-edu", "sample-10BT", commit.oid,
     )  # fmt: skip
+
+
+def test_peek_shows_the_row_of_a_batch(dataset: Path) -> None:
+    done = run("peek", dataset, "--step", "2", "--row", "1", "--batch-size", "2", "--seq-len", "16", "--json")
+    found = json.loads(done.stdout.splitlines()[-1])
+    shown = ShardLoader(dataset, batch_size=2, seq_len=16)
+    inputs = [shown.next_batch()[0] for _ in range(3)][2]
+    assert found["text"] == Tokenizer("gpt2").decode(inputs[1].tolist())
+    assert (found["tokens"], found["place_in_epoch"]) == (16, 5)
+    assert " row " in found["documents"][0]["source"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give a dataset's DIR, or --run RUN with --step S"),
+        (["DIR", "--run", "x", "--step", "1"], "give a dataset's DIR, or --run RUN with --step S"),
+        (["--run", "x"], "give a dataset's DIR, or --run RUN with --step S"),
+        (["DIR", "--step", "1"], "--step needs the loader's --batch-size and --seq-len, and no --document"),
+    ],
+)
+def test_peek_says_what_it_needs(arguments: list[str], message: str, dataset: Path) -> None:
+    done = run("peek", *(str(dataset) if word == "DIR" else word for word in arguments))
+    assert done.returncode == 2
+    assert message in done.stderr
