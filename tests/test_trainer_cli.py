@@ -13,10 +13,10 @@ from trainer_data import ROOT, TINY, command, environment, write_dataset
 from trainer.__main__ import main
 
 TRAIN_FLAGS = """
---batch-tokens --beta1 --beta2 --compile --config --data --data-dir --deterministic --device --epochs --grad-clip
---hellaswag --help --keep --ledger --lr --micro-batch --min-lr --model --n-embd --n-head --n-layer --optimizer --out
---precision --prompt --push-checkpoints --resume --sample-every --save-every --seed --seq-len --steps --tensorboard
---tokenizer --val-every --val-tokens --wandb --warmup-steps --weight-decay
+--batch-tokens --beta1 --beta2 --compile --config --data --data-dir --deterministic --device --document-mask --epochs
+--grad-clip --hellaswag --help --keep --layout --ledger --lr --micro-batch --min-lr --model --n-embd --n-head
+--n-layer --optimizer --out --precision --prompt --push-checkpoints --resume --sample-every --save-every --seed
+--seq-len --steps --tensorboard --tokenizer --val-every --val-tokens --wandb --warmup-steps --weight-decay
 """
 
 

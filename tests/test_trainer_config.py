@@ -62,6 +62,7 @@ def test_micro_steps_make_up_the_batch_or_are_refused(micro: int, seq: int, worl
         ({"model": "gpt5"}, "unknown model 'gpt5': expected one of gpt2-124m"),
         ({"steps": 0}, "--steps is 0"),
         ({"steps": 3, "epochs": 1.0}, "give one"),
+        ({"layout": "rows"}, "expected one of contiguous, document, packed"),
         ({"optimizer": "sgd"}, "expected one of adamw, muon"),
         ({"seq_len": -1}, "--seq-len is -1"),
         ({"out": ""}, "--out is missing"),
@@ -80,6 +81,13 @@ def test_another_model_or_batch_for_a_run_to_resume_is_refused() -> None:
         make_config({**PLACES, "batch_tokens": 2048}, saved)
     with pytest.raises(UsageError, match=r"--model gpt2-124m \(was nano\)"):
         make_config({**PLACES, "model": "124m"}, saved)
+
+
+def test_a_checkpoint_from_before_there_were_layouts_goes_on_as_it_was() -> None:
+    saved = {"model": "nano", "batch_tokens": 1024, "steps": 5}
+    assert make_config({**PLACES, "layout": "contiguous", "document_mask": False}, saved).layout == "contiguous"
+    with pytest.raises(UsageError, match=r"--layout packed \(was contiguous\), --document-mask True \(was False\)"):
+        make_config({**PLACES, "layout": "packed", "document_mask": True}, saved)
 
 
 @pytest.mark.parametrize(

@@ -34,15 +34,18 @@ def launch(mode: str, data: Path, out: Path, ranks: int) -> subprocess.Completed
 
 
 def test_gradient_and_evaluation_are_the_same_for_any_world_size_and_micro_batch(tmp_path: Path) -> None:
-    write_dataset(tmp_path / "data", val=990)
+    write_dataset(tmp_path / "data", val=990, document_tokens=12)
     results: list[dict[str, Any]] = []
     for ranks in (1, 2, 4):
         done = launch("measure", tmp_path / "data", tmp_path / f"w{ranks}", ranks)
         assert done.returncode == 0, done.stdout + done.stderr
         results += torch.load(tmp_path / f"w{ranks}" / "results.pt", weights_only=True)
-    assert len(results) == 9
-    one = results[2]  # one process, the largest micro-batch
+    assert len(results) == 18
+    ones = {result["layout"]: result for result in results[4:6]}  # of one process, the largest micro-batch
+    assert float((ones["contiguous"]["gradient"] - ones["packed"]["gradient"]).norm()) > 0.01
+    assert ones["contiguous"]["val_loss"] != ones["packed"]["val_loss"]
     for other in results:
+        one = ones[other["layout"]]
         difference = float((other["gradient"] - one["gradient"]).norm() / one["gradient"].norm())
         assert difference < 1e-6, other["micro"]
         assert other["val_loss"] == one["val_loss"]

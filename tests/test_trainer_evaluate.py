@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from trainer.evaluate import (
     unigram_entropy,
     validate,
 )
-from trainer.model import Model, ModelConfig
+from trainer.model import IGNORED, Model, ModelConfig
 
 WORLD = find_world("cpu")
 
@@ -44,6 +45,30 @@ def test_the_loss_is_the_mean_over_the_first_whole_windows_of_the_split(tmp_path
         losses.append(model.token_losses(rows[:, :-1], rows[:, 1:]))
     expected = float(torch.cat(losses).double().mean())
     assert math.isclose(validate(model, val, WORLD, torch.float32), expected, rel_tol=1e-6)
+
+
+def test_with_a_mask_each_document_of_the_range_is_alone_and_no_end_of_text_counts(tmp_path: Path) -> None:
+    manifest = write_dataset(tmp_path, document_tokens=10)
+    val = open_val_range(manifest, tokens=1000, seq_len=32, eot_id=256)
+    assert (val.windows, val.seq_len) == (31, 32)  # the range is the one without a mask
+    stream = np.load(next(tmp_path.glob("*_val_*.npy"))).astype(np.int64)
+    model, losses = make(), []
+    for window in range(val.windows):
+        row = stream[window * 32 : window * 32 + 33]
+        cuts = [0, *(1 + np.flatnonzero(row[1:32] == 256)), 33]
+        for begin, end in pairwise(cuts):
+            part = torch.from_numpy(row[begin:end])[None]
+            if part.shape[1] > 1:
+                targets = part[:, 1:].masked_fill(part[:, 1:] == 256, IGNORED)
+                losses.append(model.token_losses(part[:, :-1], targets)[targets != IGNORED])
+    expected = torch.cat(losses).double()
+    assert len(expected) == len(val.targets) == int((stream[1 : 31 * 32 + 1] != 256).sum())
+    loss = validate(model, val, WORLD, torch.float32)
+    assert math.isclose(loss, float(expected.mean()), rel_tol=1e-6)
+    text_bytes = val.count_bytes(Tokenizer("bytes"))
+    assert math.isclose(
+        bits_per_byte(loss, val, text_bytes), float(expected.sum()) / math.log(2) / text_bytes, rel_tol=1e-6
+    )
 
 
 def test_a_split_shorter_than_a_window_is_refused(tmp_path: Path) -> None:

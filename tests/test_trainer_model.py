@@ -12,7 +12,7 @@ from torch import Tensor
 import trainer.model as model_module
 from shardkit import UsageError
 from trainer.config import MODELS
-from trainer.model import Model, ModelConfig
+from trainer.model import IGNORED, Model, ModelConfig
 
 SIZES = ModelConfig(vocab_size=300, n_layer=2, n_head=4, n_embd=32, n_positions=16)
 
@@ -48,6 +48,39 @@ def test_the_loss_in_chunks_and_its_gradient_equal_the_plain_ones(
     assert math.isclose(chunked[0], plain[0], rel_tol=1e-6)
     for ours, theirs in zip(chunked[1], plain[1], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_an_ignored_target_counts_nothing_and_each_other_one_as_much_as_ever(chunked: bool) -> None:
+    model, (inputs, targets) = make(), batch()
+    model.chunked_loss = chunked
+    some = torch.rand(targets.shape, generator=torch.Generator().manual_seed(2)) < 0.4
+    kept, rest = targets.masked_fill(some, IGNORED), targets.masked_fill(~some, IGNORED)
+    found = []
+    for part in (targets, kept, rest):
+        model.zero_grad()
+        loss = model(inputs, part)
+        loss.backward()
+        found.append((loss.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]))
+    (whole, gradient), *parts = found
+    torch.testing.assert_close(sum(loss for loss, _ in parts), whole)
+    for total, one, other in zip(gradient, parts[0][1], parts[1][1], strict=True):
+        torch.testing.assert_close(one + other, total, rtol=1e-4, atol=1e-6)
+    losses = model.token_losses(inputs, kept)
+    assert bool((losses[some] == 0).all())
+    torch.testing.assert_close(losses.sum() / targets.numel(), parts[0][0])
+    nothing = model(inputs, torch.full_like(targets, IGNORED))
+    assert nothing.item() == 0.0
+
+
+def test_where_nothing_is_ignored_the_plain_loss_is_the_mean_bit_for_bit() -> None:
+    model, (inputs, targets) = make(), batch()
+    model.chunked_loss = False
+    mean = F.cross_entropy(model.to_logits(model.hidden(inputs)).flatten(0, 1), targets.flatten())
+    expected = torch.autograd.grad(mean, list(model.parameters()))
+    loss, found = gradients(model, chunked=False)
+    assert loss == mean.item()
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
 
 
 def test_under_autocast_the_chunked_gradient_is_near_and_of_the_parameters_type() -> None:

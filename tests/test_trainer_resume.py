@@ -33,7 +33,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    write_dataset(folder)
+    write_dataset(folder, document_tokens=16)
     return folder
 
 
@@ -57,7 +57,12 @@ def assert_same_run(one: Path, other: Path) -> None:
         assert torch.equal(tensor, weights(other)[name]), name
 
 
-@pytest.mark.parametrize("more", [{}, {"optimizer": "muon"}, {"model": "bigram", "n_layer": 0}, {"precision": "bf16"}])
+PACKED = {"layout": "packed", "document_mask": True}
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"optimizer": "muon"}, {"model": "bigram", "n_layer": 0}, {"precision": "bf16"}, PACKED]
+)
 def test_going_on_from_the_middle_equals_never_having_stopped(
     data: Path, tmp_path: Path, more: dict[str, object]
 ) -> None:
@@ -109,12 +114,13 @@ def test_sigterm_saves_one_more_and_the_run_goes_on_from_there(data: Path, tmp_p
     assert losses(run)[-1][0] == last + 2
 
 
-def test_two_ranks_then_one_eat_the_same_data(data: Path, tmp_path: Path) -> None:
-    words = ("--data", data, *TINY, "--ledger", "--steps")
+@pytest.mark.parametrize("more", [{}, PACKED])
+def test_two_ranks_then_one_eat_the_same_data(data: Path, tmp_path: Path, more: dict[str, object]) -> None:
+    words = ("--data", data, *TINY, *(("--layout", "packed", "--document-mask") if more else ()), "--ledger", "--steps")
     run_trainer("train", *words, "5", "--out", tmp_path / "two", ranks=2)
     two = losses(tmp_path / "two")
     train({"out": str(tmp_path / "two"), "resume": "auto", "steps": 10})
-    train(settings(data, tmp_path / "one", steps=10, val_every=0, ledger=True))
+    train(settings(data, tmp_path / "one", steps=10, val_every=0, ledger=True, **more))
     resumed, alone = merge_ledger(tmp_path / "two" / "ledger"), merge_ledger(tmp_path / "one" / "ledger")
     assert resumed.first_difference(alone) is None
     assert max(resumed.running) == max(alone.running) == 80

@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import math
 import pydoc
+import re
 from collections.abc import Iterator
+from copy import deepcopy
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from trainer_data import losses, write_dataset
 
-from shardkit import UsageError, tokenize
-from trainer.config import Config
+from shardkit import ShardLoader, UsageError, tokenize
+from trainer.config import Config, make_config
+from trainer.distributed import find_world
+from trainer.evaluate import evaluate_run
 from trainer.log import RunLog, read_log
-from trainer.train import TrainingError, learning_rate, train
+from trainer.model import IGNORED
+from trainer.train import Run, TrainingError, learning_rate, open_data, train
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +92,81 @@ def test_every_line_of_the_log_says_what_the_issue_asks(text_shards: Path, tmp_p
     assert {"step", "val_loss", "bits_per_byte"} == set(entries[-1])
     text = (tmp_path / "log.jsonl").read_text()
     assert repr(lines[0]["loss"]) in text  # full precision: what is read is what was written
-    assert json.loads(text.splitlines()[1]) == lines[0]
+    assert json.loads(text.splitlines()[2]) == lines[0]
+
+
+def test_a_packed_run_with_a_document_mask_says_so_everywhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_dataset(tmp_path / "data", val=3000, document_tokens=24)
+    given = {
+        "data": str(tmp_path / "data"), "out": str(tmp_path / "run"), "model": "nano", "n_layer": 1, "n_embd": 32,
+        "device": "cpu", "val_tokens": 2048, "layout": "packed", "document_mask": True,
+    }  # fmt: skip
+    train({**given, "steps": 60, "val_every": 30})
+    assert re.search(
+        r"^layout    packed: .*: use 9\d[.\d]*%, pad [.\d]+%, crop 0.00%, document mask \(dense\)$",
+        capsys.readouterr().out,
+        re.M,
+    )
+    assert losses(tmp_path / "run")[-1][1] < losses(tmp_path / "run")[0][1] - 1
+    options = {"device": "cpu", "data": None, "val_tokens": None, "hellaswag": None, "tokenizer": None}
+    found = evaluate_run(tmp_path / "run", which="last", precision="auto", **options)
+    assert found["val_tokens"] == 2048
+    for key in ("val_loss", "bits_per_byte"):
+        assert math.isclose(found[key], losses(tmp_path / "run", key)[-1][1], rel_tol=1e-6)
+
+
+def test_with_the_mask_a_steps_gradient_is_that_of_its_documents_alone(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", document_tokens=12)
+    given = {
+        "data": str(tmp_path / "data"), "out": str(tmp_path / "run"), "model": "nano", "n_layer": 1, "n_embd": 32,
+        "seq_len": 32, "micro_batch": 2, "batch_tokens": 256, "device": "cpu", "val_every": 0, "layout": "packed",
+        "document_mask": True,
+    }  # fmt: skip
+    world = find_world("cpu")
+    config, manifest = open_data(make_config(given), world)
+    run = Run(config, world, manifest, None)
+    twin, (_, counted) = deepcopy(run.model), run.accumulate()
+    run.close()
+    sizes = {"batch_size": 2, "seq_len": 32, "seed": 1337}
+    with ShardLoader(tmp_path / "data", **sizes, layout="packed", documents=True, ignore_index=IGNORED) as loader:
+        for _ in range(4):
+            inputs, targets, documents = loader.next_batch()
+            counted -= (targets != IGNORED).sum()
+            for begin, end in pairwise(documents.cu_seqlens.tolist()):
+                if begin < end:
+                    part = [tensor.flatten()[None, begin:end] for tensor in (inputs, targets)]
+                    (twin(*part) * (end - begin) / 256).backward()
+    assert int(counted) == 0
+    for ours, theirs in zip(run.model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_the_loss_is_the_mean_over_the_targets_that_count(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", document_tokens=2)  # half of the targets begin a document
+    given = {"data": str(tmp_path / "data"), "out": str(tmp_path / "run"), "model": "nano", "n_embd": 32}
+    train({**given, "steps": 1, "device": "cpu", "val_every": 0, "layout": "packed", "document_mask": True})
+    assert abs(losses(tmp_path / "run")[0][1] - math.log(257)) < 0.2
+
+
+def test_the_log_says_where_the_data_of_each_step_lay(tmp_path: Path) -> None:
+    manifest = write_dataset(tmp_path / "data")
+    run = {"out": str(tmp_path / "run"), "device": "cpu", "val_every": 0, "save_every": 2}
+    train({**run, "data": str(tmp_path / "data"), "model": "nano", "n_embd": 32, "steps": 4})
+    (tmp_path / "run" / "checkpoints" / "step_00000004.pt").unlink()
+    train({**run, "resume": "auto", "micro_batch": 2, "steps": 5})
+    entries = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [entry.get("step") for entry in entries] == [None, 1, 2, None, 3, 4, 5]
+    assert [entry["step"] for entry in read_log(tmp_path / "run" / "log.jsonl")] == [1, 2, 3, 4, 5]
+    for entry, after, micro_batch in ((entries[0], 0, 8), (entries[3], 2, 2)):
+        assert (entry["after_step"], entry["micro_batch"], entry["world_size"]) == (after, micro_batch, 1)
+        assert entry["micro_steps"] * micro_batch * 64 == 512
+        state = entry["loader"]
+        assert (state["fingerprint"], state["split"], state["seed"]) == (manifest.fingerprint, "train", 1337)
+        with ShardLoader(entry["folder"], batch_size=micro_batch, seq_len=state["seq_len"], seed=1337) as loader:
+            loader.load_state_dict(state)
+            assert state["epoch"] * loader.windows_per_epoch + state["window"] == after * 8
 
 
 def test_epochs_are_counted_exactly_and_passing_one_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,8 +21,13 @@ TINY = (
 )  # fmt: skip
 
 
-def write_dataset(folder: Path, *, train: int = 6000, val: int = 2000, ids: int = 257) -> Manifest:
-    """Byte tokens with something to learn: each is mostly its predecessor plus one. Shard 0 is val."""
+def write_dataset(
+    folder: Path, *, train: int = 6000, val: int = 2000, ids: int = 257, document_tokens: int | None = None
+) -> Manifest:
+    """Byte tokens with something to learn: each is mostly its predecessor plus one. Shard 0 is val.
+
+    An EOT comes by chance; with `document_tokens` also as every so manieth token on average.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     shards = []
@@ -31,6 +36,8 @@ def write_dataset(folder: Path, *, train: int = 6000, val: int = 2000, ids: int 
             continue
         noise = rng.integers(0, ids, size)
         tokens = np.where(rng.random(size) < 0.1, noise, (np.arange(size) + index * 7) % 64 + 32).astype("<u2")
+        if document_tokens:
+            tokens[rng.random(size) < 1 / document_tokens] = 256
         path = folder / f"tiny_{split}_{index:06d}.npy"
         np.save(path, tokens)
         shards.append(

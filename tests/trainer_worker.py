@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -14,21 +15,23 @@ from trainer.evaluate import HellaSwagItem, score_hellaswag
 from trainer.train import Run, open_data
 
 MICRO_BATCHES = (1, 2, 4)
+LAYOUTS = ({"layout": "contiguous"}, {"layout": "packed", "document_mask": True})
 
 
 def measure(data: Path, out: Path) -> None:
-    """The gradient of the first step, the validation loss and HellaSwag, for several micro-batches, into `out`."""
+    """Into `out`: first gradient, validation loss and HellaSwag, for several micro-batches and layouts."""
     world = find_world("cpu")
     start(world)
     results = []
-    for micro in MICRO_BATCHES:
+    for micro, layout in product(MICRO_BATCHES, LAYOUTS):
         given = {
             "data": str(data), "out": str(out), "model": "nano", "n_layer": 2, "n_head": 2, "n_embd": 32, "seq_len": 32,
             "micro_batch": micro, "batch_tokens": 512, "steps": 2, "val_tokens": 1024, "device": "cpu", "val_every": 1,
+            **layout,
         }  # fmt: skip
         config, manifest = open_data(make_config(given), world)
         run = Run(config, world, manifest, None)
-        losses = run.accumulate()
+        run.accumulate()
         items = [HellaSwagItem([[n, k, 3 * n % 200, 7] for k in range(4)], [1] * 4, n % 4) for n in range(21)]
         run.val_loss = None
         run._validate()
@@ -36,8 +39,8 @@ def measure(data: Path, out: Path) -> None:
         results.append(
             {
                 "micro": micro,
+                "layout": layout["layout"],
                 "gradient": gradient,
-                "loss": losses,
                 "val_loss": run.last_val_loss,
                 "hellaswag": score_hellaswag(run.model, items, world, torch.float32),
             }
@@ -55,7 +58,7 @@ def fail(data: Path, out: Path) -> None:
 
     usual = train_module.Run.accumulate
 
-    def broken(self: Run) -> torch.Tensor:
+    def broken(self: Run) -> tuple[torch.Tensor, torch.Tensor]:
         if self.world.rank == 1 and self.step == 1:
             raise ZeroDivisionError("a bug on rank 1")
         return usual(self)

@@ -41,12 +41,13 @@ MODELS: dict[str, dict[str, Any]] = {
 # A resumed run may change none of these: it would be another run. (The loader watches over the data itself.)
 FIXED = (
     "model", "n_layer", "n_head", "n_embd", "seq_len", "batch_tokens", "seed", "optimizer", "lr", "min_lr",
-    "warmup_steps", "weight_decay", "beta1", "beta2", "grad_clip",
+    "warmup_steps", "weight_decay", "beta1", "beta2", "grad_clip", "layout", "document_mask",
 )  # fmt: skip
 CHOICES = {
     "optimizer": ("adamw", "muon"),
     "precision": ("auto", "bf16", "fp16", "fp32"),
     "compile": ("auto", "on", "off"),
+    "layout": ("contiguous", "document", "packed"),
 }
 
 
@@ -70,6 +71,8 @@ class Config:
     seq_len: int = _field(1024, "Tokens in a window, and positions of the model.")
     steps: int | None = _field(None, "Steps of the whole run. [one epoch]")
     epochs: float | None = _field(None, "Passes over the train split, instead of --steps.")
+    layout: str = _field("contiguous", "contiguous, document (rows begin with one), or packed (whole ones, best fit).")
+    document_mask: bool = _field(False, "No document sees another, nor is one's first token predicted; val too.")
     seed: int = _field(1337, "Of the weights and of the order of the windows.")
     lr: float = _field(6e-4, "Highest learning rate. [the model's]")
     min_lr: float = _field(0.1, "Learning rate at the end, as a part of --lr.")
@@ -156,9 +159,10 @@ def make_config(given: Mapping[str, Any], saved: Mapping[str, Any] | None = None
     saved = saved or {}
     name = model_name(given["model"] if "model" in given else saved.get("model", Config().model))
     given = {**given, "model": name}
-    changed = [key for key in FIXED if saved and key in given and given[key] != saved.get(key)]
+    before = {**dataclasses.asdict(Config()), **saved}  # a field that is younger than the checkpoint had its default
+    changed = [key for key in FIXED if saved and key in given and given[key] != before[key]]
     if changed:
-        said = ", ".join(f"{_flag(key)} {given[key]} (was {saved.get(key)})" for key in changed)
+        said = ", ".join(f"{_flag(key)} {given[key]} (was {before[key]})" for key in changed)
         raise UsageError(
             f"the run to resume has another config: {said}; leave that out, or begin a run in another --out"
         )

@@ -21,7 +21,7 @@ from torch import Tensor
 from shardkit import Manifest, ShardkitError, ShardLoader, Tokenizer, UsageError, open_shard
 from trainer.distributed import World, autocast, choose_precision, find_world, finish, start, sum_over_ranks
 from trainer.export import open_model
-from trainer.model import Model
+from trainer.model import IGNORED, Model
 
 _GROUP_WINDOWS = 8
 _GROUP_ITEMS = 8
@@ -29,26 +29,40 @@ _GROUP_ITEMS = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ValRange:
-    """A pinned range of the val split: its first `windows * seq_len + 1` tokens."""
+    """A pinned range of the val split: its first `windows * seq_len + 1` tokens.
+
+    With `eot_id` its documents are masked as in training: an EOT begins one, and is no target that counts.
+    """
 
     tokens: NDArray[np.unsignedinteger]
     windows: int
     seq_len: int
+    eot_id: int | None = None
 
-    def group(self, number: int) -> tuple[Tensor, Tensor, int]:
-        """Inputs and targets `(8, seq_len)` of one group, the last one filled up; and how many rows count."""
+    @property
+    def targets(self) -> NDArray[np.unsignedinteger]:
+        """The targets that count, in order."""
+        targets = self.tokens[1 : self.windows * self.seq_len + 1]
+        return targets if self.eot_id is None else targets[targets != self.eot_id]
+
+    def group(self, number: int) -> tuple[Tensor, Tensor, Tensor | None, int]:
+        """Inputs, targets and positions `(8, seq_len)` of one group, the last one filled up; how many rows count."""
         first = number * _GROUP_WINDOWS
         starts = np.minimum(np.arange(first, first + _GROUP_WINDOWS), self.windows - 1) * self.seq_len
         rows = torch.from_numpy(self.tokens[starts[:, None] + np.arange(self.seq_len + 1)].astype(np.int64))
-        return rows[:, :-1], rows[:, 1:], min(_GROUP_WINDOWS, self.windows - first)
+        inputs, targets, count = rows[:, :-1], rows[:, 1:], min(_GROUP_WINDOWS, self.windows - first)
+        if self.eot_id is None:
+            return inputs, targets, None, count
+        place = torch.arange(self.seq_len).expand_as(inputs)
+        begins = place.where(inputs == self.eot_id, 0).cummax(1).values
+        return inputs, targets.masked_fill(targets == self.eot_id, IGNORED), place - begins, count
 
     def count_bytes(self, tokenizer: Tokenizer) -> int:
         """Bytes of UTF-8 in the targets; an end of text counts none."""
-        targets = self.tokens[1 : self.windows * self.seq_len + 1]
-        return len(tokenizer.decode(targets[targets != tokenizer.eot_id].tolist()).encode())
+        return len(tokenizer.decode(self.targets[self.targets != tokenizer.eot_id].tolist()).encode())
 
 
-def open_val_range(manifest: Manifest, *, tokens: int, seq_len: int) -> ValRange:
+def open_val_range(manifest: Manifest, *, tokens: int, seq_len: int, eot_id: int | None = None) -> ValRange:
     """The first `tokens` tokens of the val split, in whole windows. Raises `UsageError` where there is not one."""
     directory = manifest.directory or Path()
     parts, have = [], 0
@@ -62,24 +76,26 @@ def open_val_range(manifest: Manifest, *, tokens: int, seq_len: int) -> ValRange
             f"{directory} has {have:,} tokens in split 'val', --val-tokens is {tokens:,}: a window of {seq_len:,} "
             f"needs {seq_len + 1:,}; tokenize with --val-shards 1, or train with --val-every 0"
         )
-    return ValRange(tokens=np.concatenate(parts)[: windows * seq_len + 1], windows=windows, seq_len=seq_len)
+    found = np.concatenate(parts)[: windows * seq_len + 1]
+    return ValRange(tokens=found, windows=windows, seq_len=seq_len, eot_id=eot_id)
 
 
 def validate(model: Model, val: ValRange, world: World, dtype: torch.dtype) -> float:
-    """The mean loss over `val`, in nats a token."""
+    """The mean loss over the targets of `val`, in nats a token."""
     groups = -(-val.windows // _GROUP_WINDOWS)
     sums = torch.zeros(groups, dtype=torch.float64)
     for number in range(world.rank, groups, world.size):
-        inputs, targets, rows = val.group(number)
+        inputs, targets, positions, rows = val.group(number)
+        places = None if positions is None else positions.to(world.device)
         with autocast(world.device, dtype):
-            losses = model.token_losses(inputs.to(world.device), targets.to(world.device))
+            losses = model.token_losses(inputs.to(world.device), targets.to(world.device), places)
         sums[number] = losses[:rows].cpu().double().sum()
-    return float(_over_ranks(sums, world).sum()) / (val.windows * val.seq_len)
+    return float(_over_ranks(sums, world).sum()) / max(1, len(val.targets))
 
 
 def bits_per_byte(loss: float, val: ValRange, text_bytes: int) -> float:
-    """`loss`, in nats a token over `val`, as bits a byte of its text."""
-    return loss * val.windows * val.seq_len / math.log(2) / text_bytes
+    """`loss`, in nats a token over `val`, as bits a byte of its text. With a mask the EOTs cost nothing."""
+    return loss * len(val.targets) / math.log(2) / text_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +218,8 @@ def evaluate_run(
         with ShardLoader(folder, batch_size=1, seq_len=1) as probe:
             manifest = probe.manifest
         tokens = val_tokens or config.get("val_tokens", 10_485_760)
-        val = open_val_range(manifest, tokens=tokens, seq_len=loaded.model.config.n_positions)
+        eot_id = words.eot_id if config.get("document_mask") else None
+        val = open_val_range(manifest, tokens=tokens, seq_len=loaded.model.config.n_positions, eot_id=eot_id)
         result["val_loss"] = validate(loaded.model, val, world, dtype)
         result["val_tokens"] = val.windows * val.seq_len
         result["bits_per_byte"] = bits_per_byte(result["val_loss"], val, val.count_bytes(words))

@@ -14,14 +14,18 @@ from trainer.config import Config
 
 
 class RunLog:
-    """Appends to `log.jsonl`, a line an entry, whole after a kill. Lines after `step`, of a lost part, are dropped."""
+    """Appends to `log.jsonl`, a line an entry, whole after a kill. Lines after `step`, of a lost part, are dropped.
+
+    An entry has `step`; but one with `after_step`, at the start and at each resume, says which data the steps after
+    that one were given: `source`, `folder`, `micro_batch`, `world_size`, `micro_steps`, and `loader`, its state.
+    """
 
     def __init__(self, config: Config, *, step: int, reference: dict[str, float]) -> None:
         self.path = Path(config.out) / "log.jsonl"
         self._reference = reference
         self._closers: list[Any] = []
         self._board = _open_board(config, self._closers)
-        kept = [line for line in read_log(self.path) if line["step"] <= step]
+        kept = [line for line in _read_lines(self.path) if line.get("step", line.get("after_step", math.inf)) <= step]
         write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = open(self.path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed by close)
 
@@ -29,7 +33,7 @@ class RunLog:
         """Add an entry; floats keep their full precision."""
         self._file.write(json.dumps(entry) + "\n")
         for key, value in entry.items():
-            if self._board is not None and isinstance(value, int | float):
+            if self._board is not None and "step" in entry and isinstance(value, int | float):
                 self._board(key, value, entry["step"])
 
     def draw(self) -> None:
@@ -45,14 +49,18 @@ class RunLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The entries of a `log.jsonl`; a last line that a kill cut short is passed over. None there: none."""
+    """The steps' entries in a `log.jsonl`; a last line that a kill cut short is passed over. None there: none."""
+    return [entry for entry in _read_lines(path) if "step" in entry]
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
     entries = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
             entries.append(json.loads(line))
         except ValueError:
             continue
-    return [entry for entry in entries if isinstance(entry, dict) and "step" in entry]
+    return [entry for entry in entries if isinstance(entry, dict)]
 
 
 def draw_losses(entries: list[dict[str, Any]], path: Path, reference: dict[str, float]) -> None:

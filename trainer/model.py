@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shardkit import UsageError
+from trainer.attention import Kind, Mask, attend, document_mask, mask_kind
 
+IGNORED = -100  # a target that counts nothing: padding, or the first token of another document
 _CHUNK_ELEMENTS = {"cpu": 1 << 23, "cuda": 1 << 29, "mps": 1 << 26}  # logits alive at once, without torch.compile
 _MOST_BIGRAMS = 8192
 
@@ -46,12 +48,12 @@ class Attention(nn.Module):
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Mix each position with those before it."""
+    def forward(self, x: Tensor, mask: Mask | None) -> Tensor:
+        """Mix each position with those before it that `mask` lets it see."""
         B, T, C = x.shape
         heads = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (B, heads, T, C / heads)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        y = attend(q, k, v, mask)
         out: Tensor = self.c_proj(y.transpose(1, 2).reshape(B, T, C))
         return out
 
@@ -80,9 +82,9 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Mask | None) -> Tensor:
         """Add to the residual stream twice."""
-        x = x + self.attn(self.ln_1(x))
+        x = x + self.attn(self.ln_1(x), mask)
         out: Tensor = x + self.mlp(self.ln_2(x))
         return out
 
@@ -104,6 +106,7 @@ class Model(nn.Module):
             )
         self.config = config
         self.chunked_loss = True
+        self.mask_kind: Kind | None = None  # the device's
         padded, width = config.padded_vocab_size, config.n_embd if config.n_layer else config.padded_vocab_size
         parts: dict[str, nn.Module] = {"wte": nn.Embedding(padded, width)}
         if config.n_layer:
@@ -126,21 +129,34 @@ class Model(nn.Module):
         elif isinstance(module, Attention | MLP):  # children come first: their c_proj is drawn anew
             nn.init.normal_(module.c_proj.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
 
-    def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss in nats, a scalar; `ids` and `targets` are int64 `(B, T)`."""
-        hidden = self.hidden(ids).flatten(0, 1)
+    def forward(self, ids: Tensor, targets: Tensor, positions: Tensor | None = None) -> Tensor:
+        """The loss in nats, a scalar: summed over targets that are not `IGNORED`, divided by all B*T of them.
+
+        That divisor is known to every rank beforehand, so the gradients of ranks and micro-steps add up exactly, each
+        counted token alike, without a collective for the counts. `ids`, `targets` and `positions` are int64 `(B, T)`.
+        """
+        hidden = self.hidden(ids, positions).flatten(0, 1)
         if self.config.n_layer and self.chunked_loss:
             return _chunked_loss(hidden, self.head, self.pad_bias, targets.flatten())
-        return F.cross_entropy(self.to_logits(hidden).float(), targets.flatten())
+        logits = self.to_logits(hidden).float()
+        return F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORED, reduction="sum") / targets.numel()
 
-    def hidden(self, ids: Tensor) -> Tensor:
-        """What the head reads: `(B, T, C)`; of a bigram model the logits themselves."""
+    def hidden(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
+        """What the head reads: `(B, T, C)`; of a bigram model the logits themselves.
+
+        With `positions`, which count from 0 in each document, no document sees another; without, a row is one.
+        """
         x: Tensor = self.transformer["wte"](ids)
         if not self.config.n_layer:
             return x
-        x = x + self.transformer["wpe"](torch.arange(ids.shape[1], device=ids.device))
+        mask = None
+        if positions is None:
+            positions = torch.arange(ids.shape[1], device=ids.device)
+        else:
+            mask = document_mask(positions, self.mask_kind or mask_kind(ids.device))
+        x = x + self.transformer["wpe"](positions)
         for block in self.transformer["h"].children():
-            x = block(x)
+            x = block(x, mask)
         out: Tensor = self.transformer["ln_f"](x)
         return out
 
@@ -149,12 +165,12 @@ class Model(nn.Module):
         return F.linear(hidden, self.head, self.pad_bias) if self.config.n_layer else hidden + self.pad_bias
 
     @torch.no_grad()
-    def token_losses(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """The loss of each target in nats: float32 `(B, T)`. Logits are made a chunk at a time."""
-        hidden = self.hidden(ids).flatten(0, 1)
+    def token_losses(self, ids: Tensor, targets: Tensor, positions: Tensor | None = None) -> Tensor:
+        """The loss of each target in nats, 0 of an ignored one: float32 `(B, T)`. Makes logits a chunk at a time."""
+        hidden = self.hidden(ids, positions).flatten(0, 1)
         rows = _chunk_rows(self.pad_bias)
         parts = [
-            F.cross_entropy(self.to_logits(h).float(), t, reduction="none")
+            F.cross_entropy(self.to_logits(h).float(), t, ignore_index=IGNORED, reduction="none")
             for h, t in zip(torch.split(hidden, rows), torch.split(targets.flatten(), rows), strict=True)
         ]
         return torch.cat(parts).view(targets.shape)
@@ -184,7 +200,7 @@ def _chunk_rows(bias: Tensor) -> int:
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """Mean cross-entropy of `hidden @ weight.T + bias`, with its gradient made in the forward pass, chunk by chunk.
+    """Cross-entropy of `hidden @ weight.T + bias` over N, with its gradient made in the forward pass, chunk by chunk.
 
     So the `(N, V)` logits never exist at once, and no matrix product is done twice. In `autocast` the products are in
     its type; sums are float32. The division by N comes last: fp16 would round the small gradients to nothing.
@@ -204,14 +220,17 @@ class _ChunkedLoss(torch.autograd.Function):
         rows = _chunk_rows(bias)
         for first in range(0, len(hidden), rows):
             part, target = hidden[first : first + rows].to(dtype), targets[first : first + rows, None]
+            ignored = target == IGNORED
+            target = target.masked_fill(ignored, 0)
             logits = torch.addmm(row_bias, part, matrix.t()).float()
             odds = logits.softmax(1)  # one pass; log(sum(exp)) follows from the likeliest id, which never rounds to 0
             top, at = odds.max(1, keepdim=True)
-            loss += (logits.gather(1, at) - top.log() - logits.gather(1, target)).sum()
+            loss += (logits.gather(1, at) - top.log() - logits.gather(1, target)).masked_fill(ignored, 0.0).sum()
             if wanted:  # softmax minus one at the target
                 odds.scatter_add_(1, target, torch.full_like(top, -1.0))
                 slope = odds.to(dtype)
-                hidden_grad[first : first + rows] = slope @ matrix
+                hidden_grad[first : first + rows] = (slope @ matrix).masked_fill(ignored, 0.0)
+                part = part.masked_fill(ignored, 0.0)  # both are narrower than the slope
                 if dtype == torch.float32:
                     weight_grad.addmm_(slope.t(), part)
                 else:

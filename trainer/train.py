@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from shardkit import Manifest, ShardkitError, ShardLoader, Tokenizer, UsageError, pull
 from trainer import checkpoint as ckpt
+from trainer.attention import mask_kind
 from trainer.config import Config, make_config, read_settings
 from trainer.distributed import (
     StopSignal,
@@ -36,7 +37,7 @@ from trainer.distributed import (
 )
 from trainer.evaluate import bits_per_byte, load_hellaswag, open_val_range, score_hellaswag, unigram_entropy, validate
 from trainer.log import RunLog
-from trainer.model import Model, ModelConfig
+from trainer.model import IGNORED, Model, ModelConfig
 from trainer.sample import sample_text
 
 # Dense bf16 (fp16) FLOP/s of a GPU, by a part of its name, for MFU.
@@ -160,18 +161,22 @@ class Run:
         if config.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product
             torch.use_deterministic_algorithms(True)
+        self._make_tokenizer(config, manifest)
+        eot_id = self.tokenizer_info.eot_id
         ledger = str(Path(config.out) / "ledger") if config.ledger else None
         self.loader = ShardLoader.from_env(
             manifest, batch_size=config.micro_batch, seq_len=config.seq_len, seed=config.seed, device=world.device,
-            ledger=ledger,
+            ledger=ledger, layout=config.layout, documents=config.document_mask,
+            ignore_index=IGNORED if config.document_mask else None, eot_id=eot_id,
         )  # fmt: skip
         self.steps_per_epoch = self.loader.windows_per_epoch * config.seq_len / config.batch_tokens
         self.config = config = self._with_steps(config)
         self.steps = config.steps or 1
-        self.val = (
-            open_val_range(manifest, tokens=config.val_tokens, seq_len=config.seq_len) if config.val_every else None
-        )
-        self._make_tokenizer(config, manifest)
+        self.val, self.text_bytes = None, 0
+        if config.val_every:
+            masked = eot_id if config.document_mask else None
+            self.val = open_val_range(manifest, tokens=config.val_tokens, seq_len=config.seq_len, eot_id=masked)
+            self.text_bytes = self.val.count_bytes(self.tokenizer) if self.tokenizer else 0
         self._make_model(config, state)
         self.step, self.best, self.loss = 0, math.inf, math.nan
         self.val_loss: float | None = None  # of this very step
@@ -207,7 +212,6 @@ class Run:
         self.tokenizer_info = info
         if config.hellaswag and self.tokenizer:
             self.items = load_hellaswag(config.hellaswag, self.tokenizer)
-        self.text_bytes = self.val.count_bytes(self.tokenizer) if self.val and self.tokenizer else 0
 
     def _make_model(self, config: Config, state: ckpt.State | None) -> None:
         torch.manual_seed(config.seed)  # the same weights on every rank
@@ -266,6 +270,14 @@ class Run:
         vocabulary = math.log(self.tokenizer_info.vocab_size)
         reference = {"unigram entropy": self.entropy, "ln(vocabulary)": vocabulary}
         self.log = RunLog(self.config, step=self.step if self.step else -1, reference=reference)
+        self.log.write(
+            {
+                "after_step": self.step, "source": self.config.data,
+                "folder": str((self.loader.manifest.directory or Path()).resolve()),
+                "micro_batch": self.config.micro_batch, "world_size": self.world.size,
+                "micro_steps": self.micro_steps, "loader": self.loader.state_dict(),
+            }
+        )  # fmt: skip
         if self.config.push_checkpoints:
             self.uploader = ckpt.Uploader(out, self.config.push_checkpoints, self.world.say)
         self._print_header(vocabulary)
@@ -293,6 +305,8 @@ class Run:
             f"step      {config.batch_tokens:,} tokens: {world.size} ranks x {self.micro_steps} micro-steps x "
             f"{config.micro_batch} windows x {config.seq_len:,}"
         )
+        mask = f", document mask ({mask_kind(world.device)})" if config.document_mask else ""
+        say(f"layout    {loader.stats()}{mask}")
         say(f"epoch     {self.steps_per_epoch:,.2f} steps; the run has {self.steps:,}: {passes:.2f} epochs")
         if self.val:
             say(f"val       {self.val.windows * self.val.seq_len:,} tokens, the first of the val split")
@@ -335,15 +349,17 @@ class Run:
         config, world = self.config, self.world
         began, waited = time.perf_counter(), self.loader.wait_seconds
         rate = learning_rate(self.step, config)
-        total = self.accumulate()
+        total, counted = self.accumulate()
         norm = self._update(rate)
-        # One small collective a step: the loss, and whether anybody was asked to stop, so that all stop together.
+        # One small collective a step: the loss, the targets it is of, and whether anybody was asked to stop, so that
+        # all stop together.
         number = stop.number  # a signal after this line counts in the next step, on all ranks alike
-        facts = torch.tensor([total.item() / world.size, float(number > 0)], dtype=torch.float64)
+        facts = torch.tensor([total.item() / world.size, counted.item(), number > 0], dtype=torch.float64)
         if world.size > 1:
             facts = sum_over_ranks(facts.to(world.device)).cpu()
         self.step += 1
-        self.loss, signals = facts.tolist()
+        loss, targets, signals = facts.tolist()
+        self.loss = loss * (config.batch_tokens / max(1.0, targets))
         self.val_loss = None
         if not math.isfinite(self.loss):
             raise TrainingError(
@@ -355,17 +371,23 @@ class Run:
             self._report(rate, float(norm), seconds, self.loader.wait_seconds - waited, mean_seconds())
         return (number or int(SIGTERM)) if signals else 0
 
-    def accumulate(self) -> Tensor:
-        """Read a step's batches and leave their mean gradient in `.grad`; this rank's mean loss."""
+    def accumulate(self) -> tuple[Tensor, Tensor]:
+        """Read a step's batches and leave their gradient in `.grad`; this rank's loss, and how many targets counted.
+
+        Both loss and gradient are sums over targets that count, divided by all that there are.
+        """
         total = torch.zeros((), device=self.world.device)
+        counted = torch.zeros((), device=self.world.device, dtype=torch.int64)
         for number in range(self.micro_steps):
-            inputs, targets = self.loader.next_batch()
+            inputs, targets, *documents = self.loader.next_batch()
+            positions = documents[0].position_ids if documents else None
             with self._sync(number == self.micro_steps - 1):
                 with autocast(self.world.device, self.dtype):
-                    loss = self.trained(inputs, targets) / self.micro_steps
+                    loss = self.trained(inputs, targets, positions) / self.micro_steps
                 self.scaler.scale(loss).backward()
             total += loss.detach()
-        return total
+            counted += (targets != IGNORED).sum()
+        return total, counted
 
     def _sync(self, last: bool) -> Any:
         """Gradients are averaged over the ranks in the last micro-step alone."""
