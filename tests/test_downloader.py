@@ -140,8 +140,9 @@ def test_what_was_said_before_a_want_was_heard_does_not_count(served: HubServer,
     cache.want(files[:1])  # the downloader may have heard the first of the two, and be about to delete the shard
     assert files[0] in status_of(tmp_path / "b").ready
     assert cache._reader is not None
-    assert not cache._reader.has(files[0])
+    heard = cache._reader.has(files[0])
     os.kill(process.pid, signal.SIGCONT)
+    assert not heard
     cache.wait(files[0])
     cache.close()
 
