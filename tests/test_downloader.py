@@ -129,6 +129,24 @@ def test_a_stopped_downloader_is_noticed_by_its_heartbeat_and_replaced(
     cache.close()
 
 
+def test_what_was_said_before_a_want_was_heard_does_not_count(served: HubServer, tmp_path: Path) -> None:
+    files = [shard.file for shard in serve(served, tmp_path / "a").shards]
+    cache = opened(tmp_path / "b")
+    cache.want(files[:1])
+    cache.wait(files[0])
+    process = status_of(tmp_path / "b").process
+    os.kill(process.pid, signal.SIGSTOP)
+    cache.want(files[1:2])
+    cache.want(files[:1])  # the downloader may have heard the first of the two, and be about to delete the shard
+    assert files[0] in status_of(tmp_path / "b").ready
+    assert cache._reader is not None
+    heard = cache._reader.has(files[0])
+    os.kill(process.pid, signal.SIGCONT)
+    assert not heard
+    cache.wait(files[0])
+    cache.close()
+
+
 def test_a_downloader_that_dies_whenever_it_starts_is_reported_with_its_cause(
     served: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
