@@ -130,7 +130,7 @@ def test_with_the_mask_a_steps_gradient_is_that_of_its_documents_alone(tmp_path:
     twin, (_, counted) = deepcopy(run.model), run.accumulate()
     run.close()
     sizes = {"batch_size": 2, "seq_len": 32, "seed": 1337}
-    with ShardLoader(tmp_path / "data", **sizes, layout="packed", documents=True, ignore_index=IGNORED) as loader:
+    with ShardLoader(tmp_path / "data", **sizes, layout="packed", documents=True) as loader:
         for _ in range(4):
             inputs, targets, documents = loader.next_batch()
             counted -= (targets != IGNORED).sum()

@@ -72,7 +72,7 @@ class Config:
     steps: int | None = _field(None, "Steps of the whole run. [one epoch]")
     epochs: float | None = _field(None, "Passes over the train split, instead of --steps.")
     layout: str = _field("contiguous", "contiguous, document (rows begin with one), or packed (whole ones, best fit).")
-    document_mask: bool = _field(False, "No document sees another, nor is one's first token predicted; val too.")
+    document_mask: bool = _field(False, "No document sees another, in training and in validation.")
     seed: int = _field(1337, "Of the weights and of the order of the windows.")
     lr: float = _field(6e-4, "Highest learning rate. [the model's]")
     min_lr: float = _field(0.1, "Learning rate at the end, as a part of --lr.")

@@ -172,6 +172,12 @@ class StopSignal:
             self.restore()
             os.kill(os.getpid(), number)
 
+    def __enter__(self) -> StopSignal:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.restore()
+
     def restore(self) -> None:
         """Put the handlers back that were there before."""
         for number, handler in self._before.items():

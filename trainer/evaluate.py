@@ -21,7 +21,7 @@ from torch import Tensor
 from shardkit import Manifest, ShardkitError, ShardLoader, Tokenizer, UsageError, open_shard
 from trainer.distributed import World, autocast, choose_precision, find_world, finish, start, sum_over_ranks
 from trainer.export import open_model
-from trainer.model import IGNORED, Model
+from trainer.model import Model
 
 _GROUP_WINDOWS = 8
 _GROUP_ITEMS = 8
@@ -31,19 +31,13 @@ _GROUP_ITEMS = 8
 class ValRange:
     """A pinned range of the val split: its first `windows * seq_len + 1` tokens.
 
-    With `eot_id` its documents are masked as in training: an EOT begins one, and is no target that counts.
+    With `eot_id` no document in a window sees another, as in training with the mask.
     """
 
     tokens: NDArray[np.unsignedinteger]
     windows: int
     seq_len: int
     eot_id: int | None = None
-
-    @property
-    def targets(self) -> NDArray[np.unsignedinteger]:
-        """The targets that count, in order."""
-        targets = self.tokens[1 : self.windows * self.seq_len + 1]
-        return targets if self.eot_id is None else targets[targets != self.eot_id]
 
     def group(self, number: int) -> tuple[Tensor, Tensor, Tensor | None, int]:
         """Inputs, targets and positions `(8, seq_len)` of one group, the last one filled up; how many rows count."""
@@ -55,11 +49,12 @@ class ValRange:
             return inputs, targets, None, count
         place = torch.arange(self.seq_len).expand_as(inputs)
         begins = place.where(inputs == self.eot_id, 0).cummax(1).values
-        return inputs, targets.masked_fill(targets == self.eot_id, IGNORED), place - begins, count
+        return inputs, targets, place - begins, count
 
     def count_bytes(self, tokenizer: Tokenizer) -> int:
         """Bytes of UTF-8 in the targets; an end of text counts none."""
-        return len(tokenizer.decode(self.targets[self.targets != tokenizer.eot_id].tolist()).encode())
+        targets = self.tokens[1 : self.windows * self.seq_len + 1]
+        return len(tokenizer.decode(targets[targets != tokenizer.eot_id].tolist()).encode())
 
 
 def open_val_range(manifest: Manifest, *, tokens: int, seq_len: int, eot_id: int | None = None) -> ValRange:
@@ -81,7 +76,7 @@ def open_val_range(manifest: Manifest, *, tokens: int, seq_len: int, eot_id: int
 
 
 def validate(model: Model, val: ValRange, world: World, dtype: torch.dtype) -> float:
-    """The mean loss over the targets of `val`, in nats a token."""
+    """The mean loss over `val`, in nats a token."""
     groups = -(-val.windows // _GROUP_WINDOWS)
     sums = torch.zeros(groups, dtype=torch.float64)
     for number in range(world.rank, groups, world.size):
@@ -90,12 +85,12 @@ def validate(model: Model, val: ValRange, world: World, dtype: torch.dtype) -> f
         with autocast(world.device, dtype):
             losses = model.token_losses(inputs.to(world.device), targets.to(world.device), places)
         sums[number] = losses[:rows].cpu().double().sum()
-    return float(_over_ranks(sums, world).sum()) / max(1, len(val.targets))
+    return float(_over_ranks(sums, world).sum()) / (val.windows * val.seq_len)
 
 
 def bits_per_byte(loss: float, val: ValRange, text_bytes: int) -> float:
-    """`loss`, in nats a token over `val`, as bits a byte of its text. With a mask the EOTs cost nothing."""
-    return loss * len(val.targets) / math.log(2) / text_bytes
+    """`loss`, in nats a token over `val`, as bits a byte of its text."""
+    return loss * val.windows * val.seq_len / math.log(2) / text_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from shardkit import UsageError
 from trainer.attention import Kind, Mask, attend, document_mask, mask_kind
 
-IGNORED = -100  # a target that counts nothing: padding, or the first token of another document
+IGNORED = -100  # the target of padding: it counts nothing
 _CHUNK_ELEMENTS = {"cpu": 1 << 23, "cuda": 1 << 29, "mps": 1 << 26}  # logits alive at once, without torch.compile
 _MOST_BIGRAMS = 8192
 

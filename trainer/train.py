@@ -166,8 +166,7 @@ class Run:
         ledger = str(Path(config.out) / "ledger") if config.ledger else None
         self.loader = ShardLoader.from_env(
             manifest, batch_size=config.micro_batch, seq_len=config.seq_len, seed=config.seed, device=world.device,
-            ledger=ledger, layout=config.layout, documents=config.document_mask,
-            ignore_index=IGNORED if config.document_mask else None, eot_id=eot_id,
+            ledger=ledger, layout=config.layout, documents=config.document_mask, eot_id=eot_id,
         )  # fmt: skip
         self.steps_per_epoch = self.loader.windows_per_epoch * config.seq_len / config.batch_tokens
         self.config = config = self._with_steps(config)
@@ -317,7 +316,14 @@ class Run:
 
     def loop(self) -> int:
         """Train to the last step, or to a signal, whose number is returned (0: done)."""
-        stop = StopSignal()
+        with StopSignal() as stop:
+            stopped, saved = self._steps(stop)
+        if stopped:
+            self.world.say(f"stopped by signal {stopped} after step {saved:,}, which is saved: --resume auto goes on")
+        return stopped
+
+    def _steps(self, stop: StopSignal) -> tuple[int, int]:
+        """Train until the end or a signal: the signal's number, and the last step that was saved."""
         if self.step >= self.steps:
             self.world.say(f"the run is complete: {self.step:,} of {self.steps:,} steps")
         elif self.step == 0 and self.config.val_every:
@@ -339,10 +345,7 @@ class Run:
             if stopped or last or (self.config.save_every and self.step % self.config.save_every == 0):
                 self._save()
                 saved = self.step
-        stop.restore()
-        if stopped:
-            self.world.say(f"stopped by signal {stopped} after step {saved:,}, which is saved: --resume auto goes on")
-        return stopped
+        return stopped, saved
 
     def _train_step(self, stop: StopSignal, mean_seconds: Any) -> int:
         """One update. Returns the signal that any rank was sent, or 0."""
