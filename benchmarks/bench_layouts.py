@@ -10,8 +10,8 @@ Synthetic shards in a temporary folder: random ids in documents of log-normal le
 - use: what each layout makes of a folder, and packing in blocks of other sizes.
 - rates: rows of a batch read and widened to int64 inputs and targets, as the loader does, page cache warm; the median
   of interleaved rounds, and its ratio to `contiguous` under the same shuffle. Per second of processor time: nothing is
-  waited for, and what else the machine does stays out. `run` is what the loader does instead for contiguous rows in order:
-  a whole batch is one stretch of one shard, and its targets overlap its inputs.
+  waited for, and what else the machine does stays out. `run` is what the loader does instead for contiguous rows in
+  order: a whole batch is one stretch of one shard, and its targets overlap its inputs.
 """
 
 from __future__ import annotations
