@@ -210,20 +210,24 @@ def contestant(name: str, corpus: Path, out: Path, workers: int, shard_tokens: i
     return runs.get(name, lambda: run_parts(name, corpus, out, workers))()
 
 
-def measure(name: str, corpus: Path, workers: int, shard_tokens: int) -> dict[str, float]:
-    """Run one contestant in a fresh process; add the peak memory of its process tree (unique set, in bytes)."""
+def measure(name: str, corpus: Path, workers: int, shard_tokens: int, *, memory_bytes: int = 0) -> dict[str, float]:
+    """Run one contestant in a fresh process; add the peak memory of its process tree (unique set, in bytes).
+
+    `memory_bytes` are written and given back while it loads its modules.
+    """
     with tempfile.TemporaryDirectory() as out:
         command = [
             sys.executable, "-m", "benchmarks.bench_tokenize", "--contestant", name, "--corpus", str(corpus),
             "--workers", str(workers), "--shard-tokens", str(shard_tokens), "--out", out,
         ]  # fmt: skip
-        memory = np.ones(_MEMORY_BYTES, np.uint8)
+        memory = np.ones(memory_bytes, np.uint8)
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        time.sleep(1)  # the contestant loads its modules meanwhile
-        del memory
         peak = [0]
         watcher = threading.Thread(target=_watch, args=(process.pid, peak), daemon=True)
         watcher.start()
+        if memory_bytes:
+            time.sleep(1)
+        del memory
         stdout, _ = process.communicate()
         watcher.join()
         if process.returncode:
@@ -267,7 +271,8 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for _ in range(args.rounds):
         for name in names:
-            runs[name].append(measure(name, args.corpus, args.workers, args.shard_tokens))
+            run = measure(name, args.corpus, args.workers, args.shard_tokens, memory_bytes=_MEMORY_BYTES)
+            runs[name].append(run)
     return _table(runs)
 
 
