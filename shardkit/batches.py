@@ -5,38 +5,53 @@ Reading keeps no place: any position may be asked for at any time. What comes ne
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shardkit.errors import ShardError
-from shardkit.layouts import Contiguous, Packed
+from shardkit.layouts import Contiguous
 from shardkit.lines import Line
 from shardkit.order import Cut
 from shardkit.stream import Tokens
 
 _PLANNED_ROWS = 1024
+PAD_TARGET = -100  # what torch's cross_entropy passes over
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Form:
+    """What is made of the rows: `packed` ones may be padded, and end a document where a piece ends inside them."""
+
+    packed: bool = False
+    documents: bool = False
+    ignore_index: int | None = None
+    eot_id: int = 0
+
+    @property
+    def plain(self) -> bool:
+        """Whether a batch is the rows as they are."""
+        return not (self.packed or self.documents or self.ignore_index is not None)
 
 
 class BatchReader:
     """Reads the `batch_size` rows that `rank` takes of the global batch at a position. For one thread at a time.
 
-    `marks` says whether `mark` will be asked for: then `n_marks` is how many numbers it fills, the same for all.
+    `most_segments` is the most that a row may have, where a `form` with documents will be asked for.
     """
 
-    def __init__(self, line: Line, cut: Cut, *, rank: int, seq_len: int, marks: bool = False) -> None:
+    def __init__(self, line: Line, cut: Cut, *, rank: int, seq_len: int, documents: bool = False) -> None:
         self.line = line
         self.cut = cut
         self.rank = rank
         self.seq_len = seq_len
-        self.n_marks = 0
-        if marks:
-            most = max(source.most_segments(seq_len) for source in line.sources)
-            self.n_marks = cut.batch_size * (1 + min(most, seq_len)) + 1
+        most = max(source.most_segments(seq_len) for source in line.sources) if documents else 1
+        self.most_segments = min(most, seq_len)
         first = line.sources[0]
         plain = line.mixture is None and isinstance(first.layout, Contiguous) and not first.order.shuffle
-        self._in_order = first if plain and not marks else None
+        self._in_order = first if plain else None
         self._plan: list[list[tuple[int, int]]] = []  # of the batches from _plan_start on: the formula pays in bulk
         self._plan_start = 0
 
@@ -72,26 +87,45 @@ class BatchReader:
         for row, (number, index) in zip(out, self.places(position), strict=True):
             sources[number].read(index, row)
 
-    def mark(self, position: int, rows: Tokens, out: NDArray[np.int32]) -> None:
-        """Say in `out`, `(n_marks,)`, where the segments of the batch in `rows` lie.
+    def arrange(self, position: int, rows: Tokens, form: Form) -> list[NDArray[np.integer]]:
+        """Inputs and targets of the batch in `rows`, int64 `(batch_size, seq_len)`, as `form` wants them.
 
-        First how much of each row is used, `(batch_size,)`; then `cu_seqlens`, where each segment starts in the rows
-        laid end to end, filled up with `batch_size * seq_len`. A row, a document and the padding begin a segment.
+        With `form.documents` also `cu_seqlens`, int32 `(most_segments * batch_size + 1,)`, and positions, int64
+        `(batch_size, seq_len)`. All are fresh.
         """
-        size, length = self.cut.batch_size, self.seq_len
-        out[:size] = length
-        starts = np.zeros((size, length), bool)
-        for at, (number, index) in enumerate(self.places(position)):
-            source = self.line.sources[number]
-            np.equal(rows[at, :-1], source.required_eot(), out=starts[at])
-            if isinstance(source.layout, Packed):  # padding is EOT too, and a part of a document has none
-                edges = list(accumulate(count for _, count in source.layout.pieces(index)))
-                out[at] = edges[-1]
-                starts[at, edges[-1] :] = False
-                starts[at, [edge for edge in edges if edge < length]] = True
+        inputs, targets = rows[:, :-1].astype(np.int64), rows[:, 1:].astype(np.int64)
+        seams, used = self._seams(position) if form.packed else ([], [])
+        targets.reshape(-1)[[seam - 1 for seam in seams]] = form.eot_id
+        if form.ignore_index is not None:  # a document's first token is the target of the one before
+            np.putmask(targets, targets == form.eot_id, form.ignore_index)
+        for at, end in enumerate(used):
+            targets[at, end:] = PAD_TARGET if form.ignore_index is None else form.ignore_index
+        if not form.documents:
+            return [inputs, targets]
+        starts = np.equal(rows[:, :-1], form.eot_id)
+        for at, end in enumerate(used):  # padding is EOT too, and is one segment
+            starts[at, end:] = False
+            starts[at, end : end + 1] = True
+        starts.reshape(-1)[seams] = True
         starts[:, 0] = True
-        found = np.flatnonzero(starts)
-        if len(found) > self.n_marks - size - 1:
+        return [inputs, targets, *self._segments(np.flatnonzero(starts), position)]
+
+    def _seams(self, position: int) -> tuple[list[int], list[int]]:
+        """Where the later pieces of packed rows begin, in the rows laid end to end, and how much of each is used."""
+        seams, used = [], []
+        for at, (number, index) in enumerate(self.places(position)):
+            layout = self.line.sources[number].layout
+            edges = list(accumulate(count for _, count in layout.pieces(index)))
+            seams += [at * self.seq_len + edge for edge in edges[:-1]]
+            used.append(edges[-1])
+        return seams, used
+
+    def _segments(self, found: NDArray[np.intp], position: int) -> list[NDArray[np.integer]]:
+        """`cu_seqlens` and positions of segments that begin at `found`, in the rows laid end to end."""
+        size, slots = self.cut.batch_size, self.cut.batch_size * self.seq_len
+        cu_seqlens = np.full(size * self.most_segments + 1, slots, np.int32)
+        if len(found) >= len(cu_seqlens):
             raise ShardError(f"the batch at position {position} has {len(found)} segments: the shards were replaced")
-        out[size : size + len(found)] = found
-        out[size + len(found) :] = size * length
+        cu_seqlens[: len(found)] = found
+        positions = np.arange(slots) - np.repeat(found, np.diff(found, append=slots))
+        return [cu_seqlens, positions.reshape(size, self.seq_len)]

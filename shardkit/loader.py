@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from shardkit.batches import BatchReader
+from shardkit.batches import BatchReader, Form
 from shardkit.errors import StateError, UsageError
 from shardkit.layouts import LayoutStats
 from shardkit.ledger import LedgerWriter
 from shardkit.lines import Line, LineOptions, Sources
-from shardkit.loader_feed import Batch, DeviceFeed, Form, HostFeed, check_prefetch
+from shardkit.loader_feed import Batch, DeviceFeed, HostFeed, check_prefetch
 from shardkit.loader_ranks import rank_of_process
 from shardkit.order import Cut
 from shardkit.provenance import Location, locate_token
@@ -114,7 +114,7 @@ class ShardLoader(IterableDataset[Batch]):
             form = replace(form, eot_id=self._line.sources[0].required_eot())
         self.ledger = None if ledger is None else Path(ledger)
         self._ledger = None if self.ledger is None else LedgerWriter(self.ledger, self._line.identity, self._cut, rank)
-        reader = BatchReader(self._line, self._cut, rank=rank, seq_len=seq_len, marks=form.marks)
+        reader = BatchReader(self._line, self._cut, rank=rank, seq_len=seq_len, documents=documents)
         self._feed: HostFeed | DeviceFeed = HostFeed(reader, self._ledger, self.device, form)
         if self.prefetch:
             self._feed = DeviceFeed(self._feed, stride=self._stride, device=self.device, depth=self.prefetch)

@@ -17,17 +17,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from shardkit.batches import BatchReader
+from shardkit.batches import BatchReader, Form
 from shardkit.errors import UsageError
 from shardkit.ledger import LedgerWriter
 from shardkit.state import is_count
 from shardkit.stream import Tokens
 
 Batch = tuple[Any, ...]  # inputs and targets, and `Documents` where they are asked for
-PAD_TARGET = -100  # what torch's cross_entropy passes over
 _GPU_PREFETCH = 2
 _INT64 = np.dtype(np.int64)
 _SLOTS = 2  # one is read into while the other is on the bus
@@ -60,49 +58,6 @@ class Documents(NamedTuple):
     position_ids: Tensor
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Form:
-    """What is made of the rows: `packed` ones end a document at each inner segment's end, and may be padded."""
-
-    packed: bool = False
-    documents: bool = False
-    ignore_index: int | None = None
-    eot_id: int = 0
-
-    @property
-    def plain(self) -> bool:
-        """Whether a batch is the rows as they are."""
-        return not (self.packed or self.documents or self.ignore_index is not None)
-
-    @property
-    def marks(self) -> bool:
-        """Whether the segments' places are needed."""
-        return self.packed or self.documents
-
-
-def make_batch(rows: Tensor, marks: Tensor | None, form: Form) -> Batch:
-    """The batch that `rows`, int64 `(B, T + 1)`, hold; `marks` are `BatchReader.mark`'s. The host waits for no GPU."""
-    inputs = rows[:, :-1].contiguous()
-    targets = rows[:, 1:].clone(memory_format=torch.contiguous_format)  # of one row `contiguous` makes no copy
-    size, length = inputs.shape
-    columns = torch.arange(length, device=rows.device)
-    starts = torch.zeros(size * length + 1, dtype=torch.bool, device=rows.device)
-    if marks is not None:
-        starts.scatter_(0, marks[size:].long(), True)
-    starts = starts[:-1].view(size, length)
-    if form.packed:
-        targets[:, :-1].masked_fill_(starts[:, 1:], form.eot_id)
-    if form.ignore_index is not None:  # a document's first token is the target of the one before
-        targets.masked_fill_(targets == form.eot_id, form.ignore_index)
-    if form.packed and marks is not None:
-        unused = PAD_TARGET if form.ignore_index is None else form.ignore_index
-        targets.masked_fill_(columns >= marks[:size, None], unused)
-    if not form.documents or marks is None:
-        return inputs, targets
-    firsts = torch.where(starts, columns, 0).cummax(1).values
-    return inputs, targets, Documents(marks[size:], length, columns - firsts)
-
-
 class HostFeed:
     """Gives batches as they are asked for, in the caller's thread."""
 
@@ -115,16 +70,10 @@ class HostFeed:
         self._device = None if device.type == "cpu" else device
         self._shape = reader.cut.batch_size, reader.seq_len
         self.rows = np.empty((reader.cut.batch_size, reader.seq_len + 1), reader.line.dtype)
-        self.marks = np.zeros(reader.n_marks, np.int32)
 
-    def fill(self, position: int, rows: Tokens, marks: NDArray[np.int32]) -> int:
-        """Read the batch at `position` into `rows`, `(batch_size, seq_len + 1)`, and its `marks`, if the form has any.
-
-        Returns its share for the ledger.
-        """
+    def fill(self, position: int, rows: Tokens) -> int:
+        """Read the batch at `position` into `rows`, `(batch_size, seq_len + 1)`; returns its share for the ledger."""
         self._reader.rows(position, rows)
-        if self.form.marks:
-            self._reader.mark(position, rows, marks)
         return 0 if self._ledger is None else self._ledger.share(position, rows)
 
     def take(self, position: int) -> tuple[Batch, int]:
@@ -134,20 +83,24 @@ class HostFeed:
             flat = run.astype(_INT64)
             inputs = np.ndarray(self._shape, _INT64, flat)
             targets = np.ndarray(self._shape, _INT64, flat, _INT64.itemsize)
-            return self._send((torch.from_numpy(inputs), torch.from_numpy(targets))), 0
-        share = self.fill(position, self.rows, self.marks)
-        if self.form.plain:
+            return self._send([torch.from_numpy(inputs), torch.from_numpy(targets)]), 0
+        if not self.form.plain:
+            tensors, share = self.arrange(position)
+        else:
+            share = self.fill(position, self.rows)
             inputs, targets = self.rows[:, :-1].astype(_INT64), self.rows[:, 1:].astype(_INT64)
-            return self._send((torch.from_numpy(inputs), torch.from_numpy(targets))), share
-        marks = torch.from_numpy(self.marks.copy()) if self.form.marks else None
-        return self._send(make_batch(torch.from_numpy(self.rows.astype(_INT64)), marks, self.form)), share
+            tensors = [torch.from_numpy(inputs), torch.from_numpy(targets)]
+        return self._send(tensors), share
 
-    def _send(self, batch: Batch) -> Batch:
-        if self._device is None:
-            return batch
-        inputs, targets, *more = batch
-        sent = [Documents(d.cu_seqlens.to(self._device), d.max_seqlen, d.position_ids.to(self._device)) for d in more]
-        return inputs.to(self._device), targets.to(self._device), *sent
+    def arrange(self, position: int) -> tuple[list[Tensor], int]:
+        """The tensors of the batch at `position` in a form that is not plain, and its share for the ledger."""
+        share = self.fill(position, self.rows)
+        return [torch.from_numpy(array) for array in self._reader.arrange(position, self.rows, self.form)], share
+
+    def _send(self, tensors: list[Tensor]) -> Batch:
+        if self._device is not None:
+            tensors = [tensor.to(self._device) for tensor in tensors]
+        return _batch(tensors)
 
     def close(self) -> None:
         """Nothing to stop."""
@@ -157,7 +110,6 @@ class HostFeed:
 class _Slot:
     pinned: Tensor  # the bits of uint16 as int16 (of uint32 as int32): torch has few operators for unsigned types
     rows: Tokens  # the same memory, unsigned
-    marks: Tensor
     copied: torch.cuda.Event | None = None
 
 
@@ -168,8 +120,7 @@ class DeviceFeed:
     """
 
     def __init__(self, host: HostFeed, *, stride: int, device: torch.device, depth: int) -> None:
-        self._fill = host.fill
-        self._form = host.form
+        self._host = host
         self._stride = stride
         self._depth = depth
         self._mask = int(np.iinfo(host.rows.dtype).max)
@@ -180,11 +131,7 @@ class DeviceFeed:
         self._stream = _new_stream(device) if on_gpu else None
         signed = torch.int16 if host.rows.itemsize == 2 else torch.int32
         tensors = [torch.empty(host.rows.shape, dtype=signed, pin_memory=on_gpu) for _ in range(_SLOTS)]
-        marks = [torch.zeros(host.marks.shape, dtype=torch.int32, pin_memory=on_gpu) for _ in range(_SLOTS)]
-        self._slots = [
-            _Slot(pinned=tensor, rows=tensor.numpy().view(host.rows.dtype), marks=mark)
-            for tensor, mark in zip(tensors, marks, strict=True)
-        ]
+        self._slots = [_Slot(pinned=tensor, rows=tensor.numpy().view(host.rows.dtype)) for tensor in tensors]
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shardkit-feed")
         self._ahead: deque[tuple[int, Future[tuple[Batch, torch.cuda.Event | None, int]]]] = deque()
         self._submitted = 0
@@ -224,22 +171,39 @@ class DeviceFeed:
         self._ahead.clear()
 
     def _load(self, position: int, slot: _Slot) -> tuple[Batch, torch.cuda.Event | None, int]:
+        if not self._host.form.plain:
+            return self._load_arranged(position)
         if slot.copied is not None:
             slot.copied.synchronize()  # the slot's last copy has left it
-        share = self._fill(position, slot.rows, slot.marks.numpy())
+        share = self._host.fill(position, slot.rows)
         if self._stream is None:
-            return self._widen(slot.pinned, slot.marks.clone()), None, share
+            return self._widen(slot.pinned), None, share
         with torch.cuda.stream(self._stream):
-            marks = slot.marks.to(self._device, non_blocking=True)
-            batch = self._widen(slot.pinned.to(self._device, non_blocking=True), marks)
+            batch = self._widen(slot.pinned.to(self._device, non_blocking=True))
             slot.copied = self._stream.record_event()
         return batch, slot.copied, share
 
-    def _widen(self, rows: Tensor, marks: Tensor) -> Batch:
+    def _load_arranged(self, position: int) -> tuple[Batch, torch.cuda.Event | None, int]:
+        """A batch that was made on the host. Torch keeps its pinned memory until the copy is over."""
+        tensors, share = self._host.arrange(position)
+        if self._stream is None:
+            return _batch(tensors), None, share
+        with torch.cuda.stream(self._stream):
+            sent = [tensor.pin_memory().to(self._device, non_blocking=True) for tensor in tensors]
+            return _batch(sent), self._stream.record_event(), share
+
+    def _widen(self, rows: Tensor) -> Batch:
         wide = rows.to(torch.int64).bitwise_and_(self._mask)
-        if self._form.plain:
-            return wide[:, :-1].contiguous(), wide[:, 1:].contiguous()
-        return make_batch(wide, marks if self._form.marks else None, self._form)
+        return wide[:, :-1].contiguous(), wide[:, 1:].contiguous()
+
+
+def _batch(tensors: list[Tensor]) -> Batch:
+    """`(inputs, targets)`, with `Documents` where there are tensors for them."""
+    inputs, targets, *documents = tensors
+    if not documents:
+        return inputs, targets
+    cu_seqlens, positions = documents
+    return inputs, targets, Documents(cu_seqlens, inputs.shape[1], positions)
 
 
 def _tensors(batch: Batch) -> list[Tensor]:

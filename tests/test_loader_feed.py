@@ -14,10 +14,10 @@ import torch
 from layout_data import EOT, document_stream, write_stream
 from loader_data import write_shards
 
-from shardkit.batches import BatchReader
+from shardkit.batches import BatchReader, Form
 from shardkit.errors import ShardError, UsageError
 from shardkit.lines import Line, LineOptions
-from shardkit.loader_feed import DeviceFeed, Form, HostFeed, check_prefetch
+from shardkit.loader_feed import DeviceFeed, HostFeed, check_prefetch
 from shardkit.order import Cut
 
 CPU = torch.device("cpu")
@@ -131,7 +131,7 @@ def test_read_ahead_gives_the_same_documents(form: Form, tmp_path: Path) -> None
 
     def host() -> HostFeed:
         return HostFeed(
-            BatchReader(Line(tmp_path, options), cut, rank=0, seq_len=12, marks=form.marks), None, CPU, form
+            BatchReader(Line(tmp_path, options), cut, rank=0, seq_len=12, documents=form.documents), None, CPU, form
         )
 
     ahead, here = DeviceFeed(host(), stride=3, device=CPU, depth=2), host()
