@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from shardkit.loader import ShardLoader
 from shardkit.manifest import Manifest
 
 HERE = Path(__file__).parent
+SOAK_RUNS = int(os.environ.get("SHARDKIT_SOAK_RUNS", "3"))  # 200 for a release
 TOKENS = 5000  # a shard
 SHARD_BYTES = 10_128
 
@@ -210,3 +212,36 @@ def test_a_mixture_streams_each_of_its_parts(served: HubServer, tmp_path: Path) 
     with ShardLoader([(REPO, 2), (tmp_path / "copy", 1)], cache=tmp_path / "cache", **options) as stream:
         for _ in range(300):
             assert same(stream.next_batch(), copy.next_batch())
+
+
+@pytest.mark.parametrize("seed", range(SOAK_RUNS))
+def test_random_faults_and_kills_change_no_batch_or_are_named(seed: int, served: HubServer, tmp_path: Path) -> None:
+    rng = random.Random(seed)
+    manifest = serve(served, tmp_path / "copy", shards=rng.randint(5, 9), tokens=3000, seed=seed)
+    span, options = rng.choice([1, 2]), {"batch_size": rng.randint(1, 6), "seq_len": rng.randint(10, 60), "seed": seed}
+    bound = small_bytes(manifest) + (2 * span + 1) * 6200
+    for code, extra in ((429, {"retry_after": 0}), (500, {}), (503, {})):
+        served.random_faults(seed * 10 + code, rng.choice([0.02, 0.1]), ["status"], code=code, **extra)
+    served.random_faults(seed, rng.choice([0.05, 0.2]), ["drop", "drop_midway", "truncate", "corrupt"])
+    copy = ShardLoader(tmp_path / "copy", span=span, **options)
+    kill_at = rng.choice([None, rng.randrange(copy.steps_per_epoch)])
+    options |= {"span": span, "cache": tmp_path / "cache", "cache_bytes": bound}
+    state = copy.state_dict()
+    for _ in range(20):  # a named error ends a run; the next one goes on from its state
+        with disk_watch(tmp_path / "cache") as most:
+            try:
+                with ShardLoader(REPO, **options) as stream:
+                    stream.load_state_dict(state)
+                    while stream.epoch == 0:
+                        if stream.step == kill_at:
+                            os.kill(status_of(tmp_path / "cache").process.pid, signal.SIGKILL)
+                            kill_at = None
+                        copy.load_state_dict(state)
+                        assert same(stream.next_batch(), copy.next_batch())
+                        state = stream.state_dict()
+            except HubError as error:
+                assert "hf_write" not in str(error)
+        assert most[0] <= bound
+        if state["epoch"]:
+            break
+    assert state["epoch"] == 1
