@@ -28,6 +28,7 @@ from shardkit.stream import Tokens, open_split, open_stream
 
 Place = str | os.PathLike[str] | Manifest
 Sources = Place | Sequence[tuple[Place, float]]
+_PLACES = (str, os.PathLike, Manifest)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,13 +165,17 @@ class Line:
 
     def __init__(self, sources: Sources, options: LineOptions) -> None:
         _check(options)
-        pairs = [(sources, 1.0)] if isinstance(sources, str | os.PathLike | Manifest) else list(sources)
-        if not pairs or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
-            raise UsageError(f"source is {sources!r:.200}: expected a dataset, or a list of pairs (dataset, weight)")
-        self.mixture = Mixture([weight for _, weight in pairs]) if len(pairs) > 1 else None
+        pairs = _pairs(sources)
+        mixture = Mixture([weight for _, weight in pairs])
+        self.mixture = mixture if len(pairs) > 1 else None
         self.sources = [Source(place, options) for place, _ in pairs]
-        for source in self.sources[1:]:
+        for source in self.sources:
             _check_mixable(self.sources[0], source)
+            if not source.layout.n_rows:
+                raise UsageError(
+                    f"split {options.split!r} of {source.name} has {source.stream.tokens:,} tokens: 0 windows of "
+                    f"{options.seq_len:,} (layout {options.layout!r}): lower seq_len, or use more data"
+                )
         self.n_rows = sum(source.layout.n_rows for source in self.sources)
         self.identity = make_identity(
             fingerprint=self._each([source.manifest.fingerprint for source in self.sources]), split=options.split,
@@ -224,13 +229,22 @@ class Line:
         return values[0] if self.mixture is None else values
 
 
+def _pairs(sources: Sources) -> list[tuple[Place, float]]:
+    if isinstance(sources, _PLACES):
+        return [(sources, 1.0)]
+    pairs: list[Any] = list(sources) if isinstance(sources, Sequence) else []
+    if not pairs or not all(isinstance(p, tuple) and len(p) == 2 and isinstance(p[0], _PLACES) for p in pairs):
+        raise UsageError(f"source is {sources!r:.200}: expected a dataset, or a list of pairs (dataset, weight)")
+    return pairs
+
+
 def _check(options: LineOptions) -> None:
     if options.layout not in LAYOUTS:
         raise UsageError(f"layout is {options.layout!r}: expected one of {', '.join(LAYOUTS)}")
-    for name in ("span", "cache_bytes", "eot_id"):
-        value = getattr(options, name)
-        if value is not None and not (is_count(value) and (value or name == "eot_id")):
-            raise UsageError(f"{name} is {value!r}: expected a whole number above 0")
+    for name in ("seq_len", "span", "cache_bytes", "eot_id"):
+        value, least = getattr(options, name), int(name != "eot_id")
+        if value is not None and not (is_count(value) and value >= least):
+            raise UsageError(f"{name} is {value!r}: expected a whole number of at least {least}")
 
 
 def _check_mixable(first: Source, other: Source) -> None:

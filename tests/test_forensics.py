@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +129,7 @@ def test_a_place_that_is_none_is_refused(folder: Path) -> None:
     ):  # fmt: skip
         with pytest.raises(UsageError, match=message):
             peek_row(folder, options(), **place)  # type: ignore[arg-type]
+    lengths = ((0, "seq_len is 0: expected a whole number of at least 1"), (10**6, "0 windows of 1,000,000"))
+    for length, message in lengths:
+        with pytest.raises(UsageError, match=message):
+            peek_row(folder, replace(options(), seq_len=length), step=0, batch_size=1)

@@ -261,9 +261,17 @@ def test_sources_of_different_vocabularies_do_not_mix(tmp_path: Path, two: list[
     write_shards(tmp_path / "wide", [50], dtype="<u4")
     with pytest.raises(UsageError, match="different vocabularies: tokenize both with one tokenizer"):
         ShardLoader([two[0], (tmp_path / "wide", 1)], batch_size=1, seq_len=4)
-    for source in ([], ["a", "b"], [("a", 1, 2)]):
+    for source in ([], ["a", "b"], [("a", 1, 2)], None, 5, [([("a", 1)], 1)], {"a": 1}):
         with pytest.raises(UsageError, match="expected a dataset, or a list of pairs"):
             ShardLoader(source, batch_size=1, seq_len=4)  # type: ignore[arg-type]
+
+
+def test_a_source_without_a_row_or_with_a_bad_weight_does_not_mix(tmp_path: Path, two: list[tuple[str, float]]) -> None:
+    write_shards(tmp_path / "short", [4])
+    with pytest.raises(UsageError, match=r"short has 4 tokens: 0 windows of 4 .*: lower seq_len, or use more data"):
+        ShardLoader([two[0], (tmp_path / "short", 1)], batch_size=1, seq_len=4)
+    with pytest.raises(UsageError, match="a mixture's weight is -1"):
+        ShardLoader([(two[0][0], -1)], batch_size=1, seq_len=4)
 
 
 def test_a_span_mixes_within_and_goes_through_them_in_turn(tmp_path: Path) -> None:
