@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from shardkit.layouts import LAYOUTS, Contiguous, Layout, LayoutStats, make_layo
 from shardkit.manifest import PLAN_FOLDER, Manifest
 from shardkit.mixture import Mixture
 from shardkit.order import Order
+from shardkit.provenance import Location, locate_token
 from shardkit.remotes import is_remote
 from shardkit.spans import Span, choose_span, cut_spans, needed_shards
 from shardkit.state import is_count, make_identity
@@ -92,6 +94,18 @@ class Source:
             self.stream.keep(needed)
             self.cache.want([self.stream.shards[shard].file for shard in needed])
             self._entered = number
+
+    def locate(self, token: int) -> Location:
+        """Where `token` of the stream lies. A shard that was deleted is fetched again, and what is read stays."""
+        if self.cache is None:
+            return locate_token(self.manifest, self.stream, token)
+        shard, cache = self.stream.shards[self.stream.shard_of(token)[0]].file, copy(self.cache)
+        try:
+            cache.want([shard])
+            cache.wait(shard)
+            return locate_token(self.manifest, self.stream, token)
+        finally:
+            cache.close()
 
     def most_segments(self, seq_len: int) -> int:
         """The most segments that a row has: its own start, and each document's and the padding's inside it.

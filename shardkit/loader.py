@@ -24,7 +24,7 @@ from shardkit.lines import Line, LineOptions, Sources
 from shardkit.loader_feed import Batch, DeviceFeed, Form, HostFeed, check_prefetch
 from shardkit.loader_ranks import rank_of_process
 from shardkit.order import Cut
-from shardkit.provenance import Location, locate_token
+from shardkit.provenance import Location
 from shardkit.state import Lane, Place, is_count, make_state, read_state
 
 
@@ -242,8 +242,8 @@ class ShardLoader(IterableDataset[Batch]):
     def locate(self, *, step: int, rank: int | None = None, row: int = 0) -> Location:
         """Where the first token of `row` of batch `step` on `rank` (this one unless given) lies and came from.
 
-        Reads the shard up to there, to count its documents. Raises `UsageError` for a step, rank or row that is not,
-        or a step from before a resume under another cut, of which this loader cannot know the batches.
+        Reads the shard up to there, to count its documents; waits for it if it is not here. Raises `UsageError` for a
+        step, rank or row that is not, or a step from before a resume under another cut, of which this loader cannot know the batches.
         """
         rank = self.rank if rank is None else rank
         if not is_count(step) or step < self._cut.origin_step:
@@ -258,7 +258,7 @@ class ShardLoader(IterableDataset[Batch]):
         position = self._cut.positions(self._cut.window(step), steps=1, rank=rank)[:, row]
         numbers, rows = self._line.places(position)
         source = self._line.sources[int(numbers[0])]
-        return locate_token(source.manifest, source.stream, source.layout.pieces(int(rows[0]))[0][0])
+        return source.locate(source.layout.pieces(int(rows[0]))[0][0])
 
     def close(self) -> None:
         """Stop the thread, unmap every shard, close the ledger. A closed loader gives no more batches."""

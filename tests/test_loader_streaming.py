@@ -219,6 +219,18 @@ def test_forked_workers_read_what_their_parent_wanted(layout: str, served: HubSe
             assert same(batch, other)
 
 
+def test_a_row_is_located_in_a_shard_that_was_deleted(served: HubServer, tmp_path: Path) -> None:
+    bound = room_for(5, serve(served, tmp_path / "copy", shards=12, tokens=TOKENS))
+    options: dict[str, Any] = {"batch_size": 8, "seq_len": 64, "span": 2}
+    copy = ShardLoader(tmp_path / "copy", **options)
+    with ShardLoader(REPO, cache=tmp_path / "cache", cache_bytes=bound, **options) as stream:
+        for _ in range(60):
+            stream.next_batch()
+        assert not (tmp_path / "cache" / copy.locate(step=0).shard).exists()
+        for step in (0, 60, 100):
+            assert stream.locate(step=step) == copy.locate(step=step)
+
+
 def test_a_mixture_streams_each_of_its_parts(served: HubServer, tmp_path: Path) -> None:
     serve(served, tmp_path / "copy", shards=5, tokens=TOKENS)
     options: dict[str, Any] = {"batch_size": 3, "seq_len": 32, "span": 1, "seed": 2}
