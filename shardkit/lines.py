@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardkit.cache import ShardCache
-from shardkit.errors import UsageError
+from shardkit.errors import HubError, UsageError
 from shardkit.layouts import LAYOUTS, Contiguous, Layout, LayoutStats, make_layout, most_segments
 from shardkit.manifest import PLAN_FOLDER, Manifest
 from shardkit.mixture import Mixture
@@ -56,10 +56,15 @@ class Source:
     def __init__(self, place: Place, options: LineOptions) -> None:
         self.cache: ShardCache | None = None
         if is_remote(place):
-            self.cache = ShardCache.open(
-                str(place), split=options.split, folder=options.cache, cache_bytes=options.cache_bytes,
-                revision=options.revision,
-            )  # fmt: skip
+            try:
+                self.cache = ShardCache.open(
+                    str(place), split=options.split, folder=options.cache, cache_bytes=options.cache_bytes,
+                    revision=options.revision,
+                )  # fmt: skip
+            except HubError as error:
+                if "://" in str(place):
+                    raise
+                raise type(error)(f"{error} (nor is there a folder {place} here)") from error
             self.manifest, self.stream = self.cache.manifest, open_stream(self.cache.manifest, options.split)
             self.stream.wait = self.cache.wait
         else:

@@ -219,6 +219,11 @@ def test_forked_workers_read_what_their_parent_wanted(layout: str, served: HubSe
             assert same(batch, other)
 
 
+def test_a_name_that_is_neither_a_repo_nor_a_folder_says_both(served: HubServer, tmp_path: Path) -> None:
+    with pytest.raises(HubError, match=r"runs/data .*does not exist.*nor is there a folder runs/data here"):
+        ShardLoader("runs/data", batch_size=1, seq_len=8, cache=tmp_path / "cache")
+
+
 def test_a_row_is_located_in_a_shard_that_was_deleted(served: HubServer, tmp_path: Path) -> None:
     bound = room_for(5, serve(served, tmp_path / "copy", shards=12, tokens=TOKENS))
     options: dict[str, Any] = {"batch_size": 8, "seq_len": 64, "span": 2}
