@@ -175,7 +175,7 @@ def verify(directory: Path, hashes: bool, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
+@click.argument("directory", metavar="[DIR]", required=False)
 @click.option("--document", type=int, help="Ordinal of the document in the dataset. [0]")
 @click.option("--run", type=click.Path(path_type=Path), help="Folder of a training run, instead of DIR.")
 @click.option("--step", type=int, help="Show a row of that batch; with --run, of that step as its log counts.")
@@ -190,11 +190,12 @@ def verify(directory: Path, hashes: bool, as_json: bool) -> None:
 @click.option("--shuffle/--no-shuffle", default=True, show_default=True, help="Whether the loader shuffles.")
 @click.option("--layout", default="contiguous", show_default=True, help="contiguous, document or packed.")
 @click.option("--span", type=int, help="The loader's span, in shards.")
+@click.option("--eot-id", type=int, help="Of bare shards: the end-of-text token's id.")
 @click.option("--tokens", type=int, default=300, show_default=True, help="Show at most that many tokens.")
 @click.option("--tokenizer", help="Tokenizer to decode with. [the manifest's]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
 def peek(
-    directory: Path | None, document: int | None, run: Path | None, step: int | None, micro_step: int, rank: int,
+    directory: str | None, document: int | None, run: Path | None, step: int | None, micro_step: int, rank: int,
     row: int, batch_size: int | None, seq_len: int | None, world_size: int, tokens: int, tokenizer: str | None,
     as_json: bool, **order: Any,
 ) -> None:  # fmt: skip
@@ -227,7 +228,7 @@ def peek(
             "batch_size": batch_size,
             "world_size": world_size,
         }
-        found = forensics.peek_row(str(directory), options, **place, **show)
+        found = forensics.peek_row(directory or "", options, **place, **show)
     _print(found, as_json)
 
 
