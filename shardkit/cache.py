@@ -30,7 +30,7 @@ class ShardCache:
         cache.wait("x_train_000001.npy")
         open_shard(cache.directory / "x_train_000001.npy")
 
-    A pickled or forked copy is a reader of its own from its first use on.
+    A pickled or forked copy is a reader of its own from its first use on, and wants what the original did.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class ShardCache:
         self.unfinished = dataset.unfinished
         self._sizes = {shard.file: shard.bytes for shard in self.manifest.shards}
         self._small_bytes = small_bytes(self.manifest)
+        self._wants: tuple[str, ...] = ()
         self._reader: Reader | None = None
 
     @classmethod
@@ -64,7 +65,7 @@ class ShardCache:
         `UsageError` for a source that cannot work.
         """
         source, revision = full_name(source, revision)
-        place = CacheFolder((folder or default_folder(source, revision)).expanduser().absolute())
+        place = CacheFolder((folder or default_folder(source, revision, split)).expanduser().absolute())
         if cache_bytes is not None and cache_bytes <= 0:
             raise UsageError(f"cache_bytes is {cache_bytes!r}: expected a number of bytes, or None for no bound")
         place.prepare()
@@ -113,6 +114,7 @@ class ShardCache:
                 f"files take {format_bytes(needed + self._small_bytes)}: give more, or a smaller span"
             )
         reader.sure &= set(wants)
+        self._wants = wants
         reader.tell(replace(reader.note, wants=wants))
 
     def wait(self, shard: str) -> None:
@@ -141,6 +143,7 @@ class ShardCache:
         reader = self._reader
         if reader is None or reader.note.process.pid != os.getpid():  # a copy, or a fork
             reader = Reader(self._folder, self._source, self._asked, self._cache_bytes, self._digest)
+            reader.tell(replace(reader.note, wants=self._wants))
             self._take(reader)
         return reader
 

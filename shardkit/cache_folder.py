@@ -23,8 +23,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import psutil
-
 from shardkit.errors import OutputError
 from shardkit.files import write_error
 from shardkit.manifest import Manifest
@@ -53,6 +51,8 @@ class Process:
 
     def kill(self) -> None:
         """SIGKILL, if it is still that process."""
+        import psutil  # 30 ms that nobody should wait for who has no process to end
+
         with contextlib.suppress(psutil.NoSuchProcess):
             if self.lives:
                 psutil.Process(self.pid).kill()
@@ -199,12 +199,12 @@ class CacheFolder:
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-def default_folder(source: str, revision: str | None) -> Path:
-    """Where the shards of `source`, as `full_name` gives it, go by default: one folder a dataset and revision."""
+def default_folder(source: str, revision: str | None, split: str) -> Path:
+    """Where the shards of `source`, as `full_name` gives it, go by default: a folder a dataset, revision and split."""
     base = Path(os.environ.get("SHARDKIT_CACHE") or Path.home() / ".cache" / "shardkit").expanduser().absolute()
-    name = shown(source) + (f"@{revision}" if revision else "")
+    name = shown(source) + (f"@{revision}" if revision else "") + f"-{split}"
     short = re.sub(r"[^\w.@-]+", "-", name.removeprefix("hf://datasets/").rpartition("://")[2]).strip("-.")[-60:]
-    return base / f"{short}-{source_key(source + chr(0) + (revision or ''))[:8]}"
+    return base / f"{short}-{source_key(chr(0).join([source, revision or '', split]))[:8]}"
 
 
 def full_name(source: str, revision: str | None) -> tuple[str, str | None]:
@@ -244,6 +244,8 @@ def _born(pid: int) -> str:
         if os.path.exists("/proc/self/stat"):
             return ""
     try:
+        import psutil
+
         process = psutil.Process(pid)
         return "" if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.0f}"
     except psutil.NoSuchProcess:

@@ -175,10 +175,16 @@ def verify(directory: Path, hashes: bool, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
+@click.argument("directory", metavar="[DIR]", required=False)
 @click.option("--document", type=int, help="Ordinal of the document in the dataset. [0]")
-@click.option("--run", type=click.Path(path_type=Path), help="Folder of a training run, instead of DIR.")
-@click.option("--step", type=int, help="Show a row of that batch; with --run, of that step as its log counts.")
+@click.option(
+    "--run", type=click.Path(path_type=Path), help="Folder of a training run; DIR then, if its data has moved."
+)
+@click.option(
+    "--step",
+    type=click.IntRange(0, 1 << 40),
+    help="Show a row of that batch; with --run, of that step as its log counts.",
+)
 @click.option("--micro-step", type=int, default=0, show_default=True, help="With --run: the step's forward pass.")
 @click.option("--rank", type=int, default=0, show_default=True, help="The batch of that rank.")
 @click.option("--row", type=int, default=0, show_default=True, help="That row of the batch.")
@@ -190,11 +196,12 @@ def verify(directory: Path, hashes: bool, as_json: bool) -> None:
 @click.option("--shuffle/--no-shuffle", default=True, show_default=True, help="Whether the loader shuffles.")
 @click.option("--layout", default="contiguous", show_default=True, help="contiguous, document or packed.")
 @click.option("--span", type=int, help="The loader's span, in shards.")
-@click.option("--tokens", type=int, default=300, show_default=True, help="Show at most that many tokens.")
+@click.option("--eot-id", type=int, help="Of bare shards: the end-of-text token's id.")
+@click.option("--tokens", type=click.IntRange(1), default=300, show_default=True, help="Show at most that many tokens.")
 @click.option("--tokenizer", help="Tokenizer to decode with. [the manifest's]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
 def peek(
-    directory: Path | None, document: int | None, run: Path | None, step: int | None, micro_step: int, rank: int,
+    directory: str | None, document: int | None, run: Path | None, step: int | None, micro_step: int, rank: int,
     row: int, batch_size: int | None, seq_len: int | None, world_size: int, tokens: int, tokenizer: str | None,
     as_json: bool, **order: Any,
 ) -> None:  # fmt: skip
@@ -209,25 +216,23 @@ def peek(
     from shardkit.inspect import peek_document
     from shardkit.lines import LineOptions
 
-    show: dict[str, Any] = {"max_tokens": tokens, "tokenizer": tokenizer}
-    if (directory is None) == (run is None) or (step is None and run is not None):
-        raise UsageError("give a dataset's DIR, or --run RUN with --step S")
+    show: dict[str, Any] = {"rank": rank, "row": row, "max_tokens": tokens, "tokenizer": tokenizer}
     if run is not None:
-        found = forensics.peek_run(run, step=step or 0, micro_step=micro_step, rank=rank, row=row, **show)
+        if step is None:
+            raise UsageError("--run needs --step S")
+        found = forensics.peek_run(run, step=step, micro_step=micro_step, moved_to=directory, **show)
+    elif directory is None:
+        raise UsageError("give a dataset's DIR, or --run RUN with --step S")
     elif step is None:
-        found = peek_document(Path(str(directory)), document or 0, **show)
+        found = peek_document(Path(directory), document or 0, max_tokens=tokens, tokenizer=tokenizer)
     elif document is not None or batch_size is None or seq_len is None:
         raise UsageError("--step needs the loader's --batch-size and --seq-len, and no --document")
     else:
         options = LineOptions(seq_len=seq_len, **order)
-        place: dict[str, Any] = {
-            "step": step,
-            "rank": rank,
-            "row": row,
-            "batch_size": batch_size,
-            "world_size": world_size,
-        }
-        found = forensics.peek_row(str(directory), options, **place, **show)
+        with _warnings_as_lines():
+            found = forensics.peek_row(
+                directory, options, step=step, batch_size=batch_size, world_size=world_size, **show
+            )
     _print(found, as_json)
 
 

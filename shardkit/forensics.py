@@ -51,12 +51,14 @@ def peek_run(
     micro_step: int = 0,
     rank: int = 0,
     row: int = 0,
+    moved_to: str | None = None,
     max_tokens: int = 300,
     tokenizer: str | None = None,
 ) -> dict[str, Any]:
     """The same of step `step`, as its `log.jsonl` counts them, of the training run in folder `run`.
 
-    Of a step's `micro_step` forward passes on a rank, from 0. Raises `UsageError` for a row that is none, `StateError`
+    `micro_step` counts the step's forward passes on a rank, from 0; the dataset is looked for where it was, or in
+    `moved_to`. Raises `UsageError` for a row that is none, `StateError`
     where the log does not say which data the step was given, or the dataset is another by now.
     """
     data = _data_of(run, step)
@@ -70,7 +72,7 @@ def peek_run(
     cut = _cut(data["micro_batch"], data["world_size"], rank, row)
     if not 0 <= micro_step < data["micro_steps"]:
         raise UsageError(f"--micro-step is {micro_step}: expected 0 to {data['micro_steps'] - 1}")
-    with Line(data["folder"], options) as line:
+    with Line(moved_to or data["folder"], options) as line:
         begin = read_state(line.identity, saved, n_windows=line.n_rows)
         batches = (step - data["after_step"] - 1) * data["micro_steps"] + micro_step
         position = begin.position + batches * cut.global_batch + rank * cut.batch_size + row

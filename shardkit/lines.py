@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardkit.cache import ShardCache
-from shardkit.errors import UsageError
+from shardkit.cache_folder import default_folder, full_name
+from shardkit.errors import HubError, UsageError
 from shardkit.layouts import LAYOUTS, Contiguous, Layout, LayoutStats, make_layout, most_segments
 from shardkit.manifest import PLAN_FOLDER, Manifest
 from shardkit.mixture import Mixture
 from shardkit.order import Order
+from shardkit.provenance import Location, locate_token
 from shardkit.remotes import is_remote
 from shardkit.spans import Span, choose_span, cut_spans, needed_shards
 from shardkit.state import is_count, make_identity
@@ -28,6 +31,7 @@ from shardkit.stream import Tokens, open_split, open_stream
 
 Place = str | os.PathLike[str] | Manifest
 Sources = Place | Sequence[tuple[Place, float]]
+_PLACES = (str, os.PathLike, Manifest)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,36 +49,56 @@ class LineOptions:
     cache_bytes: int | None = None
     revision: str | None = None
     verify: bool = False
+    spanned: bool = False  # whether there are spans also where none is given: where a source is a remote
 
 
 class Source:
     """One dataset's part of a line. For one thread at a time, as its stream."""
 
-    def __init__(self, place: Place, options: LineOptions) -> None:
+    def __init__(self, place: Place, options: LineOptions, number: int = 0) -> None:
         self.cache: ShardCache | None = None
         if is_remote(place):
-            self.cache = ShardCache.open(
-                str(place), split=options.split, folder=options.cache, cache_bytes=options.cache_bytes,
-                revision=options.revision,
-            )  # fmt: skip
+            try:
+                self.cache = ShardCache.open(
+                    str(place), split=options.split, folder=options.cache, cache_bytes=options.cache_bytes,
+                    revision=options.revision,
+                )  # fmt: skip
+            except HubError as error:
+                if "://" in str(place):
+                    raise
+                raise type(error)(f"{error} (nor is there a folder {place} here)") from error
             self.manifest, self.stream = self.cache.manifest, open_stream(self.cache.manifest, options.split)
             self.stream.wait = self.cache.wait
         else:
             self.manifest, self.stream = open_split(place, options.split, verify=options.verify)
+        self._entered = -1
+        try:
+            self._take(options, number)
+        except BaseException:
+            self.close()
+            raise
+
+    def _take(self, options: LineOptions, number: int) -> None:
         tokenizer = self.manifest.tokenizer
         self.eot_id = tokenizer.eot_id if tokenizer else options.eot_id
+        if options.eot_id not in (None, self.eot_id):
+            raise UsageError(f"eot_id is {options.eot_id}, {self.name} was made with {self.eot_id}: leave it out")
         self.span, self._spans = self._cut_spans(options)
         self.layout = self._lay_out(options)
+        if not self.layout.n_rows:
+            raise UsageError(
+                f"split {options.split!r} of {self.name} has {self.stream.tokens:,} tokens: 0 windows of "
+                f"{options.seq_len:,} (layout {options.layout!r}): lower seq_len, or use more data"
+            )
         self.order = Order(
             n_windows=self.layout.n_rows, seed=options.seed, shuffle=options.shuffle,
-            spans=tuple(span.first_row for span in self._spans),
+            spans=tuple(span.first_row for span in self._spans), salt=f":{number}" if number else "",
         )  # fmt: skip
-        self._entered = -1
 
     @property
     def name(self) -> str:
-        """The dataset's folder, for messages."""
-        return str(self.stream.directory)
+        """The dataset's folder or remote, for messages."""
+        return str(self.stream.directory) if self.cache is None else self.cache.name
 
     def read(self, row: int, out: Tokens) -> None:
         """Copy `row` into `out`, `(seq_len + 1,)`, of the stream's dtype. Waits for shards that are on their way."""
@@ -91,6 +115,18 @@ class Source:
             self.stream.keep(needed)
             self.cache.want([self.stream.shards[shard].file for shard in needed])
             self._entered = number
+
+    def locate(self, token: int) -> Location:
+        """Where `token` of the stream lies. A shard that was deleted is fetched again, and what is read stays."""
+        if self.cache is None:
+            return locate_token(self.manifest, self.stream, token)
+        shard, cache = self.stream.shards[self.stream.shard_of(token)[0]].file, copy(self.cache)
+        try:
+            cache.want([shard])
+            cache.wait(shard)
+            return locate_token(self.manifest, self.stream, token)
+        finally:
+            cache.close()
 
     def most_segments(self, seq_len: int) -> int:
         """The most segments that a row has: its own start, and each document's and the padding's inside it.
@@ -131,7 +167,7 @@ class Source:
                     "layout='contiguous'"
                 )
             return None, ()
-        if options.span is None and self.cache is None:
+        if options.span is None and not options.spanned:
             return None, ()
         shards = self.stream.shards
         room = None if self.cache is None else self.cache.room_bytes
@@ -164,13 +200,17 @@ class Line:
 
     def __init__(self, sources: Sources, options: LineOptions) -> None:
         _check(options)
-        pairs = [(sources, 1.0)] if isinstance(sources, str | os.PathLike | Manifest) else list(sources)
-        if not pairs or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
-            raise UsageError(f"source is {sources!r:.200}: expected a dataset, or a list of pairs (dataset, weight)")
-        self.mixture = Mixture([weight for _, weight in pairs]) if len(pairs) > 1 else None
-        self.sources = [Source(place, options) for place, _ in pairs]
-        for source in self.sources[1:]:
-            _check_mixable(self.sources[0], source)
+        pairs = _pairs(sources)
+        mixture = Mixture([weight for _, weight in pairs])
+        self.mixture = mixture if len(pairs) > 1 else None
+        self.sources: list[Source] = []
+        try:
+            for number, (place, _) in enumerate(pairs):
+                self.sources.append(Source(place, _options_of(place, pairs, options), number))
+                _check_mixable(self.sources[0], self.sources[-1])
+        except BaseException:
+            self.close()
+            raise
         self.n_rows = sum(source.layout.n_rows for source in self.sources)
         self.identity = make_identity(
             fingerprint=self._each([source.manifest.fingerprint for source in self.sources]), split=options.split,
@@ -224,13 +264,34 @@ class Line:
         return values[0] if self.mixture is None else values
 
 
+def _pairs(sources: Sources) -> list[tuple[Place, float]]:
+    if isinstance(sources, _PLACES):
+        return [(sources, 1.0)]
+    pairs: list[Any] = list(sources) if isinstance(sources, Sequence) else []
+    if not pairs or not all(isinstance(p, tuple) and len(p) == 2 and isinstance(p[0], _PLACES) for p in pairs):
+        raise UsageError(f"source is {sources!r:.200}: expected a dataset, or a list of pairs (dataset, weight)")
+    return pairs
+
+
+def _options_of(place: Place, pairs: list[tuple[Place, float]], options: LineOptions) -> LineOptions:
+    """What of the options is for `place`. Raises `UsageError` for options of a remote where there is none."""
+    remotes = [one for one, _ in pairs if is_remote(one)]
+    for name in ("cache", "cache_bytes", "revision"):
+        if not remotes and getattr(options, name) is not None:
+            raise UsageError(f"{name} is for a remote, {place} is here: leave it out")
+    cache = options.cache
+    if cache is not None and len(remotes) > 1:  # a folder of each
+        cache = cache / default_folder(*full_name(str(place), options.revision), options.split).name
+    return replace(options, cache=cache, spanned=bool(remotes))
+
+
 def _check(options: LineOptions) -> None:
     if options.layout not in LAYOUTS:
         raise UsageError(f"layout is {options.layout!r}: expected one of {', '.join(LAYOUTS)}")
-    for name in ("span", "cache_bytes", "eot_id"):
-        value = getattr(options, name)
-        if value is not None and not (is_count(value) and (value or name == "eot_id")):
-            raise UsageError(f"{name} is {value!r}: expected a whole number above 0")
+    for name in ("seq_len", "span", "cache_bytes", "eot_id", "seed"):
+        value, least = getattr(options, name), int(name not in ("eot_id", "seed"))
+        if value is not None and not (is_count(value) and value >= least):
+            raise UsageError(f"{name} is {value!r}: expected a whole number of at least {least}")
 
 
 def _check_mixable(first: Source, other: Source) -> None:

@@ -21,10 +21,10 @@ from shardkit.errors import StateError, UsageError
 from shardkit.layouts import LayoutStats
 from shardkit.ledger import LedgerWriter
 from shardkit.lines import Line, LineOptions, Sources
-from shardkit.loader_feed import Batch, DeviceFeed, HostFeed, check_prefetch
+from shardkit.loader_feed import Batch, DeviceFeed, HostFeed, check_ignore_index, check_prefetch
 from shardkit.loader_ranks import rank_of_process
 from shardkit.order import Cut
-from shardkit.provenance import Location, locate_token
+from shardkit.provenance import Location
 from shardkit.state import Lane, Place, is_count, make_state, read_state
 
 
@@ -112,6 +112,8 @@ class ShardLoader(IterableDataset[Batch]):
         form = Form(packed=layout == "packed", documents=documents, ignore_index=ignore_index)
         if not form.plain:
             form = replace(form, eot_id=self._line.sources[0].required_eot())
+        tokenizer = self.manifest.tokenizer
+        check_ignore_index(ignore_index, eot_id=form.eot_id, vocab_size=tokenizer.vocab_size if tokenizer else 0)
         self.ledger = None if ledger is None else Path(ledger)
         self._ledger = None if self.ledger is None else LedgerWriter(self.ledger, self._line.identity, self._cut, rank)
         reader = BatchReader(self._line, self._cut, rank=rank, seq_len=seq_len, documents=documents)
@@ -242,8 +244,9 @@ class ShardLoader(IterableDataset[Batch]):
     def locate(self, *, step: int, rank: int | None = None, row: int = 0) -> Location:
         """Where the first token of `row` of batch `step` on `rank` (this one unless given) lies and came from.
 
-        Reads the shard up to there, to count its documents. Raises `UsageError` for a step, rank or row that is not,
-        or a step from before a resume under another cut, of which this loader cannot know the batches.
+        Reads the shard up to there, to count its documents; waits for it if it is not here. Raises `UsageError` for a
+        step, rank or row that is not, or a step from before a resume under another cut, of which this loader cannot
+        know the batches.
         """
         rank = self.rank if rank is None else rank
         if not is_count(step) or step < self._cut.origin_step:
@@ -258,7 +261,7 @@ class ShardLoader(IterableDataset[Batch]):
         position = self._cut.positions(self._cut.window(step), steps=1, rank=rank)[:, row]
         numbers, rows = self._line.places(position)
         source = self._line.sources[int(numbers[0])]
-        return locate_token(source.manifest, source.stream, source.layout.pieces(int(rows[0]))[0][0])
+        return source.locate(source.layout.pieces(int(rows[0]))[0][0])
 
     def close(self) -> None:
         """Stop the thread, unmap every shard, close the ledger. A closed loader gives no more batches."""

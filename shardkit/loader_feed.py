@@ -45,6 +45,18 @@ def check_prefetch(prefetch: int | None, device: torch.device) -> int:
     return prefetch
 
 
+def check_ignore_index(ignore_index: int | None, *, eot_id: int, vocab_size: int) -> None:
+    """Raise `UsageError` for what is no int64, or the id of a token that is a target of its own."""
+    if ignore_index is None:
+        return
+    if not isinstance(ignore_index, int) or isinstance(ignore_index, bool) or abs(ignore_index) >= 1 << 63:
+        raise UsageError(f"ignore_index is {ignore_index!r}: expected a whole number, as -100")
+    if 0 <= ignore_index < vocab_size and ignore_index != eot_id:
+        raise UsageError(
+            f"ignore_index is {ignore_index}, which is a token's id: its targets would be passed over too, give -100"
+        )
+
+
 class Documents(NamedTuple):
     """Where the documents of a batch lie, as variable-length attention wants it: every batch's shapes are the same.
 

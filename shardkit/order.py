@@ -84,6 +84,7 @@ class Order:
     seed: int
     shuffle: bool
     spans: tuple[int, ...] = ()
+    salt: str = ""  # so that two orders of one seed differ
 
     def windows(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """The window at each position of the line: int64 of any shape, the same shape out, in `0..n_windows-1`."""
@@ -102,14 +103,14 @@ class Order:
 
     def _mixed(self, epoch: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
         if not self.spans:
-            return Permutation(self.n_windows, f"{self.seed}:{epoch}")(places)
+            return Permutation(self.n_windows, f"{self.seed}:{epoch}{self.salt}")(places)
         result = np.empty_like(places)
         ends = (*self.spans[1:], self.n_windows)
         spans = np.searchsorted(self.spans, places, side="right") - 1
         for span in set(spans.tolist()):
             chosen = spans == span
             first = self.spans[span]
-            mix = Permutation(ends[span] - first, f"{self.seed}:{epoch}:{span}")
+            mix = Permutation(ends[span] - first, f"{self.seed}:{epoch}:{span}{self.salt}")
             result[chosen] = first + mix(places[chosen] - first)
         return result
 

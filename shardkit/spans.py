@@ -54,7 +54,7 @@ def choose_span(
 
     Raises `UsageError` where they never fit.
     """
-    least = 0
+    least, given = 0, given and min(given, len(tokens))
     for span in range(min(AUTO_SPAN, len(tokens)), 0, -1) if given is None else [given]:
         spans = cut_spans(tokens, span=span, seq_len=seq_len)
         least = max(sum(sizes[shard] for shard in needed_shards(spans, at)) for at in range(len(spans))) if spans else 0

@@ -69,7 +69,7 @@ OPTIONS = {
     "info": "directory --json",
     "verify": "directory --hashes --json",
     "peek": "directory --document --run --step --micro-step --rank --row --batch-size --seq-len --world-size --seed "
-    "--split --shuffle --layout --span --tokens --tokenizer --json",
+    "--split --shuffle --layout --span --eot-id --tokens --tokenizer --json",
 }
 
 

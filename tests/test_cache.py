@@ -305,9 +305,10 @@ def test_names_that_mean_the_same_meet_in_one_folder(monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     same = [full_name("u/n", "v1"), full_name("hf://datasets/u/n@v1", None), full_name("hf://datasets/u/n", "v1")]
     assert set(same) == {("hf://datasets/u/n", "v1")}
-    assert default_folder(*same[0]).parent == tmp_path / "cache"
-    assert default_folder(*same[0]).name.startswith("u-n@v1-")
-    assert default_folder("hf://datasets/u/n", None) != default_folder(*same[0])
+    assert default_folder(*same[0], "train").parent == tmp_path / "cache"
+    assert default_folder(*same[0], "train").name.startswith("u-n@v1-train-")
+    assert default_folder(*same[0], "train") != default_folder(*same[0], "val")
+    assert default_folder("hf://datasets/u/n", None, "train") != default_folder(*same[0], "train")
     assert full_name("./x", None) == full_name(f"file://{tmp_path}/x", None) == (str(tmp_path / "x"), None)
     assert full_name("s3://bucket/x", None) == ("s3://bucket/x", None)
     assert shown("https://user:secret@host/x?sig=secret") == "https://host/x"

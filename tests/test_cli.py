@@ -161,8 +161,8 @@ def test_peek_shows_the_row_of_a_batch(dataset: Path) -> None:
     ("arguments", "message"),
     [
         ([], "give a dataset's DIR, or --run RUN with --step S"),
-        (["DIR", "--run", "x", "--step", "1"], "give a dataset's DIR, or --run RUN with --step S"),
-        (["--run", "x"], "give a dataset's DIR, or --run RUN with --step S"),
+        (["DIR", "--run", "x"], "--run needs --step S"),
+        (["DIR", "--run", "x", "--step", "1"], "give the --out folder of a training run"),
         (["DIR", "--step", "1"], "--step needs the loader's --batch-size and --seq-len, and no --document"),
     ],
 )

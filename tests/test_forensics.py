@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from shardkit import ShardLoader, Tokenizer, UsageError, tokenize
+from shardkit.cli import main
 from shardkit.errors import StateError
 from shardkit.forensics import peek_row, peek_run
 from shardkit.lines import LineOptions
@@ -128,3 +132,23 @@ def test_a_place_that_is_none_is_refused(folder: Path) -> None:
     ):  # fmt: skip
         with pytest.raises(UsageError, match=message):
             peek_row(folder, options(), **place)  # type: ignore[arg-type]
+    lengths = ((0, "seq_len is 0: expected a whole number of at least 1"), (10**6, "0 windows of 1,000,000"))
+    for length, message in lengths:
+        with pytest.raises(UsageError, match=message):
+            peek_row(folder, replace(options(), seq_len=length), step=0, batch_size=1)
+
+
+def test_the_command_peeks_into_a_remote_and_into_bare_shards(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHARDKIT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "bare").mkdir()
+    for shard in folder.glob("*.npy"):
+        shutil.copy(shard, tmp_path / "bare")
+    row = ["--step", "1", "--batch-size", "2", "--seq-len", "24", "--layout", "packed", "--json"]
+    texts = []
+    for place in ([str(folder)], [folder.as_uri()], [str(tmp_path / "bare"), "--eot-id", "50256"]):
+        done = CliRunner().invoke(main, ["peek", *place, *row])
+        assert done.exit_code == 0, done.output
+        texts.append(json.loads(done.stdout.splitlines()[-1])["text"])
+    assert len(set(texts)) == 1

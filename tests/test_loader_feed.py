@@ -17,7 +17,7 @@ from loader_data import write_shards
 from shardkit.batches import BatchReader, Form
 from shardkit.errors import ShardError, UsageError
 from shardkit.lines import Line, LineOptions
-from shardkit.loader_feed import DeviceFeed, HostFeed, check_prefetch
+from shardkit.loader_feed import DeviceFeed, HostFeed, check_ignore_index, check_prefetch
 from shardkit.order import Cut
 
 CPU = torch.device("cpu")
@@ -147,3 +147,11 @@ def test_read_ahead_gives_the_same_documents(form: Form, tmp_path: Path) -> None
             assert torch.equal(one.cu_seqlens, two.cu_seqlens)
             assert torch.equal(one.position_ids, two.position_ids)
     ahead.close()
+
+
+@pytest.mark.parametrize("value", [1.5, True, "a", 1 << 63, 0, 99])
+def test_an_ignore_index_that_is_no_number_or_hides_a_token_is_refused(value: object) -> None:
+    with pytest.raises(UsageError, match=r"ignore_index is .*(as|give) -100"):
+        check_ignore_index(value, eot_id=100, vocab_size=101)  # type: ignore[arg-type]
+    for right in (None, -100, -1, 100, 101):
+        check_ignore_index(right, eot_id=100, vocab_size=101)

@@ -261,9 +261,17 @@ def test_sources_of_different_vocabularies_do_not_mix(tmp_path: Path, two: list[
     write_shards(tmp_path / "wide", [50], dtype="<u4")
     with pytest.raises(UsageError, match="different vocabularies: tokenize both with one tokenizer"):
         ShardLoader([two[0], (tmp_path / "wide", 1)], batch_size=1, seq_len=4)
-    for source in ([], ["a", "b"], [("a", 1, 2)]):
+    for source in ([], ["a", "b"], [("a", 1, 2)], None, 5, [([("a", 1)], 1)], {"a": 1}):
         with pytest.raises(UsageError, match="expected a dataset, or a list of pairs"):
             ShardLoader(source, batch_size=1, seq_len=4)  # type: ignore[arg-type]
+
+
+def test_a_source_without_a_row_or_with_a_bad_weight_does_not_mix(tmp_path: Path, two: list[tuple[str, float]]) -> None:
+    write_shards(tmp_path / "short", [4])
+    with pytest.raises(UsageError, match=r"short has 4 tokens: 0 windows of 4 .*: lower seq_len, or use more data"):
+        ShardLoader([two[0], (tmp_path / "short", 1)], batch_size=1, seq_len=4)
+    with pytest.raises(UsageError, match="a mixture's weight is -1"):
+        ShardLoader([(two[0][0], -1)], batch_size=1, seq_len=4)
 
 
 def test_a_span_mixes_within_and_goes_through_them_in_turn(tmp_path: Path) -> None:
@@ -292,3 +300,25 @@ def test_a_state_from_before_there_were_spans_is_taken(tmp_path: Path) -> None:
     assert torch.equal(again.next_batch()[0], loader.next_batch()[0])
     with pytest.raises(StateError, match="saved with span None, this loader has 1"):
         ShardLoader(tmp_path, batch_size=2, seq_len=5, span=1).load_state_dict(state)
+
+
+def test_a_dataset_twice_in_a_mixture_comes_in_two_orders(two: list[tuple[str, float]]) -> None:
+    loader = ShardLoader([two[0], two[0]], batch_size=2, seq_len=4)
+    pairs = [loader.next_batch()[0][:, 0].tolist() for _ in range(24)]
+    assert sorted(first for first, _ in pairs) == sorted(second for _, second in pairs) == list(range(0, 96, 4))
+    assert sum(first == second for first, second in pairs) < 6
+
+
+def test_a_span_of_more_shards_than_there_are_is_all_of_them(tmp_path: Path) -> None:
+    write_shards(tmp_path, [100, 90])
+    state = ShardLoader(tmp_path, batch_size=1, seq_len=5, span=9).state_dict()
+    ShardLoader(tmp_path, batch_size=1, seq_len=5, span=2).load_state_dict(state)
+
+
+def test_options_of_a_remote_are_refused_for_a_folder_and_an_eot_that_is_another(tmp_path: Path) -> None:
+    write_documents(tmp_path, [("a", list(range(50)))] * 4, tokens_per_shard=60)
+    for name, value in (("cache", tmp_path), ("cache_bytes", 10**6), ("revision", "main")):
+        with pytest.raises(UsageError, match=f"{name} is for a remote, .* is here: leave it out"):
+            ShardLoader(tmp_path, batch_size=1, seq_len=5, **{name: value})  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="eot_id is 7, .* was made with 50256"):
+        ShardLoader(tmp_path, batch_size=1, seq_len=5, eot_id=7)

@@ -205,13 +205,62 @@ def test_workers_of_a_data_loader_read_a_stream(served: HubServer, tmp_path: Pat
             assert same(batch, other)
 
 
-def test_a_mixture_streams_each_of_its_parts(served: HubServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ["contiguous", "packed"])
+def test_forked_workers_read_what_their_parent_wanted(layout: str, served: HubServer, tmp_path: Path) -> None:
     serve(served, tmp_path / "copy", shards=5, tokens=TOKENS)
-    options: dict[str, Any] = {"batch_size": 3, "seq_len": 32, "span": 1, "seed": 2}
-    copy = ShardLoader([(tmp_path / "copy", 2), (tmp_path / "copy", 1)], **options)
-    with ShardLoader([(REPO, 2), (tmp_path / "copy", 1)], cache=tmp_path / "cache", **options) as stream:
+    options: dict[str, Any] = {"batch_size": 16, "seq_len": 64, "layout": layout}
+    span = {"span": 2} if layout == "contiguous" else {}
+    with ShardLoader(REPO, cache=tmp_path / "cache", **options, **span):
+        pass  # a packed split's plan is kept now: the next one opens no shard to make it
+    copy = ShardLoader(tmp_path / "copy", **options, **span)
+    with ShardLoader(REPO, cache=tmp_path / "cache", **options, **span) as stream:
+        if layout == "contiguous":  # it wants the first span; packed wants all from the beginning
+            assert same(stream.next_batch(), copy.next_batch())
+        workers = DataLoader(stream, batch_size=None, num_workers=2, multiprocessing_context="fork")
+        for batch, other in zip(workers, copy, strict=True):
+            assert same(batch, other)
+
+
+def test_a_name_that_is_neither_a_repo_nor_a_folder_says_both(served: HubServer, tmp_path: Path) -> None:
+    with pytest.raises(HubError, match=r"runs/data .*does not exist.*nor is there a folder runs/data here"):
+        ShardLoader("runs/data", batch_size=1, seq_len=8, cache=tmp_path / "cache")
+
+
+def test_a_row_is_located_in_a_shard_that_was_deleted(served: HubServer, tmp_path: Path) -> None:
+    bound = room_for(5, serve(served, tmp_path / "copy", shards=12, tokens=TOKENS))
+    options: dict[str, Any] = {"batch_size": 8, "seq_len": 64, "span": 2}
+    copy = ShardLoader(tmp_path / "copy", **options)
+    with ShardLoader(REPO, cache=tmp_path / "cache", cache_bytes=bound, **options) as stream:
+        for _ in range(60):
+            stream.next_batch()
+        assert not (tmp_path / "cache" / copy.locate(step=0).shard).exists()
+        for step in (0, 60, 100):
+            assert stream.locate(step=step) == copy.locate(step=step)
+
+
+def test_a_mixture_streams_each_of_its_parts_and_local_ones_have_spans_too(served: HubServer, tmp_path: Path) -> None:
+    serve(served, tmp_path / "copy", shards=7, tokens=TOKENS)
+    served.seed_repo("alice/other", {path.name: path for path in (tmp_path / "copy").iterdir()})
+    options: dict[str, Any] = {"batch_size": 3, "seq_len": 32, "seed": 2}
+    copy = ShardLoader([(tmp_path / "copy", weight) for weight in (2, 1, 1)], span=4, **options)
+    sources = [(REPO, 2), (tmp_path / "copy", 1), ("alice/other", 1)]
+    with ShardLoader(sources, cache=tmp_path / "cache", **options) as stream:
         for _ in range(300):
             assert same(stream.next_batch(), copy.next_batch())
+        assert stream.state_dict() == copy.state_dict()
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_train_and_val_of_one_remote_have_a_bound_each(
+    served: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = serve(served, tmp_path / "copy", shards=8, tokens=TOKENS)
+    monkeypatch.setenv("SHARDKIT_CACHE", str(tmp_path / "cache"))
+    options: dict[str, Any] = {"batch_size": 2, "seq_len": 32, "cache_bytes": room_for(3, manifest)}
+    with ShardLoader(REPO, **options) as train, ShardLoader(REPO, split="val", **options) as val:
+        for _ in range(train.steps_per_epoch):
+            train.next_batch()
+            val.next_batch()
 
 
 @pytest.mark.parametrize("seed", range(SOAK_RUNS))

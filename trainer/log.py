@@ -17,7 +17,8 @@ class RunLog:
     """Appends to `log.jsonl`, a line an entry, whole after a kill. Lines after `step`, of a lost part, are dropped.
 
     An entry has `step`; but one with `after_step`, at the start and at each resume, says which data the steps after
-    that one were given: `source`, `folder`, `micro_batch`, `world_size`, `micro_steps`, and `loader`, its state.
+    that one were given: `source`, `folder`, `micro_batch`, `world_size`, `micro_steps`, `eot_id`, and `loader`, its
+    state.
     """
 
     def __init__(self, config: Config, *, step: int, reference: dict[str, float]) -> None:

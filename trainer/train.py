@@ -274,7 +274,8 @@ class Run:
                 "after_step": self.step, "source": self.config.data,
                 "folder": str((self.loader.manifest.directory or Path()).resolve()),
                 "micro_batch": self.config.micro_batch, "world_size": self.world.size,
-                "micro_steps": self.micro_steps, "loader": self.loader.state_dict(),
+                "micro_steps": self.micro_steps, "eot_id": self.tokenizer_info.eot_id,
+                "loader": self.loader.state_dict(),
             }
         )  # fmt: skip
         if self.config.push_checkpoints:
