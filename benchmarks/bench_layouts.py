@@ -11,7 +11,8 @@ Synthetic shards in a temporary folder: random ids in documents of log-normal le
 - rates: rows of a batch read and widened to int64 inputs and targets, as the loader does, page cache warm; the median
   of interleaved rounds, and its ratio to `contiguous` under the same shuffle. Per second of processor time: nothing is
   waited for, and what else the machine does stays out. `run` is what the loader does instead for contiguous rows in
-  order: a whole batch is one stretch of one shard, and its targets overlap its inputs.
+  order: a whole batch is one stretch of one shard, and its targets overlap its inputs. `batches` are whole ones from
+  a shuffled `ShardLoader`, with `documents` its cu_seqlens and position ids too.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ from shardkit.packing import BLOCK_TOKENS, plan_blocks
 from shardkit.stream import TokenStream, open_split
 
 EOT = 50256
-CONTESTANTS = (*(f"{name}/{order}" for name in LAYOUTS for order in ("shuffled", "in order")), "run/in order")
+BATCHES = ("contiguous/batches", "documents/batches", "packed/batches", "packed documents/batches")
+CONTESTANTS = (
+    *(f"{name}/{order}" for name in LAYOUTS for order in ("shuffled", "in order")), "run/in order", *BATCHES,
+)  # fmt: skip
 MOST_ROWS = 100_000
 LEAST_ROWS = 20_000
 Found = dict[str, float]
@@ -147,10 +151,30 @@ def time_rows(contestant: str, folder: Path, batch_size: int, seq_len: int, cach
     return {"mtok_per_second": passes * len(plan) * batch_size * seq_len / seconds / 1e6}
 
 
+def time_batches(what: str, folder: Path, batch_size: int, seq_len: int) -> Found:
+    """Batches of a shuffled loader; M tokens a second of processor time, all threads counted."""
+    from shardkit import ShardLoader
+
+    bare = not (folder / "manifest.json").exists()
+    loader = ShardLoader(
+        folder, batch_size=batch_size, seq_len=seq_len, layout="packed" if "packed" in what else "contiguous",
+        documents="documents" in what, eot_id=EOT if bare else None,
+    )  # fmt: skip
+    steps = -(-LEAST_ROWS // batch_size)
+    began = 0.0
+    for step in range(steps + 10):
+        if step == 10:
+            began = time.process_time()
+        loader.next_batch()
+    return {"mtok_per_second": steps * batch_size * seq_len / (time.process_time() - began) / 1e6}
+
+
 def measure(what: str, folder: Path, batch_size: int, seq_len: int, cache: Path) -> Found:
     """One measurement, in this process."""
     if what in ("plan", "plan cold", "plan again"):
         return time_plan(folder, seq_len, cache, cold=what == "plan cold")
+    if what in BATCHES:
+        return time_batches(what, folder, batch_size, seq_len)
     return time_rows(what, folder, batch_size, seq_len, cache)
 
 

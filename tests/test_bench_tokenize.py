@@ -8,7 +8,7 @@ import pytest
 from reference import stream
 from texts import documents, write_parquet
 
-from benchmarks import bench_tokenize, soak_tokenize
+from benchmarks import bench_tokenize, soak_memory, soak_tokenize
 
 
 def test_every_contestant_runs_and_makes_the_references_tokens(tmp_path: Path) -> None:
@@ -36,3 +36,11 @@ def test_the_soak_kills_and_compares(tmp_path: Path) -> None:
     assert killed == 2
     assert finished >= 1
     assert wrong == 0
+
+
+def test_the_memory_soak_makes_words_that_never_repeat_and_measures_them() -> None:
+    words = " ".join(soak_memory.documents(2500)).split()
+    assert len(set(words)) == len(words) == 2500
+    tokens, early, most = soak_memory.soak(2500, 1)
+    assert tokens > 2500
+    assert 10_000_000 < early <= most
