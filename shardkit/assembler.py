@@ -98,6 +98,7 @@ class Assembler:
         self._changed: set[int] = set()
         self._skip = journal.resume.skip_tokens
         self._shards = len(journal.shards)
+        self._mask = np.empty(0, np.bool_)
         self._writer: ShardWriter | None = None
         self._shard_documents = 0
         self._finisher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shardkit-finish")
@@ -129,7 +130,7 @@ class Assembler:
                 "with --skip-bad-rows"
             )
         skip, self._skip = min(self._skip, len(result.tokens)), 0
-        starts = np.flatnonzero(result.tokens == self.plan.eot_id)
+        starts = self._starts(result.tokens)
         tokens = self._limited(result.tokens, starts, skip)
         self._write(tokens, starts, chunk, skip)
         self.session_text_bytes += result.text_bytes
@@ -155,6 +156,12 @@ class Assembler:
             session_seconds=time.time() - self.first_read if self.first_read else 0.0,
             audited=self.audited, skipped=self.skipped, process_ids=process_ids,
         )  # fmt: skip
+
+    def _starts(self, tokens: NDArray[np.unsignedinteger]) -> NDArray[np.intp]:
+        """Where the EOTs are. Uses the same memory for each chunk."""
+        if len(self._mask) < len(tokens):
+            self._mask = np.empty(len(tokens), np.bool_)
+        return np.flatnonzero(np.equal(tokens, self.plan.eot_id, out=self._mask[: len(tokens)]))
 
     def _limited(
         self, tokens: NDArray[np.unsignedinteger], starts: NDArray[np.intp], skip: int

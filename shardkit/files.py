@@ -1,9 +1,10 @@
-"""Files that are whole or not there: atomic writes, hashes, free space. Knows nothing of shards."""
+"""Files that are whole or not there: atomic writes, long files, hashes, free space. Knows nothing of shards."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import mmap
 import os
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from shardkit.errors import DiskFull, OutputError
 
 _BLOCK = 1 << 20
+_DIRECT_BLOCK = 2 << 20
 
 
 def fsync_dir(path: Path) -> None:
@@ -41,6 +43,91 @@ def atomic_write(path: Path, data: bytes | str) -> None:
     except OSError as error:
         temp.unlink(missing_ok=True)
         raise write_error(error, path, len(payload)) from error
+
+
+class LongFile:
+    """A new file that is written front to back, in blocks of 2 MiB that go past the page cache where the system can
+    (`O_DIRECT`): memory for the pages of a file that nobody reads soon costs more than writing it
+    (benchmarks/RESULTS.md). Methods raise `OSError`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._direct = getattr(os, "O_DIRECT", 0)
+        self._fd = self._open(os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        self._block = mmap.mmap(-1, _DIRECT_BLOCK)  # page-aligned, as direct writes must be
+        self._filled = 0
+
+    def write(self, data: memoryview | bytes) -> None:
+        """Append `data`."""
+        view = memoryview(data)
+        while view:
+            part = view[: _DIRECT_BLOCK - self._filled]
+            self._block[self._filled : self._filled + len(part)] = part
+            self._filled += len(part)
+            view = view[len(part) :]
+            if self._filled == _DIRECT_BLOCK:
+                self._write_out()
+
+    def sync(self) -> int:
+        """Write what is left and wait until all of it is on the disk; returns the file's size. Nothing is appended
+        after it."""
+        self._write_through_cache()  # the rest is no whole number of disk blocks
+        self._write_out()
+        os.fsync(self._fd)
+        return os.fstat(self._fd).st_size
+
+    def rewrite(self, data: bytes) -> None:
+        """Replace the first bytes, once all others are written. To be followed by `sync`."""
+        self._write_through_cache()
+        self._write_out()
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        self.write(data)
+
+    def sha256(self) -> str:
+        """The hex SHA-256 of the synced file, read back."""
+        digest = hashlib.sha256()
+        with os.fdopen(self._open(os.O_RDONLY), "rb", buffering=0) as file, memoryview(self._block) as block:
+            while count := file.readinto(block):
+                digest.update(block[:count])
+                if count < len(block):
+                    break  # the end; a direct read must not begin there
+        return digest.hexdigest()
+
+    def close(self) -> None:
+        """Close the file, as far as it is written."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            self._block.close()
+
+    def _open(self, flags: int) -> int:
+        flags |= getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+        try:
+            return os.open(self._path, flags | self._direct, 0o666)
+        except OSError as error:
+            if not self._direct or error.errno != errno.EINVAL:  # some file systems have no direct access
+                raise
+            self._direct = 0
+            return os.open(self._path, flags, 0o666)
+
+    def _write_out(self) -> None:
+        with memoryview(self._block) as block:
+            done = 0
+            while done < self._filled:
+                try:
+                    done += os.write(self._fd, block[done : self._filled])
+                except OSError as error:
+                    if not self._direct or error.errno != errno.EINVAL:
+                        raise
+                    self._write_through_cache()  # block sizes that this disk cannot take
+                    self._direct = 0
+        self._filled = 0
+
+    def _write_through_cache(self) -> None:
+        if self._direct:
+            import fcntl  # there is O_DIRECT, so there is fcntl
+
+            fcntl.fcntl(self._fd, fcntl.F_SETFL, fcntl.fcntl(self._fd, fcntl.F_GETFL) & ~self._direct)
 
 
 def write_error(error: OSError, path: Path, needed: int) -> OutputError:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardkit.errors import ShardError
-from shardkit.files import fsync_dir, write_error
+from shardkit.files import LongFile, fsync_dir, write_error
 
 SHARD_NAME = re.compile(r"^(?P<prefix>.+)_(?P<split>[a-z]+)_(?P<index>\d{6,})\.npy$")
 _LONGEST_HEADER = 4096  # bytes; numpy writes 118
@@ -99,7 +99,7 @@ class WrittenShard:
 class ShardWriter:
     """Writes one shard front to back into `temp`, hashing as it goes; `finish` gives it its final name.
 
-    `capacity` is the most tokens it may hold. Memory is flat: tokens go straight to the file.
+    `capacity` is the most tokens it may hold. Memory is flat.
     """
 
     def __init__(self, temp: Path, dtype: np.dtype[np.unsignedinteger], capacity: int) -> None:
@@ -111,7 +111,7 @@ class ShardWriter:
         self._header_bytes = len(header)
         self._hash = hashlib.sha256(header)
         try:
-            self._file = open(temp, "wb", buffering=0)  # noqa: SIM115 (closed by finish or abort)
+            self._file = LongFile(temp)
             self._file.write(header)
         except OSError as error:
             raise self._failure(error) from error
@@ -127,9 +127,7 @@ class ShardWriter:
             raise ValueError(f"{len(tokens)} {tokens.dtype} tokens for room {self.room} of {self.dtype}")
         view = np.ascontiguousarray(tokens).view(np.uint8).data
         try:
-            done = 0
-            while done < len(view):
-                done += self._file.write(view[done:]) or 0
+            self._file.write(view)
         except OSError as error:
             raise self._failure(error) from error
         self._hash.update(view)
@@ -140,14 +138,14 @@ class ShardWriter:
         try:
             if self.tokens < self.capacity:
                 self._rewrite_header()
-            os.fsync(self._file.fileno())
-            size = os.fstat(self._file.fileno()).st_size
+            size = self._file.sync()
+            sha256 = self._hash.hexdigest() if self.tokens == self.capacity else self._file.sha256()
             self._file.close()
             os.replace(self.temp, final)
             fsync_dir(final.parent)
         except OSError as error:
             raise self._failure(error) from error
-        return WrittenShard(tokens=self.tokens, bytes=size, sha256=self._hash.hexdigest())
+        return WrittenShard(tokens=self.tokens, bytes=size, sha256=sha256)
 
     def abort(self) -> None:
         """Close and remove the unfinished file."""
@@ -158,13 +156,7 @@ class ShardWriter:
         header = shard_header(self.tokens, self.dtype)
         if len(header) != self._header_bytes:
             raise ValueError(f"npy headers of {len(header)} and {self._header_bytes} bytes")
-        self._file.seek(0)
-        self._file.write(header)
-        self._hash = hashlib.sha256(header)
-        with open(self.temp, "rb") as file:
-            file.seek(self._header_bytes)
-            while block := file.read(1 << 20):
-                self._hash.update(block)
+        self._file.rewrite(header)
 
     def _failure(self, error: OSError) -> Exception:
         return write_error(error, self.temp, self.room * self.dtype.itemsize)
