@@ -253,6 +253,16 @@ def test_a_worker_that_dies_is_reported_with_its_chunk_and_the_run_can_go_on(
         tokenize(tmp_path / "a.parquet", tmp_path / "out", transform=deadly, shard_tokens=5_000, workers=2)
 
 
+def test_a_bug_in_sending_ends_the_run_and_does_not_hang_it(tmp_path: Path) -> None:
+    def sabotage(text: str) -> str:
+        sys.modules["shardkit.runners.local"].__dict__["_send_bytes"] = None
+        return text
+
+    write_parquet(tmp_path / "a.parquet", ["text"] * 10, rows=5)
+    with pytest.raises(WorkerError, match=r"died by exit code 1 at a\.parquet, row groups 0-1"):
+        tokenize(tmp_path / "a.parquet", tmp_path / "out", transform=sabotage, workers=1, chunk_bytes=1)
+
+
 def test_a_full_disk_stops_cleanly_and_the_run_goes_on_after_it(
     corpus: Path, texts: list[str | None], tmp_path: Path
 ) -> None:

@@ -1,8 +1,8 @@
 """Worker processes on this machine: spawned, never forked, one chunk read ahead each, results in order.
 
 Each worker has one pipe. A task goes down it, the chunk's tokens come back as raw bytes after a small header. A thread
-in the worker always drains the pipe, so that neither side can block the other. When the main process dies, even by
-SIGKILL, its end of the pipe closes and the workers leave.
+in the worker always drains the pipe, so that the two sides cannot block each other. When the main process dies, even
+by SIGKILL, its end of the pipe closes and the workers leave.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ import queue
 import signal
 import sys
 import threading
+import traceback
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shardkit.errors import WorkerError
 from shardkit.runners import ChunkEncoder, Encoded, Job
@@ -46,6 +49,7 @@ class LocalRunner:
 
         context = multiprocess.get_context("spawn")
         self._workers: list[_Worker] = []
+        self._spare: list[Any] = []  # memory of tokens that have been taken
         with _without_main_script(), _worker_environment():
             for number in range(workers):
                 ours, theirs = context.Pipe()
@@ -70,36 +74,41 @@ class LocalRunner:
         return [worker.process.pid for worker in self._workers]
 
     def run(self, job: Job, chunks: Iterator[Chunk]) -> Iterator[Encoded]:
-        """Encode `chunks`; yields their results in the same order. At most four chunks a worker are in flight.
+        """Encode `chunks`; yields their results in the same order. At most four chunks a worker are in flight. The next
+        result may take the memory of this one's `tokens`.
 
         Raises `WorkerError` naming the chunk of a worker that died.
         """
         for worker in self._workers:
             self._send(worker, job)
+        coming: deque[Chunk] = deque()
         ready: dict[int, Encoded] = {}
-        issued, taken, more = 0, 0, True
+        issued, taken = 0, 0
         limit = (_AHEAD + _BUFFERED) * len(self._workers)
         while True:
-            while more and issued - taken < limit and (idle := self._idle()) is not None:
-                chunk = next(chunks, None)
-                if chunk is None:
-                    more = False
-                else:
-                    idle.tasks.append((issued, chunk))
-                    self._send(idle, chunk)
-                    issued += 1
+            while issued - taken < limit and (idle := self._idle(coming, chunks)) is not None:
+                idle.tasks.append((issued, coming[0]))
+                self._send(idle, coming.popleft())
+                issued += 1
             while taken in ready:
-                yield ready.pop(taken)
+                result = ready.pop(taken)
+                yield result
+                self._spare.append(result.tokens.base)
                 taken += 1
-            if taken == issued and not more:
+            if taken == issued and not coming:
                 return
-            if not any(w.tasks for w in self._workers):
-                continue
-            self._collect(ready)
+            if any(w.tasks for w in self._workers):
+                self._collect(ready)
 
-    def _idle(self) -> _Worker | None:
+    def _idle(self, coming: deque[Chunk], chunks: Iterator[Chunk]) -> _Worker | None:
+        """The worker to give the first of `coming` to, which is filled from `chunks`. A second chunk is given only
+        while there is one for each worker after it: the last ones go to workers that have none, and all end together.
+        """
         worker = min(self._workers, key=lambda w: len(w.tasks))
-        return worker if len(worker.tasks) < _AHEAD else None
+        wanted = 1 if not worker.tasks else len(self._workers) + 1
+        while len(coming) < wanted and (chunk := next(chunks, None)) is not None:
+            coming.append(chunk)
+        return worker if len(worker.tasks) < _AHEAD and len(coming) >= wanted else None
 
     def _collect(self, ready: dict[int, Encoded]) -> None:
         """Wait for at least one result and put it under its chunk's number."""
@@ -109,14 +118,22 @@ class LocalRunner:
             worker = next(w for w in self._workers if w.pipe is pipe)
             try:
                 result, dtype, count = pipe.recv()
-                result.tokens = np.empty(count, dtype)
-                _receive_bytes(pipe, result.tokens.view(np.uint8).data)
+                tokens = self._memory(count * np.dtype(dtype).itemsize)
+                _receive_bytes(pipe, tokens.data)
+                result.tokens = tokens.view(dtype)
             except (EOFError, OSError):
                 raise self._death(worker) from None
             if isinstance(result.error, WorkerError):
                 raise result.error
             number, _ = worker.tasks.pop(0)
             ready[number] = result
+
+    def _memory(self, count: int) -> NDArray[np.uint8]:
+        """`count` bytes to receive into, used before if possible: fresh memory costs more than filling it."""
+        spare: NDArray[np.uint8] = self._spare.pop() if self._spare else np.empty(0, np.uint8)
+        if len(spare) < count:
+            spare = np.empty(1 << (count - 1).bit_length(), np.uint8)
+        return spare[:count]
 
     def _send(self, worker: _Worker, message: object) -> None:
         try:
@@ -129,18 +146,20 @@ class LocalRunner:
         code = worker.process.exitcode
         reason = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
         hint = "; the system kills processes when memory runs out: try fewer --workers" if code == -9 else ""
-        where = worker.tasks[0][1].where if worker.tasks else "before its first chunk"
+        # It may have begun the second chunk while the tokens of the first were on their way.
+        where = " or ".join(f"at {chunk.where}" for _, chunk in worker.tasks) or "before its first chunk"
         return WorkerError(
-            f"worker {worker.process.name} (pid {worker.process.pid}) died by {reason} at {where}{hint}; run the same "
+            f"worker {worker.process.name} (pid {worker.process.pid}) died by {reason} {where}{hint}; run the same "
             "command again, it goes on from the last finished shard"
         )
 
 
 def _work(pipe: Any) -> None:
-    """A worker's life: the job, then chunks until the pipe closes. A thread receives, so that the next task is here
-    while the present one is encoded."""
+    """A worker's life: the job, then chunks until the pipe closes. One thread receives, so that the next task is here
+    while the present one is encoded; another sends, so that no worker waits for the main process to take its tokens."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     inbox: queue.Queue[Any] = queue.Queue()
+    outbox: queue.Queue[Encoded] = queue.Queue(maxsize=1)
 
     def receive() -> None:
         try:
@@ -149,24 +168,35 @@ def _work(pipe: Any) -> None:
         except (EOFError, OSError):
             inbox.put(None)
 
+    def send() -> None:
+        try:
+            while True:
+                _send_result(pipe, outbox.get())
+        except (BrokenPipeError, ConnectionError):
+            os._exit(0)  # the main process is gone
+        except Exception:  # noqa: BLE001 (a bug: without this the main process would wait for ever)
+            traceback.print_exc()
+            os._exit(1)
+
     threading.Thread(target=receive, daemon=True).start()
+    threading.Thread(target=send, daemon=True).start()
     for module in ("pyarrow.parquet", "tiktoken", "fastokens"):  # while the main process still loads the vocabulary
         importlib.import_module(module)
     encoder: ChunkEncoder | None = None
-    try:
-        while (message := inbox.get()) is not None:
-            if isinstance(message, Job):
-                encoder = ChunkEncoder(message)
-                continue
-            if encoder is None:
-                raise RuntimeError("a chunk came before the job")
-            result = encoder.encode(message)
-            tokens, result.tokens = result.tokens, np.empty(0, np.uint16)
-            pipe.send((result, tokens.dtype.str, len(tokens)))
-            _send_bytes(pipe, tokens.view(np.uint8).data)
-    except (BrokenPipeError, ConnectionError):
-        pass  # the main process is gone
+    while (message := inbox.get()) is not None:
+        if isinstance(message, Job):
+            encoder = ChunkEncoder(message)
+            continue
+        if encoder is None:
+            raise RuntimeError("a chunk came before the job")
+        outbox.put(encoder.encode(message))
     os._exit(0)
+
+
+def _send_result(pipe: Any, result: Encoded) -> None:
+    tokens, result.tokens = result.tokens, np.empty(0, np.uint16)
+    pipe.send((result, tokens.dtype.str, len(tokens)))
+    _send_bytes(pipe, tokens.view(np.uint8).data)
 
 
 # A connection's own `recv_bytes` reads a large message in pieces of new memory: ten times the processor time of reading
