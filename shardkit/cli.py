@@ -15,8 +15,10 @@ import click
 
 from shardkit import __version__
 from shardkit.errors import ShardkitError, ShardkitWarning, UsageError
+from shardkit.interrupt import prompt_interrupt
 
 DEFAULT_SOURCE = "HuggingFaceFW/fineweb-edu"
+_STOPPED = "stopped: run the same command again to go on from the last finished shard"
 
 
 class _Group(click.Group):
@@ -24,12 +26,13 @@ class _Group(click.Group):
 
     def invoke(self, context: click.Context) -> Any:
         try:
-            return super().invoke(context)
+            with prompt_interrupt(_STOPPED):
+                return super().invoke(context)
         except ShardkitError as error:
             click.echo(f"error: {error}", err=True)
             context.exit(2 if isinstance(error, UsageError) else 1)
         except KeyboardInterrupt:
-            click.echo("stopped: run the same command again to go on from the last finished shard", err=True)
+            click.echo(_STOPPED, err=True)
             context.exit(130)
 
 
