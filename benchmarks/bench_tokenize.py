@@ -13,8 +13,8 @@ carries over to another machine.
 - fineweb.py: the same with the pool that `fineweb.py` itself makes here, half as many processes as cores.
 - engine: the fast engine alone, texts already in memory, one process a worker.
 - parquet: reading the text column alone, one process a worker.
-- limit: the same processes reading, encoding, inserting EOT and writing, and nothing else: no order, hash, journal or
-  audit.
+- limit: the same processes reading, encoding, inserting EOT and writing (past the page cache, as shardkit does), and
+  nothing else: no order, hash, journal or audit.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,7 @@ def run_reference(corpus: Path, out: Path, workers: int, shard_tokens: int) -> d
 
 
 def _part_worker(kind: str, groups: list[tuple[str, int]], out: str, ready: Any, taken: Any, results: Any) -> None:
+    from shardkit.files import LongFile
     from shardkit.tokenizers import Tokenizer
 
     tokenizer = Tokenizer("gpt2", encoder="fast")
@@ -106,7 +108,7 @@ def _part_worker(kind: str, groups: list[tuple[str, int]], out: str, ready: Any,
     loaded = [read_texts(*group) for group in groups] if kind == "engine" else []
     ready.wait()
     started, tokens = time.time(), 0
-    with open(out, "wb") as file:
+    with closing(LongFile(Path(out))) as file:  # the way shardkit writes
         while (number := _next(taken)) < len(groups):
             texts = loaded[number] if kind == "engine" else read_texts(*groups[number])
             if kind == "parquet":
@@ -114,7 +116,8 @@ def _part_worker(kind: str, groups: list[tuple[str, int]], out: str, ready: Any,
             ids, offsets = tokenizer.encode_batch(texts)
             tokens += len(ids) + len(texts)
             if kind == "limit":
-                file.write(tokenizer.with_eot(ids, offsets).data)
+                file.write(tokenizer.with_eot(ids, offsets).view(np.uint8).data)
+        file.sync()
     results.put((started, time.time(), tokens))
 
 
@@ -240,14 +243,16 @@ def _watch(pid: int, peak: list[int]) -> None:
     """Keep the highest sum of resident memory over the tree. Shared pages count once a process: an upper bound."""
     try:
         root = psutil.Process(pid)
+        tree, samples = [root], 0
         while root.is_running() and root.status() != psutil.STATUS_ZOMBIE:
-            tree = 0
-            for process in [root, *root.children(recursive=True)]:
-                try:
-                    tree += process.memory_info().rss
-                except psutil.Error:
-                    continue
-            peak[0] = max(peak[0], tree)
+            if samples % 10 == 0:  # reading the whole process table costs milliseconds of a core
+                tree = [root, *root.children(recursive=True)]
+            samples += 1
+            resident = 0
+            for process in tree:
+                with suppress(psutil.Error):
+                    resident += process.memory_info().rss
+            peak[0] = max(peak[0], resident)
             time.sleep(0.02)
     except psutil.Error:
         return
