@@ -53,9 +53,9 @@ class LongFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._direct = getattr(os, "O_DIRECT", 0)
-        self._fd = self._open(os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         self._block = mmap.mmap(-1, _DIRECT_BLOCK)  # page-aligned, as direct writes must be
         self._filled = 0
+        self._fd = self._open(os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
     def write(self, data: memoryview | bytes) -> None:
         """Append `data`."""
@@ -85,20 +85,36 @@ class LongFile:
 
     def sha256(self) -> str:
         """The hex SHA-256 of the synced file, read back."""
-        digest = hashlib.sha256()
-        with os.fdopen(self._open(os.O_RDONLY), "rb", buffering=0) as file, memoryview(self._block) as block:
-            while count := file.readinto(block):
-                digest.update(block[:count])
-                if count < len(block):
-                    break  # the end; a direct read must not begin there
-        return digest.hexdigest()
+        try:
+            return self._read_back()
+        except OSError as error:
+            if not self._direct or error.errno != errno.EINVAL:
+                raise
+            self._direct = 0
+            return self._read_back()
 
     def close(self) -> None:
         """Close the file, as far as it is written."""
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1
             self._block.close()
+            os.close(fd)
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that are not handed to the system yet."""
+        return self._filled
+
+    def _read_back(self) -> str:
+        digest, size, done = hashlib.sha256(), os.fstat(self._fd).st_size, 0
+        with os.fdopen(self._open(os.O_RDONLY), "rb", buffering=0) as file, memoryview(self._block) as block:
+            while done < size:
+                count = file.readinto(block)
+                if not count:
+                    raise OSError(errno.EIO, f"only {done:,} of {size:,} bytes can be read back")
+                digest.update(block[:count])
+                done += count
+        return digest.hexdigest()
 
     def _open(self, flags: int) -> int:
         flags |= getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)

@@ -114,7 +114,7 @@ class ShardWriter:
             self._file = LongFile(temp)
             self._file.write(header)
         except OSError as error:
-            raise self._failure(error) from error
+            raise write_error(error, temp, len(header) + capacity * self.dtype.itemsize) from error
 
     @property
     def room(self) -> int:
@@ -122,19 +122,25 @@ class ShardWriter:
         return self.capacity - self.tokens
 
     def write(self, tokens: NDArray[np.unsignedinteger]) -> None:
-        """Append `tokens`: shape `(n,)`, `n <= room`, already of the shard's dtype."""
+        """Append `tokens`: shape `(n,)`, `n <= room`, already of the shard's dtype.
+
+        Raises `OutputError` (`DiskFull`), and removes the unfinished file.
+        """
         if len(tokens) > self.room or tokens.dtype != self.dtype:
             raise ValueError(f"{len(tokens)} {tokens.dtype} tokens for room {self.room} of {self.dtype}")
         view = np.ascontiguousarray(tokens).view(np.uint8).data
         try:
             self._file.write(view)
         except OSError as error:
-            raise self._failure(error) from error
+            raise self._failed(error, self.room * self.dtype.itemsize) from error
         self._hash.update(view)
         self.tokens += len(tokens)
 
     def finish(self, final: Path) -> WrittenShard:
-        """Sync the file, give it its final name and say what is in it. A part-filled shard gets a true header first."""
+        """Sync the file, give it its final name and say what is in it. A part-filled shard gets a true header first.
+
+        Raises `OutputError` (`DiskFull`), and removes the unfinished file.
+        """
         try:
             if self.tokens < self.capacity:
                 self._rewrite_header()
@@ -144,7 +150,7 @@ class ShardWriter:
             os.replace(self.temp, final)
             fsync_dir(final.parent)
         except OSError as error:
-            raise self._failure(error) from error
+            raise self._failed(error, 0) from error
         return WrittenShard(tokens=self.tokens, bytes=size, sha256=sha256)
 
     def abort(self) -> None:
@@ -158,5 +164,8 @@ class ShardWriter:
             raise ValueError(f"npy headers of {len(header)} and {self._header_bytes} bytes")
         self._file.rewrite(header)
 
-    def _failure(self, error: OSError) -> Exception:
-        return write_error(error, self.temp, self.room * self.dtype.itemsize)
+    def _failed(self, error: OSError, to_come: int) -> Exception:
+        """The error to raise; `to_come` bytes were still to be written beside those that wait."""
+        failure = write_error(error, self.temp, to_come + self._file.waiting)
+        self.abort()
+        return failure

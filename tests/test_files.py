@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import io
 import os
 import resource
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -174,6 +176,36 @@ def test_a_long_file_keeps_out_of_the_page_cache_where_the_disk_allows_it(tmp_pa
         file.sync()
         file.close()
     assert modes == [True, True, False]  # two whole blocks, and a rest that is none
+
+
+def test_a_long_file_that_cannot_be_read_back_whole_is_an_error_and_not_another_hash(tmp_path: Path) -> None:
+    file = LongFile(tmp_path / "long")
+    file.write(b"x" * (BLOCK + 9))
+    file.sync()
+    os.truncate(tmp_path / "long", BLOCK + 10)
+    (tmp_path / "long").rename(tmp_path / "away")
+    (tmp_path / "long").write_bytes(b"x" * (BLOCK + 9))
+    with pytest.raises(OSError, match=r"only 2,097,161 of 2,097,162 bytes"):
+        file.sha256()
+    file.close()
+
+
+def test_a_long_file_is_read_back_also_where_direct_reading_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusing(io.FileIO):
+        def readinto(self, block: Any) -> int:
+            if direct(self.fileno()):
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            return super().readinto(block[:100_000])  # and in small pieces
+
+    monkeypatch.setattr(os, "fdopen", lambda fd, *_, **__: Refusing(fd))
+    data = np.random.default_rng(0).bytes(BLOCK + 9)
+    file = LongFile(tmp_path / "long")
+    file.write(data)
+    file.sync()
+    assert file.sha256() == hashlib.sha256(data).hexdigest()
+    file.close()
 
 
 def test_a_disk_that_fills_within_a_block_is_an_error_and_not_a_shorter_file(tmp_path: Path) -> None:
