@@ -26,8 +26,7 @@ class _Group(click.Group):
 
     def invoke(self, context: click.Context) -> Any:
         try:
-            with prompt_interrupt(_STOPPED):
-                return super().invoke(context)
+            return super().invoke(context)
         except ShardkitError as error:
             click.echo(f"error: {error}", err=True)
             context.exit(2 if isinstance(error, UsageError) else 1)
@@ -283,3 +282,9 @@ def _warnings_as_lines() -> Iterator[None]:
             yield
         finally:
             warnings.formatwarning = usual
+
+
+def run() -> None:
+    """The console script: `main`, in a process of its own."""
+    with prompt_interrupt(_STOPPED):
+        main()

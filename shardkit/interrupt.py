@@ -1,19 +1,23 @@
 """Ctrl-C ends a command within two seconds, wherever it is.
 
 A KeyboardInterrupt can come between any two instructions of the main thread: also where it holds a lock of the standard
-library (in `ThreadPoolExecutor.submit`, say) that another thread then waits for; and cleaning up may wait for an
-upload. What a command leaves on disk is right after a kill at any moment, so it need not wait for either.
+library (in `ThreadPoolExecutor.submit`, say) that another thread then waits for. It does not come while a call into C
+runs (a name server that does not answer), and cleaning up may wait for an upload. What a command leaves on disk is
+right after a kill at any moment, so it need not wait for any of these.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 GRACE_SECONDS = 1.5
+_MESSAGE_SECONDS = 0.2
 
 
 @contextmanager
@@ -21,33 +25,50 @@ def prompt_interrupt(message: str) -> Iterator[None]:
     """While the block runs, Ctrl-C raises KeyboardInterrupt, as ever; if the process has not ended 1.5 s later, or at
     the second Ctrl-C, it ends with exit code 130, and with `message` on stderr if the block had not come to its end.
 
-    Does nothing on Windows, where SIGINT has another handler than Python's own, and outside the main thread.
+    For a process of its own, not for a library. Does nothing on Windows and outside the main thread.
     """
-    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if not hasattr(signal, "setitimer") or not usual or threading.current_thread() is not threading.main_thread():
+    if os.name == "nt" or threading.current_thread() is not threading.main_thread():
         yield
         return
-    interrupted = said = False
-
-    def interrupt(*_signal: object) -> None:
-        nonlocal interrupted
-        if interrupted:
-            leave()
-        interrupted = True
-        signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
-        raise KeyboardInterrupt
-
-    def leave(*_signal: object) -> None:
-        if not said:
-            os.write(2, f"\n{message}\n".encode())
-        os._exit(130)
-
-    before = signal.signal(signal.SIGALRM, leave)
-    signal.signal(signal.SIGINT, interrupt)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    ended = threading.Event()
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(reader, ended, message), name="shardkit-interrupt", daemon=True).start()
     try:
         yield
     finally:
-        said = True  # by the caller
-        if not interrupted:  # else the time goes on: the interpreter's own end waits for threads
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            signal.signal(signal.SIGALRM, before)
+        ended.set()
+        signal.set_wakeup_fd(before)
+        os.close(writer)
+
+
+def _watch(reader: int, ended: threading.Event, message: str) -> None:
+    """Read the numbers of the signals that come, until the block has ended without a Ctrl-C, or time is up."""
+    deadline: float | None = None
+    while True:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        if not select.select([reader], [], [], left)[0]:
+            break
+        numbers = os.read(reader, 64)
+        if not numbers and deadline is None:
+            os.close(reader)
+            return
+        if not numbers and deadline is not None:  # the interpreter's own end may wait for threads
+            time.sleep(max(0.0, deadline - time.monotonic()))
+            break
+        came = numbers.count(signal.SIGINT)
+        if came > 1 or (came and deadline is not None):
+            break
+        if came:
+            deadline = time.monotonic() + GRACE_SECONDS
+    if not ended.is_set():
+        speaker = threading.Thread(target=_say, args=(message,), daemon=True)
+        speaker.start()
+        speaker.join(_MESSAGE_SECONDS)  # whoever reads stderr may have stopped to
+    os._exit(130)
+
+
+def _say(message: str) -> None:
+    with suppress(OSError):
+        os.write(2, f"\n{message}\n".encode())

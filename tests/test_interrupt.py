@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from shardkit.interrupt import prompt_interrupt
 
 HEAD = """
-import sys, threading, time
+import ctypes, os, signal, sys, threading, time
 from shardkit.interrupt import prompt_interrupt
 stuck = threading.Lock()
 stuck.acquire()
@@ -21,7 +22,7 @@ try:
     with prompt_interrupt("stopped: go on later"):
         try:
             print("ready", flush=True)
-            time.sleep(60)
+            BODY
         finally:
             CLEAN_UP
 except KeyboardInterrupt:
@@ -38,13 +39,37 @@ CLEAN_UPS = {
 
 @pytest.mark.parametrize("clean_up", CLEAN_UPS.values(), ids=CLEAN_UPS)
 def test_ctrl_c_ends_the_process_within_two_seconds_whatever_it_waits_for(clean_up: str) -> None:
+    assert interrupted(started(clean_up)) == (130, "stopped: go on later")
+
+
+def test_ctrl_c_ends_a_process_that_is_in_a_call_which_never_returns() -> None:
+    never = "m = ctypes.create_string_buffer(64); c = ctypes.CDLL(None).pthread_mutex_lock; c(m); c(m)"
+    process = started("pass", body=never)
+    time.sleep(0.1)
+    assert interrupted(process) == (130, "stopped: go on later")
+
+
+FILL = """os.set_blocking(2, False)
+            try:
+                while True: os.write(2, b"x" * 65536)
+            except BlockingIOError:
+                os.set_blocking(2, True)
+            stuck.acquire()"""
+
+
+@pytest.mark.parametrize("clean_up", ["stuck.acquire()", FILL], ids=["closed", "full"])
+def test_ctrl_c_ends_a_process_whose_stderr_nobody_reads(clean_up: str) -> None:
     process = started(clean_up)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    if clean_up != FILL:
+        process.stderr.close()
     since = time.monotonic()
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=20)
+    assert process.wait(timeout=20) == 130
     assert time.monotonic() - since < 2
-    assert process.returncode == 130
-    assert stderr.strip() == "stopped: go on later"
+    process.stderr.close()
 
 
 def test_the_second_ctrl_c_ends_the_process_at_once() -> None:
@@ -60,37 +85,47 @@ def test_the_second_ctrl_c_ends_the_process_at_once() -> None:
     assert stderr.strip() == "stopped: go on later"
 
 
-def test_the_handlers_are_put_back_after_a_block_that_was_not_interrupted() -> None:
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGALRM)
+def test_nothing_is_left_of_a_block_that_was_not_interrupted() -> None:
+    before, descriptors = threading.active_count(), len(os.listdir("/proc/self/fd"))
     with prompt_interrupt("unused"):
-        assert signal.getsignal(signal.SIGINT) != before[0]
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGALRM)) == before
+        assert threading.active_count() == before + 1
+    deadline = time.monotonic() + 5
+    while threading.active_count() > before or len(os.listdir("/proc/self/fd")) > descriptors:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert signal.set_wakeup_fd(-1) == -1
 
 
-def test_a_handler_of_the_callers_own_and_other_threads_are_left_alone() -> None:
-    seen = []
+def test_an_ignored_ctrl_c_stays_ignored_and_other_threads_are_left_alone() -> None:
+    assert interrupted(started("pass", body="signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(2)")) == (0, "")
+    threads = []
 
     def in_a_thread() -> None:
         with prompt_interrupt("unused"):
-            seen.append(signal.getsignal(signal.SIGINT))
+            threads.append(threading.active_count())
 
     thread = threading.Thread(target=in_a_thread)
+    before = threading.active_count()
     thread.start()
     thread.join()
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with prompt_interrupt("unused"):
-            seen.append(signal.getsignal(signal.SIGINT))
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert seen == [before, signal.SIG_IGN]
+    assert threads == [before + 1]
 
 
-def started(clean_up: str) -> subprocess.Popen[str]:
+def started(clean_up: str, *, body: str = "time.sleep(60)") -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-c", HEAD.replace("CLEAN_UP", clean_up)],
+        [sys.executable, "-c", HEAD.replace("CLEAN_UP", clean_up).replace("BODY", body)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
+
+
+def interrupted(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit code and stderr of a process that ends within two seconds of Ctrl-C (and of its own accord)."""
+    time.sleep(0.1)
+    since = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=20)
+    assert time.monotonic() - since < 2.2
+    return process.returncode, stderr.strip()
