@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import datasets
+import psutil
 import pytest
 from reference import folder_bytes, shard_bytes
 from texts import documents, write_parquet
@@ -253,6 +254,43 @@ def test_a_worker_that_dies_is_reported_with_its_chunk_and_the_run_can_go_on(
         tokenize(tmp_path / "a.parquet", tmp_path / "out", transform=deadly, shard_tokens=5_000, workers=2)
 
 
+def test_a_disk_that_is_full_at_a_shards_end_leaves_no_file_and_nothing_open(corpus: Path, tmp_path: Path) -> None:
+    out, descriptors = tmp_path / "out", []
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, limit[1]))
+    try:
+        for _ in range(3):
+            with pytest.raises(DiskFull, match=r"no room to write .*: 20\.1 kB more are needed"):
+                tokenize(corpus, out, shard_tokens=10_000, prefix="p")
+            descriptors.append(len(os.listdir("/proc/self/fd")))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert len(set(descriptors)) == 1
+    assert not list(out.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_what_is_wrong_first_in_the_stream_is_reported_first_and_all_before_it_is_kept(
+    tmp_path: Path, workers: int
+) -> None:
+    texts = [text or "" for text in documents(200)]
+    lines = [json.dumps({"text": text}) for text in texts]
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "b.parquet").write_bytes(b"PAR1 and no more")
+    (folder / "a.jsonl").write_text("\n".join([*lines, "{"]) + "\n")
+    options = {"workers": workers, "shard_tokens": 1000, "prefix": "p", "chunk_bytes": 20_000}
+    with pytest.raises(SourceError, match=rf"a\.jsonl, line {len(texts) + 1}: not JSON"):
+        tokenize(folder, tmp_path / "bad row", **options)  # type: ignore[arg-type]
+    (folder / "a.jsonl").write_text("\n".join(lines) + "\n")
+    with pytest.raises(SourceError, match=r"b\.parquet"):
+        tokenize(folder, tmp_path / "bad file", **options)  # type: ignore[arg-type]
+    whole = folder_bytes(tmp_path / "bad file")
+    assert whole == {name: data for name, data in shard_bytes(texts, 1000, "p").items() if name in whole}
+    assert len(whole) == len(shard_bytes(texts, 1000, "p")) - 1  # the last one was not full yet
+    tokenize(folder, tmp_path / "enough", max_docs=150, **options)  # type: ignore[arg-type]
+
+
 def test_a_bug_in_sending_ends_the_run_and_does_not_hang_it(tmp_path: Path) -> None:
     def sabotage(text: str) -> str:
         sys.modules["shardkit.runners.local"].__dict__["_send_bytes"] = None
@@ -326,6 +364,23 @@ def test_ctrl_c_stops_within_two_seconds_and_leaves_no_process(corpus: Path, tmp
         time.sleep(0.05)
 
 
+def test_ctrl_c_while_the_workers_start_is_one_line_and_no_traceback(corpus: Path, tmp_path: Path) -> None:
+    for number in range(4):
+        process = subprocess.Popen(
+            command(corpus, tmp_path / f"out{number}"), stderr=subprocess.PIPE, start_new_session=True, text=True
+        )
+        while len(psutil.Process(process.pid).children()) < 3:  # the workers and multiprocess's own helper
+            time.sleep(0.001)
+        time.sleep(0.03 * number)
+        os.killpg(process.pid, signal.SIGINT)
+        _, stderr = process.communicate(timeout=10)
+        assert process.returncode in (
+            130,
+            -signal.SIGINT,
+        )  # Python's own way where it came in an exec(), as dataclasses do
+        assert stderr.strip() == "stopped: run the same command again to go on from the last finished shard"
+
+
 def test_a_script_without_a_main_guard_works_and_its_functions_travel(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
@@ -380,6 +435,24 @@ def test_no_worker_outlives_a_main_process_that_was_killed(corpus: Path, tmp_pat
     deadline = time.monotonic() + 20
     while any(_alive(pid) for pid in workers):
         assert time.monotonic() < deadline, "workers outlive their main process"
+        time.sleep(0.05)
+
+
+def test_no_worker_goes_on_with_a_document_when_the_main_process_was_killed(tmp_path: Path) -> None:
+    code = (
+        "import time; from pathlib import Path; from shardkit import tokenize\n"
+        "def slow(text):\n    Path(text).touch(); time.sleep(60)\n"
+        f"tokenize([{str(tmp_path / 'begun')!r}], {str(tmp_path / 'out')!r}, transform=slow, workers=1)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    while not (tmp_path / "begun").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 5
+    while _alive_in_group(process.pid):
+        assert time.monotonic() < deadline, "a worker outlives its main process"
         time.sleep(0.05)
 
 

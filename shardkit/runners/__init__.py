@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import traceback
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +62,15 @@ class Encoded:
     audited: int = 0
     bad_row: tuple[int, str] | None = None
     error: Exception | None = None
+
+
+def until_error(chunks: Iterator[Chunk], failed: list[Exception]) -> Iterator[Chunk]:
+    """`chunks` up to the first error, which goes into `failed`: the chunks before it come first in the stream, and with
+    them what may be wrong there, or the end of the run."""
+    try:
+        yield from chunks
+    except Exception as error:  # noqa: BLE001 (the runner raises it, in its turn)
+        failed.append(error)
 
 
 class WorkerBug(RuntimeError):

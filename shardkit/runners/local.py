@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardkit.errors import WorkerError
-from shardkit.runners import ChunkEncoder, Encoded, Job
+from shardkit.runners import ChunkEncoder, Encoded, Job, until_error
 from shardkit.sources import Chunk
 
 _AHEAD = 2  # chunks given to a worker: one it encodes, one it has read ahead of need
@@ -50,13 +50,17 @@ class LocalRunner:
         context = multiprocess.get_context("spawn")
         self._workers: list[_Worker] = []
         self._spare: list[Any] = []  # memory of tokens that have been taken
-        with _without_main_script(), _worker_environment():
-            for number in range(workers):
-                ours, theirs = context.Pipe()
-                process = context.Process(target=_work, args=(theirs,), name=f"shardkit-{number}", daemon=True)
-                process.start()
-                theirs.close()
-                self._workers.append(_Worker(process, ours, []))
+        try:
+            with _without_main_script(), _worker_environment(), _interrupts_wait():
+                for number in range(workers):
+                    ours, theirs = context.Pipe()
+                    process = context.Process(target=_work, args=(theirs,), name=f"shardkit-{number}", daemon=True)
+                    process.start()
+                    theirs.close()
+                    self._workers.append(_Worker(process, ours, []))
+        except BaseException:  # Ctrl-C too
+            self.__exit__()
+            raise
 
     def __enter__(self) -> LocalRunner:
         return self
@@ -81,6 +85,8 @@ class LocalRunner:
         """
         for worker in self._workers:
             self._send(worker, job)
+        failed: list[Exception] = []
+        chunks = until_error(chunks, failed)
         coming: deque[Chunk] = deque()
         ready: dict[int, Encoded] = {}
         issued, taken = 0, 0
@@ -96,6 +102,8 @@ class LocalRunner:
                 self._spare.append(result.tokens.base)
                 taken += 1
             if taken == issued and not coming:
+                if failed:
+                    raise failed[0]
                 return
             if any(w.tasks for w in self._workers):
                 self._collect(ready)
@@ -105,7 +113,8 @@ class LocalRunner:
         while there is one for each worker after it: the last ones go to workers that have none, and all end together.
         """
         worker = min(self._workers, key=lambda w: len(w.tasks))
-        wanted = 1 if not worker.tasks else len(self._workers) + 1
+        read_here = bool(coming) and coming[0].payload is not None  # such chunks are not cheap to know ahead
+        wanted = 1 if not worker.tasks or read_here else len(self._workers) + 1
         while len(coming) < wanted and (chunk := next(chunks, None)) is not None:
             coming.append(chunk)
         return worker if len(worker.tasks) < _AHEAD and len(coming) >= wanted else None
@@ -166,14 +175,14 @@ def _work(pipe: Any) -> None:
             while True:
                 inbox.put(pipe.recv())
         except (EOFError, OSError):
-            inbox.put(None)
+            os._exit(0)  # the main process is gone
 
     def send() -> None:
         try:
             while True:
                 _send_result(pipe, outbox.get())
         except (BrokenPipeError, ConnectionError):
-            os._exit(0)  # the main process is gone
+            os._exit(0)
         except Exception:  # noqa: BLE001 (a bug: without this the main process would wait for ever)
             traceback.print_exc()
             os._exit(1)
@@ -183,14 +192,14 @@ def _work(pipe: Any) -> None:
     for module in ("pyarrow.parquet", "tiktoken", "fastokens"):  # while the main process still loads the vocabulary
         importlib.import_module(module)
     encoder: ChunkEncoder | None = None
-    while (message := inbox.get()) is not None:
+    while True:
+        message = inbox.get()
         if isinstance(message, Job):
             encoder = ChunkEncoder(message)
-            continue
-        if encoder is None:
+        elif encoder is None:
             raise RuntimeError("a chunk came before the job")
-        outbox.put(encoder.encode(message))
-    os._exit(0)
+        else:
+            outbox.put(encoder.encode(message))
 
 
 def _send_result(pipe: Any, result: Encoded) -> None:
@@ -221,6 +230,27 @@ def _receive_bytes(pipe: Any, into: memoryview) -> None:
         if got == 0:
             raise EOFError
         into = into[got:]
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Ctrl-C in the block takes effect at its end; processes that are started in it never see one."""
+    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    from multiprocess import resource_tracker
+
+    resource_tracker.ensure_running()  # which every start does, and which unblocks SIGINT the first time
+    came: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number))  # another thread may be given it
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by what is started
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 @contextmanager

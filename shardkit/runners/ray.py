@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from shardkit.errors import UsageError, WorkerError
-from shardkit.runners import ChunkEncoder, Encoded, Job
+from shardkit.runners import ChunkEncoder, Encoded, Job, until_error
 from shardkit.sources import Chunk
 
 _IN_FLIGHT = 4  # chunks an actor: those it encodes or has queued, and those that wait for their turn
@@ -53,6 +53,8 @@ class RayRunner:
         died three times."""
         actor = self._ray.remote(num_cpus=1, max_restarts=_RETRIES, max_task_retries=_RETRIES)(ChunkEncoder)
         self._actors = [actor.remote(job) for _ in range(self._count)]
+        failed: list[Exception] = []
+        chunks = until_error(chunks, failed)
         waiting: deque[tuple[Chunk, Any]] = deque()
         load = dict.fromkeys(range(self._count), 0)
         owner: dict[Any, int] = {}
@@ -64,6 +66,8 @@ class RayRunner:
                 owner[result] = number
                 waiting.append((chunk, result))
             if not waiting:
+                if failed:
+                    raise failed[0]
                 return
             chunk, first = waiting.popleft()
             done, _ = self._ray.wait([first, *(r for _, r in waiting if r in owner)], num_returns=1)
