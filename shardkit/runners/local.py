@@ -249,8 +249,8 @@ def _interrupts_wait() -> Iterator[None]:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGINT, handler)
-        if came:
-            signal.raise_signal(signal.SIGINT)
+        if came and callable(handler):  # raising the signal again would count as a second Ctrl-C
+            handler(signal.SIGINT, None)
 
 
 @contextmanager
