@@ -7,7 +7,13 @@ tiktoken's cache is a fresh folder as well, filled from the `offline` packages: 
 import atexit
 import os
 import shutil
+import signal
 import tempfile
+
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # started in the background: what the tests start would ignore Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 HF_HOME = tempfile.mkdtemp(prefix="shardkit-tests-hf-")
 VOCABULARIES = tempfile.mkdtemp(prefix="shardkit-tests-tiktoken-")
