@@ -10,9 +10,8 @@ import shutil
 import signal
 import tempfile
 
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # started in the background: what the tests start would ignore Ctrl-C
+# Started in the background, a process ignores Ctrl-C, and so would all that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 HF_HOME = tempfile.mkdtemp(prefix="shardkit-tests-hf-")
