@@ -22,8 +22,8 @@ _MESSAGE_SECONDS = 0.2
 
 @contextmanager
 def prompt_interrupt(message: str) -> Iterator[None]:
-    """While the block runs, Ctrl-C raises KeyboardInterrupt, as ever; if the process has not ended a second later, or at
-    the second Ctrl-C, it ends with exit code 130, and with `message` on stderr if the block had not come to its end.
+    """While the block runs, Ctrl-C raises KeyboardInterrupt, as ever; if the process has not ended a second later, or
+    at the second Ctrl-C, it ends with exit code 130, and with `message` on stderr if the block had not come to its end.
 
     For a process of its own, not for a library. Does nothing on Windows and outside the main thread.
     """
