@@ -98,8 +98,8 @@ def pathological(size: int) -> list[str]:
 def corpus_texts(corpus: Path | None, megabytes: float) -> list[str]:
     """The `text` column of the folder's parquet files, the first `megabytes` of it; the built-in sample if None."""
     if corpus is None:
-        from shardkit.sources import ReadOptions
         from shardkit.sources.sample import read_documents, sample_source
+        from shardkit.sources.source import ReadOptions
 
         batches = (read_documents(Path(file.url)) for file in sample_source(ReadOptions()).files)
     else:
@@ -135,8 +135,8 @@ def made_up_words(millions: float) -> Iterator[list[str]]:
 
 def make_engine(name: str, encoding: str) -> Encode:
     """The engine `name` for a tiktoken encoding: texts to flat ids and offsets, one thread."""
-    from shardkit.tokenizers import Tokenizer, load_encoding
-    from shardkit.vocabularies import fast_tokenizer_json
+    from shardkit.tokenization.tokenizer import Tokenizer, load_encoding
+    from shardkit.tokenization.vocabulary import fast_tokenizer_json
 
     if name in ("tiktoken", "fastokens"):
         return Tokenizer(encoding, encoder="fast" if name == "fastokens" else "tiktoken").encode_batch

@@ -1,6 +1,6 @@
 """push and pull against the plain client's `upload_folder` and `snapshot_download`: same files, same server, same run.
 
-    python benchmarks/bench_hub.py --server tests/hub_server.py --shards 10 --shard-mb 200
+    python benchmarks/bench_hub.py --server tests/support/hub_server.py --shards 10 --shard-mb 200
 
 The server is any local Hub that prints its URL when started with `--port 0 --root DIR`. Every timed run is its own
 process, and the two ways take turns, so that neither profits from the other's page cache or connections. shardkit's
@@ -23,24 +23,24 @@ from typing import Any
 
 import numpy as np
 
-from shardkit.manifest import Manifest, ShardInfo
-from shardkit.shards import ShardWriter, shard_name
+from shardkit.dataset.manifest import Manifest, ShardInfo
+from shardkit.dataset.shards import ShardWriter, shard_name
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMED = """
 import pathlib, re, resource, sys, time
 way, repo, folder = sys.argv[1:]
 import huggingface_hub
-import shardkit.hub, shardkit.fetch
+import shardkit.remote.push, shardkit.remote.pull
 api = huggingface_hub.HfApi()
 if way == "upload_folder":
     api.create_repo(repo, repo_type="dataset", exist_ok=True)
 api.whoami()
 start = time.perf_counter()
 if way == "push":
-    shardkit.hub.push(folder, repo)
+    shardkit.remote.push.push(folder, repo)
 elif way == "pull":
-    shardkit.fetch.pull(repo, folder)
+    shardkit.remote.pull.pull(repo, folder)
 elif way == "upload_folder":
     api.upload_folder(repo_id=repo, folder_path=folder, repo_type="dataset")
 elif way == "snapshot_download":
@@ -142,7 +142,7 @@ def _summary(ways: dict[str, list[tuple[float, float]]], total: int, shards: int
 def main() -> None:
     """Parse, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--server", type=Path, default=ROOT / "tests" / "hub_server.py")
+    parser.add_argument("--server", type=Path, default=ROOT / "tests" / "support" / "hub_server.py")
     parser.add_argument("--token", default="hf_write", help="a token that the server accepts")
     parser.add_argument("--user", default="alice", help="the token's user")
     parser.add_argument("--shards", type=int, default=10)

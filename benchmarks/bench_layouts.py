@@ -31,11 +31,11 @@ from pathlib import Path
 
 import numpy as np
 
-from shardkit.documents import document_starts
-from shardkit.layouts import LAYOUTS, Layout, make_layout
-from shardkit.order import Order
-from shardkit.packing import BLOCK_TOKENS, plan_blocks
-from shardkit.stream import TokenStream, open_split
+from shardkit.batches.layouts import LAYOUTS, Layout, make_layout
+from shardkit.batches.order import Order
+from shardkit.batches.packing import BLOCK_TOKENS, plan_blocks
+from shardkit.dataset.documents import document_starts
+from shardkit.dataset.token_stream import TokenStream, open_split
 
 EOT = 50256
 BATCHES = ("contiguous/batches", "documents/batches", "packed/batches", "packed documents/batches")

@@ -31,8 +31,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from shardkit.loader import ShardLoader
-from shardkit.manifest import Manifest
+from shardkit.dataset.manifest import Manifest
+from shardkit.loader.loader import ShardLoader
 
 CONTESTANTS = ("limit", "in_order", "shuffled", "ledger", "lite", "nanogpt", "first", "first_manifest")
 OTHERS = ("litdata",)

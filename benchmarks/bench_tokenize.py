@@ -78,7 +78,7 @@ def reference_encode(row: dict[str, Any]) -> Any:
 
 def run_reference(corpus: Path, out: Path, workers: int, shard_tokens: int) -> dict[str, float]:
     """The plain loop, with shards of `shard_tokens`; the pool is warm before the clock starts."""
-    from shardkit.tokenizers import load_encoding
+    from shardkit.tokenization.tokenizer import load_encoding
 
     load_encoding("gpt2")  # puts the vocabulary where tiktoken finds it, also without a network
     total, index, filled = 0, 0, 0
@@ -103,7 +103,7 @@ def run_reference(corpus: Path, out: Path, workers: int, shard_tokens: int) -> d
 
 def _part_worker(kind: str, groups: list[tuple[str, int]], out: str, ready: Any, taken: Any, results: Any) -> None:
     from shardkit.files import LongFile
-    from shardkit.tokenizers import Tokenizer
+    from shardkit.tokenization.tokenizer import Tokenizer
 
     tokenizer = Tokenizer("gpt2", encoder="fast")
     tokenizer.warm_up()  # as shardkit's workers do before their first chunk
@@ -131,7 +131,7 @@ def _next(taken: Any) -> int:
 
 def run_parts(kind: str, corpus: Path, out: Path, workers: int) -> dict[str, float]:
     """`engine`, `parquet` or `limit`: each process takes the next row group when it is free."""
-    from shardkit.runners.local import WORKER_ENVIRONMENT
+    from shardkit.tokenization.spawning import WORKER_ENVIRONMENT
 
     os.environ.update(WORKER_ENVIRONMENT)  # the same processes as shardkit's
     groups = row_groups(corpus)
@@ -199,7 +199,7 @@ def run_datatrove(corpus: Path, out: Path, workers: int) -> dict[str, float]:
     from datatrove.pipeline.readers import ParquetReader
     from datatrove.pipeline.tokens import DocumentTokenizer
 
-    from shardkit.tokenizers import Tokenizer
+    from shardkit.tokenization.tokenizer import Tokenizer
 
     path = out / "tokenizer.json"
     path.write_text(str(Tokenizer("gpt2", encoder="fast").fast_json))

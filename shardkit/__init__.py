@@ -14,14 +14,14 @@ from shardkit.errors import ShardkitError, UsageError
 from shardkit.version import __version__
 
 if TYPE_CHECKING:
-    from shardkit.fetch import pull
-    from shardkit.hub import push
-    from shardkit.ledger import merge_ledger
-    from shardkit.loader import ShardLoader
-    from shardkit.manifest import Manifest
-    from shardkit.pipeline import tokenize
-    from shardkit.shards import open_shard
-    from shardkit.tokenizers import Tokenizer
+    from shardkit.batches.ledger import merge_ledger
+    from shardkit.dataset.manifest import Manifest
+    from shardkit.dataset.shards import open_shard
+    from shardkit.loader.loader import ShardLoader
+    from shardkit.remote.pull import pull
+    from shardkit.remote.push import push
+    from shardkit.tokenization.pipeline import tokenize
+    from shardkit.tokenization.tokenizer import Tokenizer
 
 __all__ = [
     "Manifest",
@@ -38,14 +38,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Manifest": "shardkit.manifest",
-    "ShardLoader": "shardkit.loader",
-    "Tokenizer": "shardkit.tokenizers",
-    "merge_ledger": "shardkit.ledger",
-    "open_shard": "shardkit.shards",
-    "pull": "shardkit.fetch",
-    "push": "shardkit.hub",
-    "tokenize": "shardkit.pipeline",
+    "Manifest": "shardkit.dataset.manifest",
+    "ShardLoader": "shardkit.loader.loader",
+    "Tokenizer": "shardkit.tokenization.tokenizer",
+    "merge_ledger": "shardkit.batches.ledger",
+    "open_shard": "shardkit.dataset.shards",
+    "pull": "shardkit.remote.pull",
+    "push": "shardkit.remote.push",
+    "tokenize": "shardkit.tokenization.pipeline",
 }
 
 

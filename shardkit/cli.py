@@ -103,9 +103,8 @@ def tokenize(source: str, as_json: bool, **options: Any) -> None:
     SOURCE: a Hub dataset id, a local file, folder or glob (.parquet, .jsonl[.gz|.zst], .txt), a URL, or `sample`.
     Killed or failed, the same command goes on from the last finished shard.
     """
-    from shardkit.pipeline import tokenize as run
-    from shardkit.progress import ProgressBar
-    from shardkit.report import run_summary
+    from shardkit.look.progress import ProgressBar, run_summary
+    from shardkit.tokenization.pipeline import tokenize as run
 
     with _warnings_as_lines(), ProgressBar() as bar:
         manifest = run(source, progress=bar, **options)
@@ -126,8 +125,8 @@ def push(directory: Path, repo: str, as_json: bool, **options: Any) -> None:
 
     REPO: user/name on the Hub, a folder, or a URL (file://, s3://, gs://). Run it again after any failure.
     """
-    from shardkit.hub import push as run
-    from shardkit.progress import TransferBar
+    from shardkit.look.progress import TransferBar
+    from shardkit.remote.push import push as run
 
     with _warnings_as_lines(), TransferBar("push") as bar:
         result = run(directory, repo, progress=bar, **options)
@@ -146,8 +145,8 @@ def pull(repo: str, directory: Path | None, as_json: bool, **options: Any) -> No
 
     Run it again after any failure, or to bring more: what is there and right is not fetched again.
     """
-    from shardkit.fetch import pull as run
-    from shardkit.progress import TransferBar
+    from shardkit.look.progress import TransferBar
+    from shardkit.remote.pull import pull as run
 
     with _warnings_as_lines(), TransferBar("pull") as bar:
         manifest = run(repo, directory, progress=bar, **options)
@@ -160,7 +159,7 @@ def pull(repo: str, directory: Path | None, as_json: bool, **options: Any) -> No
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
 def info(directory: Path, as_json: bool) -> None:
     """Say what is in the dataset folder DIR."""
-    from shardkit.inspect import describe
+    from shardkit.look.info import describe
 
     _print(describe(directory), as_json)
 
@@ -171,7 +170,7 @@ def info(directory: Path, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
 def verify(directory: Path, hashes: bool, as_json: bool) -> None:
     """Check every shard of DIR against the manifest: size, header, hash, largest id, EOT count."""
-    from shardkit.inspect import verify as check
+    from shardkit.look.verify import verify as check
 
     _print(check(directory, hashes=hashes), as_json)
 
@@ -214,27 +213,23 @@ def peek(
     shardkit peek out --step 1200 --rank 3 --row 7 --batch-size 16 --seq-len 1024 --world-size 8
     shardkit peek --run RUN --step 1200       the run's log knows the rest
     """
-    from shardkit import forensics
-    from shardkit.inspect import peek_document
-    from shardkit.lines import LineOptions
+    from shardkit.look import peek as look
 
     show: dict[str, Any] = {"rank": rank, "row": row, "max_tokens": tokens, "tokenizer": tokenizer}
     if run is not None:
         if step is None:
             raise UsageError("--run needs --step S")
-        found = forensics.peek_run(run, step=step, micro_step=micro_step, moved_to=directory, **show)
+        found = look.peek_run(run, step=step, micro_step=micro_step, moved_to=directory, **show)
     elif directory is None:
         raise UsageError("give a dataset's DIR, or --run RUN with --step S")
     elif step is None:
-        found = peek_document(Path(directory), document or 0, max_tokens=tokens, tokenizer=tokenizer)
+        found = look.peek_document(Path(directory), document or 0, max_tokens=tokens, tokenizer=tokenizer)
     elif document is not None or batch_size is None or seq_len is None:
         raise UsageError("--step needs the loader's --batch-size and --seq-len, and no --document")
     else:
-        options = LineOptions(seq_len=seq_len, **order)
+        cut: dict[str, Any] = {"batch_size": batch_size, "seq_len": seq_len, "world_size": world_size}
         with _warnings_as_lines():
-            found = forensics.peek_row(
-                directory, options, step=step, batch_size=batch_size, world_size=world_size, **show
-            )
+            found = look.peek_row(directory, step=step, **cut, **order, **show)
     _print(found, as_json)
 
 

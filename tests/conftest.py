@@ -59,7 +59,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     from hub_server import HubServer
     from huggingface_hub import constants
 
-    from shardkit import retry
+    from shardkit import network
 
     class Hasty:
         def __getattr__(self, name: str) -> Any:
@@ -70,7 +70,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     for module in (hf_http, huggingface_hub.file_download):
         monkeypatch.setattr(module, "time", Hasty())
-    monkeypatch.setattr(retry, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr(network, "FIRST_WAIT_SECONDS", 0.001)
     with HubServer() as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
         template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"

@@ -120,7 +120,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*arguments: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("shardkit.inspect.describe", broken)
+    monkeypatch.setattr("shardkit.look.info.describe", broken)
     result = CliRunner().invoke(main, ["info", "."])
     assert isinstance(result.exception, ZeroDivisionError)
 

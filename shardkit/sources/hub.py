@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from shardkit.dataset.manifest import SourceInfo
 from shardkit.errors import AuthError, SourceError
-from shardkit.sources import FORMATS, InputFile, ReadOptions, Source, SourceInfo, format_of
-from shardkit.sources.fetch import network_errors
+from shardkit.network import network_errors
+from shardkit.sources.source import FORMATS, InputFile, ReadOptions, Source, format_of
 
 
 def hub_source(dataset: str, *, name: str | None, split: str, revision: str | None, options: ReadOptions) -> Source:

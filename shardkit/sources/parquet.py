@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shardkit.errors import SourceError
-from shardkit.sources import Chunk, InputFile, Source
-from shardkit.sources.fetch import RemoteFile, guarded, is_remote, modified
+from shardkit.sources.ranges import RangeFile, guarded, is_remote, modified
+from shardkit.sources.source import Chunk, InputFile, Source
 
 _GIANT = 8  # a row group of more than this many chunks' bytes is read in order by the main process
 
@@ -24,7 +24,7 @@ def _parquet(file: InputFile) -> pq.ParquetFile:
 def _open_parquet(file: InputFile, _modified_ns: int) -> pq.ParquetFile:
     """`buffer_size` keeps a giant row group from being read whole before its first batch."""
     if is_remote(file):
-        return pq.ParquetFile(pa.PythonFile(RemoteFile(file), mode="r"), pre_buffer=False)
+        return pq.ParquetFile(pa.PythonFile(RangeFile(file), mode="r"), pre_buffer=False)
     return pq.ParquetFile(file.url, buffer_size=1 << 20)
 
 

@@ -11,8 +11,9 @@ import ast
 import sysconfig
 from pathlib import Path
 
+from shardkit.dataset.manifest import SourceInfo
 from shardkit.errors import SourceError
-from shardkit.sources import InputFile, ReadOptions, Source, SourceInfo
+from shardkit.sources.source import InputFile, ReadOptions, Source
 
 SAMPLE_SHARD_TOKENS = 100_000
 _SHORTEST_DOCSTRING = 100

@@ -1,0 +1,1 @@
+"""Which rows a batch holds and what is in them. No torch."""

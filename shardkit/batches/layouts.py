@@ -1,0 +1,231 @@
+"""Layouts: what row `i` of a split is, for rows of `seq_len` inputs and the target after the last. No order, no torch.
+
+- `contiguous`: the stream in windows; rows begin and end anywhere in a document.
+- `document`: every row begins at a document's start; what is left of the document that a row's end cuts is cropped.
+- `packed`: rows are filled with whole documents, best-fit, and long ones are split; nothing is lost, a little padded.
+
+A row's text is decided by the split's tokens, `seq_len` and the layout alone: not by shard ends, ranks or world size.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from shardkit.batches.order import count_windows
+from shardkit.batches.packing import BLOCK_TOKENS, PACKING_VERSION, PackingPlan, plan_blocks, plan_dtypes, plan_of
+from shardkit.dataset.derived import derived_arrays
+from shardkit.dataset.documents import Starts, document_starts, starts_key
+from shardkit.dataset.token_stream import Tokens, TokenStream
+from shardkit.errors import UsageError
+
+LAYOUTS = ("contiguous", "document", "packed")
+_BLOCK = 1 << 20  # documents or rows that are looked at together
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayoutStats:
+    """What a layout makes of a split. `use` and `pad` are shares of the rows' input slots, `crop` of the tokens.
+
+    `use` slots hold a token, `pad` slots none; `crop` tokens are no row's input. `documents` are those that begin in
+    the split, and a part that leads it; `splits` of them are in several rows. None is what the layout does not know.
+    """
+
+    layout: str
+    rows: int
+    seq_len: int
+    tokens: int
+    use: float
+    pad: float
+    crop: float
+    documents: int | None = None
+    splits: int | None = None
+
+    def __str__(self) -> str:
+        documents = "" if self.documents is None else f" in {self.documents:,} documents"
+        splits = "" if self.splits is None else f" ({self.splits:,} split)"
+        return (
+            f"{self.layout}: {self.rows:,} rows of {self.seq_len:,} from {self.tokens:,} tokens{documents}{splits}: "
+            f"use {self.use:.2%}, pad {self.pad:.2%}, crop {self.crop:.2%}"
+        )
+
+
+class Layout(Protocol):
+    """What row `i` of a split is, `i` in `0..n_rows-1`. For one thread at a time, as the stream is."""
+
+    n_rows: int
+
+    def read(self, row: int, out: Tokens) -> None:
+        """Fill `out`, `(seq_len + 1,)` of the stream's dtype: the inputs, padded with EOT, and the last target."""
+
+    def pieces(self, row: int) -> list[tuple[int, int]]:
+        """The row's inputs as (stream token, count), end to end; counts add up to `seq_len` less the padding.
+
+        A document starts at each EOT in a piece; a piece that does not begin with one begins inside a document.
+        """
+
+    def stats(self) -> LayoutStats:
+        """Use, crop and padding of the whole split."""
+
+
+class Contiguous:
+    """Row `i` is tokens `[i * seq_len, i * seq_len + seq_len + 1)`; up to `seq_len` tokens at the end are cropped."""
+
+    def __init__(self, stream: TokenStream, seq_len: int) -> None:
+        self._stream = stream
+        self._seq_len = seq_len
+        self.n_rows = count_windows(stream.tokens, seq_len)
+
+    def read(self, row: int, out: Tokens) -> None:
+        self._stream.read(row * self._seq_len, out)
+
+    def pieces(self, row: int) -> list[tuple[int, int]]:
+        return [(row * self._seq_len, self._seq_len)]
+
+    def stats(self) -> LayoutStats:
+        return _unpadded("contiguous", self.n_rows, self._seq_len, self._stream.tokens, None)
+
+    def most_segments(self, starts: Starts) -> int:
+        """The most documents that any row has tokens of; `starts` are the split's."""
+        rows = np.arange(self.n_rows, dtype=np.int64) * self._seq_len
+        return _most_in_windows(rows, self._seq_len, starts)
+
+
+class DocumentAligned:
+    """Row 0 begins at the first document's start, the next at the first start after that row's inputs, and so on.
+
+    A row reads on into the documents that follow. The rest of the one that its end cuts is cropped, as is what leads
+    the split before the first start, and what fills no row at its end.
+    """
+
+    def __init__(self, stream: TokenStream, seq_len: int, starts: Starts) -> None:
+        self._stream = stream
+        self._seq_len = seq_len
+        self._starts = starts
+        self._rows = _aligned_rows(starts, seq_len, stream.tokens)
+        self.n_rows = len(self._rows)
+
+    def read(self, row: int, out: Tokens) -> None:
+        self._stream.read(self._rows.item(row), out)
+
+    def pieces(self, row: int) -> list[tuple[int, int]]:
+        return [(self._rows.item(row), self._seq_len)]
+
+    def stats(self) -> LayoutStats:
+        leading = not len(self._starts) or self._starts[0] > 0
+        return _unpadded("document", self.n_rows, self._seq_len, self._stream.tokens, len(self._starts) + int(leading))
+
+    def most_segments(self) -> int:
+        """The most documents that any row has tokens of."""
+        return _most_in_windows(self._rows, self._seq_len, self._starts)
+
+
+class Packed:
+    """Rows of `plan`. Every token of the split is an input exactly once; what a row does not fill is EOT.
+
+    A piece holds a full row of a document, or the last part of one, or a whole one, and whole ones that follow in the
+    stream. The last target is the document's next token after a full row of it, else EOT, which is what the stream has
+    there too. Where a piece without an EOT of its own follows another, the target before the seam is not EOT but that
+    piece's first token: for the caller to set, by `pieces`.
+    """
+
+    def __init__(self, stream: TokenStream, seq_len: int, plan: PackingPlan, eot_id: int) -> None:
+        self._stream = stream
+        self._seq_len = seq_len
+        self._plan = plan
+        self._eot_id = eot_id
+        self.n_rows = len(plan.row_ends)
+
+    def read(self, row: int, out: Tokens) -> None:
+        pieces = self.pieces(row)
+        token, count = pieces[0]
+        if count == self._seq_len and token + count < self._stream.tokens:
+            self._stream.read(token, out)  # the one more token is the last target
+        else:
+            out[self._stream.gather(pieces, out) :] = self._eot_id
+
+    def pieces(self, row: int) -> list[tuple[int, int]]:
+        plan = self._plan
+        begin = plan.row_ends.item(row - 1) if row else 0
+        end = plan.row_ends.item(row)
+        return list(zip(plan.piece_starts[begin:end].tolist(), plan.piece_counts[begin:end].tolist(), strict=True))
+
+    def stats(self) -> LayoutStats:
+        tokens, slots = self._stream.tokens, self.n_rows * self._seq_len
+        return LayoutStats(
+            layout="packed", rows=self.n_rows, seq_len=self._seq_len, tokens=tokens,
+            use=tokens / slots, pad=(slots - tokens) / slots, crop=0.0,
+            documents=self._plan.documents, splits=self._plan.splits,
+        )  # fmt: skip
+
+    def most_segments(self) -> int:
+        """The most documents, or parts of them, that any row has, its padding counted as one."""
+        return self._plan.most_segments
+
+
+def make_layout(name: str, stream: TokenStream, seq_len: int, *, eot_id: int, cache: Path | None) -> Layout:
+    """The layout `name`. `contiguous` looks at nothing; the others scan the split once and keep what they find.
+
+    `cache` is the folder that keeps it, made where it is missing; None keeps nothing. Raises `UsageError`.
+    """
+    if name == "contiguous":
+        return Contiguous(stream, seq_len)
+    if name == "document":
+        return DocumentAligned(stream, seq_len, document_starts(stream, eot_id, cache))
+    if name == "packed":
+        key = json.dumps(["packed", PACKING_VERSION, BLOCK_TOKENS, seq_len, starts_key(stream, eot_id)])
+        arrays = derived_arrays(
+            cache, "packed", key, plan_dtypes(seq_len),
+            lambda: plan_blocks(document_starts(stream, eot_id, cache), stream.tokens, seq_len),
+        )  # fmt: skip
+        return Packed(stream, seq_len, plan_of(arrays), eot_id)
+    raise UsageError(f"layout is {name!r}: expected one of {', '.join(LAYOUTS)}")
+
+
+def most_segments(layout: Layout, stream: TokenStream, *, eot_id: int, cache: Path | None) -> int:
+    """The most segments of any row: its beginning, every document's start inside, padding. At least 1 where rows are.
+
+    `contiguous` scans the split for it, as `make_layout` does for the others.
+    """
+    if isinstance(layout, Contiguous):
+        return layout.most_segments(document_starts(stream, eot_id, cache))
+    if isinstance(layout, DocumentAligned | Packed):
+        return layout.most_segments()
+    raise TypeError(f"no layout of shardkit's: {layout!r}")
+
+
+def _unpadded(layout: str, rows: int, seq_len: int, tokens: int, documents: int | None) -> LayoutStats:
+    return LayoutStats(
+        layout=layout, rows=rows, seq_len=seq_len, tokens=tokens, use=1.0, pad=0.0,
+        crop=(tokens - rows * seq_len) / tokens, documents=documents,
+    )  # fmt: skip
+
+
+def _aligned_rows(starts: Starts, seq_len: int, tokens: int) -> Starts:
+    """The starts that rows begin at: the first, then the first that is `seq_len` or more after the last taken."""
+    chosen: list[Starts] = []
+    place = 0
+    for first in range(0, len(starts), _BLOCK):
+        block = np.asarray(starts[first : first + _BLOCK])
+        following = (np.searchsorted(starts, block + seq_len) - first).tolist()
+        rows = []
+        while place < len(block):
+            rows.append(place)
+            place = following[place]
+        place -= len(block)
+        chosen.append(block[rows])
+    rows_at = np.concatenate(chosen) if chosen else np.empty(0, np.int64)
+    return rows_at[rows_at + seq_len < tokens]
+
+
+def _most_in_windows(rows: Starts, seq_len: int, starts: Starts) -> int:
+    most = 0
+    for first in range(0, len(rows), _BLOCK):
+        block = rows[first : first + _BLOCK]
+        inside = np.searchsorted(starts, block + seq_len) - np.searchsorted(starts, block, side="right")
+        most = max(most, 1 + int(inside.max()))
+    return most

@@ -1,0 +1,157 @@
+"""The batch ledger: proof of what a run was fed, comparable across world sizes, batch cuts and resumes. No torch.
+
+Each rank appends to a file of its own, and nothing is sent anywhere: a header line, then one line a global batch with
+its position and the rank's share of the hash. A window's hash is BLAKE2b-128 over its tokens, salted with its position;
+shares are sums of them modulo 2**128, so those of all ranks add up to the global batch's, and running sums are
+equal wherever two cuts meet. A run that was resumed begins new files, named by the position at which it did.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from shardkit.batches.order import Cut
+from shardkit.dataset.token_stream import Tokens
+from shardkit.errors import OutputError, StateError
+
+_MODULUS = 1 << 128
+_CUT_KEYS = ("start", "batch_size", "world_size", "rank")
+Entry = tuple[int, int]  # position, share
+
+
+class LedgerWriter:
+    """Writes one rank's share of a ledger into `folder`, a line a batch, whole after a SIGKILL."""
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any], cut: Cut, rank: int) -> None:
+        self.folder = folder
+        self._identity = dict(identity)
+        self._cut = cut
+        self._rank = rank
+        self._file: BinaryIO | None = None
+
+    def share(self, position: int, rows: Tokens) -> int:
+        """The rank's share of the global batch at `position`: `rows` is `(batch_size, seq_len + 1)`, as read."""
+        first = position + self._rank * self._cut.batch_size
+        total = 0
+        for place, row in enumerate(rows, first):
+            total += int.from_bytes(blake2b(row, digest_size=16, salt=place.to_bytes(16, "little")).digest(), "little")
+        return total % _MODULUS
+
+    def record(self, position: int, share: int) -> None:
+        """Note that the global batch at `position` was handed over. Raises `OutputError` if it cannot be written."""
+        try:
+            if self._file is None:
+                self._file = self._begin(position)
+            self._file.write(json.dumps([position, f"{share:032x}"]).encode() + b"\n")
+        except OSError as error:
+            raise OutputError(f"cannot write the ledger in {self.folder}: {error.strerror or error}") from error
+
+    def close(self) -> None:
+        """Close the file; the next batch recorded begins a new one."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _begin(self, start: int) -> BinaryIO:
+        cut = (start, self._cut.batch_size, self._cut.world_size, self._rank)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = f"from{start:015d}_batch{cut[1]}_rank{self._rank:05d}_of{cut[2]:05d}.jsonl"
+        file = open(self.folder / name, "wb", buffering=0)  # noqa: SIM115 (closed by close)
+        header = {**self._identity, **dict(zip(_CUT_KEYS, cut, strict=True))}
+        file.write(json.dumps(header).encode() + b"\n")
+        return file
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ledger:
+    """A ledger merged over ranks and resumes: `running[p]` is the hash (hex) of all windows from `start` up to `p`.
+
+    `p` runs over the ends of the global batches. `identity` says of which dataset and order.
+    """
+
+    identity: Mapping[str, Any]
+    start: int
+    running: Mapping[int, str]
+
+    def first_difference(self, other: Ledger) -> int | None:
+        """The first position at which both ledgers have a batch end and differ; None where they never do.
+
+        Raises `StateError` where they cannot be compared: other data or order, another start, no batch end in common.
+        """
+        if self.identity != other.identity or self.start != other.start:
+            raise StateError(
+                f"the ledgers are of different data: {dict(self.identity)} from {self.start}, and "
+                f"{dict(other.identity)} from {other.start}"
+            )
+        common = sorted(self.running.keys() & other.running.keys())
+        if not common:
+            raise StateError(
+                f"the ledgers have no batch end in common (they end at {max(self.running)} and {max(other.running)})"
+            )
+        return next((end for end in common if self.running[end] != other.running[end]), None)
+
+
+def merge_ledger(folder: str | Path) -> Ledger:
+    """Merge the files that all ranks of a run, and of the runs that resumed it, left in `folder`.
+
+    Of each run the batches that every rank recorded count. Where a resumed run repeated batches, both must agree.
+    Raises `StateError` if files of a rank are missing, of another dataset, damaged, or contradict each other.
+    """
+    folder = Path(folder)
+    identity: dict[str, Any] | None = None
+    runs: dict[tuple[int, int, int], dict[int, list[Entry]]] = {}
+    for path in sorted(folder.glob("from*.jsonl")):
+        header, entries = _read(path)
+        start, batch_size, world_size, rank = (header.pop(key) for key in _CUT_KEYS)
+        if identity is not None and header != identity:
+            raise StateError(f"{path} is of another dataset or order than the files beside it: one run, one folder")
+        identity = header
+        runs.setdefault((start, batch_size, world_size), {})[rank] = entries
+    if identity is None:
+        raise StateError(f"{folder} holds no ledger: give the folder that was given as ledger=")
+    first = min(runs)[0]
+    running = {first: 0}
+    for (start, batch_size, world_size), ranks in sorted(runs.items()):
+        where = f"the run from window {start:,} with batch_size {batch_size} on {world_size} ranks"
+        if missing := sorted(set(range(world_size)) - set(ranks)):
+            raise StateError(f"{folder} lacks rank {', '.join(map(str, missing))} of {where}: copy their files too")
+        if start not in running:
+            raise StateError(f"{where} begins where no batch in {folder} ends: files of an earlier run are missing")
+        _append(running, start, batch_size * world_size, list(ranks.values()), where)
+    del running[first]
+    return Ledger(
+        identity=identity, start=first, running={end: f"{total:032x}" for end, total in sorted(running.items())}
+    )
+
+
+def _append(running: dict[int, int], start: int, size: int, ranks: list[list[Entry]], where: str) -> None:
+    """Add the batches of one run, `size` windows each, to the running sums by position."""
+    total, agreed = running[start], start
+    for number, entries in enumerate(zip(*ranks, strict=False)):  # a killed run: the ranks stop at different steps
+        position = start + number * size
+        if {place for place, _ in entries} != {position}:
+            raise StateError(f"{where} has no entry for position {position:,} on every rank: the ledger is damaged")
+        total = (total + sum(share for _, share in entries)) % _MODULUS
+        end = position + size
+        if running.get(end, total) != total:
+            raise StateError(f"{where} gave other data between {agreed:,} and {end:,} than the run before it")
+        if end in running:
+            agreed = end
+        running[end] = total
+
+
+def _read(path: Path) -> tuple[dict[str, Any], list[Entry]]:
+    lines = path.read_bytes().split(b"\n")[:-1]  # a last line without its end was cut off by a power loss
+    try:
+        header = json.loads(lines[0])
+        entries = [(int(position), int(share, 16)) for position, share in map(json.loads, lines[1:])]
+        if not set(_CUT_KEYS) <= set(header):
+            raise ValueError("no ledger header")
+    except (ValueError, IndexError, TypeError) as error:
+        raise StateError(f"{path} is not a whole ledger file ({error}): delete it or copy it again") from error
+    return header, entries

@@ -1,0 +1,192 @@
+"""The rows of one dataset: a folder, a `Manifest` read from one, or a remote whose shards arrive while they are read.
+
+What a row holds is decided in `layouts.py`, which row comes when in `order.py`, of which dataset in `mixture.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+from shardkit.batches.layouts import LAYOUTS, Contiguous, Layout, make_layout, most_segments
+from shardkit.batches.order import Order
+from shardkit.batches.spans import Span, choose_span, cut_spans, needed_shards
+from shardkit.batches.state import is_count
+from shardkit.dataset.documents import Location, locate_token
+from shardkit.dataset.manifest import PLAN_FOLDER, WORK_DIR, Manifest
+from shardkit.dataset.token_stream import Tokens, open_split, open_stream
+from shardkit.errors import HubError, UsageError
+from shardkit.remote.address import is_remote
+from shardkit.remote.streaming.cache import ShardCache
+
+DatasetPlace = str | os.PathLike[str] | Manifest
+_PLACES = (str, os.PathLike, Manifest)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowOptions:
+    """What decides the rows (`seq_len` tokens each), and how they are reached. `span` is in shards."""
+
+    split: str
+    seq_len: int
+    shuffle: bool
+    seed: int
+    layout: str = "contiguous"
+    eot_id: int | None = None
+    span: int | None = None
+    cache: Path | None = None
+    cache_bytes: int | None = None
+    revision: str | None = None
+    verify: bool = False
+    spanned: bool = False  # whether there are spans also where none is given: where a source is a remote
+
+
+class DatasetRows:
+    """One dataset's part of a line. For one thread at a time, as its stream."""
+
+    def __init__(self, place: DatasetPlace, options: RowOptions, number: int = 0) -> None:
+        self.cache: ShardCache | None = None
+        if is_remote(place):
+            try:
+                self.cache = ShardCache.open(
+                    str(place), split=options.split, folder=options.cache, cache_bytes=options.cache_bytes,
+                    revision=options.revision,
+                )  # fmt: skip
+            except HubError as error:
+                if "://" in str(place):
+                    raise
+                raise type(error)(f"{error} (nor is there a folder {place} here)") from error
+            self.manifest, self.stream = self.cache.manifest, open_stream(self.cache.manifest, options.split)
+            self.stream.wait = self.cache.wait
+        else:
+            self.manifest, self.stream = open_split(place, options.split, verify=options.verify)
+        self._entered = -1
+        try:
+            self._take(options, number)
+        except BaseException:
+            self.close()
+            raise
+
+    def _take(self, options: RowOptions, number: int) -> None:
+        tokenizer = self.manifest.tokenizer
+        self.eot_id = tokenizer.eot_id if tokenizer else options.eot_id
+        if options.eot_id not in (None, self.eot_id):
+            raise UsageError(f"eot_id is {options.eot_id}, {self.name} was made with {self.eot_id}: leave it out")
+        self.span, self._spans = self._cut_spans(options)
+        self.layout = self._lay_out(options)
+        if not self.layout.n_rows:
+            raise UsageError(
+                f"split {options.split!r} of {self.name} has {self.stream.tokens:,} tokens: 0 windows of "
+                f"{options.seq_len:,} (layout {options.layout!r}): lower seq_len, or use more data"
+            )
+        self.order = Order(
+            n_windows=self.layout.n_rows, seed=options.seed, shuffle=options.shuffle,
+            spans=tuple(span.first_row for span in self._spans), salt=f":{number}" if number else "",
+        )  # fmt: skip
+
+    @property
+    def name(self) -> str:
+        """The dataset's folder or remote, for messages."""
+        return str(self.stream.directory) if self.cache is None else self.cache.name
+
+    def read(self, row: int, out: Tokens) -> None:
+        """Copy `row` into `out`, `(seq_len + 1,)`, of the stream's dtype. Waits for shards that are on their way."""
+        self.enter(row)
+        self.layout.read(row, out)
+
+    def enter(self, row: int) -> None:
+        """Tell the cache, if there is one, that rows of `row`'s span are read from now on."""
+        if self.cache is None:
+            return
+        number = self.order.span_of(row)
+        if number != self._entered:
+            needed = needed_shards(self._spans, number)
+            self.stream.keep(needed)
+            self.cache.want([self.stream.shards[shard].file for shard in needed])
+            self._entered = number
+
+    def locate(self, token: int) -> Location:
+        """Where `token` of the stream lies. A shard that was deleted is fetched again, and what is read stays."""
+        if self.cache is None:
+            return locate_token(self.manifest, self.stream, token)
+        shard, cache = self.stream.shards[self.stream.shard_of(token)[0]].file, copy(self.cache)
+        try:
+            cache.want([shard])
+            cache.wait(shard)
+            return locate_token(self.manifest, self.stream, token)
+        finally:
+            cache.close()
+
+    def most_segments(self, seq_len: int) -> int:
+        """The most segments that a row has: its own start, and each document's and the padding's inside it.
+
+        Of a stream of which only a part is here at a time it is the most that there can be, `seq_len`.
+        """
+        if self.cache is not None and isinstance(self.layout, Contiguous):
+            return seq_len
+        return most_segments(self.layout, self.stream, eot_id=self.required_eot(), cache=self._plans)
+
+    def required_eot(self) -> int:
+        """The end-of-text token's id. Raises `UsageError` where nothing says it."""
+        if self.eot_id is None:
+            raise UsageError(
+                f"{self.name} has no manifest.json, so nothing says which id ends a document: give eot_id (GPT-2's is "
+                "50256)"
+            )
+        return self.eot_id
+
+    def close(self) -> None:
+        """Unmap every shard and leave the cache."""
+        self.stream.close()
+        if self.cache is not None:
+            self.cache.close()
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_entered": -1}
+
+    @property
+    def _plans(self) -> Path:
+        return self.stream.directory / WORK_DIR / PLAN_FOLDER
+
+    def _cut_spans(self, options: RowOptions) -> tuple[int | None, tuple[Span, ...]]:
+        if options.layout != "contiguous":
+            if options.span is not None or options.cache_bytes is not None:
+                raise UsageError(
+                    f"layout {options.layout!r} needs the whole split on disk: leave span and cache_bytes out, or use "
+                    "layout='contiguous'"
+                )
+            return None, ()
+        if options.span is None and not options.spanned:
+            return None, ()
+        shards = self.stream.shards
+        room = None if self.cache is None else self.cache.room_bytes
+        tokens = [shard.tokens for shard in shards]
+        span = choose_span(
+            tokens, [shard.bytes for shard in shards], seq_len=options.seq_len, room=room, given=options.span,
+            where=self.name,
+        )  # fmt: skip
+        return span, cut_spans(tokens, span=span, seq_len=options.seq_len)
+
+    def _lay_out(self, options: RowOptions) -> Layout:
+        if options.layout == "contiguous":
+            return Contiguous(self.stream, options.seq_len)
+        eot_id = self.required_eot()
+        if self.cache is not None:
+            files = [shard.file for shard in self.stream.shards]
+            self.cache.want(files)
+            for file in files:
+                self.cache.wait(file)
+        return make_layout(
+            options.layout, self.stream, options.seq_len, eot_id=eot_id, cache=self._plans,
+        )  # fmt: skip
+
+
+def _check(options: RowOptions) -> None:
+    if options.layout not in LAYOUTS:
+        raise UsageError(f"layout is {options.layout!r}: expected one of {', '.join(LAYOUTS)}")
+    for name in ("seq_len", "span", "cache_bytes", "eot_id", "seed"):
+        value, least = getattr(options, name), int(name not in ("eot_id", "seed"))
+        if value is not None and not (is_count(value) and value >= least):
+            raise UsageError(f"{name} is {value!r}: expected a whole number of at least {least}")

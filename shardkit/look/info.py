@@ -1,0 +1,40 @@
+"""`shardkit info`: what a dataset folder holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from shardkit.dataset.manifest import Manifest
+from shardkit.files import format_bytes
+
+_BLOCK = 1 << 22
+
+
+def describe(directory: Path) -> dict[str, Any]:
+    """What `shardkit info` prints: totals, tokenizer, source, and a line a split."""
+    manifest = Manifest.of_folder(directory)
+    source, tokenizer = manifest.source, manifest.tokenizer
+    splits = [
+        {
+            "split": split,
+            "shards": f"{len(shards):,} shards",
+            "tokens": f"{sum(s.tokens for s in shards):,} tokens",
+            "documents": f"{sum(s.documents for s in shards):,} documents",
+            "bytes": format_bytes(sum(s.bytes for s in shards)),
+        }
+        for split, shards in manifest.splits.items()
+    ]
+    return {
+        "dataset": str(directory),
+        "tokens": manifest.tokens,
+        "documents": manifest.documents,
+        "tokens_per_shard": manifest.tokens_per_shard,
+        "dtype": manifest.dtype,
+        "tokenizer": tokenizer and f"{tokenizer.name} ({tokenizer.vocab_size:,} ids, EOT {tokenizer.eot_id})",
+        "encoder": " ".join(manifest.encoder.values()) or None,
+        "source": source and " ".join(filter(None, [source.id, source.config, source.split, source.revision])),
+        "source_files": len(source.files) if source else None,
+        "fingerprint": manifest.fingerprint,
+        "splits": splits,
+    }

@@ -1,0 +1,140 @@
+"""The dataset card: README.md of a pushed dataset. Rewrites its own marked sections and nothing else.
+
+A card has two of them: one inside the YAML front matter (between comment lines), one in the text. Whatever a person
+wrote outside them, or made of a card that has none, stays as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from shardkit.dataset.manifest import Manifest
+
+CARD_NAME = "README.md"
+
+
+_YAML_START, _YAML_END = "# shardkit: written by each push, from here", "# shardkit: to here"
+
+
+_TEXT_START, _TEXT_END = "<!-- shardkit: written by each push, from here -->", "<!-- shardkit: to here -->"
+_SIZES = ["n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B",
+          "10B<n<100B", "100B<n<1T", "n>1T"]  # fmt: skip
+
+
+def updated_card(old: str | None, manifest: Manifest, repo: str) -> str:
+    """The card to write: `old` with its marked sections brought up to date, or a new one. `repo` is for the examples.
+
+    An old card without a marked text section gets one at its end; its front matter is touched only between the marks.
+    """
+    if old is None:
+        title = repo.rstrip("/").rpartition("/")[2]
+        return (
+            f"---\nlicense: unknown  # set it to the licence of the source text\n{_yaml_section(manifest)}\n---\n\n"
+            f"# {title}\n\n{_text_section(manifest, repo)}\n"
+        )
+    front = re.match(r"---\n.*?\n---\n", old, re.DOTALL)
+    head, body = (front.group(), old[front.end() :]) if front else ("", old)
+    head = _replace(head, _YAML_START, _YAML_END, _yaml_section(manifest)) or head
+    section = _text_section(manifest, repo)
+    return head + (_replace(body, _TEXT_START, _TEXT_END, section) or f"{body.rstrip()}\n\n{section}\n")
+
+
+def _replace(text: str, start: str, end: str, section: str) -> str | None:
+    """`text` with what stands between the marks replaced, or None if it does not hold them once each, in order."""
+    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
+        return None
+    return text[: text.index(start)] + section + text[text.index(end) + len(end) :]
+
+
+def _yaml_section(manifest: Manifest) -> str:
+    lines = [_YAML_START, "viewer: false  # token ids, not rows"]
+    if manifest.documents:
+        lines += ["size_categories:", f"- {_size_category(manifest.documents)}"]
+    lines += ["task_categories:", "- text-generation", "tags:", "- shardkit", "- tokenized"]
+    if manifest.tokenizer is not None:
+        lines.append(f"- {re.sub(r'[^a-z0-9._-]+', '-', manifest.tokenizer.name.lower())}")
+    if manifest.source is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", manifest.source.id):
+        lines += ["source_datasets:", f"- {manifest.source.id}"]
+    lines += ["configs:", "- config_name: default", "  data_files:"]
+    for split in manifest.splits:
+        lines += [f"  - split: {split}", f'    path: "*_{split}_*.npy"']
+    return "\n".join([*lines, _YAML_END])
+
+
+def _size_category(rows: int) -> str:
+    return _SIZES[min(max(len(str(rows)) - 3, 0), len(_SIZES) - 1)]
+
+
+def _text_section(manifest: Manifest, repo: str) -> str:
+    rows = [
+        f"| {split} | {len(shards)} | {sum(s.tokens for s in shards):,} | {sum(s.documents for s in shards):,} |"
+        for split, shards in manifest.splits.items()
+    ]
+    split = manifest.shards[-1].split
+    return "\n".join(
+        [
+            _TEXT_START,
+            "## Contents",
+            "",
+            f"Token ids for language-model training: {manifest.tokens:,} tokens ({manifest.dtype}) in "
+            f"{len(manifest.shards)} plain `.npy` shards, made by [shardkit](https://github.com/shardkit/shardkit).",
+            "",
+            "| split | shards | tokens | documents |",
+            "|---|---:|---:|---:|",
+            *rows,
+            "",
+            *_origin(manifest),
+            "",
+            "## Loading",
+            "",
+            "With shardkit, verified against the SHA-256 of every shard:",
+            "",
+            "```bash",
+            f"shardkit pull {repo} data",
+            "```",
+            "```python",
+            "from shardkit import ShardLoader",
+            "",
+            'for inputs, targets in ShardLoader("data", batch_size=16, seq_len=1024):',
+            "    ...  # int64, (16, 1024) each",
+            "```",
+            "With plain NumPy:",
+            "",
+            "```python",
+            "import glob",
+            "import numpy as np",
+            "",
+            f'files = sorted(glob.glob("data/*_{split}_*.npy"))',
+            "B, T = 16, 1024",
+            "for file in files:",
+            '    tokens = np.load(file, mmap_mode="r")',
+            "    for start in range(0, len(tokens) - B * T, B * T):",
+            "        window = tokens[start : start + B * T + 1].astype(np.int64)",
+            "        inputs, targets = window[:-1].reshape(B, T), window[1:].reshape(B, T)",
+            "```",
+            _TEXT_END,
+        ]
+    )
+
+
+def _origin(manifest: Manifest) -> list[str]:
+    """How it was made, one line a fact; nothing is said that the manifest does not know."""
+    lines = []
+    if (source := manifest.source) is not None:
+        details = {"config": source.config, "split": source.split, "revision": source.revision}
+        lines.append(f"- Source: `{source.id}`{_details(details)}")
+    if (tokenizer := manifest.tokenizer) is not None:
+        lines.append(
+            f"- Tokenizer: `{tokenizer.name}` ({tokenizer.vocab_size:,} ids); each document starts with the "
+            f"end-of-text token {tokenizer.eot_id}, documents run on across shards"
+        )
+    if manifest.encoder:
+        lines.append(f"- Encoder: {', '.join(f'{key} {value}' for key, value in sorted(manifest.encoder.items()))}")
+    if manifest.shardkit_version:
+        lines.append(f"- Made by shardkit {manifest.shardkit_version}")
+    return [*lines, f"- Fingerprint: `{manifest.fingerprint}`"]
+
+
+def _details(values: Mapping[str, str | None]) -> str:
+    return "".join(f", {name} `{value}`" for name, value in values.items() if value is not None)

@@ -1,0 +1,76 @@
+"""The places a dataset is pushed to and pulled from, behind one small interface.
+
+`HubRemote` is a dataset repo, through `huggingface_hub`; `FsspecRemote` is everything else that fsspec reaches: a
+mounted drive, S3, GCS. Both bring shards in two steps, `upload` (the bytes) and `commit` (the acknowledgement, with
+small files and deletions), so that a killed push knows what is there.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from shardkit.dataset.manifest import WORK_DIR, ShardInfo
+
+CLAIM_FILE = f"{WORK_DIR}/push.json"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file that the remote shows: its bytes, and the SHA-256 that the remote vouches for ("" if it knows none)."""
+
+    size: int
+    sha256: str
+
+
+class Remote(Protocol):
+    """A place for one dataset. Every method raises `HubError` or `AuthError`, and retries what may pass.
+
+    `name` is for people and the card. `commit_files` is how many shards a commit should hold. `has_commits` says
+    whether there are revisions, tags and visibility; where there are not, `files` tells hashes from a ledger.
+    `stopping` cuts waits.
+    """
+
+    name: str
+    commit_files: int
+    has_commits: bool
+    stopping: threading.Event
+
+    @property
+    def revision(self) -> str:
+        """The commit that `files` saw, or that the last `commit` made; "" where there is no such thing."""
+
+    @property
+    def local_folder(self) -> Path | None:
+        """The folder, if it is one of this machine."""
+
+    @property
+    def default_folder(self) -> str:
+        """The folder name that a pull takes if it is given none."""
+
+    def exists(self) -> bool:
+        """Whether there is such a place."""
+
+    def create(self, *, private: bool) -> None:
+        """Make the place, if it is not there. Refuses `private` for one that is public."""
+
+    def files(self) -> dict[str, RemoteFile]:
+        """What is there now, by name relative to the dataset."""
+
+    def read(self, file: str) -> bytes:
+        """The bytes of a small file."""
+
+    def fetch(self, file: str, folder: Path, *, again: bool) -> tuple[Path, str]:
+        """Download `file` into `folder`; its path and SHA-256. `again` distrusts every copy on this machine."""
+
+    def upload(self, path: Path, shard: ShardInfo) -> None:
+        """Bring the bytes of a shard there. Thread-safe; not acknowledged until `commit`."""
+
+    def commit(self, shards: Sequence[ShardInfo], small: Mapping[str, bytes | None], message: str) -> None:
+        """Acknowledge uploaded `shards`, then write the `small` files in their order (None deletes one)."""
+
+    def tag(self, name: str, *, overwrite: bool) -> None:
+        """Give the last commit a name."""

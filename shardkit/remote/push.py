@@ -1,0 +1,163 @@
+"""`push`, and what `tokenize --push` needs: a dataset to a remote, verified and resumable.
+
+Owns what is at a remote when: a remote holds a dataset when it holds `manifest.json`, which is written last; until then
+a file under `.shardkit/` there says that somebody is at it. How bytes travel is for `remotes.py` and `outbox.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from shardkit.dataset.journal import JOURNAL_FILE
+from shardkit.dataset.manifest import MANIFEST_NAME, Manifest
+from shardkit.errors import HubError, ManifestError, ShardError, UsageError
+from shardkit.remote.address import open_remote
+from shardkit.remote.card import CARD_NAME, updated_card
+from shardkit.remote.interface import CLAIM_FILE, Remote, RemoteFile
+from shardkit.remote.uploader import TransferProgress, Uploader
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PushResult:
+    """What a push did. `revision` is the commit that holds the dataset ("" where there are no commits)."""
+
+    repo: str
+    revision: str
+    sent_files: int
+    sent_bytes: int
+    skipped_files: int
+
+
+def push(
+    directory: str | Path,
+    repo: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    tag: str | None = None,
+    overwrite: bool = False,
+    workers: int = 5,
+    progress: TransferProgress | None = None,
+) -> PushResult:
+    """Send the dataset in `directory` to `repo`: what is missing there, checked against its SHA-256, manifest last.
+
+    `repo` is `user/name` on the Hub, a path, or a URL that fsspec reaches. `revision` is a branch, made if need be;
+    `tag` names the resulting commit. Safe to repeat after any failure. Raises `ManifestError` or `ShardError` for a
+    dataset that does not verify, `HubError` if the remote holds another one (and not `overwrite`), `AuthError`,
+    `UsageError`.
+    """
+    directory = Path(directory)
+    manifest = Manifest.load(directory)
+    _check_local(manifest, directory)
+    remote = open_remote(repo, revision=revision)
+    if tag is not None and not remote.has_commits:
+        raise UsageError(f"{repo} is not a Hub repo: leave --tag {tag} out")
+    if remote.local_folder == directory.resolve():
+        raise UsageError(f"{repo} is the folder to push itself: give another place")
+    remote.create(private=private)
+    there = _claim(remote, manifest, overwrite=overwrite)
+    missing = [s for s in manifest.shards if there.get(s.file) != RemoteFile(s.bytes, s.sha256)]
+    if overwrite and not remote.has_commits:
+        there, missing = {}, list(manifest.shards)  # its ledger says what arrived, not what is there today
+    with Uploader(remote, there, workers=workers, progress=progress) as outbox:
+        for shard in missing:
+            outbox.submit(directory / shard.file, shard)
+        outbox.flush()
+    publish(remote, manifest, (directory / MANIFEST_NAME).read_bytes())
+    if tag is not None:
+        remote.tag(tag, overwrite=overwrite)
+    return PushResult(
+        repo=remote.name, revision=remote.revision, sent_files=outbox.sent_files, sent_bytes=outbox.sent_bytes,
+        skipped_files=len(manifest.shards) - outbox.sent_files,
+    )  # fmt: skip
+
+
+def publish(remote: Remote, manifest: Manifest, manifest_bytes: bytes) -> None:
+    """Make what was sent a dataset: check that every shard is there, write the card and, last, `manifest.json`.
+
+    Does nothing if that is so already. Raises `HubError` if a shard is not there as the manifest says.
+    """
+    there = remote.files()
+    for shard in manifest.shards:
+        found = there.get(shard.file)
+        if found is None or found.size != shard.bytes or found.sha256 not in ("", shard.sha256):
+            state = "is not there" if found is None else f"has {found.size:,} bytes, {shard.bytes:,} were sent"
+            raise HubError(
+                f"{remote.name}: {shard.file} {state} after the push (does a .gitignore there hold it back, or is "
+                "somebody else pushing?): run the same push again"
+            )
+    old_card = remote.read(CARD_NAME).decode(errors="replace") if CARD_NAME in there else None
+    card = updated_card(old_card, manifest, remote.name)
+    small: dict[str, bytes | None] = {name: None for name in (JOURNAL_FILE, CLAIM_FILE) if name in there}
+    if card != old_card:
+        small = {CARD_NAME: card.encode(), **small}
+    if MANIFEST_NAME not in there or remote.read(MANIFEST_NAME) != manifest_bytes:
+        small = {**_first(small, CARD_NAME), MANIFEST_NAME: manifest_bytes, **small}
+    if small:
+        remote.commit([], small, f"Complete the dataset: {manifest.tokens:,} tokens")
+
+
+def _check_local(manifest: Manifest, directory: Path) -> None:
+    """Names, sizes and headers; the hashes are checked as the shards go up."""
+    for shard in manifest.shards:
+        if len(shard.sha256) != 64:
+            raise ManifestError(
+                f"{directory / MANIFEST_NAME} has no SHA-256 for {shard.file}: a dataset that cannot be verified is "
+                "not pushed; make it with `shardkit tokenize`"
+            )
+    manifest.check_files(directory)
+    for shard in manifest.shards:
+        if (size := (directory / shard.file).stat().st_size) != shard.bytes:
+            raise ShardError(
+                f"{directory / shard.file} has {size:,} bytes, the manifest says {shard.bytes:,}: fetch or make it "
+                "again"
+            )
+
+
+def _claim(remote: Remote, manifest: Manifest, *, overwrite: bool) -> dict[str, RemoteFile]:
+    """Refuse or clear what is not this dataset, leave our mark if it is unfinished, and say what is there."""
+    there = remote.files()
+    mark = json.dumps({"fingerprint": manifest.fingerprint}).encode()
+    if MANIFEST_NAME in there and _fingerprint(remote.read(MANIFEST_NAME)) == manifest.fingerprint:
+        return there
+    claimed = CLAIM_FILE in there and remote.read(CLAIM_FILE) == mark
+    ours = {shard.file: RemoteFile(shard.bytes, shard.sha256) for shard in manifest.shards}
+    strangers = [
+        name
+        for name, found in sorted(there.items())
+        if holds_data(name) and ours.get(name) != found and not (claimed and name in ours and not found.sha256)
+    ]
+    if strangers and not overwrite:
+        raise HubError(another_dataset(remote, f"{strangers[0]} and {len(strangers) - 1} other files"))
+    small: dict[str, bytes | None] = {} if claimed else {CLAIM_FILE: mark}
+    # The old manifest goes first: from here on nobody may take what is there for a whole dataset.
+    small |= {name: None for name in (MANIFEST_NAME, *strangers) if name in there}
+    if small:
+        remote.commit([], small, "Begin" if not strangers else "Make way for another dataset")
+        there = {name: found for name, found in there.items() if name not in small}
+    return there
+
+
+def holds_data(name: str) -> bool:
+    return name == MANIFEST_NAME or ("/" not in name and name.endswith((".npy", ".bin")))
+
+
+def another_dataset(remote: Remote, what: str) -> str:
+    return (
+        f"{remote.name} holds another dataset ({what}): push to another repo, or `shardkit push --overwrite` to "
+        "replace what is there"
+    )
+
+
+def _fingerprint(manifest: bytes) -> str:
+    try:
+        return Manifest.from_json(manifest.decode()).fingerprint
+    except (ManifestError, UnicodeDecodeError):
+        return ""
+
+
+def _first(small: Mapping[str, bytes | None], name: str) -> dict[str, bytes | None]:
+    return {name: small[name]} if name in small else {}

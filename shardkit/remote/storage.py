@@ -1,0 +1,185 @@
+"""Any place that fsspec reaches as a remote: a folder, a mounted drive, S3, GCS."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import fsspec
+
+from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, ShardInfo
+from shardkit.errors import UsageError
+from shardkit.files import sha256_file
+from shardkit.network import with_retries
+from shardkit.remote.interface import RemoteFile
+
+Result = TypeVar("Result")
+LEDGER_NAME = f"{WORK_DIR}/uploaded.json"
+# Object stores show a file only when it is whole; anywhere else a file is written beside its name and then renamed.
+_WHOLE_OR_NOT_THERE = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "memory"}
+
+
+class FsspecRemote:
+    """A folder or bucket prefix. A ledger there records the size and SHA-256 of each shard that arrived whole.
+
+    It goes when `manifest.json`, which says the same, has come.
+    """
+
+    commit_files = 1
+    has_commits = False
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._fs, self._root = fsspec.core.url_to_fs(str(Path(url).expanduser()) if "://" not in url else url)
+        except ImportError as error:
+            raise UsageError(f"{url} needs a driver ({error}): for S3, pip install 'shardkit[s3]'") from error
+        except ValueError as error:
+            raise UsageError(f"{url} is no place ({error}): write user/name, s3://bucket/folder, ./folder") from error
+        protocol = self._fs.protocol if isinstance(self._fs.protocol, str) else self._fs.protocol[0]
+        self.name = url
+        self.stopping = threading.Event()
+        self._root = self._root.rstrip("/")
+        self._direct = protocol in _WHOLE_OR_NOT_THERE
+        self._ledger: dict[str, list[Any]] | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def local_folder(self) -> Path | None:
+        """The folder, if it is one of this machine."""
+        return Path(self._root).resolve() if "file" in self._fs.protocol else None
+
+    @property
+    def revision(self) -> str:
+        return ""
+
+    @property
+    def default_folder(self) -> str:
+        return str(self._root).rpartition("/")[2]
+
+    def exists(self) -> bool:
+        return bool(self.files())
+
+    def create(self, *, private: bool) -> None:
+        if private:
+            raise UsageError(f"{self.name} is not a Hub repo: leave --private out and set the rights there")
+        if not self._direct:  # an object store has no folders, and a bucket is not ours to make
+            self._call("create", partial(self._fs.makedirs, self._root, exist_ok=True))
+
+    def files(self) -> dict[str, RemoteFile]:
+        def look() -> dict[str, int]:
+            self._fs.invalidate_cache()
+            found: dict[str, Any] = {}
+            for folder in ("", WORK_DIR):
+                found |= self._fs.find(self._at(folder), maxdepth=1, detail=True)
+            return {path[len(self._root) + 1 :]: int(info["size"]) for path, info in found.items()}
+
+        sizes = self._call("list", look)
+        known: dict[str, list[Any]] = {}
+        if MANIFEST_NAME in sizes:
+            known = _shards_of(self.read(MANIFEST_NAME))
+        if LEDGER_NAME in sizes:
+            known |= _ledger_of(self.read(LEDGER_NAME))
+        self._ledger = {file: entry for file, entry in known.items() if sizes.get(file) == entry[0]}
+        return {
+            file: RemoteFile(size, self._ledger[file][1] if file in self._ledger else "")
+            for file, size in sizes.items()
+        }
+
+    def read(self, file: str) -> bytes:
+        return bytes(self._call(f"read {file}", lambda: self._fs.cat_file(self._at(file))))
+
+    def fetch(self, file: str, folder: Path, *, again: bool) -> tuple[Path, str]:  # noqa: ARG002 (there is no cache to distrust)
+        target = folder / Path(file).name
+        self._call(f"download {file}", lambda: self._fs.get_file(self._at(file), str(target)))
+        return target, sha256_file(target)
+
+    def upload(self, path: Path, shard: ShardInfo) -> None:
+        def put() -> None:
+            target = self._first_name(shard.file)
+            self._fs.put_file(str(path), target)
+            self._fs.invalidate_cache()
+            if (size := self._fs.info(target)["size"]) != shard.bytes:
+                raise OSError(f"{size:,} of {shard.bytes:,} bytes arrived")
+            if not self._direct:
+                self._fs.mv(target, self._at(shard.file))
+
+        self._call(f"upload {shard.file}", put)
+
+    def commit(self, shards: Sequence[ShardInfo], small: Mapping[str, bytes | None], message: str) -> None:  # noqa: ARG002
+        with self._lock:
+            ledger = dict(self._ledger or {})
+            ledger |= {shard.file: [shard.bytes, shard.sha256] for shard in shards}
+            for file in small:
+                ledger.pop(file, None)
+            if shards or small.get(MANIFEST_NAME, b"") is None:
+                self._write(LEDGER_NAME, json.dumps(ledger).encode())
+            self._ledger = ledger
+        for file, content in small.items():
+            if content is not None:
+                self._write(file, content)
+            else:
+                self._delete(file)
+        if small.get(MANIFEST_NAME) is not None:
+            self._delete(LEDGER_NAME)
+            self._tidy()
+
+    def tag(self, name: str, *, overwrite: bool) -> None:  # noqa: ARG002
+        raise UsageError(f"{self.name} is not a Hub repo: leave --tag {name} out")
+
+    def _write(self, file: str, content: bytes) -> None:
+        def write() -> None:
+            target = self._first_name(file)
+            self._fs.pipe_file(target, content)
+            if not self._direct:
+                self._fs.mv(target, self._at(file))
+
+        self._call(f"write {file}", write)
+
+    def _delete(self, file: str) -> None:
+        def delete() -> None:
+            try:
+                self._fs.rm_file(self._at(file))
+            except FileNotFoundError:
+                return
+
+        self._call(f"delete {file}", delete)
+
+    def _first_name(self, file: str) -> str:
+        """Where `file` is written first: its own place, or, where that would show half a file, beside it."""
+        if self._direct:
+            return self._at(file)
+        self._fs.makedirs(self._at(WORK_DIR), exist_ok=True)
+        return self._at(f"{WORK_DIR}/{Path(file).name}.part")
+
+    def _tidy(self) -> None:
+        work = self._at(WORK_DIR)
+        if not self._direct and self._fs.isdir(work) and not self._call("list", partial(self._fs.ls, work)):
+            self._call("tidy", partial(self._fs.rmdir, work))
+
+    def _at(self, file: str) -> str:
+        return f"{self._root}/{file}" if file else self._root
+
+    def _call(self, what: str, action: Callable[[], Result]) -> Result:
+        return with_retries(action, self.name, what, self.stopping)
+
+
+def _ledger_of(text: bytes) -> dict[str, list[Any]]:
+    """The ledger's entries `{file: [bytes, sha256]}`; what cannot be read is not known, and sent again."""
+    try:
+        entries = json.loads(text)
+    except ValueError:
+        return {}
+    if not isinstance(entries, dict):
+        return {}
+    return {file: entry for file, entry in entries.items() if isinstance(entry, list) and len(entry) == 2}
+
+
+def _shards_of(manifest: bytes) -> dict[str, list[Any]]:
+    try:
+        return {shard["file"]: [shard["bytes"], shard["sha256"]] for shard in json.loads(manifest)["shards"]}
+    except (ValueError, KeyError, TypeError):
+        return {}  # whoever needs the manifest says what is wrong with it

@@ -1,0 +1,224 @@
+"""The outbox: finished shards go up in the background, are acknowledged in order, and then leave the disk if asked to.
+
+It owns the threads of `push` and of `tokenize --push`. Several shards are hashed and sent at once; commits acknowledge
+them in the order they were handed in, each commit with the run's journal up to its last shard: the journal on the
+remote never names a shard that is not there. It knows nothing of tokens or manifests.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from shardkit.dataset.journal import JOURNAL_FILE
+from shardkit.dataset.manifest import ShardInfo
+from shardkit.errors import DiskFull, ShardError
+from shardkit.files import format_bytes, sha256_file
+from shardkit.remote.interface import Remote, RemoteFile
+
+TransferProgress = Callable[[str, int, int], None]
+_OLDEST_SECONDS = 60.0  # a shard that has arrived is acknowledged at the latest after this
+_MOST_FILES = 100  # of one commit
+
+
+@dataclass(slots=True)
+class _Item:
+    path: Path
+    shard: ShardInfo
+    journal: bytes | None
+    there: bool
+    upload: Future[float] | None = None
+
+    @property
+    def arrived(self) -> bool:
+        return self.upload is not None and self.upload.done() and self.upload.exception() is None
+
+
+class Uploader:
+    """Sends shards to `remote`; a context manager. Errors of its threads are raised by the next call of any method.
+
+    `there` is what the remote had when it was opened: those shards are not sent again. With `delete_local` a file is
+    removed once the remote has acknowledged it. `max_bytes` bounds the bytes of files handed in and not yet removed.
+    `progress(file, done_bytes, total_bytes)` is called after each shard, from one thread at a time.
+    """
+
+    def __init__(
+        self,
+        remote: Remote,
+        there: Mapping[str, RemoteFile],
+        *,
+        workers: int = 5,
+        delete_local: bool = False,
+        max_bytes: int | None = None,
+        progress: TransferProgress | None = None,
+    ) -> None:
+        self.remote = remote
+        self.sent_files = 0
+        self.sent_bytes = 0
+        self._there = dict(there)
+        self._delete_local = delete_local
+        self._max_bytes = max_bytes
+        self._progress = progress
+        self._queue: deque[_Item] = deque()
+        self._changed = threading.Condition()
+        self._failed: Future[float] | Future[None] | None = None
+        self._handed_in_bytes = self._done_bytes = self._pending_bytes = 0
+        self._wanted_bytes = 0
+        self._flushing = self._closed = False
+        self._threads = ThreadPoolExecutor(workers + 1, thread_name_prefix="shardkit-outbox")
+        self._watch(self._threads.submit(self._commit_loop))
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of shards handed in and, with `delete_local`, not yet deleted; else not yet acknowledged."""
+        return self._pending_bytes
+
+    def has(self, shard: ShardInfo) -> bool:
+        """Whether the remote had this very shard (name, size, SHA-256) when the outbox was opened."""
+        return self._there.get(shard.file) == RemoteFile(shard.bytes, shard.sha256)
+
+    def submit(self, path: Path, shard: ShardInfo, journal: bytes | None = None) -> None:
+        """Hand in a finished shard; returns at once. `journal` is the run's journal up to and with this shard."""
+        item = _Item(path, shard, journal, self.has(shard))
+        with self._changed:
+            self._check()
+            self._queue.append(item)
+            self._pending_bytes += shard.bytes
+            self._handed_in_bytes += shard.bytes
+            item.upload = self._threads.submit(self._send, item)
+        self._watch(item.upload)
+
+    def wait_for_room(self, count: int) -> None:
+        """Wait until `count` more bytes fit under `max_bytes`; raises `DiskFull` if they never can."""
+        if self._max_bytes is None:
+            return
+        if count > self._max_bytes:
+            raise DiskFull(
+                f"--max-disk {format_bytes(self._max_bytes)} has no room for one shard of {format_bytes(count)}: give "
+                "more, or make smaller shards"
+            )
+        with self._changed:
+            while (over := self._pending_bytes + count - self._max_bytes) > 0:
+                self._check()
+                self._wanted_bytes = over
+                self._changed.notify_all()
+                self._changed.wait(0.5)
+            self._wanted_bytes = 0
+            self._check()
+
+    def flush(self) -> None:
+        """Wait until the remote has acknowledged everything handed in so far."""
+        with self._changed:
+            self._flushing = True
+            self._changed.notify_all()
+            while self._queue:
+                self._check()
+                self._changed.wait(0.5)
+            self._flushing = False
+            self._check()
+
+    def close(self) -> None:
+        """Stop the threads; what is not acknowledged stays on this disk and is sent by the next run."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._queue:
+            self.remote.stopping.set()  # cuts the waits between tries
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def __enter__(self) -> Uploader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _send(self, item: _Item) -> float:
+        """Check and upload one shard; returns when it had arrived."""
+        shard = item.shard
+        if not item.there:
+            try:
+                found = sha256_file(item.path)
+            except OSError as error:
+                raise ShardError(f"cannot read {item.path} ({error.strerror}): make it again, then push") from error
+            if found != shard.sha256:
+                raise ShardError(
+                    f"{item.path} has SHA-256 {found[:12]}..., the manifest says {shard.sha256[:12]}...: it is damaged "
+                    "and was not pushed; fetch or make it again"
+                )
+            self.remote.upload(item.path, shard)
+        with self._changed:
+            self._done_bytes += shard.bytes
+            if not item.there:
+                self.sent_files += 1
+                self.sent_bytes += shard.bytes
+            if self._progress is not None:
+                self._progress(shard.file, self._done_bytes, self._handed_in_bytes)
+        return time.monotonic()
+
+    def _commit_loop(self) -> None:
+        while True:
+            with self._changed:
+                while not self._closed and not self._due():
+                    self._changed.wait(1.0)
+                if self._closed:
+                    return
+                run = self._arrived()
+            self._acknowledge(run)
+
+    def _acknowledge(self, run: list[_Item]) -> None:
+        new = [item.shard for item in run if not item.there]
+        if new:
+            journal = run[-1].journal
+            small = {} if journal is None else {JOURNAL_FILE: journal}
+            self.remote.commit(new, small, f"Add {len(new)} shards" if len(new) > 1 else f"Add {new[0].file}")
+        for item in run:
+            if self._delete_local:
+                item.path.unlink(missing_ok=True)
+        with self._changed:
+            for item in run:
+                self._queue.popleft()
+                self._pending_bytes -= item.shard.bytes
+            self._changed.notify_all()
+
+    def _arrived(self) -> list[_Item]:
+        """The run of arrived shards at the queue's head."""
+        run: list[_Item] = []
+        for item in self._queue:
+            if not item.arrived or len(run) == _MOST_FILES:
+                break
+            run.append(item)
+        return run
+
+    def _due(self) -> bool:
+        """Few commits, but none that somebody waits for is put off."""
+        run = self._arrived()
+        if not run:
+            return False
+        if sum(not item.there for item in run) >= self.remote.commit_files or all(item.there for item in run):
+            return True
+        everything = len(run) == len(self._queue)
+        if self._flushing and everything:
+            return True
+        if self._wanted_bytes and (everything or sum(item.shard.bytes for item in run) >= self._wanted_bytes):
+            return True
+        first = run[0].upload
+        return first is not None and time.monotonic() - first.result() > _OLDEST_SECONDS
+
+    def _watch(self, future: Future[float] | Future[None]) -> None:
+        def finished(done: Future[float] | Future[None]) -> None:
+            with self._changed:
+                if self._failed is None and not done.cancelled() and done.exception() is not None:
+                    self._failed = done
+                self._changed.notify_all()
+
+        future.add_done_callback(finished)
+
+    def _check(self) -> None:
+        if self._failed is not None:
+            self._failed.result()

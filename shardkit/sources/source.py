@@ -1,0 +1,73 @@
+"""What a source is: an ordered list of files to read (`Source`), and the pieces of them that workers read (`Chunk`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from shardkit.dataset.manifest import SourceInfo
+
+FORMATS = {
+    ".parquet": "parquet", ".jsonl": "jsonl", ".jsonl.gz": "jsonl.gz", ".jsonl.zst": "jsonl.zst", ".txt": "txt",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InputFile:
+    """A file to read: `path` names it in errors and manifests, `url` opens it (a local path, or what fsspec reads)."""
+
+    path: str
+    url: str
+    bytes: int
+    format: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chunk:
+    """A run of rows of one file, 8 to 64 MB of text: the unit that a worker reads and encodes.
+
+    `start` and `stop` count row groups (parquet), bytes (jsonl) or rows (everything that is read in order by the main
+    process, whose data travels in `payload`); `part` is the first row of a piece of a giant row group. `weight` is its
+    share of the file's bytes, for progress.
+    """
+
+    file: int
+    start: int
+    stop: int
+    weight: int
+    input: InputFile
+    part: int = 0
+    payload: bytes | tuple[str | None, ...] | None = field(default=None, repr=False)
+
+    @property
+    def where(self) -> str:
+        """The chunk in words, for error messages."""
+        unit = {"parquet": "row groups", "jsonl": "bytes"}.get(self.input.format, "rows")
+        return f"{self.input.path}, {unit} {self.start}-{self.stop}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReadOptions:
+    """How bytes become documents; the same for every chunk of a run."""
+
+    text_field: str = "text"
+    separator: str | None = None
+    skip_bad_rows: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """An ordered list of files, or (`texts`) any iterable of documents, which is then read again from its start when a
+    run is resumed."""
+
+    info: SourceInfo
+    files: tuple[InputFile, ...]
+    options: ReadOptions
+    texts: Iterable[Any] | None = field(default=None, repr=False)
+
+
+def format_of(path: str) -> str | None:
+    """The format that a file's name says, or None."""
+    lower = path.lower()
+    return next((FORMATS[end] for end in sorted(FORMATS, key=len, reverse=True) if lower.endswith(end)), None)

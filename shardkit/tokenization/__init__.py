@@ -1,0 +1,1 @@
+"""Text to shards: the tokenizer, the workers, the ordered writer, and `tokenize()`."""

@@ -1,0 +1,214 @@
+"""`tokenize()`: chunks become tokens, tokens become shards, the manifest comes last.
+
+Workers encode chunks in any order, the assembler takes them in source order, so a shard's place in the stream is a
+prefix sum over chunk token counts: any number of workers, any engine, any interruption gives the same bytes. Memory and
+the number of chunks in flight are bounded. Less than one shard of work is lost at any `kill -9`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shardkit.dataset.journal import Journal
+from shardkit.dataset.manifest import WORK_DIR, Manifest
+from shardkit.errors import ShardkitWarning, UsageError
+from shardkit.files import atomic_write
+from shardkit.remote.uploader import Uploader
+from shardkit.sources.chunks import split_source
+from shardkit.sources.open import DEFAULT_SOURCE, open_source
+from shardkit.sources.sample import SAMPLE_SHARD_TOKENS
+from shardkit.tokenization import live_push, output_folder
+from shardkit.tokenization.ordered_writer import OrderedWriter, TokenizeProgress
+from shardkit.tokenization.run_spec import Limits, RunSpec, ShardPlan
+from shardkit.tokenization.tokenizer import Tokenizer
+from shardkit.tokenization.user_functions import by_value
+from shardkit.tokenization.worker import AUDIT_STRIDE, Filter, Job, Transform
+
+if TYPE_CHECKING:
+    from shardkit.tokenization import live_push, output_folder
+    from shardkit.tokenization.local_runner import LocalRunner
+    from shardkit.tokenization.ray_runner import RayRunner
+
+
+DEFAULT_OUT = "edu_fineweb10B"
+TOKENS_PER_SHARD = 100_000_000
+CHUNK_BYTES = 8 << 20
+_MOST = {"workers": 1024, "shard_tokens": 1 << 40}
+
+
+def tokenize(
+    source: str | os.PathLike[str] | Iterable[Any] = DEFAULT_SOURCE,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    name: str | None = None,
+    split: str = "train",
+    revision: str | None = None,
+    text_field: str = "text",
+    separator: str | None = None,
+    skip_bad_rows: bool = False,
+    tokenizer: str = "gpt2",
+    encoder: str = "auto",
+    shard_tokens: int | None = None,
+    val_shards: int = 1,
+    prefix: str | None = None,
+    workers: int | None = None,
+    max_docs: int | None = None,
+    max_tokens: int | None = None,
+    transform: Transform | None = None,
+    filter: Filter | None = None,
+    runner: str = "local",
+    push: str | None = None,
+    private: bool = False,
+    max_disk: int | None = None,
+    overwrite: bool = False,
+    progress: Callable[[TokenizeProgress], None] | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> Manifest:
+    """Tokenize `source` into `.npy` shards and a manifest in the folder `out`; return the manifest.
+
+    `source` is a Hub dataset id, a local file, folder or glob, a URL, `sample`, or any iterable of texts (a
+    `datasets.Dataset` too). The stream is `[EOT] + encode_ordinary(text)` for each row in order, cut into shards of
+    exactly `shard_tokens` tokens (the last one shorter); the first `val_shards` shards are the split `val`, the others
+    `train`. `max_docs` and `max_tokens` end the stream after that many. `transform(text) -> str | None` and
+    `filter(text) -> bool` run on each document, in the workers.
+
+    `push` sends each finished shard to that repo (as `shardkit.push` understands it) while the next is made; with
+    `max_disk`, in bytes, a shard is deleted here once the remote has acknowledged it, and the tokenizer waits for room.
+    The same call in an empty folder, on another machine, goes on from the remote.
+
+    Killed or failed, the same call goes on from the last finished shard and ends with the same bytes. Called again on a
+    finished folder, it checks the sizes and returns the manifest.
+
+    Raises `UsageError`, `SourceError`, `TokenizerError`, `OutputError` or `WorkerError` (all `ShardkitError`).
+    Warns (`ShardkitWarning`) if there were too few tokens for a train split.
+
+    >>> manifest = tokenize("sample", "out", shard_tokens=100_000)  # doctest: +SKIP
+    """
+    _check_numbers(
+        shard_tokens=shard_tokens, workers=workers, max_docs=max_docs, max_tokens=max_tokens, max_disk=max_disk
+    )
+    if push is None and (max_disk is not None or private):
+        raise UsageError("--max-disk and --private say how to push: give --push REPO too")
+    if val_shards < 0:
+        raise UsageError(f"--val-shards is {val_shards}: expected 0 or more")
+    opened = open_source(
+        source, name=name, split=split, revision=revision, text_field=text_field, separator=separator,
+        skip_bad_rows=skip_bad_rows,
+    )  # fmt: skip
+    if shard_tokens is None:
+        shard_tokens = SAMPLE_SHARD_TOKENS if source == "sample" else TOKENS_PER_SHARD
+    directory = Path(DEFAULT_OUT if out is None and source == DEFAULT_SOURCE else _required(out))
+    prefix = output_folder.check_prefix(prefix or output_folder.default_prefix(opened.info.id))
+    with ExitStack() as stack:
+        stack.enter_context(output_folder.claim(directory, overwrite=overwrite))
+        running = _start_runner(runner, workers)
+        stack.push(running)
+        loaded = Tokenizer(tokenizer, encoder=encoder)
+        plan = ShardPlan(
+            directory=directory, prefix=prefix, tokens_per_shard=shard_tokens, val_shards=val_shards,
+            dtype=loaded.dtype, eot_id=loaded.eot_id, limits=Limits(docs=max_docs, tokens=max_tokens),
+        )  # fmt: skip
+        job = Job(
+            tokenizer=tokenizer, encoder=encoder, fast_json=loaded.fast_json, read=opened.options,
+            audit_stride=max(1, min(AUDIT_STRIDE, shard_tokens // 4096)),
+            transform=by_value(transform), filter=by_value(filter),
+        )  # fmt: skip
+        recipe = RunSpec(opened, loaded, plan, {"transform": transform, "filter": filter}, chunk_bytes)
+        if overwrite:
+            output_folder.clear(directory)  # not before all of the above is known to be right
+        outbox = None
+        if push is not None:
+            there = live_push.bring_journal(directory, push)
+            if there.manifest is not None:
+                return recipe.already_at(there.manifest, push)
+        journal = Journal.open(directory, recipe.identity())
+        if push is None:
+            if (finished := output_folder.finished(directory, journal)) is not None:
+                return finished
+        else:
+            outbox = live_push.open_delivery(push, plan, journal, private=private, max_disk=max_disk)
+            stack.push(outbox)
+        manifest = _run(recipe, journal, running, job, outbox, progress)
+        if outbox is not None:
+            live_push.deliver(outbox, manifest)
+        if max_disk is None:
+            manifest.save(directory)
+        _warn_of_missing_splits(manifest, plan)
+        return manifest
+
+
+def available_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _run(
+    recipe: RunSpec, journal: Journal, runner: LocalRunner | RayRunner, job: Job, outbox: Uploader | None,
+    progress: Callable[[TokenizeProgress], None] | None,
+) -> Manifest:  # fmt: skip
+    """Make what is not made yet, and the manifest (not saved)."""
+    started = time.time()
+    source, plan, resume = recipe.source, recipe.plan, journal.resume
+    chunks = split_source(source, resume.file, resume.start, resume.part, chunk_bytes=recipe.chunk_bytes)
+    total = sum(file.bytes for file in source.files)
+    done = sum(file.bytes for file in source.files[: resume.file])
+    with OrderedWriter(plan, journal, source.files, outbox) as assembler:
+        for result in runner.run(job, chunks):
+            assembler.take(result)
+            done += result.chunk.weight
+            if progress is not None:
+                progress(assembler.progress(done, total, tuple(runner.process_ids)))
+            if assembler.full:
+                break
+        files = assembler.finish()
+    summary = {
+        "started": started, "first_read": assembler.first_read, "finished": time.time(),
+        "tokens": assembler.session_tokens, "audited": assembler.audited,
+    }  # fmt: skip
+    atomic_write(plan.directory / WORK_DIR / "summary.json", json.dumps(summary) + "\n")
+    return recipe.manifest(journal, files)
+
+
+def _start_runner(runner: str, workers: int | None) -> LocalRunner | RayRunner:
+    if runner == "local":
+        from shardkit.tokenization.local_runner import LocalRunner
+
+        return LocalRunner(workers or available_cores())
+    if runner == "ray":
+        from shardkit.tokenization.ray_runner import RayRunner
+
+        return RayRunner(workers)
+    raise UsageError(f"unknown runner {runner!r}: expected local or ray")
+
+
+def _warn_of_missing_splits(manifest: Manifest, plan: ShardPlan) -> None:
+    if len(manifest.shards) > plan.val_shards:
+        return
+    fitting = max(1, manifest.tokens // (plan.val_shards + 9))
+    warnings.warn(
+        f"{manifest.tokens:,} tokens filled {len(manifest.shards)} shards, so there is no train split: run again with "
+        f"--shard-tokens {fitting} --overwrite for about {manifest.tokens // fitting} shards, or with --val-shards 0",
+        ShardkitWarning,
+        stacklevel=3,
+    )
+
+
+def _check_numbers(**numbers: int | None) -> None:
+    for name, value in numbers.items():
+        if (most := _MOST.get(name)) is not None and isinstance(value, int) and value > most:
+            raise UsageError(f"--{name.replace('_', '-')} is {value:,}: expected at most {most:,}")
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise UsageError(f"--{name.replace('_', '-')} is {value!r}: expected a whole number of at least 1")
+
+
+def _required(out: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
+    if out is None:
+        raise UsageError("no output folder: give --out DIR")
+    return out

@@ -1,0 +1,87 @@
+"""Workers on a Ray cluster: one actor a worker, results in order, a chunk whose node dies is encoded again elsewhere.
+
+Chunks name their files by path or URL, so local sources must be on a disk that every node sees; Hub datasets and URLs
+need nothing. The main process still writes the shards.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from shardkit.errors import UsageError, WorkerError
+from shardkit.sources.source import Chunk
+from shardkit.tokenization.worker import ChunkEncoder, EncodedChunk, Job, until_error
+
+_IN_FLIGHT = 4  # chunks an actor: those it encodes or has queued, and those that wait for their turn
+_RETRIES = 3
+
+
+class RayRunner:
+    """`workers` actors (default: a CPU each) on the cluster that `RAY_ADDRESS` names or the process is connected to,
+    else on this machine. A context manager: leaving it ends the actors, and the cluster if it was started here."""
+
+    process_ids: tuple[int, ...] = ()
+
+    def __init__(self, workers: int | None) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise UsageError("--runner ray needs Ray: pip install 'shardkit[ray]'") from error
+        self._ray = ray
+        self._started = not ray.is_initialized()
+        if self._started:
+            here = "RAY_ADDRESS" not in os.environ
+            ray.init(num_cpus=workers if here else None, include_dashboard=False if here else None, log_to_driver=False)
+        resources: Callable[[], dict[str, float]] = ray.cluster_resources
+        self._count = workers or max(1, int(resources().get("CPU", 1)))
+        self._actors: list[Any] = []
+
+    def __enter__(self) -> RayRunner:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for actor in self._actors:
+            self._ray.kill(actor)
+        if self._started:
+            self._ray.shutdown()
+
+    def run(self, job: Job, chunks: Iterator[Chunk]) -> Iterator[EncodedChunk]:
+        """Encode `chunks`; yields their results in the same order. Raises `WorkerError` naming the chunk whose actor
+        died three times."""
+        actor = self._ray.remote(num_cpus=1, max_restarts=_RETRIES, max_task_retries=_RETRIES)(ChunkEncoder)
+        self._actors = [actor.remote(job) for _ in range(self._count)]
+        failed: list[Exception] = []
+        chunks = until_error(chunks, failed)
+        waiting: deque[tuple[Chunk, Any]] = deque()
+        load = dict.fromkeys(range(self._count), 0)
+        owner: dict[Any, int] = {}
+        while True:
+            while len(waiting) < _IN_FLIGHT * self._count and (chunk := next(chunks, None)) is not None:
+                number = min(load, key=lambda n: load[n])
+                result = self._actors[number].encode.remote(chunk)
+                load[number] += 1
+                owner[result] = number
+                waiting.append((chunk, result))
+            if not waiting:
+                if failed:
+                    raise failed[0]
+                return
+            chunk, first = waiting.popleft()
+            done, _ = self._ray.wait([first, *(r for _, r in waiting if r in owner)], num_returns=1)
+            for result in {*done, first}:
+                if result in owner:
+                    load[owner.pop(result)] -= 1
+            yield self._get(chunk, first)
+
+    def _get(self, chunk: Chunk, result: Any) -> EncodedChunk:
+        try:
+            encoded: EncodedChunk = self._ray.get(result)
+        except self._ray.exceptions.RayActorError as error:
+            raise WorkerError(
+                f"a Ray worker died at {chunk.where} and again on {_RETRIES} retries: {error}; run the same command "
+                "again, it goes on from the last finished shard"
+            ) from error
+        return encoded

@@ -1,0 +1,60 @@
+"""The saved state: JSON and back, and refused where it would change the data."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shardkit.batches.state import Lane, Position, make_identity, make_state, read_state
+from shardkit.errors import StateError
+
+IDENTITY = make_identity(fingerprint="abc", split="train", seq_len=8, shuffle=True, seed=1)
+COUNT = st.integers(0, 2**60)
+
+
+@given(position=COUNT, step=COUNT, n_windows=st.integers(1, 2**50), lane=st.none() | st.tuples(COUNT, COUNT, COUNT))
+def test_a_place_survives_json(position: int, step: int, n_windows: int, lane: tuple[int, int, int] | None) -> None:
+    place = Position(
+        position=position,
+        step=step,
+        lane=None if lane is None else Lane(worker=lane[0], workers=lane[1], given=lane[2]),
+    )
+    text = json.dumps(make_state(IDENTITY, place, n_windows=n_windows))
+    assert len(text) < 400
+    assert read_state(IDENTITY, json.loads(text), n_windows=n_windows) == place
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("version", 2), ("order", 2), ("layout", "packed"), ("fingerprint", "abd"), ("split", "val"), ("seq_len", 16),
+        ("shuffle", False), ("seed", 2),
+    ],
+)  # fmt: skip
+def test_a_state_of_other_data_is_refused(key: str, value: Any) -> None:
+    state = make_state(IDENTITY, Position(position=3, step=3), n_windows=10)
+    with pytest.raises(StateError, match=f"saved with {key} {value!r}, this loader has {IDENTITY[key]!r}"):
+        read_state(IDENTITY, {**state, key: value}, n_windows=10)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epoch": -1}, {"window": 10}, {"window": "3"}, {"step": 1.5}, {"step": True}, {"epoch": None}, {"worker": 1},
+        {"worker": [0, 2]}, {"worker": [0, 2, -1]}, {"worker": "abc"},
+    ],
+)  # fmt: skip
+def test_a_damaged_state_is_refused(change: dict[str, Any]) -> None:
+    state = make_state(IDENTITY, Position(position=3, step=3), n_windows=10)
+    with pytest.raises(StateError, match="the state is damaged"):
+        read_state(IDENTITY, {**state, **change}, n_windows=10)
+
+
+@pytest.mark.parametrize("state", [None, [], {}, {"epoch": 0, "window": 0, "step": 0}, "{}", IDENTITY])
+def test_what_is_no_state_is_refused(state: Any) -> None:
+    with pytest.raises(StateError, match="not the state of a ShardLoader"):
+        read_state(IDENTITY, state, n_windows=10)

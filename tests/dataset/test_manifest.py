@@ -1,0 +1,224 @@
+"""`manifest.json`: the same bytes for the same dataset, and nothing damaged or edited is believed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shardkit import Manifest
+from shardkit.dataset.manifest import ShardInfo, SourceFile, SourceInfo, TokenizerInfo
+from shardkit.errors import ManifestError, ShardError
+
+
+def shard(index: int, split: str = "train", tokens: int = 10, **changes: Any) -> ShardInfo:
+    fields: dict[str, Any] = {
+        "file": f"x_{split}_{index:06d}.npy", "split": split, "index": index, "tokens": tokens, "documents": 2,
+        "first_document": 2 * index, "sha256": f"{index:064x}", "bytes": 128 + 2 * tokens,
+    }  # fmt: skip
+    return ShardInfo(**{**fields, **changes})
+
+
+FULL = Manifest(
+    shardkit_version="0.1.0",
+    dtype="uint16",
+    tokens_per_shard=10,
+    shards=(shard(0, "val"), shard(1), shard(2, tokens=7)),
+    tokenizer=TokenizerInfo(name="gpt2", vocab_size=50257, eot_id=50256, ranks_sha256="ab" * 32),
+    encoder={"engine": "fastokens", "version": "0.3.5"},
+    source=SourceInfo(
+        id="user/naïve",
+        config="default",
+        split="train",
+        revision="c" * 40,
+        text_field="text",
+        files=(SourceFile(path="a.jsonl", bytes=99, rows=7, documents=6, tokens=27, skipped_rows=(3,)),),
+        options={"max_docs": 6},
+    ),
+)
+
+GOLDEN = """{
+ "dtype": "uint16",
+ "tokens_per_shard": 10,
+ "shards": [
+  {
+   "file": "x_val_000000.npy",
+   "split": "val",
+   "index": 0,
+   "tokens": 10,
+   "documents": 2,
+   "first_document": 0,
+   "sha256": "0000000000000000000000000000000000000000000000000000000000000000",
+   "bytes": 148
+  }
+ ],
+ "tokenizer": null,
+ "source": null,
+ "encoder": {},
+ "shardkit_version": "",
+ "format_version": 1,
+ "tokens": 10,
+ "documents": 2,
+ "fingerprint": "0ede718cc2e62a2e41833316144fbdeb3004512278a11d6797ea439b54429ca4"
+}
+"""
+
+
+def test_the_text_of_a_manifest_is_frozen() -> None:
+    assert Manifest(dtype="uint16", tokens_per_shard=10, shards=(shard(0, "val"),)).to_json() == GOLDEN
+
+
+def test_a_manifest_survives_its_file(tmp_path: Path) -> None:
+    FULL.save(tmp_path)
+    assert Manifest.load(tmp_path) == FULL
+    assert Manifest.load(tmp_path / "manifest.json") == FULL
+    assert Manifest.load(tmp_path).to_json() == (tmp_path / "manifest.json").read_text(encoding="utf-8")
+    assert [p.name for p in tmp_path.iterdir()] == ["manifest.json"]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 10**12), st.integers(0, 10**9)), max_size=5),
+    st.text(max_size=20).filter(lambda t: t.isprintable()),
+    st.lists(st.integers(0, 10**9), max_size=5),
+)
+def test_any_manifest_survives_its_text(shards: list[tuple[int, int]], name: str, skipped: list[int]) -> None:
+    manifest = dataclasses.replace(
+        FULL,
+        shards=tuple(shard(i, tokens=tokens, documents=documents) for i, (tokens, documents) in enumerate(shards)),
+        source=SourceInfo(id=name, files=(SourceFile(path=name, bytes=1, skipped_rows=tuple(skipped)),)),
+    )
+    assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+def test_totals_and_splits_follow_from_the_shards() -> None:
+    assert (FULL.tokens, FULL.documents) == (27, 6)
+    assert {name: [s.index for s in shards] for name, shards in FULL.splits.items()} == {"val": [0], "train": [1, 2]}
+
+
+def test_the_fingerprint_is_of_what_decides_batches_and_of_nothing_else() -> None:
+    other_source = dataclasses.replace(FULL, source=None, encoder={}, shardkit_version="9", tokenizer=None)
+    assert other_source.fingerprint == FULL.fingerprint
+    renamed = dataclasses.replace(FULL, shards=tuple(dataclasses.replace(s, file="y_" + s.file) for s in FULL.shards))
+    assert renamed.fingerprint == FULL.fingerprint
+    changes: list[Callable[[], Manifest]] = [
+        lambda: dataclasses.replace(FULL, dtype="uint32"),
+        lambda: dataclasses.replace(FULL, shards=FULL.shards[::-1]),
+        lambda: dataclasses.replace(FULL, shards=FULL.shards[:-1]),
+        lambda: dataclasses.replace(FULL, shards=(shard(0, "train"), *FULL.shards[1:])),
+        lambda: dataclasses.replace(FULL, shards=(shard(0, "val", tokens=9), *FULL.shards[1:])),
+        lambda: dataclasses.replace(FULL, shards=(shard(0, "val", sha256="f" * 64), *FULL.shards[1:])),
+    ]
+    assert len({FULL.fingerprint, *(change().fingerprint for change in changes)}) == len(changes) + 1
+
+
+def edited(change: Callable[[dict[str, Any]], object]) -> str:
+    data = json.loads(FULL.to_json())
+    change(data)
+    return json.dumps(data)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda d: d["shards"][0].update(tokens=11), "it was edited or damaged"),
+        (lambda d: d["shards"][0].update(sha256="0" * 63 + "1"), "it was edited or damaged"),
+        (lambda d: d["shards"].pop(), "it was edited or damaged"),
+        (lambda d: d.update(fingerprint="0"), "it was edited or damaged"),
+        (lambda d: d.update(format_version=2), "format_version 2, this shardkit reads 1"),
+        (lambda d: d.update(dtype="int64"), "dtype 'int64'"),
+        (lambda d: d.update(dtype=["uint16"]), "not a shardkit manifest"),
+        (lambda d: d["shards"].append(d["shards"][0]), "names a shard twice"),
+        (lambda d: d["shards"][0].update(file="../x_val_000000.npy"), "names a shard '../x_val"),
+        (lambda d: d["shards"][0].update(file="/etc/x_val_000000.npy"), "names a shard '/etc"),
+        (lambda d: d["shards"][0].update(file="x.npy"), "names a shard 'x.npy'"),
+        (lambda d: d["shards"][0].update(tokens=0), "0 tokens"),
+        (lambda d: d["shards"][0].update(tokens="10"), "not a shardkit manifest"),
+        (lambda d: d["shards"][0].update(bytes=-1), "-1 bytes"),
+        (lambda d: d["shards"][0].pop("split"), "not a shardkit manifest"),
+        (lambda d: d["shards"][0].update(surprise=1), "not a shardkit manifest"),
+        (lambda d: d.update(shards=None), "not a shardkit manifest"),
+        (lambda d: d.update(shards=[1]), "not a shardkit manifest"),
+        (lambda d: d.update(tokenizer={"name": "gpt2"}), "not a shardkit manifest"),
+        (lambda d: d.update(source=3), "not a shardkit manifest"),
+        (lambda d: d.pop("source"), "no 'source' in it"),
+        (lambda d: d.pop("format_version"), "no 'format_version' in it"),
+        (lambda d: d.update(tokens=1), "27 tokens"),
+        (lambda d: d.update(documents=1), "6 documents"),
+    ],
+)
+def test_an_edited_manifest_is_refused(change: Callable[[dict[str, Any]], object], words: str) -> None:
+    with pytest.raises(ManifestError, match=words) as caught:
+        Manifest.from_json(edited(change), where="here/manifest.json")
+    assert str(caught.value).startswith("here/manifest.json ")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "1", "null", '"x"', "[" * 100_000])
+def test_a_text_that_is_no_manifest_is_refused(text: str) -> None:
+    with pytest.raises(ManifestError, match="is not a shardkit manifest"):
+        Manifest.from_json(text)
+
+
+def test_a_manifest_cut_anywhere_is_refused() -> None:
+    text = FULL.to_json()
+    for length in range(0, len(text) - 2, 37):
+        with pytest.raises(ManifestError):
+            Manifest.from_json(text[:length])
+
+
+def test_a_missing_manifest_says_that_the_dataset_is_unfinished(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"has no manifest\.json: the dataset is unfinished"):
+        Manifest.load(tmp_path)
+    (tmp_path / "manifest.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(ManifestError, match="cannot read"):
+        Manifest.load(tmp_path)
+
+
+def bare(folder: Path, names: dict[str, np.ndarray]) -> Path:
+    for name, tokens in names.items():
+        np.save(folder / name, tokens)
+    return folder
+
+
+def test_a_folder_of_bare_shards_is_read_from_names_and_headers(tmp_path: Path) -> None:
+    names = {f"edufineweb_{'val' if i == 0 else 'train'}_{i:06d}.npy": np.full(5 + i, i, "<u2") for i in (2, 0, 1)}
+    manifest = Manifest.from_shards(bare(tmp_path, names))
+    assert [(s.index, s.split, s.tokens) for s in manifest.shards] == [(0, "val", 5), (1, "train", 6), (2, "train", 7)]
+    assert manifest.tokens == 18
+    assert manifest == Manifest.from_json(manifest.to_json())
+    manifest.check_files(tmp_path)
+    before = manifest.fingerprint
+    np.save(tmp_path / "edufineweb_train_000001.npy", np.full(6, 9, "<u2"))
+    assert Manifest.from_shards(tmp_path).fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ({}, "no shards named PREFIX_SPLIT_000000.npy"),
+        ({"tokens.npy": np.zeros(3, "<u2")}, "no shards named"),
+        ({"a_train_000000.npy": np.zeros(3, "<u2"), "b_train_000001.npy": np.zeros(3, "<u2")}, r"several datasets"),
+        ({"a_train_000000.npy": np.zeros(3, "<u2"), "a_train_000001.npy": np.zeros(3, "<u4")}, "mixes uint16 and"),
+    ],
+)  # fmt: skip
+def test_folders_that_are_no_dataset_are_refused(tmp_path: Path, names: dict[str, np.ndarray], words: str) -> None:
+    with pytest.raises(ManifestError, match=words):
+        Manifest.from_shards(bare(tmp_path, names))
+
+
+def test_a_shard_that_is_not_what_the_manifest_says_is_named(tmp_path: Path) -> None:
+    bare(tmp_path, {s.file: np.zeros(s.tokens, "<u2") for s in FULL.shards})
+    FULL.check_files(tmp_path)
+    np.save(tmp_path / "x_train_000001.npy", np.zeros(9, "<u2"))
+    FULL.check_files(tmp_path, split="val")
+    with pytest.raises(ShardError, match=r"x_train_000001\.npy holds 9 uint16 tokens, the manifest says 10 uint16"):
+        FULL.check_files(tmp_path)
+    (tmp_path / "x_train_000001.npy").unlink()
+    with pytest.raises(ShardError, match="cannot open shard"):
+        FULL.check_files(tmp_path)

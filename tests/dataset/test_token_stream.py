@@ -1,0 +1,224 @@
+"""The token stream: windows across shard ends, maps that are bounded and let go, and the checks at the door."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from loader_data import write_documents, write_shards
+
+import shardkit.dataset.token_stream
+from shardkit.dataset.manifest import Manifest
+from shardkit.dataset.shards import shard_header
+from shardkit.dataset.token_stream import open_split
+from shardkit.errors import ManifestError, ShardError, UsageError
+
+
+def mapped_shards() -> int:
+    """How many shard files this process has mapped."""
+    return sum(line.rstrip().endswith(".npy") for line in Path("/proc/self/maps").read_text().splitlines())
+
+
+def resident_file_bytes() -> int:
+    """Bytes of mapped files that are resident in this process."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssFile"))
+    return int(line.split()[1]) * 1024
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=6), data=st.data(), dtype=st.sampled_from(["<u2", "<u4"])
+)
+def test_any_stretch_reads_as_if_the_shards_were_one_array(
+    lengths: list[int], data: st.DataObject, dtype: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("shards")
+    whole = write_shards(folder, lengths, dtype=dtype)
+    _, stream = open_split(folder, "train", verify=False)
+    assert stream.tokens == len(whole)
+    for _ in range(5):
+        begin = data.draw(st.integers(0, len(whole) - 1))
+        end = data.draw(st.integers(begin + 1, len(whole)))
+        out = np.empty(end - begin, stream.dtype)
+        stream.read(begin, out)
+        assert out.tolist() == whole[begin:end].tolist()
+        run = stream.run(begin, end - begin)
+        inside = any(begin >= start and end <= start + n for start, n in zip(stream.starts, lengths, strict=False))
+        assert (run is not None) == inside
+        assert run is None or run.tolist() == out.tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=6), data=st.data(), pread=st.booleans())
+def test_gathered_pieces_lie_end_to_end_as_single_reads_give_them(
+    lengths: list[int], data: st.DataObject, pread: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("shards")
+    whole = write_shards(folder, lengths, dtype=data.draw(st.sampled_from(["<u2", "<u4"])))
+    _, stream = open_split(folder, "train", verify=False)
+    begins = data.draw(st.lists(st.integers(0, len(whole) - 1), max_size=8))
+    pieces = [(begin, data.draw(st.integers(1, len(whole) - begin))) for begin in begins]
+    expected = [token for begin, count in pieces for token in whole[begin : begin + count].tolist()]
+    out = np.zeros(len(expected) + 1, stream.dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        if not pread:
+            patch.setattr(shardkit.dataset.token_stream, "_CAN_PREAD", False)
+            patch.delattr(os, "preadv", raising=False)
+        assert stream.gather(pieces, out) == len(expected)
+    assert out.tolist() == [*expected, 0]
+
+
+def test_the_resident_set_stays_bounded_while_a_large_shard_is_read(tmp_path: Path) -> None:
+    tokens = 200_000_000
+    with open(tmp_path / "x_train_000000.npy", "wb") as file:  # sparse: no disk, but as many pages
+        file.write(shard_header(tokens, np.dtype("<u2")))
+        file.truncate(file.tell() + 2 * tokens)
+    _, stream = open_split(tmp_path, "train", verify=False)
+    before, peak, out, size = resident_file_bytes(), 0, np.empty(1 << 16, np.uint16), 1 << 16
+    for begin in range(0, tokens - size, size):
+        run = stream.run(begin, size)
+        assert run is not None
+        out[:] = run
+        peak = max(peak, resident_file_bytes() - before)
+    assert 1 << 20 < peak < 80 << 20
+    del run
+    stream.close()
+    assert resident_file_bytes() - before < 1 << 20
+    for begin in range(0, tokens - size, 1 << 20):
+        stream.read(begin, out)
+        assert resident_file_bytes() - before < 1 << 20
+
+
+def test_shards_are_opened_when_read_and_only_so_many_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shardkit.dataset.token_stream, "_MAX_OPEN", 3)
+    whole = write_shards(tmp_path, [10] * 20)
+    files = len(os.listdir("/proc/self/fd"))
+    _, stream = open_split(tmp_path, "train", verify=False)
+    assert len(os.listdir("/proc/self/fd")) == files
+    out = np.empty(25, np.uint16)
+    for begin in (0, 170, 40, 0):
+        stream.read(begin, out)
+        assert out.tolist() == whole[begin : begin + 25].tolist()
+        assert files < len(os.listdir("/proc/self/fd")) <= files + 3
+    for shard in range(20):
+        run = stream.run(10 * shard, 10)
+        assert run is not None
+        assert run.tolist() == whole[10 * shard : 10 * shard + 10].tolist()
+        del run
+        assert 1 <= mapped_shards() <= 3
+    stream.close()
+    assert mapped_shards() == 0
+    assert len(os.listdir("/proc/self/fd")) == files
+
+
+def test_without_preadv_the_maps_serve_rows_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shardkit.dataset.token_stream, "_CAN_PREAD", False)
+    monkeypatch.setattr(shardkit.dataset.token_stream, "_RESIDENT_BYTES", 100)  # let go again and again
+    whole = write_shards(tmp_path, [10, 1, 30, 2])
+    _, stream = open_split(tmp_path, "train", verify=False)
+    out = np.empty(15, np.uint16)
+    for begin in range(28):
+        stream.read(begin, out)
+        assert out.tolist() == whole[begin : begin + 15].tolist()
+
+
+def test_a_pickled_stream_takes_no_map_along(tmp_path: Path) -> None:
+    whole = write_shards(tmp_path, [10, 10])
+    _, stream = open_split(tmp_path, "train", verify=False)
+    out = np.empty(15, np.uint16)
+    stream.read(0, out)
+    stream.run(0, 5)
+    copy = pickle.loads(pickle.dumps(stream))
+    assert mapped_shards() == 1
+    copy.read(3, out)
+    assert out.tolist() == whole[3:18].tolist()
+
+
+def test_a_shard_that_is_replaced_meanwhile_is_refused(tmp_path: Path) -> None:
+    write_shards(tmp_path, [10, 10])
+    _, stream = open_split(tmp_path, "train", verify=False)
+    np.save(tmp_path / "x_train_000001.npy", np.zeros(9, "<u2"))
+    with pytest.raises(ShardError, match=r"x_train_000001.npy now holds 9 uint16 tokens, 10 uint16 when"):
+        stream.read(5, np.empty(10, np.uint16))
+    (tmp_path / "x_train_000001.npy").unlink()
+    with pytest.raises(ShardError, match="cannot open shard"):
+        stream.read(5, np.empty(10, np.uint16))
+
+
+def test_a_shard_that_is_cut_short_while_it_is_open_is_an_error_not_a_crash(tmp_path: Path) -> None:
+    write_shards(tmp_path, [10, 10])
+    _, stream = open_split(tmp_path, "train", verify=False)
+    stream.read(5, np.empty(10, np.uint16))
+    os.truncate(tmp_path / "x_train_000000.npy", 128 + 14)
+    with pytest.raises(ShardError, match=r"x_train_000000.npy ends 6 bytes early"):
+        stream.read(5, np.empty(10, np.uint16))
+    with pytest.raises(ShardError, match=r"x_train_000000.npy ends 4 bytes early"):
+        stream.gather([(1, 2), (6, 3)], np.empty(10, np.uint16))
+
+
+def test_a_folder_that_is_no_finished_dataset_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"no folder .*/nowhere: give a folder of shards"):
+        open_split(tmp_path / "nowhere", "train", verify=False)
+    with pytest.raises(ManifestError, match=r"holds no manifest.json and no shards"):
+        open_split(tmp_path, "train", verify=False)
+    write_shards(tmp_path, [10, 10])
+    open_split(tmp_path, "train", verify=False)
+    (tmp_path / ".shardkit").mkdir()  # a tokenization that has not come to its end
+    with pytest.raises(ManifestError, match="unfinished"):
+        open_split(tmp_path, "train", verify=False)
+
+
+def test_a_gap_between_bare_shards_is_refused_unless_it_is_meant(tmp_path: Path) -> None:
+    write_shards(tmp_path, [10] * 9)
+    for index in (2, 3, 6):
+        (tmp_path / f"x_train_{index:06d}.npy").unlink()
+    with pytest.raises(ManifestError, match="has shards 0 to 8, but lacks 2, 3, 6: fetch them"):
+        open_split(tmp_path, "train", verify=False)
+    _, stream = open_split(Manifest.from_shards(tmp_path), "train", verify=False)
+    assert stream.tokens == 60
+
+
+def test_a_split_without_shards_says_what_would_have_made_one(tmp_path: Path) -> None:
+    write_shards(tmp_path / "all_val", [30, 31], vals=2)
+    with pytest.raises(UsageError, match=r"no 'train' shard \(it has val with 2, 61 tokens.*--shard-tokens 30 or less"):
+        open_split(tmp_path / "all_val", "train", verify=False)
+    write_shards(tmp_path / "all_train", [30])
+    with pytest.raises(UsageError, match=r"no 'val' shard .*--val-shards 1"):
+        open_split(tmp_path / "all_train", "val", verify=False)
+    with pytest.raises(UsageError, match=r"no 'test' shard .*split='train'"):
+        open_split(tmp_path / "all_train", "test", verify=False)
+
+
+def test_a_shard_that_is_not_what_the_manifest_says_is_refused_at_the_door(tmp_path: Path) -> None:
+    write_documents(tmp_path, [("a", [1, 2, 3])] * 10, tokens_per_shard=20)
+    path = tmp_path / "x_train_000001.npy"
+    tokens = np.load(path)
+    np.save(path, tokens[:-1])
+    with pytest.raises(ShardError, match="holds 19 uint16 tokens, the manifest says 20"):
+        open_split(tmp_path, "train", verify=False)
+    np.save(path, tokens[::-1])
+    open_split(tmp_path, "train", verify=False)
+    with pytest.raises(ShardError, match="has SHA-256"):
+        open_split(tmp_path, "train", verify=True)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ShardError, match="its header says"):
+        open_split(tmp_path, "train", verify=False)
+
+
+def test_a_manifest_stands_for_the_folder_it_was_read_from(tmp_path: Path) -> None:
+    written = write_documents(tmp_path, [("a", [1, 2, 3])] * 10, tokens_per_shard=20)
+    manifest, stream = open_split(written, "train", verify=True)
+    assert (manifest, stream.directory) == (written, tmp_path)
+    assert str(tmp_path) not in written.to_json()
+    with pytest.raises(UsageError, match="was not read from a folder"):
+        open_split(Manifest.from_json(written.to_json()), "train", verify=False)
+    bare = tmp_path / "bare"
+    write_shards(bare, [10])
+    open_split(Manifest.from_shards(bare), "train", verify=False)
+    with pytest.raises(UsageError, match="no hashes to verify against"):
+        open_split(bare, "train", verify=True)

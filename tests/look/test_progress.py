@@ -1,0 +1,49 @@
+"""`report`: the figures of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from texts import documents, write_parquet
+
+from shardkit import Manifest, tokenize
+from shardkit.look.progress import run_summary
+from shardkit.tokenization.ordered_writer import TokenizeProgress
+
+TEXTS = documents(40)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, TokenizeProgress]:
+    folder = tmp_path_factory.mktemp("run")
+    source = write_parquet(folder / "a.parquet", TEXTS, rows=10)
+    seen: list[TokenizeProgress] = []
+    manifest = tokenize(str(source), folder / "out", shard_tokens=5_000, workers=1, progress=seen.append)
+    return manifest, seen[-1]
+
+
+def test_a_summary_counts_what_was_made(run: tuple[Manifest, TokenizeProgress]) -> None:
+    manifest, last = run
+    summary: dict[str, Any] = run_summary(manifest, last, 2.0)
+    size = sum(len((text or "").encode()) for text in TEXTS)
+    assert summary["tokens"] == manifest.tokens == last.session_tokens
+    assert summary["documents"] == len(TEXTS)
+    assert summary["shards"] == len(manifest.shards)
+    assert summary["bytes_per_token"] == pytest.approx(size / manifest.tokens, abs=0.001)
+    assert summary["tokens_per_second"] == round(manifest.tokens / last.session_seconds)
+    assert 0 < summary["audited_documents"] <= len(TEXTS)
+    assert (summary["audit_differences"], summary["skipped_rows"], summary["already_complete"]) == (0, 0, False)
+
+
+def test_a_run_that_was_complete_already_says_so_and_gives_no_rates(run: tuple[Manifest, TokenizeProgress]) -> None:
+    summary = run_summary(run[0], None, 0.1)
+    assert summary["already_complete"] is True
+    assert summary["tokens"] == run[0].tokens
+    assert "tokens_per_second" not in summary
+
+
+def test_rates_of_no_time_at_all_are_numbers(run: tuple[Manifest, TokenizeProgress]) -> None:
+    manifest, last = run
+    assert run_summary(manifest, dataclasses.replace(last, session_seconds=0.0), 0.0)["tokens_per_second"] > 0

@@ -1,0 +1,170 @@
+"""The outbox: order, the disk bound, errors from its threads, and what is left after it was cut short."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hub_data import make_dataset
+from hub_server import HubServer
+
+from shardkit.dataset.manifest import Manifest, ShardInfo
+from shardkit.errors import DiskFull, HubError, ShardError
+from shardkit.remote.uploader import Uploader
+from shardkit.tokenization.live_push import fetch_journal, open_outbox
+
+REPO = "alice/demo"
+
+
+def line(shard: ShardInfo) -> bytes:
+    return shard.file.encode() + b"\n"
+
+
+def make(folder: Path, outbox: Uploader, manifest: Manifest, source: Path) -> list[int]:
+    """A tokenizer that makes the shards of `source` in `folder`, within the bound; the disk use after each step."""
+    used, journal = [], b""
+    for shard in manifest.shards:
+        outbox.wait_for_room(shard.bytes)
+        (folder / shard.file).write_bytes((source / shard.file).read_bytes())
+        used.append(sum(path.stat().st_size for path in folder.glob("*.npy")))
+        journal += line(shard)
+        outbox.submit(folder / shard.file, shard, journal)
+    return used
+
+
+def test_the_disk_bound_holds_always_and_a_slow_remote_throttles_the_maker(hub: HubServer, tmp_path: Path) -> None:
+    manifest = make_dataset(tmp_path / "a", shards=12)
+    bound = 3 * manifest.shards[0].bytes
+    (tmp_path / "work").mkdir()
+    hub.fault("slow", "PUT", "/_lfs/", seconds=0.02, times=None)
+    most, done = 0, threading.Event()
+
+    def still(entry: os.DirEntry[str]) -> bool:
+        try:
+            return bool(entry.stat())
+        except FileNotFoundError:
+            return False
+
+    def sample() -> None:
+        nonlocal most
+        while not done.is_set():
+            most = max(most, sum(entry.stat().st_size for entry in os.scandir(tmp_path / "work") if still(entry)))
+
+    watcher = threading.Thread(target=sample)
+    watcher.start()
+    try:
+        with open_outbox(REPO, b"", max_bytes=bound) as outbox:
+            used = make(tmp_path / "work", outbox, manifest, tmp_path / "a")
+            outbox.flush()
+            assert outbox.pending_bytes == 0
+    finally:
+        done.set()
+        watcher.join()
+    assert 0 < most <= bound
+    assert max(used) <= bound
+    assert list((tmp_path / "work").glob("*.npy")) == []
+    assert {s.file for s in manifest.shards} <= hub.files(REPO).keys()
+
+
+def test_few_commits_where_nobody_waits(hub: HubServer, tmp_path: Path) -> None:
+    manifest = make_dataset(tmp_path / "a", shards=40)
+    with open_outbox(REPO, b"") as outbox:
+        for shard in manifest.shards:
+            outbox.submit(tmp_path / "a" / shard.file, shard, line(shard))
+        outbox.flush()
+    assert len(hub.commits(REPO)) <= 2 + 40 // outbox.remote.commit_files
+
+
+def test_without_a_bound_the_files_stay(hub: HubServer, tmp_path: Path) -> None:
+    manifest = make_dataset(tmp_path / "a")
+    with open_outbox(REPO, b"") as outbox:
+        outbox.wait_for_room(10**15)
+        for shard in manifest.shards:
+            outbox.submit(tmp_path / "a" / shard.file, shard)
+        outbox.flush()
+    assert all((tmp_path / "a" / s.file).exists() for s in manifest.shards)
+
+
+def test_a_shard_larger_than_the_bound_is_refused_at_once(hub: HubServer) -> None:
+    with open_outbox(REPO, b"", max_bytes=1000) as outbox, pytest.raises(DiskFull, match=r"--max-disk 1\.0 kB"):
+        outbox.wait_for_room(1001)
+
+
+def test_an_upload_that_fails_for_good_stops_the_maker(hub: HubServer, tmp_path: Path) -> None:
+    manifest = make_dataset(tmp_path / "a", shards=6)
+    hub.fault("status", "PUT", "/_lfs/", code=403, times=None)
+    with open_outbox(REPO, b"", max_bytes=2 * manifest.shards[0].bytes) as outbox, pytest.raises(HubError):
+        make(tmp_path / "a", outbox, manifest, tmp_path / "a")
+    assert all((tmp_path / "a" / s.file).exists() for s in manifest.shards)  # nothing that did not arrive was deleted
+
+
+def test_a_commit_that_fails_for_good_deletes_nothing(hub: HubServer, tmp_path: Path) -> None:
+    manifest = make_dataset(tmp_path / "a")
+    with open_outbox(REPO, b"", max_bytes=10**9) as outbox:
+        hub.fault("status", "POST", "/commit/", code=403, times=None)
+        for shard in manifest.shards:
+            outbox.submit(tmp_path / "a" / shard.file, shard, line(shard))
+        with pytest.raises(HubError, match="does not allow"):
+            outbox.flush()
+        with pytest.raises(HubError):
+            outbox.submit(tmp_path / "a" / manifest.shards[0].file, manifest.shards[0])
+    assert all((tmp_path / "a" / s.file).exists() for s in manifest.shards)
+    assert fetch_journal(REPO).journal == b""
+
+
+def test_a_shard_that_is_gone_or_damaged_is_named(hub: HubServer, tmp_path: Path) -> None:
+    manifest = make_dataset(tmp_path / "a")
+    (tmp_path / "a" / manifest.shards[0].file).unlink()
+    with open_outbox(REPO, b"") as outbox:
+        outbox.submit(tmp_path / "a" / manifest.shards[0].file, manifest.shards[0])
+        with pytest.raises(ShardError, match=r"cannot read .*demo_val_000000"):
+            outbox.flush()
+
+
+def test_closing_early_is_quick_and_leaves_what_has_not_arrived(hub: HubServer, tmp_path: Path) -> None:
+    manifest = make_dataset(tmp_path / "a", shards=20)
+    hub.fault("slow", "PUT", "/_lfs/", seconds=0.3, times=None)
+    start = time.monotonic()
+    with open_outbox(REPO, b"", max_bytes=10**9) as outbox:
+        for shard in manifest.shards:
+            outbox.submit(tmp_path / "a" / shard.file, shard, line(shard))
+    assert time.monotonic() - start < 2.0
+    named = set((fetch_journal(REPO).journal or b"").decode().split())
+    there = {s.file for s in manifest.shards if (tmp_path / "a" / s.file).exists()}
+    assert there | named >= {s.file for s in manifest.shards}
+
+
+def test_a_shard_that_is_there_already_is_acknowledged_and_deleted_without_a_byte(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    manifest = make_dataset(tmp_path / "a")
+    with open_outbox(REPO, b"") as outbox:
+        for shard in manifest.shards:
+            outbox.submit(tmp_path / "a" / shard.file, shard, line(shard))
+        outbox.flush()
+    commits = len(hub.commits(REPO))
+    hub.reset_log()
+    with open_outbox(REPO, b"", max_bytes=10**9) as outbox:
+        for shard in manifest.shards:
+            assert outbox.has(shard)
+            outbox.submit(tmp_path / "a" / shard.file, shard, line(shard))
+        outbox.flush()
+    assert hub.bytes_received("/_lfs/") == 0
+    assert len(hub.commits(REPO)) == commits
+    assert not any((tmp_path / "a" / s.file).exists() for s in manifest.shards)
+
+
+def test_progress_counts_to_the_total(hub: HubServer, tmp_path: Path) -> None:
+    manifest = make_dataset(tmp_path / "a")
+    seen: list[tuple[str, int, int]] = []
+    with open_outbox(REPO, b"", progress=lambda *step: seen.append(step)) as outbox:
+        for shard in manifest.shards:
+            outbox.submit(tmp_path / "a" / shard.file, shard)
+        outbox.flush()
+    total = sum(s.bytes for s in manifest.shards)
+    assert {name for name, _, _ in seen} == {s.file for s in manifest.shards}
+    assert seen[-1][1:] == (total, total)
+    assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)

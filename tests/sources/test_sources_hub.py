@@ -1,0 +1,154 @@
+"""A Hub dataset as a source, through the real clients against a Hub on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hub_server import HubServer
+
+REPO = "alice/texts"
+CARD = b"""---
+configs:
+- config_name: default
+  data_files: [{split: train, path: "data/*.parquet"}]
+- config_name: small
+  data_files: [{split: train, path: "small/*.parquet"}, {split: test, path: "test/*.jsonl"}]
+---
+"""
+READ = """
+import json, sys
+from pathlib import Path
+from shardkit.errors import ShardkitError
+from shardkit.sources import fetch, open_source
+from shardkit.sources.read import read_chunk
+fetch._FIRST_DELAY = 0.001
+source, options = json.loads(sys.argv[1])
+try:
+    opened = open_source(source, **options)
+    texts = [t for c in opened.chunks(0, 0, 0, chunk_bytes=3000) for t in read_chunk(c, opened.options).texts]
+    info, files = opened.info, [file.path for file in opened.files]
+    found = {"texts": texts, "info": [info.id, info.config, info.split, info.revision], "files": files}
+except ShardkitError as error:
+    found = {"error": type(error).__name__, "message": str(error)}
+print(json.dumps(found))
+"""
+
+
+def parquet(texts: list[str], rows: int = 40) -> bytes:
+    sink = BytesIO()
+    noise = [os.urandom(600).hex() for _ in texts]
+    pq.write_table(pa.table({"noise": noise, "text": texts}), sink, row_group_size=rows)
+    return sink.getvalue()
+
+
+def prose(name: str, count: int = 100) -> list[str]:
+    return [f"{name} document {number} naïve" for number in range(count)]
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[HubServer]:
+    with HubServer() as server:
+        data = {f"data/part-{n}.parquet": parquet(prose(f"part-{n}")) for n in (0, 1, 2)}
+        lines = b"".join(json.dumps({"text": text}).encode() + b"\n" for text in prose("test"))
+        files = {"README.md": CARD, **data, "small/0.parquet": parquet(prose("small")), "test/0.jsonl": lines}
+        server.seed_repo(REPO, files)
+        yield server
+
+
+def read(hub: HubServer | str, source: str = REPO, token: str | None = None, **options: Any) -> dict[str, Any]:
+    """What a fresh process reads from that source."""
+    endpoint = hub if isinstance(hub, str) else hub.endpoint
+    environment = {**os.environ, "HF_ENDPOINT": endpoint, "PYTHONPATH": str(Path(__file__).parents[2])}
+    if token:
+        environment["HF_TOKEN"] = token
+    command = [sys.executable, "-c", READ, json.dumps([source, options])]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_a_dataset_is_resolved_to_a_commit_and_read_in_the_order_of_its_files(hub: HubServer) -> None:
+    hub.reset_log()
+    found = read(hub)
+    head = hub.commits(REPO)[0].oid
+    assert found["info"] == [REPO, "default", "train", head]
+    assert found["files"] == [f"data/part-{n}.parquet" for n in (0, 1, 2)]
+    assert found["texts"] == [text for n in (0, 1, 2) for text in prose(f"part-{n}")]
+    whole = sum(
+        len(hub.repo(REPO).blob(e.sha256).read_bytes()) for p, e in hub.commits(REPO)[0].files.items() if "data" in p
+    )
+    assert hub.bytes_sent("/_cdn/") < whole / 2  # the text column alone
+
+
+def test_config_split_and_an_old_revision_are_found(hub: HubServer) -> None:
+    found = read(hub, name="small", split="test")
+    assert found["info"][:3] == [REPO, "small", "test"]
+    assert found["texts"] == prose("test")
+    hub.seed_repo("alice/old", {"data/a.parquet": parquet(["old"])})
+    old = hub.commits("alice/old")[0].oid
+    hub.seed_repo("alice/old", {"data/a.parquet": parquet(["new"])})
+    assert read(hub, "alice/old")["texts"] == ["new"]
+    pinned = read(hub, "alice/old", revision=old)
+    assert (pinned["texts"], pinned["info"][3]) == (["old"], old)
+
+
+def test_the_texts_are_whole_when_the_network_fails_drops_and_shortens(hub: HubServer) -> None:
+    faults = [
+        hub.fault("truncate", "GET", "/_cdn/", nth=2),
+        hub.fault("drop_midway", "GET", "/_cdn/", nth=4),
+        hub.fault("status", "GET", "/_cdn/", nth=6, code=403),
+        hub.fault("drop", "GET", "/resolve/", nth=8),
+    ]
+    assert read(hub)["texts"] == [text for n in (0, 1, 2) for text in prose(f"part-{n}")]
+    assert [fault.fired for fault in faults] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "kind", "words"),
+    [
+        ("alice/none", {}, "SourceError", "no dataset alice/none on the Hub, or it is private"),
+        (REPO, {"name": "large"}, "SourceError", "large"),
+        (REPO, {"split": "validation"}, "SourceError", "has no split 'validation': expected one of train"),
+        (REPO, {"revision": "v9"}, "SourceError", "has no revision 'v9'"),
+        (REPO, {"text_field": "body"}, "SourceError", "has no column 'body': expected one of noise, text"),
+        ("alice/..", {}, "SourceError", "is not a dataset id"),
+    ],
+)
+def test_what_is_not_there_is_one_clear_error(
+    hub: HubServer, source: str, options: dict[str, Any], kind: str, words: str
+) -> None:
+    found = read(hub, source, **options)
+    assert found.get("error") == kind
+    assert words in found["message"]
+    assert "\n" not in found["message"]
+
+
+def test_private_and_gated_datasets_say_to_log_in(hub: HubServer) -> None:
+    hub.seed_repo("alice/shut", {"data/a.parquet": parquet(["secret"])})
+    hub.repo("alice/shut").private = True
+    assert "or it is private: check the name, or `hf auth login`" in read(hub, "alice/shut")["message"]
+    assert read(hub, "alice/shut", token="hf_read")["texts"] == ["secret"]
+    hub.seed_repo("alice/gate", {"data/a.parquet": parquet(["terms"])})
+    hub.repo("alice/gate").gated = True
+    refused = read(hub, "alice/gate", token="hf_other")
+    assert refused.get("error") == "AuthError", refused
+    assert "gated" in refused["message"]
+    assert read(hub, "alice/gate", token="hf_read")["texts"] == ["terms"]
+
+
+def test_without_a_network_there_is_one_error_that_offers_a_local_source() -> None:
+    found = read("http://127.0.0.1:9")
+    assert found["error"] == "SourceError"
+    assert "cannot reach the Hub for dataset alice/texts" in found["message"]
+    assert "give a local file or folder" in found["message"]

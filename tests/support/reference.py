@@ -1,0 +1,45 @@
+"""The reference algorithm, slow and obvious: what `fineweb.py` writes for a list of documents."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@cache
+def gpt2() -> Any:
+    """tiktoken's GPT-2 encoding, its vocabulary put in place first."""
+    from shardkit.tokenization.tokenizer import load_encoding
+
+    return load_encoding("gpt2")
+
+
+def stream(texts: Iterable[str | None]) -> np.ndarray:
+    """`[EOT] + encode_ordinary(text)` for each text, in order."""
+    encoding = gpt2()
+    tokens: list[int] = []
+    for text in texts:
+        tokens += [encoding.eot_token, *encoding.encode_ordinary(text or "")]
+    return np.array(tokens, dtype=np.uint16)
+
+
+def shard_bytes(texts: Iterable[str | None], shard_tokens: int, prefix: str, val_shards: int = 1) -> dict[str, bytes]:
+    """File name -> bytes of every shard, by `np.save`."""
+    tokens = stream(texts)
+    files = {}
+    for index, at in enumerate(range(0, len(tokens), shard_tokens)):
+        split = "val" if index < val_shards else "train"
+        buffer = io.BytesIO()
+        np.save(buffer, tokens[at : at + shard_tokens])
+        files[f"{prefix}_{split}_{index:06d}.npy"] = buffer.getvalue()
+    return files
+
+
+def folder_bytes(directory: Path) -> dict[str, bytes]:
+    """File name -> bytes of the shards in a folder."""
+    return {path.name: path.read_bytes() for path in sorted(directory.glob("*.npy"))}

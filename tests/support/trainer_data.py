@@ -1,0 +1,89 @@
+"""Tiny datasets and runs for the trainer's tests: real processes, one thread each, gloo where there are several."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shardkit.dataset.manifest import Manifest, ShardInfo, TokenizerInfo
+from shardkit.files import sha256_file
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = (
+    "--model", "nano", "--n-layer", "1", "--n-head", "2", "--n-embd", "32", "--seq-len", "32", "--micro-batch", "2",
+    "--batch-tokens", "256", "--val-tokens", "1024", "--val-every", "0", "--device", "cpu",
+)  # fmt: skip
+
+
+def write_dataset(
+    folder: Path, *, train: int = 6000, val: int = 2000, ids: int = 257, document_tokens: int | None = None
+) -> Manifest:
+    """Byte tokens with something to learn: each is mostly its predecessor plus one. Shard 0 is val.
+
+    An EOT comes by chance; with `document_tokens` also as every so manieth token on average.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    shards = []
+    for index, (split, size) in enumerate((("val", val), ("train", train // 2), ("train", train - train // 2))):
+        if not size:
+            continue
+        noise = rng.integers(0, ids, size)
+        tokens = np.where(rng.random(size) < 0.1, noise, (np.arange(size) + index * 7) % 64 + 32).astype("<u2")
+        if document_tokens:
+            tokens[rng.random(size) < 1 / document_tokens] = 256
+        path = folder / f"tiny_{split}_{index:06d}.npy"
+        np.save(path, tokens)
+        shards.append(
+            ShardInfo(
+                file=path.name, split=split, index=index, tokens=size, documents=int((tokens == 256).sum()),
+                first_document=0, sha256=sha256_file(path), bytes=path.stat().st_size,
+            )
+        )  # fmt: skip
+    manifest = Manifest(
+        dtype="uint16",
+        tokens_per_shard=train,
+        shards=tuple(shards),
+        tokenizer=TokenizerInfo(name="bytes", vocab_size=ids, eot_id=256, ranks_sha256="0" * 64),
+    )
+    manifest.save(folder)
+    return Manifest.load(folder)
+
+
+def command(*words: str | Path, ranks: int = 1) -> list[str]:
+    """`python -m trainer ...`, or the same under torchrun."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
+    return [sys.executable, *launcher, "-m", "trainer", *map(str, words)]
+
+
+def environment() -> dict[str, str]:
+    """One thread a process, this checkout's packages, and no rank variables of a launcher above."""
+    clean = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    return {**clean, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+
+
+def run_trainer(*words: str | Path, ranks: int = 1, fails: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run to the end; the exit code must be as expected."""
+    done = subprocess.run(
+        command(*words, ranks=ranks),
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode != 0) == fails, done.stdout + done.stderr
+    return done
+
+
+def losses(run: Path, key: str = "loss") -> list[tuple[int, float]]:
+    """`(step, loss)` of each line of `log.jsonl` that has `key`, in the order of the file."""
+    entries: list[dict[str, Any]] = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [(entry["step"], entry[key]) for entry in entries if key in entry]

@@ -1,0 +1,216 @@
+"""Killed and resumed, a run is the run that was never stopped: bit for bit on the CPU."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from trainer_data import ROOT, TINY, command, environment, losses, run_trainer, write_dataset
+
+from shardkit import UsageError
+from shardkit.batches.ledger import merge_ledger
+from trainer.checkpoint import CheckpointError, list_checkpoints, load_checkpoint
+from trainer.train import train
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_dataset(folder, document_tokens=16)
+    return folder
+
+
+def settings(data: Path, out: Path, **more: object) -> dict[str, object]:
+    sizes = {"n_layer": 1, "n_head": 2, "n_embd": 32, "seq_len": 32, "micro_batch": 2, "batch_tokens": 256}
+    return {
+        "data": str(data), "out": str(out), "model": "nano", **sizes, "val_tokens": 1024, "val_every": 4, "keep": 9,
+        "device": "cpu", "steps": 12, "save_every": 3, **more,
+    }  # fmt: skip
+
+
+def weights(run: Path) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = load_checkpoint(list_checkpoints(run / "checkpoints")[-1])["model"]
+    return found
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert losses(one) == losses(other)
+    assert losses(one, "val_loss") == losses(other, "val_loss")
+    for name, tensor in weights(one).items():
+        assert torch.equal(tensor, weights(other)[name]), name
+
+
+PACKED = {"layout": "packed", "document_mask": True}
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"optimizer": "muon"}, {"model": "bigram", "n_layer": 0}, {"precision": "bf16"}, PACKED]
+)
+def test_going_on_from_the_middle_equals_never_having_stopped(
+    data: Path, tmp_path: Path, more: dict[str, object]
+) -> None:
+    if more.get("optimizer") == "muon" and not hasattr(torch.optim, "Muon"):
+        pytest.skip("this torch has no Muon")
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    train(settings(data, whole, **more))
+    (part / "checkpoints").mkdir(parents=True)
+    shutil.copy(whole / "checkpoints" / "step_00000006.pt", part / "checkpoints")
+    shutil.copy(whole / "log.jsonl", part)  # with lines of the lost part
+    train({"out": str(part), "resume": "auto"})  # the rest is in the checkpoint
+    assert [step for step, _ in losses(part)] == list(range(1, 13))
+    assert_same_run(whole, part)
+
+
+def test_a_run_that_was_killed_at_any_step_goes_on_bit_for_bit(data: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(settings(data, whole, steps=30, val_every=0, save_every=2))
+    step = random.randint(3, 25)
+    words = ["--data", data, "--out", killed, *TINY, "--steps", "30", "--save-every", "2", "--keep", "9"]
+    process = subprocess.Popen(command("train", *words), env=environment(), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(f"step {step:>5}/"):
+            process.send_signal(signal.SIGKILL)
+            break
+    process.stdout.close()
+    assert process.wait(30) == -signal.SIGKILL
+    train(settings(data, killed, steps=30, val_every=0, save_every=2, resume="auto"))
+    assert_same_run(whole, killed)
+
+
+def test_sigterm_saves_one_more_and_the_run_goes_on_from_there(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = ["--data", data, "--out", run, *TINY, "--steps", "5000", "--save-every", "0"]
+    process = subprocess.Popen(command("train", *words), env=environment(), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step     5/"):
+            process.terminate()
+            break
+    said = process.stdout.read()
+    process.stdout.close()
+    assert process.wait(30) == 128 + signal.SIGTERM
+    last = losses(run)[-1][0]
+    assert f"stopped by signal 15 after step {last}" in said
+    assert [path.name for path in list_checkpoints(run / "checkpoints")] == [f"step_{last:08d}.pt"]
+    train({"out": str(run), "resume": "auto", "steps": last + 2})
+    assert losses(run)[-1][0] == last + 2
+
+
+@pytest.mark.parametrize("more", [{}, PACKED])
+def test_two_ranks_then_one_eat_the_same_data(data: Path, tmp_path: Path, more: dict[str, object]) -> None:
+    words = ("--data", data, *TINY, *(("--layout", "packed", "--document-mask") if more else ()), "--ledger", "--steps")
+    run_trainer("train", *words, "5", "--out", tmp_path / "two", ranks=2)
+    two = losses(tmp_path / "two")
+    train({"out": str(tmp_path / "two"), "resume": "auto", "steps": 10})
+    train(settings(data, tmp_path / "one", steps=10, val_every=0, ledger=True, **more))
+    resumed, alone = merge_ledger(tmp_path / "two" / "ledger"), merge_ledger(tmp_path / "one" / "ledger")
+    assert resumed.first_difference(alone) is None
+    assert max(resumed.running) == max(alone.running) == 80
+    assert [step for step, _ in losses(tmp_path / "two")] == list(range(1, 11))
+    for (_, ours), (_, theirs) in zip(two[:1], losses(tmp_path / "one")[:1], strict=True):
+        assert abs(ours - theirs) < 1e-5
+
+
+def test_sigterm_to_torchrun_saves_one_more_too(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = ["--data", data, "--out", run, *TINY, "--steps", "50000", "--save-every", "0"]
+    process = subprocess.Popen(
+        command("train", *words, ranks=2),
+        env=environment(),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (run / "log.jsonl").exists() or len(losses(run)) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGTERM)  # the ranks get it from here and, again, from their launcher
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    saved = list_checkpoints(run / "checkpoints")
+    assert [path.name for path in saved] == [f"step_{losses(run)[-1][0]:08d}.pt"]
+    assert load_checkpoint(saved[0])["rng"].shape[0] == 2
+    assert "stopped by signal 15" in said
+
+
+def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(data: Path, tmp_path: Path) -> None:
+    whole, hurt = tmp_path / "whole", tmp_path / "hurt"
+    train(settings(data, whole))
+    shutil.copytree(whole, hurt)
+    newest = list_checkpoints(hurt / "checkpoints")[-1]
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    train(settings(data, hurt, resume="auto"))
+    assert_same_run(whole, hurt)
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(data: Path, tmp_path: Path) -> None:
+    train(settings(data, tmp_path, steps=3))
+    with pytest.raises(UsageError, match="holds a run already: go on with --resume auto"):
+        train(settings(data, tmp_path, steps=3))
+    with pytest.raises(UsageError, match=r"another config: --n-embd 64 \(was 32\)"):
+        train(settings(data, tmp_path, resume="auto", n_embd=64))
+    with pytest.raises(CheckpointError, match="there"):
+        train(settings(data, tmp_path, resume=str(tmp_path / "no.pt")))
+    before = losses(tmp_path)
+    train(settings(data, tmp_path, steps=3, resume="auto"))  # complete: nothing to do
+    assert losses(tmp_path) == before
+
+
+def test_another_dataset_is_refused_at_resume(data: Path, tmp_path: Path) -> None:
+    from shardkit.errors import StateError
+
+    train(settings(data, tmp_path / "run", steps=3))
+    write_dataset(tmp_path / "other", train=7000)
+    with pytest.raises(StateError, match="fingerprint"):
+        train(settings(tmp_path / "other", tmp_path / "run", resume="auto"))
+
+
+def test_a_fresh_machine_goes_on_from_what_was_pushed(data: Path, tmp_path: Path) -> None:
+    remote = (tmp_path / "remote").as_uri()
+    train(settings(data, tmp_path / "first", steps=6, push_checkpoints=remote))
+    train(settings(data, tmp_path / "whole", steps=6))
+    train(settings(data, tmp_path / "fresh", steps=9, save_every=3, resume=remote))
+    assert [step for step, _ in losses(tmp_path / "fresh")] == [7, 8, 9]
+    assert losses(tmp_path / "first") == losses(tmp_path / "whole")
+
+
+def test_a_fresh_machine_goes_on_from_a_hub_model_repo(data: Path, tmp_path: Path, hub: object) -> None:
+    train(settings(data, tmp_path / "first", steps=6, push_checkpoints="alice/run"))
+    train(settings(data, tmp_path / "fresh", steps=9, resume="alice/run"))
+    assert [step for step, _ in losses(tmp_path / "fresh")] == [7, 8, 9]
+
+
+def test_a_second_signal_after_a_while_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainer import distributed
+
+    stop = distributed.StopSignal()
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # the launcher's echo of the first
+        assert stop.number == signal.SIGINT
+        monkeypatch.setattr(distributed, "_PATIENCE_SECONDS", -1.0)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        stop.restore()
