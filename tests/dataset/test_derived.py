@@ -20,7 +20,7 @@ from shardkit.dataset.derived import Parts, derived_arrays
 DTYPES = {"small": "<u2", "large": "<i8"}
 MAKER = """
 import os, sys, time, pathlib, numpy as np
-from shardkit.kept import kept_arrays
+from shardkit.dataset.derived import derived_arrays
 folder, log, go = map(pathlib.Path, sys.argv[1:4])
 def make():
     with open(log, "a") as file:
@@ -32,7 +32,7 @@ def make():
 if len(sys.argv) > 4:
     os.seteuid(int(sys.argv[4]))
 print("begun", flush=True)
-found = kept_arrays(folder, "rows", "key", {"small": "<u2", "large": "<i8"}, make)
+found = derived_arrays(folder, "rows", "key", {"small": "<u2", "large": "<i8"}, make)
 print([array.tolist() for array in found.values()])
 """
 MADE = "[[0, 1, 2, 0, 1], [0, 1, 2, 3, 4, 0]]"

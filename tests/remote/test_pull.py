@@ -15,6 +15,7 @@ from hub_server import HubServer
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest
 from shardkit.dataset.shards import open_shard
 from shardkit.errors import DiskFull, HubError, OutputError, UsageError
+from shardkit.remote import download
 from shardkit.remote.download import FETCHES
 from shardkit.remote.pull import pull
 from shardkit.remote.push import push
@@ -123,7 +124,7 @@ def test_free_space_is_checked_first(hub: HubServer, tmp_path: Path, monkeypatch
     make_dataset(tmp_path / "a")
     push(tmp_path / "a", REPO)
     hub.reset_log()
-    monkeypatch.setattr(pull, "free_bytes", lambda path: 1000)
+    monkeypatch.setattr(download, "free_bytes", lambda path: 1000)
     with pytest.raises(DiskFull, match=r"21\.5 kB are to come, 1\.0 kB are free"):
         pull(REPO, tmp_path / "b")
     assert hub.bytes_sent(CDN) == 0

@@ -327,9 +327,9 @@ def test_a_server_that_does_not_answer_is_one_clear_line(hub: HubServer, tmp_pat
 
 
 def test_a_stalled_server_does_not_hang_a_push(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from shardkit.remote import hub
+    from shardkit.remote import hub as hub_remote
 
-    monkeypatch.setattr(hub, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(hub_remote, "STALL_SECONDS", 0.2)
     monkeypatch.setattr(network, "TRIES", 1)
     __import__("huggingface_hub").close_session()
     make_dataset(tmp_path / "a")
@@ -386,8 +386,8 @@ def test_random_faults_end_verified_or_in_a_state_that_the_same_command_finishes
 
 RUN = """
 import sys
-from shardkit.fetch import pull
-from shardkit.hub import push
+from shardkit.remote.pull import pull
+from shardkit.remote.push import push
 {}(sys.argv[1], sys.argv[2], workers=2)
 """
 

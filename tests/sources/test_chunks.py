@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from shardkit import network
 from shardkit.errors import ShardkitError, SourceError, UsageError
-from shardkit.sources.chunks import BadRow, read_chunk
+from shardkit.sources.chunks import BadRow, read_chunk, split_source
 from shardkit.sources.open import natural_key, open_source
 from shardkit.sources.source import Source
 
@@ -35,10 +35,10 @@ TEXTS = ["first", "", "naïve \u2028 日本", "x<|endoftext|>y", "a\nb\r\n", " "
 def texts_of(source: Any, *, chunk_bytes: int = 8 << 20, **options: Any) -> list[str]:
     """Every document, by way of chunks that are resumed in the middle: what a run and its resume would read."""
     opened: Source = open_source(source if not isinstance(source, Path) else str(source), **options)
-    chunks = list(opened.chunks(0, 0, 0, chunk_bytes=chunk_bytes))
+    chunks = list(split_source(opened, 0, 0, 0, chunk_bytes=chunk_bytes))
     if chunks:
         middle = chunks[len(chunks) // 2]
-        again = list(opened.chunks(middle.file, middle.start, middle.part, chunk_bytes=chunk_bytes))
+        again = list(split_source(opened, middle.file, middle.start, middle.part, chunk_bytes=chunk_bytes))
         assert [c.where for c in again] == [c.where for c in chunks[len(chunks) // 2 :]]
         assert [c.payload for c in again] == [c.payload for c in chunks[len(chunks) // 2 :]]
     return [text for chunk in chunks for text in read_chunk(chunk, opened.options).texts]
@@ -221,7 +221,7 @@ def test_a_file_that_shrank_since_it_was_listed_is_an_error(tmp_path: Path) -> N
     path = tmp_path / "a.jsonl"
     path.write_bytes(lines(["x" * 50] * 100))
     source = open_source(str(path))
-    chunks = list(source.chunks(0, 0, 0, chunk_bytes=1000))
+    chunks = list(split_source(source, 0, 0, 0, chunk_bytes=1000))
     os.truncate(path, 2500)
     with pytest.raises(SourceError, match=r"a\.jsonl is shorter than when the run began"):
         [read_chunk(chunk, source.options) for chunk in chunks]
@@ -346,7 +346,7 @@ def test_lists_generators_and_datasets_give_their_texts() -> None:
     assert texts_of([*TEXTS, None], chunk_bytes=10) == [*TEXTS, ""]
     assert texts_of(datasets.Dataset.from_list(rows)) == TEXTS
     assert texts_of(datasets.Dataset.from_list(rows).to_iterable_dataset()) == TEXTS
-    (chunk,) = open_source(text for text in TEXTS).chunks(0, 0, 0, chunk_bytes=1 << 20)
+    (chunk,) = split_source(open_source(text for text in TEXTS), 0, 0, 0, chunk_bytes=1 << 20)
     assert chunk.payload == tuple(TEXTS)
 
 
@@ -465,7 +465,7 @@ def test_a_remote_file_gives_the_local_texts_through_failures_drops_and_short_bo
     assert texts_of(tmp_path / name, chunk_bytes=5000) == expected
     source = open_source(f"{server.url}/{name}")
     server.faults = list(faults)
-    found = [t for c in source.chunks(0, 0, 0, chunk_bytes=5000) for t in read_chunk(c, source.options).texts]
+    found = [t for c in split_source(source, 0, 0, 0, chunk_bytes=5000) for t in read_chunk(c, source.options).texts]
     assert found == expected
     assert len(server.faults) < max(1, len(faults))  # they did happen
 
@@ -475,7 +475,7 @@ def test_a_giant_remote_row_group_loses_no_row_when_the_connection_fails(tmp_pat
     pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", data_page_size=4096, use_dictionary=False)
     source = open_source(f"{server.url}/a.parquet")
     found = []
-    for number, chunk in enumerate(source.chunks(0, 0, 0, chunk_bytes=20_000)):
+    for number, chunk in enumerate(split_source(source, 0, 0, 0, chunk_bytes=20_000)):
         server.faults = ["drop", 503] if number % 3 == 0 else ["short"]
         found += read_chunk(chunk, source.options).texts
     assert number > 5
@@ -497,7 +497,7 @@ def test_a_refusal_is_not_tried_again(tmp_path: Path, server: FileServer, status
     source = open_source(f"{server.url}/a.jsonl")
     server.faults = [status, "drop"]
     with pytest.raises(SourceError, match=r"cannot read a\.jsonl"):
-        [read_chunk(chunk, source.options) for chunk in source.chunks(0, 0, 0, chunk_bytes=5000)]
+        [read_chunk(chunk, source.options) for chunk in split_source(source, 0, 0, 0, chunk_bytes=5000)]
     assert server.faults == ["drop"]
 
 
@@ -507,7 +507,7 @@ def test_a_server_that_never_answers_whole_is_a_source_error(tmp_path: Path, ser
     source = open_source(f"{server.url}/a.jsonl")
     server.faults = [fault] * 50
     with pytest.raises(SourceError, match=r"cannot read a\.jsonl"):
-        [read_chunk(chunk, source.options) for chunk in source.chunks(0, 0, 0, chunk_bytes=5000)]
+        [read_chunk(chunk, source.options) for chunk in split_source(source, 0, 0, 0, chunk_bytes=5000)]
     assert len(server.faults) == 44
 
 
@@ -516,7 +516,7 @@ def test_a_server_without_ranges_is_refused_and_never_read_wrong(tmp_path: Path,
     server.ranges = False
     source = open_source(f"{server.url}/a.jsonl")
     with pytest.raises(SourceError, match=r"cannot read a\.jsonl: .*range"):
-        [read_chunk(chunk, source.options) for chunk in source.chunks(0, 0, 0, chunk_bytes=5000)]
+        [read_chunk(chunk, source.options) for chunk in split_source(source, 0, 0, 0, chunk_bytes=5000)]
 
 
 def test_a_missing_url_and_an_unknown_scheme_are_one_clear_error(server: FileServer) -> None:

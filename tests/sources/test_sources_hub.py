@@ -35,7 +35,7 @@ fetch._FIRST_DELAY = 0.001
 source, options = json.loads(sys.argv[1])
 try:
     opened = open_source(source, **options)
-    texts = [t for c in opened.chunks(0, 0, 0, chunk_bytes=3000) for t in read_chunk(c, opened.options).texts]
+    texts = [t for c in split_source(opened, 0, 0, 0, chunk_bytes=3000) for t in read_chunk(c, opened.options).texts]
     info, files = opened.info, [file.path for file in opened.files]
     found = {"texts": texts, "info": [info.id, info.config, info.split, info.revision], "files": files}
 except ShardkitError as error:

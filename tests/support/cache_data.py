@@ -23,7 +23,7 @@ SMALL_BYTES = 90_000  # more than `small_bytes` of these datasets
 READER = """
 import sys, time
 from pathlib import Path
-from shardkit.cache import ShardCache
+from shardkit.remote.streaming.cache import ShardCache
 folder, bound, ahead, pause, files = Path(sys.argv[1]), int(sys.argv[2]) or None, int(sys.argv[3]), *sys.argv[4:6]
 cache = ShardCache.open(sys.argv[6], split="train", folder=folder, cache_bytes=bound, revision=None)
 files = files.split(",")
