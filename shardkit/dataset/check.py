@@ -38,6 +38,6 @@ def check_shard(path: Path, shard: ShardInfo, *, dtype: str | None = None, hashe
             raise ShardError(f"cannot read shard {path}: {error.strerror or error}") from error
         if sha256 != shard.sha256:
             raise ShardError(
-                f"{path} has SHA-256 {sha256[:12]}..., expected {shard.sha256[:12]}...: it is damaged, fetch or make it "
-                "again"
+                f"{path} has SHA-256 {sha256[:12]}..., expected {shard.sha256[:12]}...: it is damaged, fetch or "
+                "make it again"
             )

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.manifest import ShardInfo
 from shardkit.errors import DiskFull, ShardError
 from shardkit.files import format_bytes, sha256_file
@@ -31,7 +30,7 @@ _MOST_FILES = 100  # of one commit
 class _Item:
     path: Path
     shard: ShardInfo
-    journal: bytes | None
+    small: Mapping[str, bytes]
     there: bool
     upload: Future[float] | None = None
 
@@ -83,9 +82,10 @@ class Uploader:
         """Whether the remote had this very shard (name, size, SHA-256) when the outbox was opened."""
         return self._there.get(shard.file) == RemoteFile(shard.bytes, shard.sha256)
 
-    def submit(self, path: Path, shard: ShardInfo, journal: bytes | None = None) -> None:
-        """Hand in a finished shard; returns at once. `journal` is the run's journal up to and with this shard."""
-        item = _Item(path, shard, journal, self.has(shard))
+    def submit(self, path: Path, shard: ShardInfo, small: Mapping[str, bytes] | None = None) -> None:
+        """Hand in a finished shard; returns at once. `small` are small files, by their names at
+        the remote, that are committed together with the shard: the journal up to it."""
+        item = _Item(path, shard, small or {}, self.has(shard))
         with self._changed:
             self._check()
             self._queue.append(item)
@@ -174,8 +174,7 @@ class Uploader:
     def _acknowledge(self, run: list[_Item]) -> None:
         new = [item.shard for item in run if not item.there]
         if new:
-            journal = run[-1].journal
-            small = {} if journal is None else {JOURNAL_FILE: journal}
+            small = {name: content for item in run for name, content in item.small.items()}
             self.remote.commit(new, small, f"Add {len(new)} shards" if len(new) > 1 else f"Add {new[0].file}")
         for item in run:
             if self._delete_local:

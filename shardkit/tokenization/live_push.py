@@ -101,7 +101,7 @@ def open_delivery(repo: str, plan: ShardPlan, journal: Journal, *, private: bool
                 if max_disk is not None:
                     path.unlink(missing_ok=True)
             elif path.exists():
-                outbox.submit(path, shard, b"".join(lines[: number + 2]))
+                outbox.submit(path, shard, {JOURNAL_FILE: b"".join(lines[: number + 2])})
             else:
                 raise OutputError(
                     f"{path} is missing here and at {repo}, the journal names it: start again with --overwrite and "

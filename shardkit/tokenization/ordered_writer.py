@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shardkit.dataset.journal import Journal, Resume
+from shardkit.dataset.journal import JOURNAL_FILE, Journal, Resume
 from shardkit.dataset.manifest import WORK_DIR, ShardInfo, SourceFile
 from shardkit.dataset.shards import ShardWriter, shard_name
 from shardkit.errors import OutputError, ShardkitWarning, SourceError
@@ -209,7 +209,8 @@ class OrderedWriter:
         info = dataclasses.replace(info, tokens=made.tokens, bytes=made.bytes, sha256=made.sha256)
         self.journal.append(info, resume)
         if self.outbox is not None:
-            self.outbox.submit(self.plan.directory / info.file, info, self.journal.path.read_bytes())
+            small = {JOURNAL_FILE: self.journal.path.read_bytes()}
+            self.outbox.submit(self.plan.directory / info.file, info, small)
 
     def _wait(self) -> None:
         if self._finishing is not None:

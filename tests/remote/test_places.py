@@ -18,6 +18,7 @@ import pytest
 from hub_data import make_dataset, tree_of
 
 from shardkit import network
+from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.manifest import MANIFEST_NAME
 from shardkit.errors import AuthError, HubError, UsageError
 from shardkit.remote.address import open_remote
@@ -185,14 +186,14 @@ def test_tokenize_push_goes_on_from_the_journal(place: tuple[str, Any], tmp_path
     assert fetch_journal(repo).journal is None
     with open_outbox(repo, b"head\n", max_bytes=10**9) as outbox:
         for shard in manifest.shards[:2]:
-            outbox.submit(tmp_path / "a" / shard.file, shard, b"head\n" + shard.file.encode())
+            outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: b"head\n" + shard.file.encode()})
         outbox.flush()
     left = fetch_journal(repo)
     assert left.journal == b"head\n" + manifest.shards[1].file.encode()
     with open_outbox(repo, left.journal, max_bytes=10**9) as outbox:
         assert [outbox.has(s) for s in manifest.shards] == [True, True, False, False]
         for shard in manifest.shards[2:]:
-            outbox.submit(tmp_path / "a" / shard.file, shard, left.journal)
+            outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: left.journal})
         outbox.flush()
         publish(outbox.remote, manifest, (tmp_path / "a" / MANIFEST_NAME).read_bytes())
     assert sorted(tree_of(tmp_path / "a")) == [MANIFEST_NAME]

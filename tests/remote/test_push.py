@@ -18,6 +18,7 @@ from hub_data import make_dataset, tree_of
 from hub_server import Account, HubServer
 
 from shardkit import network
+from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.manifest import MANIFEST_NAME
 from shardkit.errors import AuthError, HubError, ManifestError, ShardError, ShardkitError, UsageError
 from shardkit.remote.address import open_remote
@@ -453,7 +454,7 @@ def test_a_fresh_machine_finds_the_journal_and_every_shard_that_it_names(hub: Hu
         journal = b"head\n"
         for shard in manifest.shards[:4]:
             journal += shard.file.encode() + b"\n"
-            outbox.submit(tmp_path / "a" / shard.file, shard, journal)
+            outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: journal})
         outbox.flush()
         assert outbox.pending_bytes == 0
     assert not any((tmp_path / "a" / s.file).exists() for s in manifest.shards[:4])
@@ -465,7 +466,7 @@ def test_a_fresh_machine_finds_the_journal_and_every_shard_that_it_names(hub: Hu
     with open_outbox(REPO, left.journal, max_bytes=10**9) as outbox:
         assert [outbox.has(s) for s in manifest.shards] == [True] * 4 + [False] * 2
         for shard in manifest.shards[4:]:
-            outbox.submit(tmp_path / "a" / shard.file, shard, journal)
+            outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: journal})
         outbox.flush()
         publish(outbox.remote, manifest, (tmp_path / "a" / MANIFEST_NAME).read_bytes())
     assert fetch_journal(REPO).manifest == manifest
@@ -487,7 +488,7 @@ def test_every_commit_holds_every_shard_that_its_journal_names(hub: HubServer, t
         names = b""
         for shard in manifest.shards:
             names += shard.file.encode() + b"\n"
-            outbox.submit(tmp_path / "a" / shard.file, shard, names)
+            outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: names})
         outbox.flush()
     seen = 0
     for commit in hub.commits(REPO):

@@ -11,6 +11,7 @@ import pytest
 from hub_data import make_dataset
 from hub_server import HubServer
 
+from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.manifest import Manifest, ShardInfo
 from shardkit.errors import DiskFull, HubError, ShardError
 from shardkit.remote.uploader import Uploader
@@ -31,7 +32,7 @@ def make(folder: Path, outbox: Uploader, manifest: Manifest, source: Path) -> li
         (folder / shard.file).write_bytes((source / shard.file).read_bytes())
         used.append(sum(path.stat().st_size for path in folder.glob("*.npy")))
         journal += line(shard)
-        outbox.submit(folder / shard.file, shard, journal)
+        outbox.submit(folder / shard.file, shard, {JOURNAL_FILE: journal})
     return used
 
 
@@ -73,7 +74,7 @@ def test_few_commits_where_nobody_waits(hub: HubServer, tmp_path: Path) -> None:
     manifest = make_dataset(tmp_path / "a", shards=40)
     with open_outbox(REPO, b"") as outbox:
         for shard in manifest.shards:
-            outbox.submit(tmp_path / "a" / shard.file, shard, line(shard))
+            outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: line(shard)})
         outbox.flush()
     assert len(hub.commits(REPO)) <= 2 + 40 // outbox.remote.commit_files
 
@@ -106,7 +107,7 @@ def test_a_commit_that_fails_for_good_deletes_nothing(hub: HubServer, tmp_path: 
     with open_outbox(REPO, b"", max_bytes=10**9) as outbox:
         hub.fault("status", "POST", "/commit/", code=403, times=None)
         for shard in manifest.shards:
-            outbox.submit(tmp_path / "a" / shard.file, shard, line(shard))
+            outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: line(shard)})
         with pytest.raises(HubError, match="does not allow"):
             outbox.flush()
         with pytest.raises(HubError):
@@ -130,7 +131,7 @@ def test_closing_early_is_quick_and_leaves_what_has_not_arrived(hub: HubServer, 
     start = time.monotonic()
     with open_outbox(REPO, b"", max_bytes=10**9) as outbox:
         for shard in manifest.shards:
-            outbox.submit(tmp_path / "a" / shard.file, shard, line(shard))
+            outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: line(shard)})
     assert time.monotonic() - start < 2.0
     named = set((fetch_journal(REPO).journal or b"").decode().split())
     there = {s.file for s in manifest.shards if (tmp_path / "a" / s.file).exists()}
@@ -143,14 +144,14 @@ def test_a_shard_that_is_there_already_is_acknowledged_and_deleted_without_a_byt
     manifest = make_dataset(tmp_path / "a")
     with open_outbox(REPO, b"") as outbox:
         for shard in manifest.shards:
-            outbox.submit(tmp_path / "a" / shard.file, shard, line(shard))
+            outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: line(shard)})
         outbox.flush()
     commits = len(hub.commits(REPO))
     hub.reset_log()
     with open_outbox(REPO, b"", max_bytes=10**9) as outbox:
         for shard in manifest.shards:
             assert outbox.has(shard)
-            outbox.submit(tmp_path / "a" / shard.file, shard, line(shard))
+            outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: line(shard)})
         outbox.flush()
     assert hub.bytes_received("/_lfs/") == 0
     assert len(hub.commits(REPO)) == commits
