@@ -103,7 +103,7 @@ class DatasetRows:
         number = self.order.span_of(row)
         if number != self._entered:
             needed = needed_shards(self._spans, number)
-            self.stream.keep(needed)
+            self.stream.close_all_but(needed)
             self.cache.want([self.stream.shards[shard].file for shard in needed])
             self._entered = number
 

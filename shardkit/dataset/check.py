@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
-from shardkit.dataset.manifest import ShardInfo
-from shardkit.dataset.shards import open_shard
+from shardkit.dataset.records import ShardInfo
+from shardkit.dataset.shards import read_header
 from shardkit.errors import ShardError
 from shardkit.files import sha256_file
 
@@ -17,27 +20,37 @@ def check_shard(path: Path, shard: ShardInfo, *, dtype: str | None = None, hashe
     every byte is read and the SHA-256 compared, unless the shard has none (a bare one). Raises `ShardError`.
     """
     try:
-        size = path.stat().st_size
+        if (size := path.stat().st_size) != shard.bytes:
+            raise ShardError(f"{path} has {size:,} bytes, expected {shard.bytes:,}: fetch or make it again")
+        if dtype is not None:
+            _check_header(path, shard, dtype)
+        sha256 = sha256_file(path) if hashed and shard.sha256 else shard.sha256
     except FileNotFoundError:
         raise ShardError(f"{path} is missing: fetch or make it again") from None
     except OSError as error:
         raise ShardError(f"cannot open shard {path}: {error.strerror or error}") from error
-    if size != shard.bytes:
-        raise ShardError(f"{path} has {size:,} bytes, expected {shard.bytes:,}: fetch or make it again")
-    if dtype is not None:
-        tokens = open_shard(path)
-        if len(tokens) != shard.tokens or tokens.dtype.name != dtype:
-            raise ShardError(
-                f"{path} holds {len(tokens):,} {tokens.dtype.name} tokens, expected {shard.tokens:,} {dtype}: fetch or "
-                "make it again"
-            )
-    if hashed and shard.sha256:
-        try:
-            sha256 = sha256_file(path)
-        except OSError as error:
-            raise ShardError(f"cannot read shard {path}: {error.strerror or error}") from error
-        if sha256 != shard.sha256:
-            raise ShardError(
-                f"{path} has SHA-256 {sha256[:12]}..., expected {shard.sha256[:12]}...: it is damaged, fetch or "
-                "make it again"
-            )
+    if sha256 != shard.sha256:
+        raise ShardError(
+            f"{path} has SHA-256 {sha256[:12]}..., expected {shard.sha256[:12]}...: it is damaged, fetch or make it "
+            "again"
+        )
+
+
+def check_sizes(directory: Path, shards: Iterable[ShardInfo]) -> None:
+    """Check that each shard is in `directory` with the right size, by one listing: cheap also for many thousands."""
+    sizes: dict[str, int] = {}
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:  # what could not be listed is checked alone
+        sizes.update((entry.name, entry.stat().st_size) for entry in entries if entry.name.endswith(".npy"))
+    for shard in shards:
+        if sizes.get(shard.file) != shard.bytes:
+            check_shard(directory / shard.file, shard)
+
+
+def _check_header(path: Path, shard: ShardInfo, dtype: str) -> None:
+    with open(path, "rb") as file:
+        header = read_header(file, path)
+    if header.tokens != shard.tokens or header.dtype.name != dtype:
+        raise ShardError(
+            f"{path} holds {header.tokens:,} {header.dtype.name} tokens, expected {shard.tokens:,} {dtype}: fetch or "
+            "make it again"
+        )

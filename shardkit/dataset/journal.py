@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shardkit.dataset.manifest import WORK_DIR, ShardInfo, SourceFile
+from shardkit.dataset.folder import WORK_DIR
+from shardkit.dataset.records import ShardInfo, SourceFile
 from shardkit.errors import OutputError
 from shardkit.files import atomic_write, write_error
 

@@ -9,46 +9,43 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shardkit.dataset.shards import DTYPES, SHARD_NAME, open_shard
-from shardkit.errors import ManifestError, ShardError
+from shardkit.dataset.check import check_shard
+from shardkit.dataset.folder import INCOMING_FOLDER, MANIFEST_NAME, PLAN_FOLDER, WORK_DIR, read_bare_shards
+from shardkit.dataset.journal import JOURNAL_FILE
+from shardkit.dataset.records import ShardInfo, SourceFile, SourceInfo, TokenizerInfo
+from shardkit.dataset.shards import DTYPES, SHARD_NAME
+from shardkit.errors import ManifestError
 from shardkit.files import atomic_write
 
-MANIFEST_NAME = "manifest.json"
-WORK_DIR = ".shardkit"  # working files; scripts in the wild that look for shards do not look there
-PLAN_FOLDER = "plans"  # in .shardkit/: what was worked out about finished shards
+__all__ = [
+    "MANIFEST_NAME",
+    "PLAN_FOLDER",
+    "WORK_DIR",
+    "Manifest",
+    "ShardInfo",
+    "SourceFile",
+    "SourceInfo",
+    "TokenizerInfo",
+]
 FORMAT_VERSION = 1
-_EDGE_BYTES = 4096
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShardInfo:
-    """One shard file.
-
-    `tokens` and `bytes` (whole file, header included) are exact. `documents` counts the documents that start in the
-    shard (its EOT tokens); `first_document` is the ordinal of the first of them in the whole dataset. `sha256` is of
-    the whole file: empty where nobody has hashed it (a bare folder), and then `edges`, a hash of the file's first and
-    last 4096 bytes, stands in for it in the fingerprint.
-    """
-
-    file: str
-    split: str
-    index: int
-    tokens: int
-    documents: int
-    first_document: int
-    sha256: str
-    bytes: int
-    edges: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
     """A whole dataset. `shards` are in stream order; `tokens` and `documents` are totals over all splits.
+
+    >>> from shardkit import Manifest
+    >>> manifest = Manifest.load("out")
+    >>> {split: len(shards) for split, shards in manifest.splits.items()}
+    {'val': 1, 'train': 4}
+    >>> manifest.dtype, manifest.tokens_per_shard, manifest.tokenizer.name
+    ('uint16', 100000, 'gpt2')
 
     `directory` is the folder that it was read from: a convenience of this process, never saved and never compared.
     """
@@ -152,10 +149,13 @@ class Manifest:
 
     @classmethod
     def of_folder(cls, directory: str | Path) -> Manifest:
-        """The manifest of `directory`, or one made from its bare shards, where nothing there is unfinished."""
+        """The manifest of `directory`, or one made from its bare shards where it has none.
+
+        Without a manifest, the journal of a tokenization or the incoming files of a pull say that the folder is
+        unfinished; nothing else in `.shardkit/` does. Raises `ManifestError` as `load` and `from_shards` do.
+        """
         directory = Path(directory)
-        work = directory / WORK_DIR
-        unfinished = work.is_dir() and [path.name for path in work.iterdir()] != [PLAN_FOLDER]
+        unfinished = any((directory / name).exists() for name in (JOURNAL_FILE, INCOMING_FOLDER))
         if (directory / MANIFEST_NAME).exists() or unfinished or not directory.is_dir():
             return cls.load(directory)
         return cls.from_shards(directory)
@@ -168,51 +168,19 @@ class Manifest:
         Raises `ManifestError` if the folder has no shards named `PREFIX_SPLIT_000000.npy`, or a mixture of datasets.
         """
         directory = Path(directory)
-        found = sorted(
-            ((int(m["index"]), m, path) for path in directory.glob("*.npy") if (m := SHARD_NAME.match(path.name))),
-            key=lambda item: (item[0], item[2].name),
-        )
-        if not found:
-            raise ManifestError(
-                f"{directory} holds no {MANIFEST_NAME} and no shards named PREFIX_SPLIT_000000.npy: point at a folder "
-                "that `shardkit tokenize` or `fineweb.py` made"
-            )
-        if len({match["prefix"] for _, match, _ in found}) > 1:
-            names = ", ".join(sorted({match["prefix"] for _, match, _ in found}))
-            raise ManifestError(f"{directory} holds shards of several datasets ({names}): give each its own folder")
-        shards, dtypes = [], set()
-        for index, match, path in found:
-            tokens = open_shard(path)
-            dtypes.add(tokens.dtype.name)
-            shards.append(
-                ShardInfo(
-                    file=path.name, split=match["split"], index=index, tokens=len(tokens), documents=0,
-                    first_document=0, sha256="", bytes=path.stat().st_size, edges=_edges(path),
-                )
-            )  # fmt: skip
-        if len(dtypes) > 1:
-            raise ManifestError(f"{directory} mixes {' and '.join(sorted(dtypes))} shards: give each its own folder")
+        shards, dtype = read_bare_shards(directory)
         return cls(
-            dtype=dtypes.pop(),
-            tokens_per_shard=max(s.tokens for s in shards),
-            shards=tuple(shards),
-            directory=directory,
+            dtype=dtype, tokens_per_shard=max(s.tokens for s in shards), shards=tuple(shards), directory=directory
         )
 
     def check_files(self, directory: str | Path, *, split: str | None = None) -> None:
-        """Check at the door that the shards are there with the right length and dtype; no hashing.
+        """Check that every shard in `directory` (those of `split`, where it is given) has the right size and header.
 
-        Raises `ShardError` naming the first file that is not what the manifest says.
+        Nothing is hashed. Raises `ShardError` naming the first file that is not what the manifest says.
         """
         for shard in self.shards:
-            if split is not None and shard.split != split:
-                continue
-            tokens = open_shard(Path(directory) / shard.file)
-            if len(tokens) != shard.tokens or tokens.dtype.name != self.dtype:
-                raise ShardError(
-                    f"{Path(directory) / shard.file} holds {len(tokens):,} {tokens.dtype.name} tokens, the manifest "
-                    f"says {shard.tokens:,} {self.dtype}: fetch or make it again"
-                )
+            if split in (None, shard.split):
+                check_shard(Path(directory) / shard.file, shard, dtype=self.dtype)
 
     def _check(self, where: str) -> None:
         if self.dtype not in DTYPES:
@@ -221,7 +189,7 @@ class Manifest:
         if len(set(names)) != len(names):
             raise ManifestError(f"{where} names a shard twice")
         for shard in self.shards:
-            if shard.file != Path(shard.file).name or not SHARD_NAME.match(shard.file):
+            if shard.file != os.path.basename(shard.file) or not SHARD_NAME.match(shard.file):
                 raise ManifestError(f"{where} names a shard {shard.file!r}: expected PREFIX_SPLIT_000000.npy")
             if shard.tokens <= 0 or shard.bytes <= 0:
                 raise ManifestError(f"{where} gives {shard.file} {shard.tokens} tokens in {shard.bytes} bytes")
@@ -250,49 +218,3 @@ def _parse(data: dict[str, Any]) -> Manifest:
         source=source,
         shards=tuple(ShardInfo(**shard) for shard in data["shards"]),
     )
-
-
-def _edges(path: Path) -> str:
-    with open(path, "rb") as file:
-        head = file.read(_EDGE_BYTES)
-        file.seek(max(0, path.stat().st_size - _EDGE_BYTES))
-        return hashlib.sha256(head + file.read(_EDGE_BYTES)).hexdigest()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SourceFile:
-    """What one source file gave: `rows` read, `documents` and `tokens` made of them (EOT included).
-
-    `bytes` is the file's size. `skipped_rows` are rows that became no document (blank lines, `--skip-bad-rows`). Where
-    `documents == rows - len(skipped_rows)`, the row of every document is known exactly; a `filter` breaks that.
-    """
-
-    path: str
-    bytes: int
-    rows: int = 0
-    documents: int = 0
-    tokens: int = 0
-    skipped_rows: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SourceInfo:
-    """Where the text came from: a Hub dataset at a resolved commit, or local files by name."""
-
-    id: str
-    config: str | None = None
-    split: str | None = None
-    revision: str | None = None
-    text_field: str | None = None
-    files: tuple[SourceFile, ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TokenizerInfo:
-    """`name` as given to `--tokenizer`; ids are below `vocab_size`; `ranks_sha256` pins the vocabulary itself."""
-
-    name: str
-    vocab_size: int
-    eot_id: int
-    ranks_sha256: str

@@ -12,8 +12,9 @@ import io
 import os
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,8 +41,23 @@ def shard_header(tokens: int, dtype: np.dtype[np.unsignedinteger]) -> bytes:
     return buffer.getvalue()
 
 
+class ShardHeader(NamedTuple):
+    """What a shard's header says: how many tokens of which dtype follow it, and its own length in bytes."""
+
+    tokens: int
+    dtype: np.dtype[np.unsignedinteger]
+    bytes: int
+
+
 def open_shard(path: str | Path) -> np.memmap:
     """Map a shard read-only: uint16 or uint32, shape `(tokens,)`. Reads the header alone and never unpickles.
+
+    >>> from shardkit import open_shard
+    >>> tokens = open_shard("out/sample_val_000000.npy")
+    >>> tokens.shape, tokens.dtype
+    ((100000,), dtype('uint16'))
+    >>> int(tokens[0])  # every document begins with GPT-2's end-of-text token
+    50256
 
     Raises `ShardError` if the file is missing, has no `.npy` header, is not one-dimensional little-endian uint16 or
     uint32, or is longer or shorter than its header says.
@@ -49,42 +65,53 @@ def open_shard(path: str | Path) -> np.memmap:
     path = Path(path)
     try:
         with open(path, "rb") as file:
-            shape, dtype, offset = _read_header(file, path)
-            size = os.fstat(file.fileno()).st_size
+            header = read_header(file, path)
+            return np.memmap(file, dtype=header.dtype, mode="r", offset=header.bytes, shape=(header.tokens,))
     except OSError as error:
         raise ShardError(f"cannot open shard {path}: {error.strerror or error}") from error
-    if len(shape) != 1 or dtype not in DTYPES.values():
-        raise ShardError(
-            f"{path} holds a {len(shape)}-dimensional {dtype} array; a shard is one-dimensional little-endian uint16 "
-            "or uint32: write it with `shardkit tokenize`"
-        )
-    expected = offset + shape[0] * dtype.itemsize
-    if size != expected:
-        raise ShardError(
-            f"{path} has {size:,} bytes, its header says {expected:,} ({shape[0]:,} tokens): it is damaged or "
-            "unfinished, fetch or make it again"
-        )
-    if shape[0] == 0:
-        raise ShardError(f"{path} holds no tokens: delete it, or make it again")
-    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
 
 
-def _read_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], np.dtype[np.generic], int]:
+def read_header(file: BinaryIO, path: Path) -> ShardHeader:
+    """The header of the shard that `file` is at the beginning of, checked against the file's size.
+
+    `path` names it in errors. Raises `ShardError` as `open_shard` does, and `OSError`.
+    """
     magic = file.read(6)
     if magic != b"\x93NUMPY":
         raise ShardError(
             f"{path} has no .npy header (it starts with {magic!r}): a headerless memmap under that name, or another "
             "format? write it again with `np.save`"
         )
+    version = file.read(2)[:1]
+    length = int.from_bytes(file.read(2 if version == b"\x01" else 4), "little")
+    text = file.read(min(length, _LONGEST_HEADER))
     try:
-        version = file.read(2)[:1]
-        length = int.from_bytes(file.read(2 if version == b"\x01" else 4), "little")
-        header = ast.literal_eval(file.read(min(length, _LONGEST_HEADER)).decode("latin-1"))
-        shape, dtype = tuple(map(int, header["shape"])), np.dtype(header["descr"])
+        shape, dtype = _parse_header(text)
     except (ValueError, TypeError, KeyError, SyntaxError, MemoryError, RecursionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ShardError(f"{path} has a damaged .npy header ({reason}): fetch or make it again") from error
-    return shape, dtype, file.tell()
+    if len(shape) != 1 or dtype not in DTYPES.values():
+        raise ShardError(
+            f"{path} holds a {len(shape)}-dimensional {dtype} array; a shard is one-dimensional little-endian uint16 "
+            "or uint32: write it with `shardkit tokenize`"
+        )
+    header, size = ShardHeader(shape[0], dtype, file.tell()), os.fstat(file.fileno()).st_size
+    expected = header.bytes + header.tokens * dtype.itemsize
+    if size != expected:
+        raise ShardError(
+            f"{path} has {size:,} bytes, its header says {expected:,} ({header.tokens:,} tokens): it is damaged or "
+            "unfinished, fetch or make it again"
+        )
+    if header.tokens == 0:
+        raise ShardError(f"{path} holds no tokens: delete it, or make it again")
+    return header
+
+
+@lru_cache(maxsize=64)  # the shards of a dataset have the same header, but for the last one
+def _parse_header(text: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype from the text of a `.npy` header, a Python literal."""
+    header = ast.literal_eval(text.decode("latin-1"))
+    return tuple(map(int, header["shape"])), np.dtype(header["descr"])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

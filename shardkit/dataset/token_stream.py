@@ -3,61 +3,65 @@
 A long run is handed out straight from a shard's memory map, and every 64 MB what was read is given back to the kernel:
 the page cache may keep it, the process's resident set may not. Scattered rows are read with `preadv` instead: a map
 grows by up to 2 MB for each 2 kB row (the kernel maps whole folios), and a read at a place costs less than that fault.
-Shards are opened when they are first read, at most a few hundred at once.
+A shard is checked when it is first opened; opened again it is only compared with the file that was checked.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Sequence
 from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shardkit.dataset.manifest import MANIFEST_NAME, Manifest, ShardInfo
-from shardkit.dataset.shards import open_shard
+from shardkit.dataset.check import check_shard, check_sizes
+from shardkit.dataset.folder import MANIFEST_NAME
+from shardkit.dataset.manifest import Manifest
+from shardkit.dataset.open_files import OpenFiles
+from shardkit.dataset.records import ShardInfo
 from shardkit.errors import ManifestError, ShardError, UsageError
-from shardkit.files import sha256_file
 
 _RESIDENT_BYTES = 64 << 20
-_MAX_OPEN = 200  # maps, and as many files: each holds a descriptor, and 1,024 is a common limit
+_MAX_MAPS = 200
 _DONTNEED = getattr(mmap, "MADV_DONTNEED", None)
 _CAN_PREAD = hasattr(os, "preadv")  # not on Windows
 Tokens = NDArray[np.unsignedinteger]
 
 
-class _OpenFile:
-    """A shard opened to be read at any place; closed with its last reference."""
+class _MappedShard(NamedTuple):
+    """A shard's memory map, and the tokens in it as a plain array: slicing a `np.memmap` costs microseconds."""
 
-    def __init__(self, descriptor: int, header_bytes: int) -> None:
-        self.descriptor = descriptor
-        self.header_bytes = header_bytes
-
-    def __del__(self) -> None:
-        os.close(self.descriptor)
+    map: mmap.mmap
+    tokens: Tokens
 
 
 class TokenStream:
     """The shards of one split, end to end: token `t` of the stream is token `t - starts[i]` of shard `i`.
 
     For one thread at a time. `close` lets go of every map and file; reading again opens them anew. `wait`, where it is
-    set, is called with a shard's file name before it is opened: it may be on its way.
+    set, is called with a shard's file name before it is opened: it may be on its way. Reading raises `ShardError` for a
+    shard that is missing, damaged, or another one by now.
     """
 
     def __init__(self, directory: Path, shards: Sequence[ShardInfo], dtype: str) -> None:
         self.directory = directory
         self.dtype = np.dtype(dtype).newbyteorder("<")
         self.shards = tuple(shards)
-        self.starts = [0, *accumulate(shard.tokens for shard in self.shards)]
-        self._maps: dict[int, np.memmap] = {}
-        self._arrays: dict[int, Tokens] = {}  # the same as plain arrays: slicing a memmap costs microseconds
-        self._files: dict[int, _OpenFile] = {}
-        self._touched = 0
+        self.starts = array("q", [0, *accumulate(shard.tokens for shard in self.shards)])
         self.wait: Callable[[str], None] | None = None
+        self._prefix = os.path.join(directory, "")
+        self._header_bytes = array("i", (s.bytes - s.tokens * self.dtype.itemsize for s in self.shards))
+        self._files = OpenFiles(len(self.shards))
+        self._descriptors = self._files.descriptors
+        self._maps: dict[int, _MappedShard] = {}
+        self._checked: dict[int, tuple[int, int, int]] = {}  # which file each shard was when it was checked
+        self._touched = 0
 
     @property
     def tokens(self) -> int:
@@ -88,139 +92,158 @@ class TokenStream:
             token, out, number = token + count, out[count:], number + 1
         self._copy(number, token - self.starts[number], out)
 
-    def keep(self, numbers: Collection[int]) -> None:
-        """Unmap and close every shard but those: their files may be deleted then."""
-        for held in (self._maps, self._arrays, self._files):
-            for number in [number for number in held if number not in numbers]:
-                del held[number]
-
     def gather(self, pieces: Sequence[tuple[int, int]], out: Tokens) -> int:
         """Copy `pieces`, (token, count) each, end to end into `out`; returns how many tokens they were.
 
         For short pieces, two thirds of what `read` takes for each.
         """
         view, size = out.view(np.uint8).data, self.dtype.itemsize
-        place = low = high = 0  # in bytes of `out`; the shard of the last piece, in tokens
-        for token, count in pieces:
-            stop = place + count * size
-            if not low <= token <= high - count:
-                number = bisect_right(self.starts, token) - 1
-                low, high = self.starts[number], self.starts[number + 1]
-                if token + count > high or not _CAN_PREAD:
-                    self.read(token, out[place // size : stop // size])
-                    place, high = stop, 0
-                    continue
-                file = self._files.get(number) or self._open(number)
-                descriptor, skip = file.descriptor, file.header_bytes - low * size
-            got = os.preadv(descriptor, (view[place:stop],), skip + token * size)
-            if got != stop - place:
-                raise self._cut_short(number, stop - place - got)
-            place = stop
+        place = low = high = number = 0  # in bytes of `out`; the shard of the last piece, in tokens
+        try:
+            for token, count in pieces:
+                stop = place + count * size
+                if not low <= token <= high - count:
+                    number = bisect_right(self.starts, token) - 1
+                    low, high = self.starts[number], self.starts[number + 1]
+                    if token + count > high or not _CAN_PREAD:
+                        self.read(token, out[place // size : stop // size])
+                        place, high = stop, 0
+                        continue
+                    if (descriptor := self._descriptors[number]) < 0:
+                        descriptor = self._open(number)
+                    skip = self._header_bytes[number] - low * size
+                got = os.preadv(descriptor, (view[place:stop],), skip + token * size)
+                if got != stop - place:
+                    self._read_on(number, view[place + got : stop], skip + token * size + got)
+                place = stop
+        except OSError as error:
+            raise self._unreadable(number, error) from error
         return place // size
+
+    def close_all_but(self, numbers: Collection[int]) -> None:
+        """Unmap and close every shard but those: their files may be deleted then."""
+        for number in [number for number in self._maps if number not in numbers]:
+            del self._maps[number]
+        self._files.close(but=numbers)
 
     def close(self) -> None:
         """Unmap and close every shard."""
         self._maps.clear()
-        self._arrays.clear()
-        self._files.clear()
+        self._files.close()
         self._touched = 0
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_maps": {}, "_arrays": {}, "_files": {}}
+        files = OpenFiles(len(self.shards))
+        ours = {"_files": files, "_descriptors": files.descriptors, "_maps": {}, "_checked": {}}
+        return {**self.__dict__, **ours}
 
     def _copy(self, number: int, offset: int, out: Tokens) -> None:
         if not _CAN_PREAD:
             out[:] = self._view(number, offset, len(out))
             return
-        file = self._files.get(number) or self._open(number)
-        got = os.preadv(file.descriptor, (out.data,), file.header_bytes + offset * self.dtype.itemsize)
-        if got != out.nbytes:
-            raise self._cut_short(number, out.nbytes - got)
+        if (descriptor := self._descriptors[number]) < 0:
+            descriptor = self._open(number)
+        place = self._header_bytes[number] + offset * self.dtype.itemsize
+        try:
+            got = os.preadv(descriptor, (out.data,), place)
+            if got != out.nbytes:
+                self._read_on(number, out.view(np.uint8).data[got:], place + got)
+        except OSError as error:
+            raise self._unreadable(number, error) from error
 
-    def _cut_short(self, number: int, missing: int) -> ShardError:
-        return ShardError(
-            f"{self.directory / self.shards[number].file} ends {missing:,} bytes early: it was cut short while it was "
-            "read, fetch or make it again"
-        )
+    def _read_on(self, number: int, rest: memoryview, place: int) -> None:
+        """Fill `rest` from byte `place` of an open shard: a read may have given less than it was asked for."""
+        while rest:
+            got = os.preadv(self._descriptors[number], (rest,), place)
+            if not got:
+                raise ShardError(
+                    f"{self._path(number)} ends {len(rest):,} bytes early: it was cut short while it was read, fetch "
+                    "or make it again"
+                )
+            rest, place = rest[got:], place + got
 
     def _view(self, number: int, offset: int, count: int) -> Tokens:
-        array = self._arrays.get(number)
-        if array is None:
-            array = self._map(number)
-        self._touched += count * array.itemsize
+        tokens = (self._maps.get(number) or self._map(number)).tokens
+        self._touched += count * tokens.itemsize
         if self._touched > _RESIDENT_BYTES:
-            self._let_go()
-        return array[offset : offset + count]
+            self._release_pages()
+        return tokens[offset : offset + count]
 
-    def _let_go(self) -> None:
+    def _release_pages(self) -> None:
         """Drop what is resident of every map. Data stays in the page cache; a map read again faults it in again."""
         self._touched = 0
-        for mapped in self._maps.values():
-            base: object = mapped.base
-            if _DONTNEED is not None and isinstance(base, mmap.mmap):
-                base.madvise(_DONTNEED)
+        if _DONTNEED is not None:
+            for mapped in self._maps.values():
+                mapped.map.madvise(_DONTNEED)
 
-    def _map(self, number: int) -> Tokens:
-        while len(self._maps) >= _MAX_OPEN:  # the oldest first
-            oldest = next(iter(self._maps))
-            del self._maps[oldest], self._arrays[oldest]
-        self._maps[number] = self._check(number)
-        self._arrays[number] = self._maps[number].view(np.ndarray)
-        return self._arrays[number]
-
-    def _open(self, number: int) -> _OpenFile:
-        while len(self._files) >= _MAX_OPEN:  # under a shuffle the oldest is as good as any
-            del self._files[next(iter(self._files))]
-        header_bytes = self._check(number).offset
-        path = self.directory / self.shards[number].file
+    def _map(self, number: int) -> _MappedShard:
+        while len(self._maps) >= _MAX_MAPS:
+            del self._maps[next(iter(self._maps))]
+        if (descriptor := self._descriptors[number]) < 0:
+            descriptor = self._open(number)
         try:
-            self._files[number] = _OpenFile(os.open(path, os.O_RDONLY), header_bytes)
+            mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
         except OSError as error:
-            raise ShardError(f"cannot open shard {path}: {error.strerror or error}") from error
-        return self._files[number]
+            raise self._unreadable(number, error) from error
+        tokens = np.frombuffer(mapped, self.dtype, self.shards[number].tokens, offset=self._header_bytes[number])
+        self._maps[number] = _MappedShard(mapped, tokens)
+        return self._maps[number]
 
-    def _check(self, number: int) -> np.memmap:
+    def _open(self, number: int) -> int:
+        """Open a shard's file; the shard is checked unless it is the very file that was checked before."""
         shard = self.shards[number]
         if self.wait is not None:
             self.wait(shard.file)
-        path = self.directory / shard.file
-        tokens = open_shard(path)
-        if len(tokens) != shard.tokens or tokens.dtype != self.dtype:
-            raise ShardError(
-                f"{path} now holds {len(tokens):,} {tokens.dtype} tokens, {shard.tokens:,} {self.dtype} when the "
-                "loader was made: it was replaced meanwhile, make a new loader"
-            )
-        return tokens
+        try:
+            descriptor = self._files.open(number, self._prefix + shard.file)
+        except OSError as error:
+            raise self._unreadable(number, error) from error
+        status = os.fstat(descriptor)
+        identity = (status.st_ino, status.st_mtime_ns, status.st_size)
+        if self._checked.get(number) != identity:
+            try:
+                check_shard(self._path(number), shard, dtype=self.dtype.name)
+            except ShardError:
+                self._files.close_one(number)
+                raise
+            self._checked[number] = identity
+        return descriptor
+
+    def _path(self, number: int) -> Path:
+        return self.directory / self.shards[number].file
+
+    def _unreadable(self, number: int, error: OSError) -> ShardError:
+        return ShardError(f"cannot open shard {self._path(number)}: {error.strerror or error}")
 
 
 def open_split(source: str | os.PathLike[str] | Manifest, split: str, *, verify: bool) -> tuple[Manifest, TokenStream]:
-    """Open `split` of a folder or of a manifest that was read from one: sizes and headers checked, hashes on request.
+    """Open `split` of a folder or of a manifest that was read from one: every shard has the right size.
 
-    Raises `ManifestError` where there is no finished dataset, `UsageError` where it has no such split, and `ShardError`
-    for the first shard that is not what the manifest says.
+    Each shard's header is checked when it is first read, or with `verify` at once, and the SHA-256 too. Raises
+    `ManifestError` where there is no finished dataset, `UsageError` where it has no such split, and `ShardError` for
+    the first shard that is not what the manifest says.
     """
     if isinstance(source, Manifest):
-        if source.directory is None:
-            raise UsageError("this Manifest was not read from a folder: give the folder, or Manifest.load(folder)")
-        manifest, directory, bare = source, source.directory, False
+        manifest = source
     else:
         directory = Path(source)
         if not directory.is_dir():
             raise ManifestError(f"no folder {directory}: give a folder of shards (`shardkit pull` fetches one)")
         manifest = Manifest.of_folder(directory)
-        bare = not (directory / MANIFEST_NAME).exists()
-        if bare:
+        if not (directory / MANIFEST_NAME).exists():
             _check_gapless(manifest, directory)
     stream = open_stream(manifest, split)
-    if not bare:  # else every header was read just now
-        manifest.check_files(directory, split=split)
+    if verify and not all(shard.sha256 for shard in stream.shards):
+        raise UsageError(f"{stream.directory} has no {MANIFEST_NAME}, so no hashes to verify against: drop verify=True")
+    check_sizes(stream.directory, stream.shards)
     if verify:
-        _verify(directory, stream.shards)
+        for shard in stream.shards:
+            check_shard(stream.directory / shard.file, shard, dtype=manifest.dtype, hashed=True)
     return manifest, stream
 
 
 def open_stream(manifest: Manifest, split: str) -> TokenStream:
-    """The stream of `split`, of shards in the manifest's folder that need not be there yet."""
+    """The stream of `split`, of shards that need not be in the manifest's folder yet. Raises `UsageError`."""
     if manifest.directory is None:
         raise UsageError("this Manifest was not read from a folder: give the folder, or Manifest.load(folder)")
     shards = manifest.splits.get(split)
@@ -250,15 +273,3 @@ def _no_split(manifest: Manifest, directory: Path, split: str) -> str:
     if split == "val":
         return message + "tokenize again with --val-shards 1, or give another split"
     return message + f"give split={next(iter(manifest.splits))!r}"
-
-
-def _verify(directory: Path, shards: Sequence[ShardInfo]) -> None:
-    for shard in shards:
-        if not shard.sha256:
-            raise UsageError(f"{directory} has no {MANIFEST_NAME}, so no hashes to verify against: drop verify=True")
-        found = sha256_file(directory / shard.file)
-        if found != shard.sha256:
-            raise ShardError(
-                f"{directory / shard.file} has SHA-256 {found}, the manifest says {shard.sha256}: fetch or "
-                "make it again"
-            )

@@ -1,0 +1,108 @@
+"""The files that a stream of shards has open, as many at once as the process may have.
+
+A process may have as many files open as its soft limit says, 1,024 in most places, and the hard limit says how far it
+may raise that. The files here are numbered beyond the soft limit where the system allows it: the limit is raised for
+the moment of opening alone, so that the program around has its limit, and the numbers below it, to itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import threading
+from array import array
+from collections import deque
+from collections.abc import Callable, Collection
+
+if sys.platform != "win32":
+    import fcntl
+    import resource
+
+_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+_LEFT_TO_OTHERS = 1024  # descriptors below the soft limit, or half of them where there are fewer
+_MOST_ON_WINDOWS = 512
+_CAN_RAISE = sys.platform == "linux"  # elsewhere the hard limit may promise more than the kernel gives
+_limit_raised = threading.Lock()
+_all_open: set[int] = set()  # descriptors, of every `OpenFiles` in this process
+
+
+class OpenFiles:
+    """Descriptors of files that are numbered from 0 on; the one opened first is closed to make room for another.
+
+    `descriptors[number]` is -1 where the file is not open: a plain array, for a list of 10,000 objects is too scattered
+    to be fast. For one thread at a time. What is open is closed with the last reference.
+    """
+
+    def __init__(self, files: int) -> None:
+        self.descriptors = array("i", [-1]) * files
+        self._order: deque[int] = deque()  # file numbers; under a shuffle the oldest is as good as any to be closed
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def open(self, number: int, path: str) -> int:
+        """Open the file at `path` as `number`, which is not open, and return its descriptor. Raises `OSError`."""
+        while self._order and len(_all_open) >= _most_open():
+            self._close(self._order.popleft())
+        while True:
+            try:
+                descriptor = _open_beyond_soft_limit(path)
+                break
+            except OSError as error:
+                if error.errno != errno.EMFILE or not self._order:
+                    raise
+                self._close(self._order.popleft())
+        _all_open.add(descriptor)
+        self._order.append(number)
+        self.descriptors[number] = descriptor
+        return descriptor
+
+    def close(self, *, but: Collection[int] = ()) -> None:
+        """Close every file but those numbered `but`."""
+        left = deque(number for number in self._order if number in but)
+        for number in self._order:
+            if number not in but:
+                self._close(number)
+        self._order = left
+
+    def close_one(self, number: int) -> None:
+        """Close the file `number`, which is open."""
+        self._order.remove(number)
+        self._close(number)
+
+    def _close(self, number: int, close: Callable[[int], None] = os.close, every: set[int] = _all_open) -> None:
+        every.discard(self.descriptors[number])
+        close(self.descriptors[number])
+        self.descriptors[number] = -1
+
+    def __del__(self) -> None:
+        for number in self._order:
+            self._close(number)  # its defaults, for the module's names may be gone at the end of the process
+
+
+def _most_open() -> int:
+    """How many files this module may have open in this process."""
+    if sys.platform == "win32":
+        return _MOST_ON_WINDOWS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return sys.maxsize
+    most = max(soft // 2, soft - _LEFT_TO_OTHERS)
+    return max(most, hard - soft) if _CAN_RAISE else most
+
+
+def _open_beyond_soft_limit(path: str) -> int:
+    descriptor = os.open(path, _FLAGS)
+    if not _CAN_RAISE:
+        return descriptor
+    with _limit_raised:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if hard - soft <= max(soft // 2, soft - _LEFT_TO_OTHERS):
+            return descriptor
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        try:
+            return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, soft)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            os.close(descriptor)

@@ -1,0 +1,67 @@
+"""What a manifest consists of: one record for each shard, the source of the text, and the tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardInfo:
+    """One shard file.
+
+    `tokens` and `bytes` (whole file, header included) are exact. `documents` counts the documents that start in the
+    shard (its EOT tokens); `first_document` is the ordinal of the first of them in the whole dataset. `sha256` is of
+    the whole file: empty where nobody has hashed it (a bare folder), and then `edges`, a hash of the file's first and
+    last 4096 bytes, stands in for it in the fingerprint.
+    """
+
+    file: str
+    split: str
+    index: int
+    tokens: int
+    documents: int
+    first_document: int
+    sha256: str
+    bytes: int
+    edges: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceFile:
+    """What one source file gave: `rows` read, `documents` and `tokens` made of them (EOT included).
+
+    `bytes` is the file's size. `skipped_rows` are rows that became no document (blank lines, `--skip-bad-rows`). Where
+    `documents == rows - len(skipped_rows)`, the row of every document is known exactly; a `filter` breaks that.
+    """
+
+    path: str
+    bytes: int
+    rows: int = 0
+    documents: int = 0
+    tokens: int = 0
+    skipped_rows: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceInfo:
+    """Where the text came from: a Hub dataset at a resolved commit, or local files by name."""
+
+    id: str
+    config: str | None = None
+    split: str | None = None
+    revision: str | None = None
+    text_field: str | None = None
+    files: tuple[SourceFile, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerInfo:
+    """`name` as given to `--tokenizer`; ids are below `vocab_size`; `ranks_sha256` pins the vocabulary itself."""
+
+    name: str
+    vocab_size: int
+    eot_id: int
+    ranks_sha256: str
