@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 from shardkit.dataset.records import ShardInfo
 from shardkit.dataset.shards import read_header
@@ -20,10 +21,11 @@ def check_shard(path: Path, shard: ShardInfo, *, dtype: str | None = None, hashe
     every byte is read and the SHA-256 compared, unless the shard has none (a bare one). Raises `ShardError`.
     """
     try:
-        if (size := path.stat().st_size) != shard.bytes:
-            raise ShardError(f"{path} has {size:,} bytes, expected {shard.bytes:,}: fetch or make it again")
-        if dtype is not None:
-            _check_header(path, shard, dtype)
+        if dtype is None:
+            _check_size(path, path.stat().st_size, shard)
+        else:
+            with open(path, "rb") as file:
+                check_open_shard(file, path, shard, dtype)
         sha256 = sha256_file(path) if hashed and shard.sha256 else shard.sha256
     except FileNotFoundError:
         raise ShardError(f"{path} is missing: fetch or make it again") from None
@@ -46,11 +48,17 @@ def check_sizes(directory: Path, shards: Iterable[ShardInfo]) -> None:
             check_shard(directory / shard.file, shard)
 
 
-def _check_header(path: Path, shard: ShardInfo, dtype: str) -> None:
-    with open(path, "rb") as file:
-        header = read_header(file, path)
+def check_open_shard(file: BinaryIO, path: Path, shard: ShardInfo, dtype: str) -> None:
+    """`check_shard` of a file that is open, at its beginning: size and header. Raises `OSError` too."""
+    _check_size(path, os.fstat(file.fileno()).st_size, shard)
+    header = read_header(file, path)
     if header.tokens != shard.tokens or header.dtype.name != dtype:
         raise ShardError(
             f"{path} holds {header.tokens:,} {header.dtype.name} tokens, expected {shard.tokens:,} {dtype}: fetch or "
             "make it again"
         )
+
+
+def _check_size(path: Path, size: int, shard: ShardInfo) -> None:
+    if size != shard.bytes:
+        raise ShardError(f"{path} has {size:,} bytes, expected {shard.bytes:,}: fetch or make it again")

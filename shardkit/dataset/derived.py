@@ -1,8 +1,8 @@
-"""Arrays that were computed from a split once, kept beside the dataset: `.npy` files in a folder of their own.
+"""Arrays that were computed from a split once, cached beside the dataset: `.npy` files in a folder for each key.
 
-A kept folder is a cache and no more: it is taken as it is only where its key and the hash of every file are right, and
-made again otherwise; where it cannot be written (a read-only dataset, a full disk) the arrays stay in memory. Of
-several processes that want the same one, the first makes it and the others wait. Knows nothing of documents or rows.
+A cached folder is used only where its key and the hash of every file are right, and computed again otherwise. Where it
+cannot be written (a read-only dataset, a full disk, a file system without locks) the arrays stay in memory. Of several
+processes that want the same arrays, the first computes them and the others wait. Knows nothing of documents or rows.
 """
 
 from __future__ import annotations
@@ -15,14 +15,12 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-import filelock
 import numpy as np
 from numpy.typing import NDArray
 
-from shardkit.dataset.shards import shard_header
 from shardkit.dataset.token_stream import TokenStream
-from shardkit.errors import ShardError
-from shardkit.files import sha256_file
+from shardkit.errors import OutputError, ShardError
+from shardkit.files import hold_lock, sha256_file
 
 _KEY_FILE = "kept.json"
 Arrays = dict[str, NDArray[np.integer]]
@@ -42,106 +40,66 @@ def content_key(stream: TokenStream) -> str:
 
 
 def derived_arrays(
-    folder: Path | None, kind: str, key: str, dtypes: Mapping[str, str], make: Callable[[], Parts]
+    folder: Path | None, kind: str, key: str, dtypes: Mapping[str, str], compute: Callable[[], Parts]
 ) -> Arrays:
-    """The arrays of `dtypes`, by name, one-dimensional: as `folder` keeps them for `key`, else from `make`, and kept.
+    """The arrays of `dtypes`, by name, one-dimensional: as `folder` has them for `key`, else from `compute`.
 
-    What is kept comes back memory-mapped, read-only. `key` says everything that decides the arrays; `kind` is a word
-    for the folder's name. None for `folder` keeps nothing.
+    Computed arrays are saved in `folder`; a saved array is memory-mapped, read-only. `key` says everything that decides
+    the arrays; `kind` is a word for the name of their own folder. With None for `folder` nothing is saved.
     """
     if folder is None:
-        return _in_memory(dtypes, make())
+        return _compute(dtypes, compute)
     home = folder / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    found = _load(home, key, dtypes)
-    if found is not None:
-        return found
+    if (arrays := _load(home, key, dtypes)) is not None:
+        return arrays
     with contextlib.ExitStack() as stack:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(filelock.FileLock(folder / f"{home.name}.lock"))
-        except (OSError, NotImplementedError):  # the latter where the file system has no locks
-            return _in_memory(dtypes, make())
-        found = _load(home, key, dtypes)  # another process made it while this one waited
-        if found is not None:
-            return found
-        return _keep(home, key, dtypes, make) or _in_memory(dtypes, make())
+            stack.enter_context(hold_lock(folder / f"{home.name}.lock", busy=None))
+        except OutputError:  # no permission, or a file system without locks
+            return _compute(dtypes, compute)
+        if (arrays := _load(home, key, dtypes)) is not None:  # another process saved it while this one waited
+            return arrays
+        arrays = _compute(dtypes, compute)
+        _save(home, key, arrays)
+    return _load(home, key, dtypes) or arrays
 
 
-def _in_memory(dtypes: Mapping[str, str], parts: Parts) -> Arrays:
-    columns: dict[str, list[NDArray[np.integer]]] = {name: [] for name in dtypes}
-    for part in parts:
-        for name, array in zip(dtypes, part, strict=True):
-            columns[name].append(array.astype(dtypes[name]))
-    return {name: np.concatenate([np.empty(0, dtypes[name]), *arrays]) for name, arrays in columns.items()}
+def _compute(dtypes: Mapping[str, str], compute: Callable[[], Parts]) -> Arrays:
+    columns: dict[str, list[NDArray[np.integer]]] = {name: [np.empty(0, dtype)] for name, dtype in dtypes.items()}
+    for part in compute():
+        for (name, dtype), array in zip(dtypes.items(), part, strict=True):
+            columns[name].append(array.astype(dtype))
+    return {name: np.concatenate(columns.pop(name)) for name in dtypes}
 
 
 def _load(home: Path, key: str, dtypes: Mapping[str, str]) -> Arrays | None:
-    """The arrays in `home`; None where it is not there, of another key, or damaged."""
+    """The arrays in `home`; None where it is missing, of another key, or damaged."""
     try:
-        kept = json.loads((home / _KEY_FILE).read_text(encoding="utf-8"))
-        if kept["key"] != key or list(kept["files"]) != [f"{name}.npy" for name in dtypes]:
+        saved = json.loads((home / _KEY_FILE).read_text(encoding="utf-8"))
+        if saved["key"] != key or list(saved["files"]) != [f"{name}.npy" for name in dtypes]:
             return None
-        if any(sha256_file(home / file) != digest for file, digest in kept["files"].items()):
+        if any(sha256_file(home / file) != sha256 for file, sha256 in saved["files"].items()):
             return None
-        return {name: _map(home / f"{name}.npy") for name in dtypes}
+        # plain arrays: indexing a memmap takes microseconds
+        return {name: np.load(home / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in dtypes}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _map(path: Path) -> NDArray[np.integer]:
-    array: NDArray[np.integer] = np.load(path, mmap_mode="r").view(np.ndarray)  # indexing a memmap takes microseconds
-    return array
-
-
-def _keep(home: Path, key: str, dtypes: Mapping[str, str], make: Callable[[], Parts]) -> Arrays | None:
-    """Make the arrays, part by part into files; None where they cannot be written. The caller holds the lock."""
+def _save(home: Path, key: str, arrays: Arrays) -> None:
+    """Save the arrays as `home`, if they can be: whole or not at all. The caller holds the lock."""
     temp = home.with_name(f".{home.name}.tmp")
+    shutil.rmtree(temp, ignore_errors=True)  # of a process that was killed
     try:
-        shutil.rmtree(temp, ignore_errors=True)  # of a process that was killed
         temp.mkdir()
-        files = {name: _Column(temp / f"{name}.npy", dtype) for name, dtype in dtypes.items()}
-    except OSError:
-        return None
-    try:
-        for part in make():
-            for name, array in zip(dtypes, part, strict=True):
-                files[name].append(array)
-        hashes = {column.path.name: column.finish() for column in files.values()}
+        for name, array in arrays.items():
+            np.save(temp / f"{name}.npy", array)
+        hashes = {f"{name}.npy": sha256_file(temp / f"{name}.npy") for name in arrays}
         (temp / _KEY_FILE).write_text(json.dumps({"key": key, "files": hashes}, indent=1), encoding="utf-8")
         shutil.rmtree(home, ignore_errors=True)  # damaged, else it would have been loaded
         os.replace(temp, home)
     except OSError:
-        return None
-    finally:
-        for column in files.values():
-            column.close()
         shutil.rmtree(temp, ignore_errors=True)
-    return _load(home, key, dtypes)
-
-
-class _Column:
-    """One `.npy` file that grows by parts; its header is written again when its length is known."""
-
-    def __init__(self, path: Path, dtype: str) -> None:
-        self.path = path
-        self._dtype = np.dtype(dtype)
-        self._length = 0
-        self._file = open(path, "wb")  # noqa: SIM115 (closed by finish or close)
-        self._file.write(shard_header(0, self._dtype))
-
-    def append(self, array: NDArray[np.integer]) -> None:
-        self._file.write(np.ascontiguousarray(array, dtype=self._dtype).data)
-        self._length += len(array)
-
-    def finish(self) -> str:
-        """Close the file, whole; returns its SHA-256."""
-        self._file.seek(0)
-        self._file.write(shard_header(self._length, self._dtype))
-        self.close()
-        return sha256_file(self.path)
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def _written_ns(path: Path) -> int:

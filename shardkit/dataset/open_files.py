@@ -22,7 +22,7 @@ if sys.platform != "win32":
 _FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 _LEFT_TO_OTHERS = 1024  # descriptors below the soft limit, or half of them where there are fewer
 _MOST_ON_WINDOWS = 512
-_CAN_RAISE = sys.platform == "linux"  # elsewhere the hard limit may promise more than the kernel gives
+_can_raise = sys.platform == "linux"  # elsewhere the hard limit may promise more than the kernel gives
 _limit_raised = threading.Lock()
 _all_open: set[int] = set()  # descriptors, of every `OpenFiles` in this process
 
@@ -89,18 +89,23 @@ def _most_open() -> int:
     if soft == resource.RLIM_INFINITY:
         return sys.maxsize
     most = max(soft // 2, soft - _LEFT_TO_OTHERS)
-    return max(most, hard - soft) if _CAN_RAISE else most
+    return max(most, hard - soft) if _can_raise else most
 
 
 def _open_beyond_soft_limit(path: str) -> int:
+    global _can_raise
     descriptor = os.open(path, _FLAGS)
-    if not _CAN_RAISE:
+    if not _can_raise:
         return descriptor
     with _limit_raised:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if hard - soft <= max(soft // 2, soft - _LEFT_TO_OTHERS):
             return descriptor
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):  # a hard limit beyond what the kernel gives to any process
+            _can_raise = False
+            return descriptor
         try:
             return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, soft)
         finally:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shardkit.dataset.check import check_shard, check_sizes
+from shardkit.dataset.check import check_open_shard, check_shard, check_sizes
 from shardkit.dataset.folder import MANIFEST_NAME
 from shardkit.dataset.manifest import Manifest
 from shardkit.dataset.open_files import OpenFiles
@@ -196,18 +196,22 @@ class TokenStream:
             self.wait(shard.file)
         try:
             descriptor = self._files.open(number, self._prefix + shard.file)
+            status = os.fstat(descriptor)
+            identity = (status.st_ino, status.st_mtime_ns, status.st_size)
+            if self._checked.get(number) != identity:
+                self._check(number, descriptor)
+                self._checked[number] = identity
         except OSError as error:
             raise self._unreadable(number, error) from error
-        status = os.fstat(descriptor)
-        identity = (status.st_ino, status.st_mtime_ns, status.st_size)
-        if self._checked.get(number) != identity:
-            try:
-                check_shard(self._path(number), shard, dtype=self.dtype.name)
-            except ShardError:
-                self._files.close_one(number)
-                raise
-            self._checked[number] = identity
         return descriptor
+
+    def _check(self, number: int, descriptor: int) -> None:
+        try:
+            with open(descriptor, "rb", closefd=False) as file:
+                check_open_shard(file, self._path(number), self.shards[number], self.dtype.name)
+        except (ShardError, OSError):
+            self._files.close_one(number)  # else it would be read the next time without a check
+            raise
 
     def _path(self, number: int) -> Path:
         return self.directory / self.shards[number].file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -74,7 +75,7 @@ def maker(value: int, calls: list[int]) -> Callable[[], Parts]:
 
 
 def kept(folder: Path | None, value: int, calls: list[int], key: str = "key") -> list[list[int]]:
-    """What `kept_arrays` gives, made of `value`s where it has to be made; `calls` gets a `value` then."""
+    """What `derived_arrays` gives, made of `value`s where it has to be made; `calls` gets a `value` then."""
     found = derived_arrays(folder, "rows", key, DTYPES, maker(value, calls))
     assert [array.dtype.str for array in found.values()] == list(DTYPES.values())
     return [array.tolist() for array in found.values()]
@@ -154,6 +155,24 @@ def test_what_is_damaged_or_foreign_is_made_again_and_kept(damage: Callable[[Pat
     assert calls == [1, 2]
 
 
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_leaves_the_arrays_in_memory(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(file: int, operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    calls: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", refuse)
+        assert [kept(tmp_path, value, calls) for value in (1, 2)] == [[[1] * 4, [1] * 2], [[2] * 4, [2] * 2]]
+    assert calls == [1, 2]
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert kept(tmp_path, 3, calls) == kept(tmp_path, 4, calls) == [[3] * 4, [3] * 2]
+
+
 def test_of_several_processes_one_makes_it_and_the_others_wait(tmp_path: Path) -> None:
     folder, log, go = tmp_path / "kept", tmp_path / "log", tmp_path / "go"
     first = start(folder, log, go)
@@ -225,5 +244,5 @@ def test_a_disk_that_fills_up_leaves_the_arrays_in_memory(tmp_path: Path) -> Non
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, handler)
     assert [len(array) for array in found.values()] == [50_000] * 2
-    assert len(calls) == 2
+    assert len(calls) == 1
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -12,9 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loader_data import write_documents, write_shards
 
+import shardkit.dataset.check
+import shardkit.dataset.open_files
 import shardkit.dataset.token_stream
 from shardkit.dataset.manifest import Manifest
-from shardkit.dataset.shards import shard_header
+from shardkit.dataset.shards import ShardHeader, shard_header
 from shardkit.dataset.token_stream import open_split
 from shardkit.errors import ManifestError, ShardError, UsageError
 
@@ -95,7 +100,8 @@ def test_the_resident_set_stays_bounded_while_a_large_shard_is_read(tmp_path: Pa
 
 
 def test_shards_are_opened_when_read_and_only_so_many_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shardkit.dataset.token_stream, "_MAX_OPEN", 3)
+    monkeypatch.setattr(shardkit.dataset.token_stream, "_MAX_MAPS", 3)
+    monkeypatch.setattr(shardkit.dataset.open_files, "_most_open", lambda: 3)
     whole = write_shards(tmp_path, [10] * 20)
     files = len(os.listdir("/proc/self/fd"))
     _, stream = open_split(tmp_path, "train", verify=False)
@@ -139,15 +145,135 @@ def test_a_pickled_stream_takes_no_map_along(tmp_path: Path) -> None:
     assert out.tolist() == whole[3:18].tolist()
 
 
-def test_a_shard_that_is_replaced_meanwhile_is_refused(tmp_path: Path) -> None:
+def test_a_shard_that_is_replaced_before_it_is_read_is_refused(tmp_path: Path) -> None:
     write_shards(tmp_path, [10, 10])
     _, stream = open_split(tmp_path, "train", verify=False)
     np.save(tmp_path / "x_train_000001.npy", np.zeros(9, "<u2"))
-    with pytest.raises(ShardError, match=r"x_train_000001.npy now holds 9 uint16 tokens, 10 uint16 when"):
-        stream.read(5, np.empty(10, np.uint16))
+    for _ in range(2):  # nor is it read the second time
+        with pytest.raises(ShardError, match=r"x_train_000001.npy has 146 bytes, expected 148: fetch or make it again"):
+            stream.read(5, np.empty(10, np.uint16))
+    np.save(tmp_path / "x_train_000001.npy", np.zeros(5, "<u4"))
+    with pytest.raises(ShardError, match=r"x_train_000001.npy holds 5 uint32 tokens, expected 10 uint16"):
+        stream.gather([(0, 3), (12, 3)], np.empty(10, np.uint16))
     (tmp_path / "x_train_000001.npy").unlink()
     with pytest.raises(ShardError, match="cannot open shard"):
         stream.read(5, np.empty(10, np.uint16))
+
+
+def test_a_shard_opened_again_is_checked_only_if_it_is_another_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = write_shards(tmp_path, [10] * 6)
+    monkeypatch.setattr(shardkit.dataset.open_files, "_most_open", lambda: 2)
+    headers: list[str] = []
+    read_header = shardkit.dataset.check.read_header
+
+    def count(file: BinaryIO, path: Path) -> ShardHeader:
+        headers.append(path.name)
+        return read_header(file, path)
+
+    monkeypatch.setattr(shardkit.dataset.check, "read_header", count)
+    _, stream = open_split(tmp_path, "train", verify=False)
+    out = np.empty(5, np.uint16)
+    for begin in (0, 10, 20, 30, 40, 50) * 3:
+        stream.read(begin, out)
+        assert out.tolist() == whole[begin : begin + 5].tolist()
+    assert headers == [f"x_train_{index:06d}.npy" for index in range(6)]
+    replace(tmp_path / "x_train_000002.npy", np.arange(20, 30, dtype="<u2"))
+    stream.read(20, out)
+    assert headers[6:] == ["x_train_000002.npy"]
+    replace(tmp_path / "x_train_000003.npy", np.zeros(5, "<u4"))  # as many bytes
+    stream.read(0, out)
+    with pytest.raises(ShardError, match=r"x_train_000003.npy holds 5 uint32 tokens, expected 10 uint16"):
+        stream.read(30, out)
+
+
+def replace(path: Path, tokens: np.ndarray) -> None:
+    """Another file under that name, as a tool writes it that renames."""
+    np.save(path.with_name("new.npy"), tokens)
+    os.replace(path.with_name("new.npy"), path)
+
+
+def test_opening_a_dataset_reads_no_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = write_documents(tmp_path, [("a", [1, 2, 3])] * 10, tokens_per_shard=20)
+
+    def refuse(file: BinaryIO, path: Path) -> ShardHeader:
+        raise AssertionError(f"{path} was opened")
+
+    monkeypatch.setattr(shardkit.dataset.check, "read_header", refuse)
+    _, stream = open_split(tmp_path, "train", verify=False)
+    assert stream.tokens == sum(shard.tokens for shard in manifest.splits["train"])
+    with pytest.raises(AssertionError, match="was opened"):
+        stream.read(0, np.empty(5, np.uint16))
+
+
+@settings(max_examples=40, deadline=None)
+@given(most=st.integers(1, 30), data=st.data())
+def test_a_read_that_gives_less_than_it_was_asked_for_is_read_on(
+    most: int, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("shards")
+    whole = write_shards(folder, [40, 7, 40])
+    _, stream = open_split(folder, "train", verify=False)
+    preadv = os.preadv
+    begins = data.draw(st.lists(st.integers(0, 60), min_size=1, max_size=4))
+    pieces = [(begin, data.draw(st.integers(1, 87 - begin))) for begin in begins]
+    expected = [token for begin, count in pieces for token in whole[begin : begin + count].tolist()]
+    out = np.zeros(len(expected), np.uint16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            os, "preadv", lambda file, views, place: preadv(file, (memoryview(views[0]).cast("B")[:most],), place)
+        )
+        assert stream.gather(pieces, out) == len(expected)
+        assert out.tolist() == expected
+        begin, count = pieces[0]
+        stream.read(begin, out[:count])
+        assert out[:count].tolist() == whole[begin : begin + count].tolist()
+        stream.read(0, out[:1])
+        os.truncate(folder / "x_train_000000.npy", 128 + 60)
+        with pytest.raises(ShardError, match=r"x_train_000000.npy ends 4 bytes early"):
+            stream.read(25, np.empty(7, np.uint16))
+
+
+READER = """
+import os, resource, sys
+import numpy as np
+from shardkit.dataset.token_stream import open_split
+limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+stream = open_split(sys.argv[1], "train", verify=False)[1]
+host = [open(os.devnull) for _ in range(int(sys.argv[2]))]
+out = np.empty(10, np.uint16)
+for _ in range(2):
+    for begin in range(0, stream.tokens, 10):
+        stream.read(begin, out)
+        assert out.tolist() == list(range(begin, begin + 10)), begin
+assert resource.getrlimit(resource.RLIMIT_NOFILE) == limits
+numbers = os.listdir("/proc/self/fd") if sys.argv[3] == "list" else []
+ours = [int(number) for number in numbers if os.path.realpath(f"/proc/self/fd/{number}").endswith(".npy")]
+print(len(ours), min(ours, default=0))
+"""
+
+
+def read_under_limits(folder: Path, soft: int, hard: int, *, host_files: int, listed: bool = True) -> list[int]:
+    """How many shards a process of these limits has open when it has read them twice, and the lowest descriptor."""
+    command = ["sh", "-c", f'ulimit -S -n {soft}; ulimit -H -n {hard}; exec "$@"', "sh", sys.executable, "-c", READER]
+    arguments = [str(folder), str(host_files), "list" if listed else ""]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [int(word) for word in done.stdout.split()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the limit is never raised")
+def test_shards_stay_open_beyond_the_limit_that_the_host_has_to_itself(tmp_path: Path) -> None:
+    write_shards(tmp_path, [10] * 300)
+    assert read_under_limits(tmp_path, 64, 1024, host_files=40) == [300, 64]
+    assert read_under_limits(tmp_path, 64, 128, host_files=40) == [64, 64]  # as many as the limits allow
+
+
+def test_a_host_that_needs_its_descriptors_takes_none_from_reading(tmp_path: Path) -> None:
+    write_shards(tmp_path, [10] * 100)
+    assert read_under_limits(tmp_path, 64, 64, host_files=20)[0] == 32  # half are left to others
+    read_under_limits(tmp_path, 64, 64, host_files=50, listed=False)
 
 
 def test_a_shard_that_is_cut_short_while_it_is_open_is_an_error_not_a_crash(tmp_path: Path) -> None:
@@ -168,7 +294,9 @@ def test_a_folder_that_is_no_finished_dataset_is_refused(tmp_path: Path) -> None
         open_split(tmp_path, "train", verify=False)
     write_shards(tmp_path, [10, 10])
     open_split(tmp_path, "train", verify=False)
-    (tmp_path / ".shardkit").mkdir()  # a tokenization that has not come to its end
+    (tmp_path / ".shardkit").mkdir()
+    open_split(tmp_path, "train", verify=False)
+    (tmp_path / ".shardkit" / "journal.jsonl").touch()  # a tokenization that has not come to its end
     with pytest.raises(ManifestError, match="unfinished"):
         open_split(tmp_path, "train", verify=False)
 
@@ -199,14 +327,14 @@ def test_a_shard_that_is_not_what_the_manifest_says_is_refused_at_the_door(tmp_p
     path = tmp_path / "x_train_000001.npy"
     tokens = np.load(path)
     np.save(path, tokens[:-1])
-    with pytest.raises(ShardError, match="holds 19 uint16 tokens, the manifest says 20"):
+    with pytest.raises(ShardError, match="has 166 bytes, expected 168"):
         open_split(tmp_path, "train", verify=False)
     np.save(path, tokens[::-1])
     open_split(tmp_path, "train", verify=False)
     with pytest.raises(ShardError, match="has SHA-256"):
         open_split(tmp_path, "train", verify=True)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ShardError, match="its header says"):
+    with pytest.raises(ShardError, match="has 167 bytes, expected 168"):
         open_split(tmp_path, "train", verify=False)
 
 

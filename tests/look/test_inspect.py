@@ -143,6 +143,7 @@ def test_a_shard_that_is_not_there_whole_is_named(copy: Path, damage: str) -> No
 
 def test_an_unfinished_run_and_a_folder_that_is_no_dataset_are_refused(copy: Path, tmp_path: Path) -> None:
     (copy / ".shardkit").mkdir()
+    (copy / ".shardkit" / "journal.jsonl").touch()
     for command in (describe, verify):
         (copy / "manifest.json").unlink(missing_ok=True)
         with pytest.raises(ManifestError, match="the dataset is unfinished"):
