@@ -8,8 +8,6 @@ from typing import Any
 from shardkit.dataset.manifest import Manifest
 from shardkit.files import format_bytes
 
-_BLOCK = 1 << 22
-
 
 def describe(directory: Path) -> dict[str, Any]:
     """What `shardkit info` prints: totals, tokenizer, source, and a line a split."""

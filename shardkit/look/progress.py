@@ -18,8 +18,10 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class ProgressBar:
-    """Callable with a `Progress`; keeps the last one. The bar counts tokens; its end and the ETA are estimated from the
-    share of the source's bytes that is done."""
+    """Shows each `TokenizeProgress` that it is called with, and remembers the last one.
+
+    The bar counts tokens; its end and the ETA are estimated from the share of the source's bytes that is done.
+    """
 
     def __init__(self) -> None:
         self.last: TokenizeProgress | None = None
@@ -113,7 +115,7 @@ def run_summary(manifest: Manifest, last: TokenizeProgress | None, seconds: floa
     """What `shardkit tokenize` prints at its end. `last` is None when the dataset was already complete.
 
     `tokens_per_second` counts from the first read of this session. `audited_documents` were encoded by the reference
-    too, in this session, with `audit_differences` (always 0: the first one stops the run).
+    too, in this session, and gave the same ids: the first difference stops a run.
     """
     skipped = sum(len(file.skipped_rows) for file in manifest.source.files) if manifest.source else 0
     summary: dict[str, Any] = {
@@ -130,5 +132,4 @@ def run_summary(manifest: Manifest, last: TokenizeProgress | None, seconds: floa
         summary["tokens_per_second"] = round(last.session_tokens / max(last.session_seconds, 1e-9))
         summary["bytes_per_token"] = round(last.session_text_bytes / last.session_tokens, 3)
         summary["audited_documents"] = last.audited
-        summary["audit_differences"] = 0
     return summary
