@@ -1,6 +1,7 @@
 """Reading speed, stalls, start-up and memory of `ShardLoader`, beside plain loaders and the limit of the machine.
 
     python -m benchmarks.bench_loader [--tokens 300_000_000] [--tokens-per-shard 100_000_000] [--rounds 3] [--others]
+    python -m benchmarks.bench_loader --shards 100 1_000 10_000
 
 Synthetic shards in a temporary folder, page cache warm, one process, no accelerator. Every contestant runs in a fresh
 process, rounds interleaved; the median round is printed. Ratios are what carries over to another machine.
@@ -10,6 +11,9 @@ process, rounds interleaved; the median round is printed. Ratios are what carrie
 - lite: what build-nanogpt's `DataLoaderLite` does: each shard expanded to int64 in memory, views handed out.
 - nanogpt: what nanoGPT's `get_batch` does: a new map and random windows every batch.
 - first: from constructing a loader over 100 shards to its first batch; without and with a manifest.
+
+With `--shards` the same tokens lie in so many shards, sparse files with a manifest: construction, and a shuffled step
+when every shard was read once, as a ratio to that of the first number. `ulimit -S -n 1024` before it is a common limit.
 """
 
 from __future__ import annotations
@@ -32,11 +36,15 @@ import numpy as np
 import torch
 
 from shardkit.dataset.manifest import Manifest
+from shardkit.dataset.records import ShardInfo
+from shardkit.dataset.shards import shard_header, shard_name
 from shardkit.loader.loader import ShardLoader
 
+MANY_SHARDS = "many_shards"
 CONTESTANTS = ("limit", "in_order", "shuffled", "ledger", "lite", "nanogpt", "first", "first_manifest")
 OTHERS = ("litdata",)
 MOST_STEPS_OF_SLOW = 2_000
+STEPS_TO_OPEN = 5_000  # 80,000 rows: all but a few of 10,000 shards
 Next = Callable[[], object]
 
 
@@ -204,19 +212,84 @@ def time_first_batch(name: str, tokens: int, batch_size: int, seq_len: int) -> d
             return {"first_batch_ms": (time.perf_counter() - began) * 1e3}
 
 
+def write_sparse(folder: Path, shards: int, tokens: int) -> None:
+    """A dataset of zeros in `shards` sparse files; nobody looks at the hashes in its manifest."""
+    folder.mkdir(parents=True)
+    header, each = shard_header(tokens // shards, np.dtype("<u2")), tokens // shards
+    infos = []
+    for index in range(shards):
+        name, size = shard_name("synthetic", "train", index), len(header) + 2 * each
+        with open(folder / name, "wb") as file:
+            file.write(header)
+            file.truncate(size)
+        infos.append(
+            ShardInfo(
+                file=name,
+                split="train",
+                index=index,
+                tokens=each,
+                documents=0,
+                first_document=0,
+                sha256=f"{index:064x}",
+                bytes=size,
+            )
+        )
+    Manifest(dtype="uint16", tokens_per_shard=each, shards=tuple(infos)).save(folder)
+
+
+def time_many_shards(folder: Path, batch_size: int, seq_len: int) -> dict[str, float]:
+    """Construction, the first shuffled steps, which open the shards, and the steps after those, in milliseconds."""
+    began = time.perf_counter()
+    with ShardLoader(folder, batch_size=batch_size, seq_len=seq_len) as loader:
+        constructed = time.perf_counter()
+        for _ in range(STEPS_TO_OPEN):
+            loader.next_batch()
+        opened = time.perf_counter()
+        runs = []
+        for _ in range(20):
+            begin = time.perf_counter()
+            for _ in range(200):
+                loader.next_batch()
+            runs.append((time.perf_counter() - begin) / 200)
+    return {
+        "construct_ms": (constructed - began) * 1e3,
+        "opening_step_ms": (opened - constructed) / STEPS_TO_OPEN * 1e3,
+        "step_ms": statistics.median(runs) * 1e3,
+    }
+
+
+def compare_shards(home: Path, counts: list[int], tokens: int, batch_size: int, seq_len: int, rounds: int) -> str:
+    """A line for each number of shards: the medians, and the ratio of a step to that of the first number."""
+    for count in counts:
+        write_sparse(home / str(count), count, tokens)
+    results = [
+        {count: contend_apart(MANY_SHARDS, home / str(count), batch_size, seq_len) for count in counts}
+        for _ in range(rounds)
+    ]
+    lines = [f"{'shards':>8}{'construct':>13}{'step':>11}{'ratio':>8}{'step while opening':>21}"]
+    for count in counts:
+        median = {key: statistics.median(one[count][key] for one in results) for key in results[0][count]}
+        ratio = statistics.median(one[count]["step_ms"] / one[counts[0]]["step_ms"] for one in results)
+        lines.append(
+            f"{count:8,}{median['construct_ms']:10.1f} ms{median['step_ms']:8.3f} ms{ratio:8.2f}"
+            f"{median['opening_step_ms']:18.3f} ms"
+        )
+    return "\n".join(lines)
+
+
 def contend(name: str, folder: Path, batch_size: int, seq_len: int) -> dict[str, float]:
     """One round of one contestant, in this process."""
     if name.startswith("first"):
         return time_first_batch(name, max(10_000_000, 200 * batch_size * seq_len), batch_size, seq_len)
+    if name == MANY_SHARDS:
+        return time_many_shards(folder, batch_size, seq_len)
     return time_steps(name, folder, batch_size, seq_len)
 
 
 def contend_apart(name: str, folder: Path, batch_size: int, seq_len: int) -> dict[str, float]:
     """One round of one contestant, in a fresh process."""
-    command = [
-        sys.executable, "-m", "benchmarks.bench_loader", "--contestant", name, "--folder", str(folder),
-        "--batch-size", str(batch_size), "--seq-len", str(seq_len),
-    ]  # fmt: skip
+    command = [sys.executable, "-m", "benchmarks.bench_loader", "--contestant", name, "--folder", str(folder)]
+    command += ["--batch-size", str(batch_size), "--seq-len", str(seq_len)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return result
@@ -250,7 +323,8 @@ def main() -> None:
     parser.add_argument("--seq-len", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--others", action="store_true", help="litdata too, if it is installed")
-    parser.add_argument("--contestant", choices=[*CONTESTANTS, *OTHERS], help="one round of one, as JSON")
+    parser.add_argument("--shards", type=int, nargs="+", help="compare so many shards, instead of contestants")
+    parser.add_argument("--contestant", choices=[*CONTESTANTS, *OTHERS, MANY_SHARDS], help="one round of one, as JSON")
     parser.add_argument("--folder", type=Path, help="shards that --contestant reads")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -258,6 +332,10 @@ def main() -> None:
         print(json.dumps(contend(args.contestant, args.folder, args.batch_size, args.seq_len)))
         return
     with tempfile.TemporaryDirectory() as temp:
+        if args.shards:
+            print(f"B={args.batch_size} T={args.seq_len}, {args.tokens:,} tokens, median of {args.rounds} rounds")
+            print(compare_shards(Path(temp), args.shards, args.tokens, args.batch_size, args.seq_len, args.rounds))
+            return
         folder = Path(temp) / "shards"
         write_shards(folder, args.tokens, args.tokens_per_shard)
         names = (*CONTESTANTS, *(OTHERS if args.others else ()))
