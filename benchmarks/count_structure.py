@@ -1,7 +1,7 @@
 """Count the structure of a checkout from its imports: rooms, floors, imports, cycles, lines.
 
-A room is a folder of `shardkit/`, or a file that lies directly in it; `trainer/` is one room. The floors are the rooms on
-the longest chain of imports. Imports inside `if TYPE_CHECKING:` do not run and are not counted.
+A room is a folder of `shardkit/`, or a file that lies directly in it; `trainer/` is one room. The floors are the nodes
+on the longest chain of imports. Imports inside `if TYPE_CHECKING:` do not run and are not counted.
 
     python -m benchmarks.count_structure [PATH]
 """
