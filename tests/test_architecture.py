@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -230,3 +231,13 @@ def test_every_command_and_option_has_help_and_every_command_is_in_the_readme() 
     for name, command in main.commands.items():
         assert command.help, name
         assert f"shardkit {name}" in readme, name
+
+
+def test_the_picture_of_the_house_names_every_room_and_no_file_that_is_not_there() -> None:
+    picture = (ROOT / "docs" / "architecture.md").read_text()
+    rooms = {
+        path.name + ("/" if path.is_dir() else "") for path in (ROOT / "shardkit").iterdir() if path.name[0] != "_"
+    }
+    assert not {room for room in rooms - {"py.typed"} if f"`{room}`" not in picture}
+    for name in re.findall(r"`([a-z_]+/[a-z_/]*[a-z_]+\.py)`", picture):
+        assert (ROOT / "shardkit" / name).is_file() or (ROOT / name).is_file(), name
