@@ -1,33 +1,33 @@
-"""Calls to a remote: tried again while that can help, and every failure of every client said as one `HubError` line.
+"""Calls over the network: tried again where that can help, and every failure of every client said in one line.
 
-The Hub's client raises seven kinds of error for the same trouble (`HfHubHTTPError`, `LocalEntryNotFoundError`,
-`RuntimeError`, `ValueError`, builtin `ConnectionError`, `OSError`, httpx errors), and the fsspec drivers their own.
-They are told apart here and nowhere else. No message leaves this module with a token in it.
+`with_retries` runs a call, `as_hub_error` puts a client's exception into words. Both follow one table, `_RULES`: which
+errors are worth another try, of which class ours is, and what it says. The clients are `huggingface_hub`, the fsspec
+drivers, `datasets` and pyarrow; none is imported here, since every worker process imports this module. No message
+leaves it with a token in it.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import re
 import sys
 import threading
-import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import NamedTuple, TypeVar
 
-from shardkit.errors import AuthError, DiskFull, HubError, ShardkitError, SourceError
+from shardkit.errors import AuthError, DiskFull, HubError, ShardkitError
 
 Result = TypeVar("Result")
 TRIES = 5
 FIRST_WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 300.0
-_TRANSIENT_STATUS = {408, 409, 412, 425, 429, 500, 502, 503, 504}
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-# Exceptions of these packages are the network's; any other `Exception` is a bug and keeps its traceback.
-_CLIENTS = {
-    "adlfs", "aiohttp", "aiobotocore", "asyncio", "azure", "botocore", "fsspec", "gcsfs", "google", "h11", "hf_xet",
-    "httpcore", "httpx", "huggingface_hub", "paramiko", "s3fs", "smbprotocol", "urllib3",
-}  # fmt: skip
+# Modules of the clients. What their code raises is a failure of the network or of the data.
+_CLIENT = re.compile(
+    r"(adlfs|aiohttp|aiobotocore|asyncio|azure|botocore|datasets|fsspec|gcsfs|google|h11|hf_xet|httpcore2?|httpx2?"
+    r"|huggingface_hub|paramiko|pyarrow|requests|s3fs|smbprotocol|urllib3)(\.|$)"
+)
 _SECRETS = [
     (re.compile(r"hf_[A-Za-z0-9]{8,}"), "hf_[hidden]"),
     (re.compile(r"(?i)\b(bearer|basic)\s+[^\s'\"]+"), r"\1 [hidden]"),
@@ -36,26 +36,98 @@ _SECRETS = [
 ]
 _LOGIN = "`hf auth login`, or set HF_TOKEN"
 _NEW_TOKEN = f"make one with write access at https://huggingface.co/settings/tokens, then {_LOGIN}"
+_AGAIN = "run the same command again, it goes on"
+_ODD = f"does not answer as it should ({{detail}}): {_AGAIN}"
+_LATER = "answered {status} ({said}): run the same command later, it goes on"
+_RIGHTS = "does not allow it ({said}): check your rights and credentials there"
+_IN_THE_WAY = "is not a folder, or has a file in the way ({said}): choose another"
+_NO_ROOM = "no room left on the disk; make room and run the same command again"
 
 
-def scrub(text: str) -> str:
-    """`text` on one line of at most 300 characters, without tokens, credentials or signed queries."""
-    from huggingface_hub import get_token
+class _Rule(NamedTuple):
+    """What is done about an error that has all of `marks` (see `_marks_of`)."""
 
-    token = get_token()
-    if token:
-        text = text.replace(token, "[hidden]")
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
-    text = " ".join(text.split())
-    return text if len(text) <= 300 else text[:297] + "..."
+    marks: set[str | int]
+    retry: bool
+    error: type[ShardkitError] | None  # None: the class that the caller asks for
+    says: str  # after "cannot WHAT: WHERE"; `said` is the client's text, `detail` has its class in front
 
 
-def with_retries(action: Callable[[], Result], where: str, what: str, stop: threading.Event | None = None) -> Result:
-    """Do `action`, which is safe to repeat; `where` names the remote and `what` the doing ("upload x.npy") in errors.
+_RULES = [  # the first that fits is followed
+    _Rule({"GatedRepoError"}, False, AuthError, f"is gated: accept its conditions on its page, then {_LOGIN}"),
+    _Rule(
+        {"RepositoryNotFoundError", "no token"},
+        False,
+        AuthError,
+        f"does not exist, or is private and there is no token: check the name, {_LOGIN}",
+    ),
+    _Rule(
+        {"RepositoryNotFoundError"},
+        False,
+        AuthError,
+        "does not exist, or your token may not see it: check the name and account",
+    ),
+    _Rule({"Hub", 401, "no token"}, False, AuthError, f"needs a token and there is none: {_NEW_TOKEN}"),
+    _Rule({"Hub", 401}, False, AuthError, f"does not accept the token (wrong or expired): {_NEW_TOKEN}"),
+    # The Hub sends readers on to a signed URL. One that has run out answers 403; the next try gets a new one.
+    _Rule({"Hub", 403, "redirected"}, True, AuthError, f"does not allow it ({{said}}): {_NEW_TOKEN}"),
+    _Rule(
+        {"Hub", 403},
+        False,
+        AuthError,
+        f"does not allow it (a read-only token, or not your repo? {{said}}): {_NEW_TOKEN}",
+    ),
+    _Rule({401}, False, AuthError, _RIGHTS),
+    _Rule({403}, False, AuthError, _RIGHTS),
+    _Rule({"RevisionNotFoundError"}, False, None, "has no such revision: check --revision"),
+    _Rule(
+        {"Hub", "EntryNotFoundError"}, False, None, "has no such file: the dataset there is unfinished, push it again"
+    ),
+    _Rule({"BadRequestError"}, False, None, "refused it ({status}: {said})"),
+    *(_Rule({status}, True, None, _LATER) for status in (408, 409, 412, 425, 429, 500, 502, 503, 504, "over 504")),
+    _Rule({"HTTP"}, False, None, "refused it ({status}: {said})"),
+    _Rule({"OfflineModeIsEnabled"}, False, None, "was not asked, offline mode is on: unset HF_HUB_OFFLINE"),
+    _Rule({"HFValidationError"}, False, None, "is not a name the Hub takes ({said}): write user/name"),
+    *(_Rule({number}, False, DiskFull, _NO_ROOM) for number in ("ENOSPC", "EDQUOT")),
+    _Rule(
+        {"DatasetNotFoundError"}, False, AuthError, f"is not for you to read ({{said}}): check its page, then {_LOGIN}"
+    ),
+    _Rule({"FileNotFoundError"}, False, None, "has no such file or folder ({said}): check the name"),
+    _Rule({"PermissionError", "content"}, False, None, _RIGHTS),
+    _Rule({"PermissionError"}, False, AuthError, _RIGHTS),
+    *(_Rule({f"{name}Error"}, False, None, _IN_THE_WAY) for name in ("FileExists", "NotADirectory", "IsADirectory")),
+    _Rule({"credentials"}, False, AuthError, "needs credentials ({said}): set them as its own tools ask"),
+    _Rule(
+        {"illegal header"},
+        False,
+        AuthError,
+        f"was not asked: the token holds a space or line end, or is empty; check HF_TOKEN, or {_LOGIN}",
+    ),
+    _Rule({"ArrowException"}, False, None, "is no whole parquet file ({said}): fetch or make it again"),
+    _Rule({"content"}, False, None, "cannot be read ({detail}): fetch or make it again"),
+    _Rule({"JSONDecodeError"}, True, None, _ODD),
+    _Rule({"ValueError"}, False, None, "cannot be used that way ({said})"),
+    _Rule(set(), True, None, _ODD),
+]
 
-    Failures that may pass are tried again, `TRIES` times in all, after 1, 2, 4 ... s, or what `Retry-After` asks for
-    (up to 300 s). Raises `HubError` or `AuthError`; `ShardkitError`s and bugs pass through. `stop` cuts the waiting.
+
+def with_retries(
+    action: Callable[[], Result],
+    where: str,
+    what: str,
+    stop: threading.Event | None = None,
+    *,
+    error: type[ShardkitError] = HubError,
+    content: bool = False,
+) -> Result:
+    """Run `action`, which is safe to repeat, and return what it returns.
+
+    `where` names the place and `what` the doing ("upload x.npy") in errors. Failures that may pass are tried again,
+    `TRIES` times in all, after 1, 2, 4 ... seconds, or what `Retry-After` asks for (up to 300 s); `stop` cuts the
+    waiting. With `content`, the bytes are at hand and a failure is theirs, which no other try mends.
+
+    Raises `error`, or where it fits better `AuthError` or `DiskFull`. `ShardkitError`s pass through, and so do bugs,
+    with their traceback: an exception counts as a bug if neither its class nor the code that raised it is a client's.
     """
     stop = stop or threading.Event()
     attempt = 0
@@ -65,157 +137,113 @@ def with_retries(action: Callable[[], Result], where: str, what: str, stop: thre
             return action()
         except ShardkitError:
             raise
-        except Exception as error:
-            if not _is_clients(error):
+        except Exception as raised:
+            if not (_is_a_clients(raised) and _is_a_clients(_root_of(raised))):
                 raise
-            failure, wait = as_hub_error(error, where, what)
+            failure, wait = as_hub_error(raised, where, what, error=error, content=content)
             if wait is None or attempt == TRIES or stop.wait(max(wait, FIRST_WAIT_SECONDS * 2 ** (attempt - 1))):
                 raise failure from None  # the client's own text may hold a header with the token
 
 
-def as_hub_error(error: Exception, where: str, what: str) -> tuple[ShardkitError, float | None]:
-    """The one-line error for a client's exception, and the least seconds to wait before trying again (None: no use)."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-
-    root = _root(error)
-    head = f"cannot {what}: {where}"
-    if isinstance(root, HfHubHTTPError):
-        return _explain_http(root, head)
-    if isinstance(root, OfflineModeIsEnabled):
-        return HubError(f"{head} was not asked, offline mode is on: unset HF_HUB_OFFLINE"), None
-    if isinstance(root, HFValidationError):
-        return HubError(f"{head} is not a name the Hub takes ({scrub(str(root))}): write user/name"), None
-    if isinstance(root, OSError) and root.errno in _DISK_FULL:
-        return DiskFull(f"cannot {what}: no room left on the disk; make room and run the same command again"), None
-    if isinstance(root, FileNotFoundError):
-        return HubError(f"{head} has no such file or folder ({scrub(str(root))}): check the name"), None
-    if isinstance(root, PermissionError):
-        return AuthError(
-            f"{head} does not allow it ({scrub(str(root))}): check your rights and credentials there"
-        ), None
-    if isinstance(root, (FileExistsError, NotADirectoryError, IsADirectoryError)):
-        return HubError(f"{head} is not a folder, or has a file in the way ({scrub(str(root))}): choose another"), None
-    if "Credentials" in type(root).__name__:
-        return AuthError(f"{head} needs credentials ({scrub(str(root))}): set them as its own tools ask"), None
-    if "Illegal header value" in str(root):
-        return AuthError(
-            f"{head} was not asked: the token holds a space or line end, or is empty; check HF_TOKEN, or {_LOGIN}"
-        ), None
-    detail = scrub(f"{type(root).__name__}: {root}")
-    return HubError(f"{head} does not answer as it should ({detail}): run the same command again, it goes on"), 0.0
+def as_hub_error(
+    raised: Exception, where: str, what: str, *, error: type[ShardkitError] = HubError, content: bool = False
+) -> tuple[ShardkitError, float | None]:
+    """The one-line error for a client's exception, and the least seconds to wait before another try (None: no use)."""
+    root = _root_of(raised)
+    marks = _marks_of(root) | ({"content"} if content else set())
+    rule = next(rule for rule in _RULES if rule.marks <= marks)
+    status, wait = _status_of(root), _retry_after(root) if rule.retry else None
+    says = rule.says
+    if wait is not None and wait > LONGEST_WAIT_SECONDS:
+        says, wait = f"asks to wait {wait:.0f} s ({{status}}): run the same command later, it goes on", None
+    said = scrub(str(getattr(root, "server_message", None) or root)) or "no reason given"
+    says = says.format(status=status, said=said, detail=scrub(f"{type(root).__name__}: {root}"))
+    head = f"cannot {what}: " if rule.says is _NO_ROOM else f"cannot {what}: {scrub(where)} "
+    return (rule.error or error)(head + says), wait
 
 
-def _explain_http(error: Any, head: str) -> tuple[ShardkitError, float | None]:
-    from huggingface_hub import get_token
-    from huggingface_hub.errors import (
-        BadRequestError,
-        EntryNotFoundError,
-        GatedRepoError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    status = error.response.status_code
-    said = scrub(error.server_message or "")
-    if isinstance(error, GatedRepoError):
-        return AuthError(f"{head} is gated: accept its conditions on its page, then {_LOGIN} of that account"), None
-    if isinstance(error, RepositoryNotFoundError):
-        if get_token():
-            return AuthError(f"{head} does not exist, or your token may not see it: check the name and account"), None
-        return AuthError(f"{head} does not exist, or is private and there is no token: check the name, {_LOGIN}"), None
-    if status == 401:
-        if get_token():
-            return AuthError(f"{head} does not accept the token (wrong or expired): {_NEW_TOKEN}"), None
-        return AuthError(f"{head} needs a token and there is none: {_NEW_TOKEN}"), None
-    if status == 403:
-        return AuthError(f"{head} does not allow it (a read-only token, or not your repo? {said}): {_NEW_TOKEN}"), None
-    if isinstance(error, RevisionNotFoundError):
-        return HubError(f"{head} has no such revision: check --revision"), None
-    if isinstance(error, EntryNotFoundError):
-        return HubError(f"{head} has no such file: the dataset there is unfinished, push it again"), None
-    if isinstance(error, BadRequestError) or status not in _TRANSIENT_STATUS:
-        return HubError(f"{head} refused it ({status}: {said or 'no reason given'})"), None
-    wait = _retry_after(error)
-    if wait > LONGEST_WAIT_SECONDS:
-        return HubError(f"{head} asks to wait {wait:.0f} s ({status}): run the same command later, it goes on"), None
-    trouble = "too many requests" if status == 429 else said or "its own trouble"
-    return HubError(f"{head} answered {status} ({trouble}): run the same command later, it goes on"), wait
+def scrub(text: str) -> str:
+    """`text` on one line of at most 300 characters, without tokens, credentials or signed queries."""
+    if token := _token():
+        text = text.replace(token, "[hidden]")
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    text = " ".join(text.split())
+    return text if len(text) <= 300 else text[:297] + "..."
 
 
-def _retry_after(error: Any) -> float:
-    value = error.response.headers.get("Retry-After", "")
+def _token() -> str | None:
+    """The Hub's token. A process that has not loaded the Hub's client has sent none but the environment's."""
+    hub = sys.modules.get("huggingface_hub")
+    return hub.get_token() if hub is not None else os.environ.get("HF_TOKEN")
+
+
+def _marks_of(error: BaseException) -> set[str | int]:
+    """What a rule may ask of an error: its classes' names, HTTP status, errno's name, and the words that are below."""
+    marks: set[str | int] = {*_class_names(error)}
+    if (status := _status_of(error)) is not None:
+        marks |= {"HTTP", status}
+        if status > 504:
+            marks.add("over 504")
+    if isinstance(error, OSError) and error.errno is not None:
+        marks.add(errno.errorcode.get(error.errno, "OSError"))
+    if "HfHubHTTPError" in marks:
+        marks.add("Hub")
+        if getattr(getattr(error, "response", None), "history", None):
+            marks.add("redirected")
+    if not _token():
+        marks.add("no token")
+    if "Credentials" in type(error).__name__:
+        marks.add("credentials")
+    if "Illegal header value" in str(error):
+        marks.add("illegal header")
+    return marks
+
+
+def _status_of(error: BaseException) -> int | None:
+    """The HTTP status in an exception of huggingface_hub (`response.status_code`), aiohttp (`status`) or gcsfs."""
+    holder = getattr(error, "response", None) or error
+    for name in ("status_code", "status", "code"):  # aiohttp has a `code` that it calls deprecated
+        value = getattr(holder, name, None)
+        if isinstance(value, int) and 100 <= value < 600:
+            return value
+    return None
+
+
+def _retry_after(error: BaseException) -> float:
+    headers = getattr(getattr(error, "response", error), "headers", None) or {}
+    value = headers.get("Retry-After", "")
     return float(value) if value.isdigit() else 0.0
 
 
-def _root(error: BaseException) -> BaseException:
-    """What the client's wrapper exceptions hide: the HTTP answer if there is one in the chain, else the first cause."""
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    seen: list[BaseException] = [error]
-    while (below := seen[-1].__cause__ or seen[-1].__context__) is not None and below not in seen:
-        seen.append(below)
-    for item in seen:
-        if isinstance(item, HfHubHTTPError):
+def _root_of(error: BaseException) -> BaseException:
+    """What a client's wrapper exceptions hide: the Hub's answer if there is one in the chain, else the first cause."""
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
+        chain.append(cause)
+    for item in chain:
+        if "HfHubHTTPError" in _class_names(item):
             return item
-    return seen[-1] if isinstance(error, (RuntimeError, ValueError, LocalEntryNotFoundError)) else error
+    wrapper = isinstance(error, RuntimeError | ValueError) or "LocalEntryNotFoundError" in _class_names(error)
+    return chain[-1] if wrapper else error
 
 
-def _is_clients(error: Exception) -> bool:
-    """Whether `error` is the network's or its client's, not a bug of ours."""
-    if isinstance(error, (OSError, RuntimeError, ValueError, EOFError, TimeoutError)):
+def _class_names(error: BaseException) -> set[str]:
+    return {base.__name__ for base in type(error).__mro__}
+
+
+def _is_a_clients(error: BaseException) -> bool:
+    """Whether `error` says something of the network, the disk or the data, and is no bug of ours."""
+    if isinstance(error, OSError) or any(_CLIENT.match(base.__module__) for base in type(error).__mro__):
         return True
-    return any(kind.__module__.split(".")[0].rstrip("2") in _CLIENTS for kind in type(error).__mro__)
+    return isinstance(error, RuntimeError | ValueError | EOFError) and _raised_by_client(error.__traceback__)
 
 
-_T = TypeVar("_T")
-_ATTEMPTS = 6
-_FIRST_DELAY = 0.5  # seconds; doubles
-_HOPELESS = {400, 401, 403, 404, 405, 410, 416}  # HTTP answers that another try does not change
-
-
-def retrying(action: Callable[[], _T], where: str, *, remote: bool) -> _T:
-    """Run `action`; where it is `remote`, again after a pause when the network fails. Raises `SourceError` after six
-    tries, or at once where trying again is no use; `AuthError` for a gated dataset."""
-    delay = _FIRST_DELAY
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            return action()
-        except FileNotFoundError as error:
-            raise SourceError(f"no such file: {where}") from error
-        except PermissionError as error:
-            raise SourceError(f"no permission to read {where}") from error
-        except network_errors() as error:
-            if type(error).__name__ == "GatedRepoError":
-                raise AuthError(
-                    f"{where} is gated: accept the dataset's terms on its page, then `hf auth login` (or set HF_TOKEN)"
-                ) from error
-            if not remote or attempt == _ATTEMPTS or getattr(error, "status", None) in _HOPELESS:
-                raise SourceError(f"cannot read {where}: {_short(error)}") from error
-            time.sleep(delay)
-            delay *= 2
-        except ValueError as error:
-            if type(error).__name__ == "ArrowInvalid":
-                raise SourceError(
-                    f"{where} is no whole parquet file ({_short(error)}): fetch or make it again"
-                ) from error
-            if not remote:
-                raise
-            raise SourceError(f"cannot read {where}: {_short(error)}") from error  # fsspec: no ranges, bad URL
-    raise RuntimeError("unreachable")
-
-
-def network_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
-    """The exception classes of the HTTP clients that are in use, and `more`; no module is imported for this."""
-    found: list[type[Exception]] = [OSError, EOFError, *more]
-    clients = (
-        ("aiohttp", "ClientError"), ("httpx", "HTTPError"), ("httpx2", "HTTPError"),
-        ("botocore.exceptions", "BotoCoreError"), ("botocore.exceptions", "ClientError"),
-    )  # fmt: skip
-    for module, name in clients:
-        if module in sys.modules:
-            found.append(getattr(sys.modules[module], name))
-    return tuple(found)
-
-
-def _short(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+def _raised_by_client(traceback: TracebackType | None) -> bool:
+    """Whether the innermost frame outside Python's own library is a client's."""
+    modules: list[str] = []
+    while traceback is not None:
+        modules.append(str(traceback.tb_frame.f_globals.get("__name__")))
+        traceback = traceback.tb_next
+    outside = [name for name in modules if name.partition(".")[0] not in sys.stdlib_module_names]
+    return bool(outside) and _CLIENT.match(outside[-1]) is not None

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import errno
 import json
+import subprocess
+import sys
 import threading
-import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import aiohttp
+import botocore.exceptions
+import datasets
+import fsspec
 import httpx2
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
 
 from shardkit import network
-from shardkit.errors import AuthError, DiskFull, HubError, UsageError
+from shardkit.errors import AuthError, DiskFull, HubError, ShardkitError, SourceError, UsageError
 from shardkit.network import as_hub_error, scrub, with_retries
 
 
@@ -101,24 +114,232 @@ def test_what_may_pass_is_tried_again_and_then_given_up(monkeypatch: pytest.Monk
     assert len(tries) == network.TRIES
 
 
-def test_bugs_and_our_own_errors_pass_through() -> None:
-    for error in (TypeError("bug"), KeyError("bug"), UsageError("ours"), ZeroDivisionError()):
-
-        def fail(error: Exception = error) -> None:
-            raise error
-
-        with pytest.raises(type(error)) as caught:
-            with_retries(fail, "x", "y")
-        assert caught.value is error
+def gated() -> Exception:
+    return GatedRepoError("gated", response=answer(403).response)
 
 
-def test_waits_grow_and_stop_when_told() -> None:
-    stop, start = threading.Event(), time.monotonic()
-    threading.Timer(0.1, stop.set).start()
+def refused(status: int) -> aiohttp.ClientResponseError:
+    request = aiohttp.RequestInfo(URL("https://u:secret@host/x?sig=1"), "GET", CIMultiDictProxy(CIMultiDict()))
+    return aiohttp.ClientResponseError(request, (), status=status, message="said")
+
+
+def redirected(status: int) -> HfHubHTTPError:
+    error = answer(status)
+    error.response.history = [httpx2.Response(302)]
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "retry", "says"),
+    [
+        (refused(503), SourceError, True, "answered 503"),
+        (refused(500), SourceError, True, "answered 500"),
+        (refused(523), SourceError, True, "answered 523"),
+        (refused(429), SourceError, True, "answered 429"),
+        (refused(404), SourceError, False, "refused it (404"),
+        (refused(416), SourceError, False, "refused it (416"),
+        (refused(401), AuthError, False, "check your rights and credentials"),
+        (refused(403), AuthError, False, "check your rights and credentials"),
+        (redirected(403), AuthError, True, "does not allow it"),
+        (answer(403), AuthError, False, "does not allow it"),
+        (gated(), AuthError, False, "is gated: accept its conditions"),
+        (aiohttp.ServerDisconnectedError(), SourceError, True, "does not answer as it should"),
+        (aiohttp.ClientPayloadError("cut"), SourceError, True, "does not answer as it should"),
+        (httpx2.ConnectError("refused"), SourceError, True, "does not answer as it should"),
+        (fsspec.exceptions.FSTimeoutError(), SourceError, True, "does not answer as it should"),
+        (botocore.exceptions.EndpointConnectionError(endpoint_url="s3"), SourceError, True, "does not answer"),
+        (botocore.exceptions.NoCredentialsError(), AuthError, False, "needs credentials"),
+        (datasets.exceptions.DatasetNotFoundError("gated"), AuthError, False, "is not for you to read"),
+        (OSError(errno.ENOSPC, "full"), DiskFull, False, "no room left on the disk"),
+        (PermissionError("403"), AuthError, False, "check your rights and credentials"),
+        (FileNotFoundError("x"), SourceError, False, "no such file or folder"),
+        (ValueError("no ranges"), SourceError, False, "cannot be used that way"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_each_client_s_errors_are_tried_again_or_not_by_the_same_table(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[Exception], retry: bool, says: str
+) -> None:
+    monkeypatch.setattr(network, "FIRST_WAIT_SECONDS", 0.0)
+    tries: list[int] = []
 
     def fail() -> None:
-        raise answer(429, **{"Retry-After": "60"})
+        tries.append(1)
+        as_if_in("fsspec.spec", error)
+
+    with pytest.raises(ShardkitError) as caught:
+        with_retries(fail, "https://u:secret@host/x?sig=1", "read x", error=SourceError)
+    assert type(caught.value) is kind
+    assert str(caught.value).startswith("cannot read x: ")
+    assert says in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert "sig=1" not in str(caught.value)
+    assert len(tries) == (network.TRIES if retry else 1)
+
+
+def as_if_in(module: str, error: Exception) -> None:
+    """Raise `error` from a function of that module."""
+    space: dict[str, Any] = {"__name__": module, "error": error.with_traceback(None)}
+    exec("def work(): raise error", space)
+    space["work"]()
+
+
+def of_a_client(error: Exception) -> Callable[[], None]:
+    return lambda: as_if_in("huggingface_hub.hf_api", error)
+
+
+def half_an_answer() -> None:
+    httpx2.Response(200, content=b"{").json()
+
+
+def a_closed_client() -> None:
+    client = httpx2.Client()
+    client.close()
+    client.get("http://127.0.0.1:9/")
+
+
+def no_such_protocol() -> None:
+    fsspec.core.url_to_fs("nonsense://x")
+
+
+def a_wrapped_answer() -> None:
+    as_if_in("huggingface_hub._upload", wrapped(RuntimeError("Error while uploading"), answer(503)))
+
+
+@pytest.mark.parametrize(
+    ("action", "retry"),
+    [
+        (half_an_answer, True),
+        (a_closed_client, True),
+        (no_such_protocol, False),
+        (a_wrapped_answer, True),
+        (of_a_client(RuntimeError("odd")), True),
+        (of_a_client(EOFError()), True),
+        (of_a_client(ValueError("odd")), False),
+    ],
+)
+def test_what_a_client_s_code_raises_is_no_bug_whatever_its_class(
+    monkeypatch: pytest.MonkeyPatch, action: Callable[[], None], retry: bool
+) -> None:
+    monkeypatch.setattr(network, "FIRST_WAIT_SECONDS", 0.0)
+    tries: list[int] = []
+
+    def counted() -> None:
+        tries.append(1)
+        action()
 
     with pytest.raises(HubError):
-        with_retries(fail, "x", "y", stop)
-    assert time.monotonic() - start < 5
+        with_retries(counted, "x", "y")
+    assert len(tries) == (network.TRIES if retry else 1)
+
+
+def our_json() -> None:
+    json.loads("{")
+
+
+def our_number() -> None:
+    int("many")
+
+
+def our_decoding() -> None:
+    b"\xff".decode()
+
+
+def our_runtime_error() -> None:
+    raise RuntimeError("ours")
+
+
+def while_handling_a_client_s() -> None:
+    try:
+        raise answer(404)
+    except HfHubHTTPError as error:
+        raise ValueError("ours") from error
+
+
+def in_a_client_s_callback() -> None:
+    space: dict[str, Any] = {"__name__": "fsspec.callbacks", "callback": our_number}
+    exec("def work(): callback()", space)
+    space["work"]()
+
+
+def wrapped_by_a_client() -> None:
+    as_if_in("huggingface_hub._upload", wrapped(RuntimeError("Error while uploading"), TypeError("ours")))
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        our_json,
+        our_number,
+        our_decoding,
+        our_runtime_error,
+        while_handling_a_client_s,
+        in_a_client_s_callback,
+        wrapped_by_a_client,
+    ],
+)
+def test_a_bug_passes_through_at_once_with_its_traceback(action: Callable[[], None]) -> None:
+    tries: list[int] = []
+
+    def counted() -> None:
+        tries.append(1)
+        action()
+
+    with pytest.raises((ValueError, RuntimeError)) as caught:
+        with_retries(counted, "x", "y")
+    assert len(tries) == 1
+    assert not isinstance(caught.value, ShardkitError)
+    if action is not wrapped_by_a_client:
+        assert action.__name__ in [frame.name for frame in traceback.extract_tb(caught.tb)]
+
+
+def test_our_own_errors_pass_through() -> None:
+    ours = UsageError("ours")
+
+    def fail() -> None:
+        raise ours
+
+    with pytest.raises(UsageError) as caught:
+        with_retries(fail, "x", "y")
+    assert caught.value is ours
+
+
+def test_damaged_content_is_not_read_again(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 no parquet PAR1")
+    with pytest.raises(
+        SourceError, match=r"cannot read a\.parquet: x is no whole parquet file .*: fetch or make it again"
+    ):
+        with_retries(
+            lambda: pq.ParquetFile(tmp_path / "a.parquet"), "x", "read a.parquet", error=SourceError, content=True
+        )
+    tries: list[int] = []
+
+    def fail() -> None:
+        tries.append(1)
+        pa.CompressedInputStream(pa.BufferReader(b"no gzip at all"), "gzip").read()
+
+    with pytest.raises(SourceError, match=r"cannot read a\.gz: x cannot be read \(OSError: .*: fetch or make it again"):
+        with_retries(fail, "x", "read a.gz", error=SourceError, content=True)
+    assert tries == [1]
+
+
+def test_the_module_loads_no_client() -> None:
+    code = "import sys, shardkit.network; print(*{name.split('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"huggingface_hub", "httpx", "httpx2", "pyarrow", "aiohttp", "fsspec"} & set(done.stdout.split())
+
+
+def test_the_wait_is_at_least_what_the_server_asks_for_and_is_cut_by_stop() -> None:
+    waits: list[float] = []
+
+    class Stop(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout or 0.0)
+            return len(waits) == 3
+
+    def fail() -> None:
+        raise answer(429, **{"Retry-After": "3"})
+
+    with pytest.raises(HubError):
+        with_retries(fail, "x", "y", Stop())
+    assert waits == [3.0, 3.0, 4.0]

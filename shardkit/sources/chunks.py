@@ -1,6 +1,8 @@
-"""How a file is cut into chunks and how a chunk becomes texts. `split_file` runs in the main process, `read_chunk` in a
-worker. Parquet is read by row groups and jsonl by byte ranges, in the worker; what can only be read front to back
-(compressed files, giant row groups, separated text, iterables) is read once, in the main process, and its bytes travel.
+"""How a file is cut into chunks, and how a chunk becomes texts.
+
+`iter_chunks` runs in the main process, `read_chunk` in a worker. A worker reads parquet by row groups and jsonl by byte
+ranges. What can only be read front to back (compressed files, separated text, giant row groups, iterables) is read by
+the main process, once, and its bytes travel in the chunk.
 """
 
 from __future__ import annotations
@@ -15,17 +17,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shardkit.errors import SourceError
-from shardkit.sources.parquet import parquet_column, split_parquet
-from shardkit.sources.ranges import guarded, open_stream, read_range
+from shardkit.sources.parquet import iter_parquet_chunks, read_column
+from shardkit.sources.ranges import checked_read, open_stream, read_range
 from shardkit.sources.sample import read_documents
 from shardkit.sources.source import Chunk, InputFile, ReadOptions, Source
+
+MAX_ROW_BYTES = 256 << 20  # a row in progress is held in memory; one with no end would fill it
 
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """A chunk's documents: `texts[i]` came from row `rows[i]` of the chunk. `read_rows` counts all rows, `bad` names
-    those that were skipped as (row in the chunk, why); blank lines are neither documents nor bad. `text_bytes` is the
-    documents' size in UTF-8."""
+    """A chunk's documents: `texts[i]` came from row `rows[i]` of the chunk.
+
+    `read_rows` counts all rows. `bad` names the skipped ones as (row in the chunk, why); blank lines are neither
+    documents nor bad. `text_bytes` is the documents' size in UTF-8.
+    """
 
     texts: list[str]
     rows: list[int] | range
@@ -35,120 +41,88 @@ class Texts:
 
 
 class BadRow(Exception):
-    """A row that is not text; the pipeline knows the chunk's first row and turns this into a `SourceError`."""
+    """A row that is not text. The pipeline, which knows the chunk's first row, turns this into a `SourceError`."""
 
     def __init__(self, row: int, why: str) -> None:
         super().__init__(row, why)
         self.row, self.why = row, why
 
 
-def split_source(source: Source, file: int, start: int, part: int, *, chunk_bytes: int) -> Iterator[Chunk]:
-    """The chunks of `source` from `start` (and its `part`) of file number `file` on, in stream order.
+def iter_chunks(source: Source, file: int, start: int, part: int, *, chunk_bytes: int) -> Iterator[Chunk]:
+    """The chunks of `source`, in stream order, from position `start` (and its `part`) of file number `file` on.
 
-    Lazy: each file is opened in its turn.
+    A file is opened when its first chunk is asked for. Raises `SourceError` for a file that cannot be read.
     """
     for number in range(file, len(source.files)):
-        at = (start, part) if number == file else (0, 0)
-        yield from split_file(source, number, *at, chunk_bytes=chunk_bytes)
+        position = (start, part) if number == file else (0, 0)
+        yield from _iter_file_chunks(source, number, *position, chunk_bytes=chunk_bytes)
 
 
-def split_file(source: Source, number: int, start: int, part: int, *, chunk_bytes: int) -> Iterator[Chunk]:
-    """The chunks of file `number` from position `start` (and its `part`) on."""
+def _iter_file_chunks(source: Source, number: int, start: int, part: int, *, chunk_bytes: int) -> Iterator[Chunk]:
     file = source.files[number]
     if file.format == "parquet":
-        yield from split_parquet(source, number, start, part, chunk_bytes)
+        yield from iter_parquet_chunks(source, number, start, part, chunk_bytes)
     elif file.format == "jsonl":
-        for at in range(start, file.bytes, chunk_bytes):
-            stop = min(at + chunk_bytes, file.bytes)
-            yield Chunk(file=number, start=at, stop=stop, weight=stop - at, input=file)
+        for first in range(start, file.bytes, chunk_bytes):
+            stop = min(first + chunk_bytes, file.bytes)
+            yield Chunk(file=number, start=first, stop=stop, weight=stop - first, input=file)
     elif file.format in ("jsonl.gz", "jsonl.zst", "txt.separated"):
         separator = b"\n" if source.options.separator is None else source.options.separator.encode()
-        yield from _split_stream(file, number, start, chunk_bytes, separator)
+        yield from _iter_stream_chunks(file, number, start, chunk_bytes, separator)
     elif file.format == "texts":
-        yield from _split_iterable(source, number, start, chunk_bytes)
+        yield from _iter_batches(source, number, start, chunk_bytes)
     elif start == 0:
         yield Chunk(file=number, start=0, stop=1, weight=file.bytes, input=file)
 
 
-def read_chunk(chunk: Chunk, options: ReadOptions) -> Texts:
-    """The documents of a chunk. Raises `BadRow` for a row that is not text (unless bad rows are skipped), and
-    `SourceError` for a file that cannot be read."""
-    kind = chunk.input.format
-    if isinstance(chunk.payload, tuple):
-        return _texts([text or "" for text in chunk.payload])
-    if kind == "parquet":
-        return _strings(parquet_column(chunk, options.text_field), options)
-    if kind == "docstrings":
-        return _texts(guarded(chunk.input, lambda: read_documents(Path(chunk.input.url))))
-    if kind == "txt":
-        data = guarded(chunk.input, lambda: read_range(chunk.input, 0, chunk.input.bytes))
-        return _decode_rows([data], options)
-    if kind == "txt.separated":
-        separator = (options.separator or "").encode()
-        return _decode_rows(_pieces(chunk.payload or b"", separator), options)
-    lines = chunk.payload if isinstance(chunk.payload, bytes) else guarded(chunk.input, lambda: _read_lines(chunk))
-    return _json_rows(lines, options, first=chunk.start == 0)
+def _iter_stream_chunks(
+    file: InputFile, number: int, start: int, chunk_bytes: int, separator: bytes
+) -> Iterator[Chunk]:
+    """Chunks of whole rows of a file that can only be read front to back; `start` counts rows already done.
 
-
-def _strings(column: pa.ChunkedArray, options: ReadOptions) -> Texts:
-    """Python strings of an Arrow column; null is the empty document. Rows that are not UTF-8 are bad."""
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if pa.types.is_string_view(column.type):
-        column = column.cast(pa.large_string())
-    try:
-        values = column.to_pylist()
-    except UnicodeDecodeError:
-        binary = column.cast(pa.large_binary(), safe=False)
-        return _decode_rows([value.as_py() or b"" for value in binary], options)
-    if column.null_count:
-        values = [value or "" for value in values]
-    return Texts(values, range(len(values)), len(values), [], pc.sum(pc.binary_length(column)).as_py() or 0)
-
-
-def _read_lines(chunk: Chunk) -> bytes:
-    """The bytes of the lines that start in `[start, stop)`, the last one to its end."""
-    file, begin = chunk.input, max(0, chunk.start - 1)
-    data = read_range(file, begin, chunk.stop)
-    if chunk.start > 0:
-        first = data.find(b"\n")
-        if first < 0 or first == len(data) - 1:
-            return b""
-        data = data[first + 1 :]
-    parts, at = [data], chunk.stop
-    while at < file.bytes and not parts[-1].endswith(b"\n"):
-        block = read_range(file, at, min(at + (1 << 20), file.bytes))
-        end = block.find(b"\n")
-        parts.append(block if end < 0 else block[: end + 1])
-        at += len(block)
-    return b"".join(parts)
-
-
-def _split_stream(file: InputFile, number: int, start: int, chunk_bytes: int, separator: bytes) -> Iterator[Chunk]:
-    """Blocks of whole rows of a stream that can only be read front to back; `start` counts rows already done."""
-    tail, row = b"", 0
-    weight = 0
-    with guarded(file, lambda: open_stream(file)) as stream:
+    Each byte is searched once: `pending` holds the blocks of the row in progress (of `row_bytes` so far), and of these
+    only `overlap`, in which a separator may have begun, is looked at again.
+    """
+    pending: list[bytes] = []
+    overlap, row_bytes, row = b"", 0, 0
+    with checked_read(file, lambda: open_stream(file)) as stream:
         while True:
-            block = guarded(file, lambda: stream.read(chunk_bytes))
-            data = tail + bytes(block)
-            end = _last_end(data, separator)
-            if block and end == 0:
-                tail = data
+            block = checked_read(file, lambda: stream.read(chunk_bytes))
+            window = overlap + block
+            end = _last_end(window, separator) - len(overlap)  # in `block`; not positive: no row ends in it
+            first_end = window.find(separator) if end > 0 else len(window)
+            if row_bytes - len(overlap) + first_end > MAX_ROW_BYTES:
+                raise _row_too_long(file, f"line {row + 1:,}" if file.format != "txt.separated" else f"row {row:,}")
+            if block and end <= 0:
+                pending.append(block)
+                row_bytes += len(block)
+                overlap = window[max(0, len(window) - len(separator) + 1) :]
                 continue
-            payload, tail = (data[:end], data[end:]) if block else (data, b"")
+            payload, rest = b"".join([*pending, block[:end]]) if block else b"".join(pending), block[max(0, end) :]
             rows = _count_rows(payload, separator)
             if rows and row >= start:
                 weight = min(file.bytes, len(payload) // 3 if file.format != "txt.separated" else len(payload))
                 yield Chunk(file=number, start=row, stop=row + rows, weight=weight, input=file, payload=payload)
-            row += rows
             if not block:
                 return
+            row += rows
+            pending, row_bytes = [rest], len(rest)
+            overlap = rest[max(0, len(rest) - len(separator) + 1) :]
+
+
+def _row_too_long(file: InputFile, which: str) -> SourceError:
+    return SourceError(
+        f"{file.path}, {which}: no end of the row within {MAX_ROW_BYTES:,} bytes, the most that a row may have; split "
+        "it, or check what stands between two rows (a line end in jsonl, --separator in text)"
+    )
 
 
 def _last_end(data: bytes, separator: bytes) -> int:
-    """Where the last separator in `data` ends, or 0. Separators are found from the left, as `split` finds them: seen
-    from the right, one that overlaps itself (`\\n\\n`) would fall elsewhere, depending on how the stream is cut."""
+    """Where the last separator in `data` ends, or 0.
+
+    Separators are found from the left, as `split` finds them. From the right, one that overlaps itself (`\\n\\n`) would
+    be found elsewhere, depending on how the stream is cut.
+    """
     if len(separator) == 1:
         return data.rfind(separator) + 1
     return len(data) - len(data.split(separator)[-1]) if separator in data else 0
@@ -158,12 +132,12 @@ def _count_rows(data: bytes, separator: bytes) -> int:
     return data.count(separator) + (_last_end(data, separator) < len(data))
 
 
-def _pieces(data: Any, separator: bytes) -> list[bytes]:
-    pieces = bytes(data).split(separator)
-    return pieces[:-1] if not pieces[-1] else pieces
+def _split_rows(data: Any, separator: bytes) -> list[bytes]:
+    rows = bytes(data).split(separator)
+    return rows[:-1] if not rows[-1] else rows
 
 
-def _split_iterable(source: Source, number: int, start: int, chunk_bytes: int) -> Iterator[Chunk]:
+def _iter_batches(source: Source, number: int, start: int, chunk_bytes: int) -> Iterator[Chunk]:
     """Batches of an iterable's documents; `start` counts documents already done, which are passed over."""
     file, column = source.files[number], source.options.text_field
     batch: list[str | None] = []
@@ -187,7 +161,67 @@ def _texts_chunk(file: InputFile, number: int, stop: int, batch: list[str | None
     return Chunk(file=number, start=stop - len(batch), stop=stop, weight=0, input=file, payload=tuple(batch))
 
 
-def _texts(texts: list[str]) -> Texts:
+def read_chunk(chunk: Chunk, options: ReadOptions) -> Texts:
+    """The documents of a chunk.
+
+    Raises `BadRow` for a row that is not text (unless bad rows are skipped), `SourceError` for a file that cannot be
+    read.
+    """
+    kind = chunk.input.format
+    if isinstance(chunk.payload, tuple):
+        return _plain_texts([text or "" for text in chunk.payload])
+    if kind == "parquet":
+        return _column_texts(read_column(chunk, options.text_field), options)
+    if kind == "docstrings":
+        return _plain_texts(checked_read(chunk.input, lambda: read_documents(Path(chunk.input.url))))
+    if kind == "txt":
+        data = checked_read(chunk.input, lambda: read_range(chunk.input, 0, chunk.input.bytes))
+        return _decode_rows([data], options)
+    if kind == "txt.separated":
+        separator = (options.separator or "").encode()
+        return _decode_rows(_split_rows(chunk.payload or b"", separator), options)
+    data = chunk.payload if isinstance(chunk.payload, bytes) else checked_read(chunk.input, lambda: _read_lines(chunk))
+    return _json_rows(data, options, first=chunk.start == 0)
+
+
+def _column_texts(column: pa.ChunkedArray, options: ReadOptions) -> Texts:
+    """Python strings of an Arrow column; null is the empty document. Rows that are not UTF-8 are bad."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_string_view(column.type):
+        column = column.cast(pa.large_string())
+    try:
+        values = column.to_pylist()
+    except UnicodeDecodeError:
+        binary = column.cast(pa.large_binary(), safe=False)
+        return _decode_rows([value.as_py() or b"" for value in binary], options)
+    if column.null_count:
+        values = [value or "" for value in values]
+    return Texts(values, range(len(values)), len(values), [], pc.sum(pc.binary_length(column)).as_py() or 0)
+
+
+def _read_lines(chunk: Chunk) -> bytes:
+    """The bytes of the lines that start in the chunk's byte range, the last one to its end."""
+    file, begin = chunk.input, max(0, chunk.start - 1)
+    data = read_range(file, begin, chunk.stop)
+    if chunk.start > 0:
+        first_end = data.find(b"\n")
+        if first_end < 0 or first_end == len(data) - 1:
+            return b""
+        data = data[first_end + 1 :]
+    blocks, position = [data], chunk.stop
+    row_start = chunk.stop - len(data) + data.rfind(b"\n") + 1
+    while position < file.bytes and not blocks[-1].endswith(b"\n"):
+        block = read_range(file, position, min(position + (1 << 20), file.bytes))
+        end = block.find(b"\n")
+        blocks.append(block if end < 0 else block[: end + 1])
+        if position + (len(block) if end < 0 else end) - row_start > MAX_ROW_BYTES:
+            raise _row_too_long(file, f"the row that starts at byte {row_start:,}")
+        position += len(block)
+    return b"".join(blocks)
+
+
+def _plain_texts(texts: list[str]) -> Texts:
     return Texts(texts, range(len(texts)), len(texts), [], sum(len(text.encode(errors="replace")) for text in texts))
 
 
@@ -195,7 +229,7 @@ def _decode_rows(pieces: Iterable[bytes], options: ReadOptions) -> Texts:
     def text(piece: bytes) -> str:
         return piece.decode("utf-8")
 
-    return _rows(pieces, text, options)
+    return _convert(pieces, text, options)
 
 
 def _json_rows(data: bytes, options: ReadOptions, *, first: bool) -> Texts:
@@ -220,11 +254,12 @@ def _json_rows(data: bytes, options: ReadOptions, *, first: bool) -> Texts:
             raise ValueError(f"field {column!r} is a {type(value).__name__}, not text")
         return value or ""
 
-    return _rows(_pieces(data, b"\n"), text, options)
+    return _convert(_split_rows(data, b"\n"), text, options)
 
 
-def _rows(pieces: Iterable[bytes], convert: Callable[[bytes], str | None], options: ReadOptions) -> Texts:
-    """Convert each row; None is a row without a document, `ValueError` a bad one."""
+def _convert(pieces: Iterable[bytes], convert: Callable[[bytes], str | None], options: ReadOptions) -> Texts:
+    """The documents of the rows `pieces`. `convert` returns None for a row without one, and raises `ValueError` for a
+    bad row, which is skipped or becomes a `BadRow`."""
     texts: list[str] = []
     rows: list[int] = []
     bad: list[tuple[int, str]] = []

@@ -1,4 +1,4 @@
-"""How a user's word for a source is understood: `sample`, a path, a glob, a URL, a Hub dataset id, or an iterable.
+"""How the user's name for a source is understood: `sample`, a path, a glob, a URL, a Hub dataset id, or an iterable.
 
 The Hub is in `hub.py`, the built-in sample in `sample.py`; how bytes become texts is in `chunks.py`.
 """
@@ -9,12 +9,12 @@ import glob
 import os
 import re
 from collections.abc import Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from shardkit.dataset.manifest import SourceInfo
 from shardkit.errors import SourceError, UsageError
+from shardkit.network import with_retries
 from shardkit.sources.source import FORMATS, InputFile, ReadOptions, Source, format_of
 
 DEFAULT_SOURCE = "HuggingFaceFW/fineweb-edu"
@@ -32,10 +32,13 @@ def open_source(
     separator: str | None = None,
     skip_bad_rows: bool = False,
 ) -> Source:
-    """Understand `source`: `sample`, a local file, folder or glob, a URL that fsspec reads, a Hub dataset id, or any
-    iterable of texts or of rows with a `text_field` (a `datasets.Dataset`).
+    """List the files of `source`.
 
-    Raises `SourceError` if it does not exist or has no files to read, `UsageError` if it cannot be told what it is.
+    `source` is "sample", a local file, folder or glob, a URL that fsspec reads, a Hub dataset id, or any iterable of
+    texts or of rows with a `text_field` (a `datasets.Dataset`).
+
+    Raises `SourceError` if it does not exist or has no files to read, `AuthError` if it may not be read, `UsageError`
+    if it is none of these.
     """
     options = ReadOptions(text_field=text_field, separator=separator, skip_bad_rows=skip_bad_rows)
     if not isinstance(source, str | os.PathLike):
@@ -47,7 +50,7 @@ def open_source(
         return sample_source(options)
     if "://" in text and not text.startswith("hf://datasets/"):
         return _from_url(text, options)
-    if _looks_local(text):
+    if _is_local_name(text):
         return _from_files(text, options)
     if text.startswith("hf://datasets/"):
         text = text.removeprefix("hf://datasets/")
@@ -69,7 +72,7 @@ def natural_key(path: str) -> tuple[list[tuple[int, int | str]], str]:
     return [(0, int(part)) if at % 2 else (1, part) for at, part in enumerate(parts) if part], path
 
 
-def _looks_local(text: str) -> bool:
+def _is_local_name(text: str) -> bool:
     return (
         os.path.exists(text)
         or any(c in text for c in "*?[")
@@ -83,58 +86,62 @@ def _from_files(text: str, options: ReadOptions) -> Source:
     path = Path(os.path.expanduser(text))  # Path.expanduser raises for an unknown user
     if max(map(len, path.parts), default=0) > 255:
         raise SourceError(f"no such file or folder: {text[:80]}... (a name of more than 255 characters)")
-    if path.is_dir():
-        found = [p for p in path.rglob("*") if p.is_file() and format_of(p.name) and not _hidden(p.relative_to(path))]
-        base = path
-        if not found:
-            raise SourceError(f"{path} holds no files to read: expected {', '.join(FORMATS)}")
-    elif path.is_file():
-        found, base = [path], path.parent
-        if format_of(path.name) is None:
-            raise SourceError(f"{path} has a name that says no known format: expected {', '.join(FORMATS)}")
-    else:
-        found = [p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file() and not _looped(p)]
-        base = Path(os.path.commonpath([p.parent for p in found])) if found else path
-        if not found:
-            raise SourceError(f"no such file or folder: {path} (looked from {Path.cwd()})")
-        if bad := [p for p in found if format_of(p.name) is None]:
-            raise SourceError(f"{bad[0]} has a name that says no known format: expected {', '.join(FORMATS)}")
-    names = sorted((p.relative_to(base).as_posix() for p in found), key=natural_key)
-    if bad_name := next((n for n in names if not _is_text(n)), None):
+    base, paths = _local_files(path)
+    if bad := [p for p in paths if format_of(p.name) is None]:
+        raise SourceError(f"{bad[0]} has a name that says no known format: expected {', '.join(FORMATS)}")
+    names = sorted((p.relative_to(base).as_posix() for p in paths), key=natural_key)
+    if bad_name := next((n for n in names if not _is_utf8(n)), None):
         raise SourceError(f"{bad_name!r} is a file name that is not UTF-8: rename it, a manifest could not name it")
     files = tuple(
         InputFile(path=n, url=str(base / n), bytes=(base / n).stat().st_size, format=str(format_of(n))) for n in names
     )
-    identity = Path(os.path.abspath(path)).name or "files"  # the same from wherever it is looked at
-    return Source(info=_info(identity, options), files=_by_separator(files, options), options=options)
+    identity = Path(os.path.abspath(path)).name or "files"  # the same from whichever folder it is named
+    return Source(info=_info(identity, options), files=_with_separator(files, options), options=options)
+
+
+def _local_files(path: Path) -> tuple[Path, list[Path]]:
+    """The files that a local file, folder or glob names, and the folder that their names are relative to."""
+    if path.is_dir():
+        files = [p for p in path.rglob("*") if p.is_file() and format_of(p.name)]
+        if files := [p for p in files if not _is_hidden(p.relative_to(path))]:
+            return path, files
+        raise SourceError(f"{path} holds no files to read: expected {', '.join(FORMATS)}")
+    if path.is_file():
+        return path.parent, [path]
+    files = [p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file() and not _is_in_a_link_loop(p)]
+    if not files:
+        raise SourceError(f"no such file or folder: {path} (looked from {Path.cwd()})")
+    return Path(os.path.commonpath([p.parent for p in files])), files
 
 
 def _from_url(url: str, options: ReadOptions) -> Source:
     import fsspec
 
-    from shardkit.network import retrying
+    def list_files() -> dict[str, int | None]:
+        paths = filesystem.glob(root) if any(c in url for c in "*[") else [root]
+        if len(paths) == 1 and format_of(paths[0]) is None:
+            paths = filesystem.find(root)
+        return {p: filesystem.size(p) for p in paths if format_of(p.split("?")[0])}
 
     try:
-        fs, root = fsspec.core.url_to_fs(url)
-        paths = retrying(lambda: fs.glob(root) if any(c in url for c in "*[") else [root], url, remote=True)
-        if len(paths) == 1 and format_of(paths[0]) is None:
-            paths = retrying(lambda: fs.find(root), url, remote=True)
-        found = sorted((p for p in paths if format_of(p.split("?")[0])), key=natural_key)
-        sizes = {p: retrying(partial(fs.size, p), p, remote=True) for p in found}
+        filesystem, root = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as error:
         raise SourceError(f"cannot open {url}: {error}") from error
-    if not found:
+    sizes = with_retries(list_files, url, "list the source", error=SourceError)
+    if not sizes:
         raise SourceError(f"{url} holds no files to read: expected {', '.join(FORMATS)}")
-    if unsized := [p for p in found if sizes[p] is None]:
+    if unsized := [path for path, size in sizes.items() if size is None]:
         raise SourceError(f"the server does not say how long {unsized[0]} is: download it first, and give the file")
     files = tuple(
         InputFile(
-            path=p.rsplit("/", 1)[-1], url=fs.unstrip_protocol(p), bytes=int(sizes[p]),
-            format=str(format_of(p.split("?")[0])),
+            path=path.rsplit("/", 1)[-1],
+            url=filesystem.unstrip_protocol(path),
+            bytes=int(sizes[path] or 0),
+            format=str(format_of(path.split("?")[0])),
         )
-        for p in found
-    )  # fmt: skip
-    return Source(info=_info(url, options), files=_by_separator(files, options), options=options)
+        for path in sorted(sizes, key=natural_key)
+    )
+    return Source(info=_info(url, options), files=_with_separator(files, options), options=options)
 
 
 def _from_iterable(texts: Iterable[Any], options: ReadOptions) -> Source:
@@ -152,7 +159,7 @@ def _from_iterable(texts: Iterable[Any], options: ReadOptions) -> Source:
     return Source(info=info, files=(file,), options=options, texts=texts)
 
 
-def _by_separator(files: tuple[InputFile, ...], options: ReadOptions) -> tuple[InputFile, ...]:
+def _with_separator(files: tuple[InputFile, ...], options: ReadOptions) -> tuple[InputFile, ...]:
     if options.separator is None:
         return files
     if options.separator == "":
@@ -166,13 +173,13 @@ def _info(identity: str, options: ReadOptions) -> SourceInfo:
     return SourceInfo(id=identity, text_field=options.text_field)
 
 
-def _looped(path: Path) -> bool:
+def _is_in_a_link_loop(path: Path) -> bool:
     """True for a file reached through a link back to a folder that holds it: `**` follows those until names run out."""
     folders = [os.path.realpath(p) for p in path.parents]
     return len(set(folders)) < len(folders)
 
 
-def _is_text(name: str) -> bool:
+def _is_utf8(name: str) -> bool:
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -180,5 +187,5 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _hidden(path: Path) -> bool:
+def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)

@@ -1,4 +1,4 @@
-"""Parquet: cut by row groups, read one column at a time. Knows nothing of what the column says."""
+"""Parquet files: cut into chunks by row groups, one column read at a time. Knows nothing of what the column says."""
 
 from __future__ import annotations
 
@@ -9,55 +9,41 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shardkit.errors import SourceError
-from shardkit.sources.ranges import RangeFile, guarded, is_remote, modified
+from shardkit.sources.ranges import RangeFile, checked_read, modified_ns
 from shardkit.sources.source import Chunk, InputFile, Source
 
-_GIANT = 8  # a row group of more than this many chunks' bytes is read in order by the main process
+_GIANT_CHUNKS = 8  # a row group larger than this many chunks is read front to back by the main process
 
 
-def _parquet(file: InputFile) -> pq.ParquetFile:
-    """The open file, kept for the next chunk of it; a local file that has changed is opened again."""
-    return _open_parquet(file, modified(file))
-
-
-@lru_cache(maxsize=2)
-def _open_parquet(file: InputFile, _modified_ns: int) -> pq.ParquetFile:
-    """`buffer_size` keeps a giant row group from being read whole before its first batch."""
-    if is_remote(file):
-        return pq.ParquetFile(pa.PythonFile(RangeFile(file), mode="r"), pre_buffer=False)
-    return pq.ParquetFile(file.url, buffer_size=1 << 20)
-
-
-def split_parquet(source: Source, number: int, start: int, part: int, chunk_bytes: int) -> Iterator[Chunk]:
+def iter_parquet_chunks(source: Source, number: int, start: int, part: int, chunk_bytes: int) -> Iterator[Chunk]:
     """The chunks of a parquet file from row group `start` (and row `part` of it) on."""
     file, column = source.files[number], source.options.text_field
-    meta = guarded(file, lambda: _parquet(file)).metadata
+    meta = checked_read(file, lambda: _open_parquet(file)).metadata
     index = _text_column(file, column)
-    group, sizes = start, [0] * meta.num_row_groups
-    for g in range(meta.num_row_groups):
-        sizes[g] = meta.row_group(g).column(index).total_uncompressed_size
+    sizes = [meta.row_group(g).column(index).total_uncompressed_size for g in range(meta.num_row_groups)]
     share = file.bytes / max(1, sum(sizes))
+    group = start
     while group < meta.num_row_groups:
         stop, size = group + 1, sizes[group]
         while stop < meta.num_row_groups and size + sizes[stop] <= chunk_bytes:
             size += sizes[stop]
             stop += 1
-        if sizes[group] > _GIANT * chunk_bytes:
-            yield from _split_giant(file, number, group, part if group == start else 0, column, chunk_bytes)
+        if sizes[group] > _GIANT_CHUNKS * chunk_bytes:
+            yield from _iter_giant(file, number, group, part if group == start else 0, column, chunk_bytes)
         else:
             yield Chunk(file=number, start=group, stop=stop, weight=int(size * share), input=file)
         group = stop
 
 
-def _split_giant(file: InputFile, number: int, group: int, part: int, column: str, chunk_bytes: int) -> Iterator[Chunk]:
+def _iter_giant(file: InputFile, number: int, group: int, part: int, column: str, chunk_bytes: int) -> Iterator[Chunk]:
     """A row group too large for one chunk, in batches that the main process reads in order."""
-    handle = guarded(file, lambda: _parquet(file))
+    handle = checked_read(file, lambda: _open_parquet(file))
     meta = handle.metadata.row_group(group)
     rows = max(1, meta.num_rows * chunk_bytes // max(1, meta.total_byte_size))
     weight = file.bytes * rows // max(1, handle.metadata.num_rows)
     batches = handle.iter_batches(batch_size=rows, row_groups=[group], columns=[column], use_threads=False)
     row = 0
-    while (batch := guarded(file, lambda: next(batches, None))) is not None:
+    while (batch := checked_read(file, lambda: next(batches, None))) is not None:
         first, row = row, row + batch.num_rows
         if row <= part:
             continue
@@ -73,7 +59,7 @@ def _split_giant(file: InputFile, number: int, group: int, part: int, column: st
 
 def _text_column(file: InputFile, column: str) -> int:
     """The index of the leaf column that holds the text. Raises `SourceError` if there is none, or it is not text."""
-    handle = _parquet(file)
+    handle = _open_parquet(file)
     names = handle.schema_arrow.names
     if column not in names:
         raise SourceError(f"{file.path} has no column {column!r}: expected one of {', '.join(names)} (--text-field)")
@@ -85,19 +71,34 @@ def _text_column(file: InputFile, column: str) -> int:
     return leaves.index(column)
 
 
-def parquet_column(chunk: Chunk, column: str) -> pa.ChunkedArray:
+def read_column(chunk: Chunk, column: str) -> pa.ChunkedArray:
     """The text column of a chunk. Raises `SourceError` if it cannot be read, is not text, or lacks rows."""
     file = chunk.input
     if isinstance(chunk.payload, bytes):
         return pa.ipc.open_stream(chunk.payload).read_all().column(column)
     groups = list(range(chunk.start, chunk.stop))
-    guarded(file, lambda: _text_column(file, column))
-    handle = guarded(file, lambda: _parquet(file))
-    table = guarded(file, lambda: handle.read_row_groups(groups, columns=[column], use_threads=False))
+    checked_read(file, lambda: _text_column(file, column))
+    handle = checked_read(file, lambda: _open_parquet(file))
+    table = checked_read(file, lambda: handle.read_row_groups(groups, columns=[column], use_threads=False))
     _check_rows(file, table.num_rows, sum(handle.metadata.row_group(group).num_rows for group in groups))
     return table.column(column)
 
 
-def _check_rows(file: InputFile, found: int, expected: int) -> None:
-    if found != expected:
-        raise SourceError(f"{file.path} gives {found:,} rows where its footer says {expected:,}: it is damaged")
+def _open_parquet(file: InputFile) -> pq.ParquetFile:
+    """The open file, cached for its next chunk; a local file that has changed is opened again."""
+    return _open_version(file, modified_ns(file))
+
+
+@lru_cache(maxsize=2)
+def _open_version(file: InputFile, _modified_ns: int) -> pq.ParquetFile:
+    if file.is_remote:
+        return pq.ParquetFile(pa.PythonFile(RangeFile(file), mode="r"), pre_buffer=False)
+    # without a buffer size, a giant row group would be read whole before its first batch
+    return pq.ParquetFile(file.url, buffer_size=1 << 20)
+
+
+def _check_rows(file: InputFile, rows: int, expected: int) -> None:
+    if rows != expected:
+        raise SourceError(
+            f"{file.path} gives {rows:,} rows where its footer says {expected:,}: it is damaged, fetch it again"
+        )

@@ -1,7 +1,7 @@
-"""Bytes of source files, here or behind a URL: exactly those that were asked for, after some tries, or a `SourceError`.
+"""Reading the bytes of source files, local or behind a URL: exactly the bytes asked for, or a `SourceError`.
 
-Knows nothing of rows or texts. A server that sends fewer bytes than it was asked for, or more, is found out here: a
-client that trusts it would end up with documents cut short.
+Knows nothing of rows or texts. A server that sends fewer or more bytes than it was asked for is noticed here; a client
+that trusts it would end up with documents cut short.
 """
 
 from __future__ import annotations
@@ -14,26 +14,21 @@ from typing import Any
 import pyarrow as pa
 
 from shardkit.errors import SourceError
-from shardkit.network import _T, retrying
+from shardkit.network import Result, with_retries
 from shardkit.sources.source import InputFile
 
-_BUFFER = 8 << 20  # bytes a request, where a remote file is read front to back
+_REQUEST_BYTES = 8 << 20  # of one request, where a remote file is read front to back
 
 
-def is_remote(file: InputFile) -> bool:
-    """True if the file is read through fsspec."""
-    return "://" in file.url
-
-
-def guarded(file: InputFile, action: Callable[[], _T]) -> _T:
-    """Run `action` on `file` once; its failures become a `SourceError` that names the file. (`RemoteFile` has tried
-    again already.)"""
-    return retrying(action, file.path, remote=False)
+def checked_read(file: InputFile, action: Callable[[], Result]) -> Result:
+    """Run `action`, which reads `file`, once: `RangeFile` repeats what may help. Its failures become a `SourceError`
+    that names the file."""
+    return with_retries(action, file.url, f"read {file.path}", error=SourceError, content=True)
 
 
 def read_range(file: InputFile, start: int, stop: int) -> bytes:
     """The bytes `[start, stop)` of a file, all of them. Raises `SourceError` if the file is shorter by now."""
-    if is_remote(file):
+    if file.is_remote:
         with RangeFile(file) as remote:
             remote.seek(start)
             return remote.read(stop - start)
@@ -49,25 +44,27 @@ def read_range(file: InputFile, start: int, stop: int) -> bytes:
 
 
 def open_stream(file: InputFile) -> Any:
-    """A file to be read front to back, decompressed if its format says so."""
-    raw: Any = io.BufferedReader(RangeFile(file), _BUFFER) if is_remote(file) else open(file.url, "rb")  # noqa: SIM115
+    """Open a file to be read front to back, decompressed if its format says so."""
+    raw: Any = io.BufferedReader(RangeFile(file), _REQUEST_BYTES) if file.is_remote else open(file.url, "rb")  # noqa: SIM115
     codec = {"jsonl.gz": "gzip", "jsonl.zst": "zstd"}.get(file.format)
     return raw if codec is None else pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec)
 
 
-def modified(file: InputFile) -> int:
+def modified_ns(file: InputFile) -> int:
     """When a local file was last changed, in nanoseconds; 0 for a remote one."""
-    return 0 if is_remote(file) else os.stat(file.url).st_mtime_ns
+    return 0 if file.is_remote else os.stat(file.url).st_mtime_ns
 
 
 class RangeFile(io.RawIOBase):
-    """A remote file, read by ranges, with no cache of its own. `read` gives exactly what was asked for (up to the
-    file's end), after up to six tries, or raises `SourceError`."""
+    """A remote file, read by ranges, with no cache of its own.
+
+    `read` returns exactly the bytes asked for (up to the file's end), after a few tries, or raises `SourceError`.
+    """
 
     def __init__(self, file: InputFile) -> None:
-        self._source = file
-        self._handle: Any = None
-        self._at = 0
+        self._file = file
+        self._handle: Any = None  # fsspec's open file; None after a failure, so that the next try opens it again
+        self._position = 0
 
     def readable(self) -> bool:
         """Always."""
@@ -79,22 +76,23 @@ class RangeFile(io.RawIOBase):
 
     def tell(self) -> int:
         """The position, in bytes."""
-        return self._at
+        return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a position, in bytes."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._source.bytes}[whence]
-        self._at = base + offset
-        return self._at
+        """Move to a position, in bytes; returns it, counted from the start."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._file.bytes}[whence]
+        self._position = base + offset
+        return self._position
 
     def read(self, size: int | None = -1) -> bytes:
         """The next `size` bytes, or all that are left."""
-        left = max(0, self._source.bytes - self._at)
+        left = max(0, self._file.bytes - self._position)
         size = left if size is None or size < 0 else min(size, left)
         if size == 0:
             return b""
-        data = retrying(lambda: self._fetch(self._at, size), self._source.path, remote=True)
-        self._at += size
+        where, what = self._file.url, f"read {self._file.path}"
+        data = with_retries(lambda: self._fetch(self._position, size), where, what, error=SourceError)
+        self._position += size
         return data
 
     def readinto(self, buffer: Any) -> int:
@@ -111,7 +109,7 @@ class RangeFile(io.RawIOBase):
         super().close()
 
     def _fetch(self, start: int, size: int) -> bytes:
-        handle, self._handle = self._handle or self._open(), None  # a failure leaves None: the next try opens it again
+        handle, self._handle = self._handle or self._open(), None
         handle.seek(start)
         data = bytes(handle.read(size))
         if len(data) != size:
@@ -125,5 +123,5 @@ class RangeFile(io.RawIOBase):
     def _open(self) -> Any:
         import fsspec
 
-        fs, path = fsspec.core.url_to_fs(self._source.url)
+        fs, path = fsspec.core.url_to_fs(self._file.url)
         return fs.open(path, "rb", cache_type="none")

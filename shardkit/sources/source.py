@@ -1,4 +1,4 @@
-"""What a source is: an ordered list of files to read (`Source`), and the pieces of them that workers read (`Chunk`)."""
+"""What a source is: an ordered list of files (`Source`), and the pieces that workers read (`Chunk`)."""
 
 from __future__ import annotations
 
@@ -8,28 +8,35 @@ from typing import Any
 
 from shardkit.dataset.manifest import SourceInfo
 
-FORMATS = {
-    ".parquet": "parquet", ".jsonl": "jsonl", ".jsonl.gz": "jsonl.gz", ".jsonl.zst": "jsonl.zst", ".txt": "txt",
-}  # fmt: skip
+FORMATS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt")  # how a file's name must end
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InputFile:
-    """A file to read: `path` names it in errors and manifests, `url` opens it (a local path, or what fsspec reads)."""
+    """A file to read: `path` names it in errors and manifests, `url` opens it (a local path, or what fsspec reads).
+
+    `format` is its name's ending in `FORMATS` without the first dot, or "txt.separated" (a text file with a separator),
+    "docstrings" (the built-in sample) or "texts" (an iterable, with an empty `url`).
+    """
 
     path: str
     url: str
     bytes: int
     format: str
 
+    @property
+    def is_remote(self) -> bool:
+        """True if the file is read through fsspec."""
+        return "://" in self.url
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chunk:
     """A run of rows of one file, 8 to 64 MB of text: the unit that a worker reads and encodes.
 
-    `start` and `stop` count row groups (parquet), bytes (jsonl) or rows (everything that is read in order by the main
-    process, whose data travels in `payload`); `part` is the first row of a piece of a giant row group. `weight` is its
-    share of the file's bytes, for progress.
+    `file` is the file's number in the source. `start` and `stop` count row groups (parquet), bytes (jsonl) or rows (all
+    formats that the main process reads front to back; their data travels in `payload`). `part` is the first row of a
+    piece of a giant row group. `weight` is the chunk's share of the file's bytes, for progress.
     """
 
     file: int
@@ -58,8 +65,7 @@ class ReadOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """An ordered list of files, or (`texts`) any iterable of documents, which is then read again from its start when a
-    run is resumed."""
+    """An ordered list of files, or (`texts`) any iterable of documents, which a resumed run reads from its start."""
 
     info: SourceInfo
     files: tuple[InputFile, ...]
@@ -69,5 +75,4 @@ class Source:
 
 def format_of(path: str) -> str | None:
     """The format that a file's name says, or None."""
-    lower = path.lower()
-    return next((FORMATS[end] for end in sorted(FORMATS, key=len, reverse=True) if lower.endswith(end)), None)
+    return next((ending[1:] for ending in FORMATS if path.lower().endswith(ending)), None)

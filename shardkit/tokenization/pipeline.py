@@ -21,7 +21,7 @@ from shardkit.dataset.manifest import WORK_DIR, Manifest
 from shardkit.errors import ShardkitWarning, UsageError
 from shardkit.files import atomic_write
 from shardkit.remote.uploader import Uploader
-from shardkit.sources.chunks import split_source
+from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.open import DEFAULT_SOURCE, open_source
 from shardkit.sources.sample import SAMPLE_SHARD_TOKENS
 from shardkit.tokenization import live_push, output_folder
@@ -156,7 +156,7 @@ def _run(
     """Make what is not made yet, and the manifest (not saved)."""
     started = time.time()
     source, plan, resume = recipe.source, recipe.plan, journal.resume
-    chunks = split_source(source, resume.file, resume.start, resume.part, chunk_bytes=recipe.chunk_bytes)
+    chunks = iter_chunks(source, resume.file, resume.start, resume.part, chunk_bytes=recipe.chunk_bytes)
     total = sum(file.bytes for file in source.files)
     done = sum(file.bytes for file in source.files[: resume.file])
     with OrderedWriter(plan, journal, source.files, outbox) as assembler:

@@ -1,16 +1,11 @@
-"""`sources`: every format gives the same rows however it is cut, and says in one line what is wrong with it."""
+"""Every format gives the same rows however it is cut, and says in one line what is wrong with it."""
 
 from __future__ import annotations
 
-import contextlib
 import gzip
-import json
 import os
 import re
-import threading
-from collections.abc import Iterator
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -19,44 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from source_data import TEXTS, lines, packed, texts_of
 
-from shardkit import network
 from shardkit.errors import ShardkitError, SourceError, UsageError
-from shardkit.sources.chunks import BadRow, read_chunk, split_source
-from shardkit.sources.open import natural_key, open_source
-from shardkit.sources.source import Source
-
-TEXTS = ["first", "", "naïve \u2028 日本", "x<|endoftext|>y", "a\nb\r\n", " ", "\0", "last " * 50]
-
-
-def texts_of(source: Any, *, chunk_bytes: int = 8 << 20, **options: Any) -> list[str]:
-    """Every document, by way of chunks that are resumed in the middle: what a run and its resume would read."""
-    opened: Source = open_source(source if not isinstance(source, Path) else str(source), **options)
-    chunks = list(split_source(opened, 0, 0, 0, chunk_bytes=chunk_bytes))
-    if chunks:
-        middle = chunks[len(chunks) // 2]
-        again = list(split_source(opened, middle.file, middle.start, middle.part, chunk_bytes=chunk_bytes))
-        assert [c.where for c in again] == [c.where for c in chunks[len(chunks) // 2 :]]
-        assert [c.payload for c in again] == [c.payload for c in chunks[len(chunks) // 2 :]]
-    return [text for chunk in chunks for text in read_chunk(chunk, opened.options).texts]
-
-
-def lines(texts: list[str], end: str = "\n") -> bytes:
-    return "".join(json.dumps({"id": 1, "text": t}, ensure_ascii=False) + end for t in texts).encode()
-
-
-def packed(name: str, data: bytes) -> bytes:
-    """The bytes of a file of that name; compressed ones in two members or frames."""
-    half = len(data) // 2
-    if name.endswith(".gz"):
-        return gzip.compress(data[:half]) + gzip.compress(data[half:])
-    if name.endswith(".zst"):
-        return zstandard.compress(data[:half]) + zstandard.compress(data[half:])
-    return data
-
+from shardkit.sources import chunks
+from shardkit.sources.chunks import BadRow, iter_chunks, read_chunk
+from shardkit.sources.open import open_source
 
 # parquet -----------------------------------------------------------------------------------------------------------
 
@@ -221,10 +186,86 @@ def test_a_file_that_shrank_since_it_was_listed_is_an_error(tmp_path: Path) -> N
     path = tmp_path / "a.jsonl"
     path.write_bytes(lines(["x" * 50] * 100))
     source = open_source(str(path))
-    chunks = list(split_source(source, 0, 0, 0, chunk_bytes=1000))
+    chunks = list(iter_chunks(source, 0, 0, 0, chunk_bytes=1000))
     os.truncate(path, 2500)
     with pytest.raises(SourceError, match=r"a\.jsonl is shorter than when the run began"):
         [read_chunk(chunk, source.options) for chunk in chunks]
+
+
+# rows without an end -------------------------------------------------------------------------------------------------
+
+
+def endless(folder: Path, name: str, size: int) -> Path:
+    """A file whose third row has no end for `size` bytes."""
+    (folder / name).write_bytes(packed(name, lines(["a", "b"]) + b"x" * size))
+    return folder / name
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "row"),
+    [
+        ("a.jsonl.gz", {}, "line 3"),
+        ("a.jsonl.zst", {}, "line 3"),
+        ("a.txt", {"separator": "\n"}, "row 2"),
+        ("a.txt", {"separator": "\n\n"}, "row 0"),
+        ("a.jsonl", {}, "the row that starts at byte 46"),
+    ],
+)
+@pytest.mark.parametrize("chunk_bytes", [7, 30, 1000])
+def test_a_row_without_an_end_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, options: dict[str, Any], row: str, chunk_bytes: int
+) -> None:
+    monkeypatch.setattr(chunks, "MAX_ROW_BYTES", 5000)
+    path = endless(tmp_path, name, 50_000)
+    with pytest.raises(SourceError, match=rf"{re.escape(name)}, {row}: no end of the row within 5,000 bytes"):
+        texts_of(path, chunk_bytes=chunk_bytes, **options)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.txt"])
+@pytest.mark.parametrize("chunk_bytes", [7, 99])
+def test_the_longest_row_may_be_exactly_as_long_as_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, chunk_bytes: int
+) -> None:
+    monkeypatch.setattr(chunks, "MAX_ROW_BYTES", 500)
+    options = {"separator": "\n"} if name == "a.txt" else {}
+    for size in (500, 501):
+        row = b'{"text": "' + b"x" * (size - 12) + b'"}'
+        (tmp_path / name).write_bytes(packed(name, row + b"\n" + lines(["end"])))
+        if size == 500:
+            assert len(texts_of(tmp_path / name, chunk_bytes=chunk_bytes, **options)) == 2
+        else:
+            with pytest.raises(SourceError, match="no end of the row within 500 bytes"):
+                texts_of(tmp_path / name, chunk_bytes=chunk_bytes, **options)
+
+
+@pytest.mark.parametrize(("name", "separator"), [("a.jsonl.gz", None), ("a.txt", "\n"), ("a.txt", "--\n--")])
+def test_a_long_row_is_searched_once_and_not_again_with_every_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, separator: str | None
+) -> None:
+    path = endless(tmp_path, name, 200_000)
+    searched: list[int] = []
+    last_end = chunks._last_end
+
+    def counted(data: bytes, separator: bytes) -> int:
+        searched.append(len(data))
+        return last_end(data, separator)
+
+    monkeypatch.setattr(chunks, "_last_end", counted)
+    source = open_source(str(path), separator=separator)
+    assert list(chunks.iter_chunks(source, 0, 0, 0, chunk_bytes=500))
+    assert sum(searched) < 3 * 200_000
+
+
+def test_a_small_file_that_decompresses_without_end_is_refused_long_before_it_fills_the_memory(tmp_path: Path) -> None:
+    member = gzip.compress(bytes(32 << 20), compresslevel=1)
+    (tmp_path / "a.jsonl.gz").write_bytes(member * 128)  # 4 GiB
+    tracemalloc.start()
+    try:
+        with pytest.raises(SourceError, match=r"line 1: .* within 268,435,456 bytes"):
+            texts_of(tmp_path / "a.jsonl.gz")
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * chunks.MAX_ROW_BYTES
+    finally:
+        tracemalloc.stop()
 
 
 # txt ---------------------------------------------------------------------------------------------------------------
@@ -264,80 +305,6 @@ def test_a_separator_is_for_txt_files_and_not_empty(tmp_path: Path) -> None:
         open_source(str(tmp_path), separator="")
 
 
-# files -------------------------------------------------------------------------------------------------------------
-
-
-def names_of(source: Path | str) -> list[str]:
-    return [file.path for file in open_source(str(source)).files]
-
-
-def test_files_are_in_natural_order_and_ties_are_broken_by_name(tmp_path: Path) -> None:
-    names = ["a1.txt", "a01.txt", "a2.txt", "a10.txt", "b/1.txt", "1²2.txt", "ü.txt", "sp ace.txt", "new\nline.txt"]
-    for name in names:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(name)
-    found = names_of(tmp_path)
-    assert sorted(found) == sorted(names)
-    assert found == sorted(names, key=natural_key)
-    assert [n for n in found if n.startswith("a")] == ["a01.txt", "a1.txt", "a2.txt", "a10.txt"]
-    assert texts_of(tmp_path) == found
-
-
-def test_hidden_and_unknown_files_in_a_folder_are_passed_over(tmp_path: Path) -> None:
-    for name in ("a.txt", ".b.txt", ".git/c.txt", "README.md", "x_train_000000.npy", "manifest.json"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("x")
-    assert names_of(tmp_path) == ["a.txt"]
-
-
-def test_links_that_loop_are_followed_once_by_folder_and_glob(tmp_path: Path) -> None:
-    (tmp_path / "deep").mkdir()
-    (tmp_path / "deep" / "a.txt").write_text("x")
-    (tmp_path / "deep" / "loop").symlink_to(tmp_path)
-    (tmp_path / "dead.txt").symlink_to(tmp_path / "nowhere")
-    assert names_of(tmp_path) == ["deep/a.txt"]
-    assert names_of(f"{tmp_path}/**/*.txt") == ["a.txt"]
-
-
-def test_the_same_folder_has_one_identity_from_wherever_it_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "corpus").mkdir()
-    (tmp_path / "corpus" / "a.txt").write_text("x")
-    monkeypatch.chdir(tmp_path / "corpus")
-    for name in (".", "../corpus", "./", str(tmp_path / "corpus"), str(tmp_path / "corpus") + "/"):
-        source = open_source(name)
-        assert (source.info.id, [f.path for f in source.files]) == ("corpus", ["a.txt"])
-    assert open_source(Path("a.txt")).info == open_source(str(tmp_path / "corpus" / "a.txt")).info
-
-
-@pytest.mark.parametrize(
-    "name", ["none.parquet", "none/", "./none", "/none", "none/*.txt", "~none", "x" * 300 + ".txt"]
-)
-def test_a_path_that_is_not_there_is_one_clear_error(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises((SourceError, UsageError), match=r"no such (file or folder|local path)"):
-        open_source(name)
-
-
-def test_a_folder_or_file_of_no_known_format_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("x")
-    with pytest.raises(SourceError, match=r"holds no files to read: expected \.parquet"):
-        open_source(str(tmp_path))
-    for name in ("a.csv", "*.csv"):
-        with pytest.raises(SourceError, match=r"a\.csv has a name that says no known format"):
-            open_source(str(tmp_path / name))
-
-
-def test_a_file_name_that_no_manifest_could_hold_is_refused_at_the_door(tmp_path: Path) -> None:
-    with contextlib.suppress(OSError):
-        Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.txt")).write_text("x")
-        with pytest.raises(SourceError, match="a file name that is not UTF-8"):
-            open_source(str(tmp_path))
-
-
 # iterables ---------------------------------------------------------------------------------------------------------
 
 
@@ -346,7 +313,7 @@ def test_lists_generators_and_datasets_give_their_texts() -> None:
     assert texts_of([*TEXTS, None], chunk_bytes=10) == [*TEXTS, ""]
     assert texts_of(datasets.Dataset.from_list(rows)) == TEXTS
     assert texts_of(datasets.Dataset.from_list(rows).to_iterable_dataset()) == TEXTS
-    (chunk,) = split_source(open_source(text for text in TEXTS), 0, 0, 0, chunk_bytes=1 << 20)
+    (chunk,) = iter_chunks(open_source(text for text in TEXTS), 0, 0, 0, chunk_bytes=1 << 20)
     assert chunk.payload == tuple(TEXTS)
 
 
@@ -365,174 +332,3 @@ def test_lists_generators_and_datasets_give_their_texts() -> None:
 def test_what_is_no_iterable_of_texts_is_refused(source: Any, words: str) -> None:
     with pytest.raises(ShardkitError, match=words):
         texts_of(source)
-
-
-# remote ------------------------------------------------------------------------------------------------------------
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Files of a folder over HTTP with Range; `faults` says what goes wrong with the next GETs."""
-
-    protocol_version = "HTTP/1.1"
-    server: FileServer
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Keep quiet."""
-
-    def do_HEAD(self) -> None:
-        self.answer(body=False)
-
-    def do_GET(self) -> None:
-        self.answer(body=True)
-
-    def answer(self, *, body: bool) -> None:
-        path = self.server.folder / self.path.lstrip("/")
-        fault = self.server.faults.pop(0) if body and self.server.faults else None
-        if not path.is_file() or isinstance(fault, int):
-            self.send_response(fault if isinstance(fault, int) else 404)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        data, asked = path.read_bytes(), self.headers.get("Range")
-        self.server.asked.append(asked)
-        ranged = re.fullmatch(r"bytes=(\d+)-(\d*)", asked or "") if self.server.ranges else None
-        start = int(ranged[1]) if ranged else 0
-        part = data[start : int(ranged[2]) + 1 if ranged and ranged[2] else None]
-        sent = part[: len(part) // 2] if fault else part
-        self.send_response(206 if ranged else 200)
-        if self.server.sized or body:
-            self.send_header("Content-Length", str(len(sent if fault == "short" else part)))
-        if ranged:
-            self.send_header("Content-Range", f"bytes {start}-{start + len(part) - 1}/{len(data)}")
-            self.send_header("Accept-Ranges", "bytes")
-        self.end_headers()
-        if body:
-            self.wfile.write(sent)
-        self.close_connection = self.close_connection or fault == "drop"
-
-
-class FileServer(ThreadingHTTPServer):
-    """`faults` holds, for each GET in turn, None, a status, `drop` (cut midway) or `short` (half, as if all)."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.folder, self.ranges, self.sized = folder, True, True
-        self.faults: list[int | str | None] = []
-        self.asked: list[str | None] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
-    monkeypatch.setattr(network, "_FIRST_DELAY", 0.001)
-    with FileServer(tmp_path) as running:
-        thread = threading.Thread(target=partial(running.serve_forever, poll_interval=0.01))
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join()
-
-
-REMOTE = ["a.parquet", "a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.txt"]
-MANY = [f"{number} " + text for number in range(40) for text in TEXTS]
-
-
-def serve(folder: Path, name: str) -> list[str]:
-    """Put a file of that format there; its documents."""
-    if name.endswith(".parquet"):
-        pq.write_table(
-            pa.table({"n": [os.urandom(90).hex()] * len(MANY), "text": MANY}), folder / name, row_group_size=64
-        )
-        return MANY
-    if name == "a.txt":
-        (folder / name).write_text("\n".join(MANY), newline="")
-        return ["\n".join(MANY)]
-    (folder / name).write_bytes(packed(name, lines(MANY)))
-    return MANY
-
-
-@pytest.mark.parametrize("name", REMOTE)
-@pytest.mark.parametrize(
-    "faults", [[], [503, None, 503], ["drop", "drop"], ["short", None, "short", "drop", 500]], ids=str
-)
-def test_a_remote_file_gives_the_local_texts_through_failures_drops_and_short_bodies(
-    tmp_path: Path, server: FileServer, name: str, faults: list[int | str | None]
-) -> None:
-    expected = serve(tmp_path, name)
-    assert texts_of(tmp_path / name, chunk_bytes=5000) == expected
-    source = open_source(f"{server.url}/{name}")
-    server.faults = list(faults)
-    found = [t for c in split_source(source, 0, 0, 0, chunk_bytes=5000) for t in read_chunk(c, source.options).texts]
-    assert found == expected
-    assert len(server.faults) < max(1, len(faults))  # they did happen
-
-
-def test_a_giant_remote_row_group_loses_no_row_when_the_connection_fails(tmp_path: Path, server: FileServer) -> None:
-    texts = [os.urandom(200).hex() for _ in range(1000)]
-    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", data_page_size=4096, use_dictionary=False)
-    source = open_source(f"{server.url}/a.parquet")
-    found = []
-    for number, chunk in enumerate(split_source(source, 0, 0, 0, chunk_bytes=20_000)):
-        server.faults = ["drop", 503] if number % 3 == 0 else ["short"]
-        found += read_chunk(chunk, source.options).texts
-    assert number > 5
-    assert found == texts
-
-
-def test_only_the_text_column_of_a_remote_parquet_file_is_fetched(tmp_path: Path, server: FileServer) -> None:
-    table = {"big": [os.urandom(3000).hex() for _ in range(300)], "text": ["small"] * 300}
-    pq.write_table(pa.table(table), tmp_path / "a.parquet", row_group_size=100)
-    assert texts_of(f"{server.url}/a.parquet") == ["small"] * 300
-    size = (tmp_path / "a.parquet").stat().st_size
-    ranges = [tuple(map(int, asked[6:].split("-"))) for asked in server.asked if asked]
-    assert sum(stop - start + 1 for start, stop in ranges) < size / 2
-
-
-@pytest.mark.parametrize("status", [401, 403])
-def test_a_refusal_is_not_tried_again(tmp_path: Path, server: FileServer, status: int) -> None:
-    serve(tmp_path, "a.jsonl")
-    source = open_source(f"{server.url}/a.jsonl")
-    server.faults = [status, "drop"]
-    with pytest.raises(SourceError, match=r"cannot read a\.jsonl"):
-        [read_chunk(chunk, source.options) for chunk in split_source(source, 0, 0, 0, chunk_bytes=5000)]
-    assert server.faults == ["drop"]
-
-
-@pytest.mark.parametrize("fault", [500, "drop", "short"])
-def test_a_server_that_never_answers_whole_is_a_source_error(tmp_path: Path, server: FileServer, fault: Any) -> None:
-    serve(tmp_path, "a.jsonl")
-    source = open_source(f"{server.url}/a.jsonl")
-    server.faults = [fault] * 50
-    with pytest.raises(SourceError, match=r"cannot read a\.jsonl"):
-        [read_chunk(chunk, source.options) for chunk in split_source(source, 0, 0, 0, chunk_bytes=5000)]
-    assert len(server.faults) == 44
-
-
-def test_a_server_without_ranges_is_refused_and_never_read_wrong(tmp_path: Path, server: FileServer) -> None:
-    serve(tmp_path, "a.jsonl")
-    server.ranges = False
-    source = open_source(f"{server.url}/a.jsonl")
-    with pytest.raises(SourceError, match=r"cannot read a\.jsonl: .*range"):
-        [read_chunk(chunk, source.options) for chunk in split_source(source, 0, 0, 0, chunk_bytes=5000)]
-
-
-def test_a_missing_url_and_an_unknown_scheme_are_one_clear_error(server: FileServer) -> None:
-    with pytest.raises(SourceError, match="no such file"):
-        open_source(f"{server.url}/none.parquet")
-    with pytest.raises(SourceError, match="cannot open nonsense://x/a.parquet"):
-        open_source("nonsense://x/a.parquet")
-
-
-def test_fsspec_folders_are_listed_in_natural_order(tmp_path: Path) -> None:
-    for number in (10, 9, 1):
-        (tmp_path / f"{number}.txt").write_text(str(number))
-    assert texts_of(f"file://{tmp_path}") == ["1", "9", "10"]
-    assert texts_of(f"file://{tmp_path}/1*.txt") == ["1", "10"]
-
-
-def test_a_word_that_is_no_source_says_what_one_is() -> None:
-    with pytest.raises(UsageError, match=r"cannot tell what source 'nonsense' is"):
-        open_source("nonsense")

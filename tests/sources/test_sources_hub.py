@@ -26,18 +26,21 @@ configs:
 ---
 """
 READ = """
-import json, sys
+import datasets, json, sys
 from pathlib import Path
 from shardkit.errors import ShardkitError
-from shardkit.sources import fetch, open_source
-from shardkit.sources.read import read_chunk
-fetch._FIRST_DELAY = 0.001
+from shardkit import network
+from shardkit.sources import open_source
+from shardkit.sources.chunks import iter_chunks, read_chunk
+network.FIRST_WAIT_SECONDS = 0.001
 source, options = json.loads(sys.argv[1])
 try:
+    bars = [datasets.utils.is_progress_bar_enabled()]
     opened = open_source(source, **options)
-    texts = [t for c in split_source(opened, 0, 0, 0, chunk_bytes=3000) for t in read_chunk(c, opened.options).texts]
+    bars.append(datasets.utils.is_progress_bar_enabled())
+    texts = [t for c in iter_chunks(opened, 0, 0, 0, chunk_bytes=3000) for t in read_chunk(c, opened.options).texts]
     info, files = opened.info, [file.path for file in opened.files]
-    found = {"texts": texts, "info": [info.id, info.config, info.split, info.revision], "files": files}
+    found = {"texts": texts, "info": [info.id, info.config, info.split, info.revision], "files": files, "bars": bars}
 except ShardkitError as error:
     found = {"error": type(error).__name__, "message": str(error)}
 print(json.dumps(found))
@@ -117,12 +120,17 @@ def test_the_texts_are_whole_when_the_network_fails_drops_and_shortens(hub: HubS
 @pytest.mark.parametrize(
     ("source", "options", "kind", "words"),
     [
-        ("alice/none", {}, "SourceError", "no dataset alice/none on the Hub, or it is private"),
+        ("alice/none", {}, "AuthError", "hf://datasets/alice/none does not exist, or is private and there is no token"),
         (REPO, {"name": "large"}, "SourceError", "large"),
         (REPO, {"split": "validation"}, "SourceError", "has no split 'validation': expected one of train"),
-        (REPO, {"revision": "v9"}, "SourceError", "has no revision 'v9'"),
+        (
+            REPO,
+            {"revision": "v9"},
+            "SourceError",
+            "hf://datasets/alice/texts@v9 has no such revision: check --revision",
+        ),
         (REPO, {"text_field": "body"}, "SourceError", "has no column 'body': expected one of noise, text"),
-        ("alice/..", {}, "SourceError", "is not a dataset id"),
+        ("alice/..", {}, "SourceError", "hf://datasets/alice/.. is not a name the Hub takes"),
     ],
 )
 def test_what_is_not_there_is_one_clear_error(
@@ -137,7 +145,7 @@ def test_what_is_not_there_is_one_clear_error(
 def test_private_and_gated_datasets_say_to_log_in(hub: HubServer) -> None:
     hub.seed_repo("alice/shut", {"data/a.parquet": parquet(["secret"])})
     hub.repo("alice/shut").private = True
-    assert "or it is private: check the name, or `hf auth login`" in read(hub, "alice/shut")["message"]
+    assert "is private and there is no token: check the name, `hf auth login`" in read(hub, "alice/shut")["message"]
     assert read(hub, "alice/shut", token="hf_read")["texts"] == ["secret"]
     hub.seed_repo("alice/gate", {"data/a.parquet": parquet(["terms"])})
     hub.repo("alice/gate").gated = True
@@ -147,8 +155,12 @@ def test_private_and_gated_datasets_say_to_log_in(hub: HubServer) -> None:
     assert read(hub, "alice/gate", token="hf_read")["texts"] == ["terms"]
 
 
-def test_without_a_network_there_is_one_error_that_offers_a_local_source() -> None:
+def test_without_a_network_there_is_one_line() -> None:
     found = read("http://127.0.0.1:9")
     assert found["error"] == "SourceError"
-    assert "cannot reach the Hub for dataset alice/texts" in found["message"]
-    assert "give a local file or folder" in found["message"]
+    assert "cannot open the dataset: hf://datasets/alice/texts does not answer as it should" in found["message"]
+    assert "\n" not in found["message"]
+
+
+def test_the_progress_bars_of_the_callers_process_stay_as_they_were(hub: HubServer) -> None:
+    assert read(hub)["bars"] == [True, True]
