@@ -52,11 +52,11 @@ def pull(
 
     Raises `HubError`, `AuthError`, `DiskFull`, `OutputError` (the folder holds another dataset), `UsageError`.
 
-    >>> _ = push("out", "./remote")
-    >>> manifest = pull("./remote", "copy", split="val")
+    >>> pushed = push("out", "./far")
+    >>> manifest = pull("./far", "copy", split="val")
     >>> [shard.file for shard in manifest.shards]
     ['sample_val_000000.npy']
-    >>> pull("./remote", "copy") == Manifest.load("out")  # fetches the other shards
+    >>> pull("./far", "copy") == Manifest.load("out")  # fetches the other shards
     True
     """
     return pull_checked(
