@@ -140,18 +140,28 @@ def push(directory: Path, repo: str, as_json: bool, **options: Any) -> None:
 @click.option("--split", help="Only that split.")
 @click.option("--shards", type=ShardRange(), metavar="A:B", help="Only shards with index A up to B, B left out.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
-def pull(repo: str, directory: Path | None, as_json: bool, **options: Any) -> None:
-    """Bring the dataset at REPO into DIR (default: the repo's own name), every file verified.
+def pull(
+    repo: str,
+    directory: Path | None,
+    revision: str | None,
+    split: str | None,
+    shards: tuple[int, int] | None,
+    as_json: bool,
+) -> None:
+    """Download the dataset at REPO into DIR (default: the repo's own name), every file verified.
 
-    Run it again after any failure, or to bring more: what is there and right is not fetched again.
+    Run it again after any failure, or for more shards: what DIR holds and is right is not fetched again. `verified: no`
+    says that neither a manifest nor the remote gave hashes to check the files against.
     """
     from shardkit.look.progress import TransferBar
-    from shardkit.remote.pull import pull as run
+    from shardkit.remote.listing import Selection
+    from shardkit.remote.pull import pull_checked
 
+    selection = Selection(split, shards)
     with _warnings_as_lines(), TransferBar("pull") as bar:
-        manifest = run(repo, directory, progress=bar, **options)
-    found = {"repo": repo, "shards": len(manifest.shards), "tokens": manifest.tokens, "documents": manifest.documents}
-    _print({**found, "fingerprint": manifest.fingerprint, "verified": True}, as_json)
+        manifest, verified = pull_checked(repo, directory, revision=revision, selection=selection, progress=bar)
+    summary = {"repo": repo, "shards": len(manifest.shards), "tokens": manifest.tokens, "documents": manifest.documents}
+    _print({**summary, "fingerprint": manifest.fingerprint, "verified": verified}, as_json)
 
 
 @main.command()
@@ -202,10 +212,21 @@ def verify(directory: Path, hashes: bool, as_json: bool) -> None:
 @click.option("--tokenizer", help="Tokenizer to decode with. [the manifest's]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
 def peek(
-    directory: str | None, document: int | None, run: Path | None, step: int | None, micro_step: int, rank: int,
-    row: int, batch_size: int | None, seq_len: int | None, world_size: int, tokens: int, tokenizer: str | None,
-    as_json: bool, **order: Any,
-) -> None:  # fmt: skip
+    directory: str | None,
+    document: int | None,
+    run: Path | None,
+    step: int | None,
+    micro_step: int,
+    rank: int,
+    row: int,
+    batch_size: int | None,
+    seq_len: int | None,
+    world_size: int,
+    tokens: int,
+    tokenizer: str | None,
+    as_json: bool,
+    **order: Any,
+) -> None:
     """Print a document of DIR, or a row of a batch, decoded, and where it came from.
 
     \b
@@ -219,18 +240,18 @@ def peek(
     if run is not None:
         if step is None:
             raise UsageError("--run needs --step S")
-        found = look.peek_run(run, step=step, micro_step=micro_step, moved_to=directory, **show)
+        shown = look.peek_run(run, step=step, micro_step=micro_step, moved_to=directory, **show)
     elif directory is None:
         raise UsageError("give a dataset's DIR, or --run RUN with --step S")
     elif step is None:
-        found = look.peek_document(Path(directory), document or 0, max_tokens=tokens, tokenizer=tokenizer)
+        shown = look.peek_document(Path(directory), document or 0, max_tokens=tokens, tokenizer=tokenizer)
     elif document is not None or batch_size is None or seq_len is None:
         raise UsageError("--step needs the loader's --batch-size and --seq-len, and no --document")
     else:
         cut: dict[str, Any] = {"batch_size": batch_size, "seq_len": seq_len, "world_size": world_size}
         with _warnings_as_lines():
-            found = look.peek_row(directory, step=step, **cut, **order, **show)
-    _print(found, as_json)
+            shown = look.peek_row(directory, step=step, **cut, **order, **show)
+    _print(shown, as_json)
 
 
 def _print(result: dict[str, Any], as_json: bool) -> None:

@@ -1,7 +1,7 @@
 """Repos of bare shards: `.npy` as `fineweb.py` leaves them, or llm.c and modded-nanogpt `.bin`, without a manifest.
 
-A `.bin` shard (256 int32 of header, then the tokens) becomes a `.npy` shard on arrival. Sizes and headers are checked;
-nobody vouched for the content, so the manifest made here holds the hashes of what arrived.
+A `.bin` shard (256 int32 of header, then the tokens) becomes a `.npy` shard on arrival. The manifest made here holds
+the hashes of what arrived: nobody else says what the dataset should be.
 """
 
 from __future__ import annotations
@@ -9,91 +9,111 @@ from __future__ import annotations
 import dataclasses
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from shardkit.dataset.manifest import MANIFEST_NAME, Manifest, SourceInfo
-from shardkit.errors import HubError, OutputError, UsageError
+from shardkit.dataset.manifest import MANIFEST_NAME, Manifest, ShardInfo, SourceInfo
+from shardkit.errors import HubError, OutputError, ShardkitWarning, UsageError
 from shardkit.files import sha256_file
-from shardkit.remote.download import WantedFile, bring_all, finish_folder
+from shardkit.remote.download import WantedFile, download_files, write_manifest
 from shardkit.remote.interface import Remote, RemoteFile
 from shardkit.remote.listing import Selection
 from shardkit.remote.uploader import TransferProgress
 
+_BARE_NAME = re.compile(r"(?P<folder>(?:.*/)?)(?P<stem>[^/]+_(?P<split>[a-z]+)_(?P<index>\d{6,}))\.(?P<kind>npy|bin)")
+
 
 def pull_bare(
     remote: Remote,
-    there: Mapping[str, RemoteFile],
+    remote_files: Mapping[str, RemoteFile],
     directory: Path,
     local: Manifest | None,
     selection: Selection,
     workers: int,
     progress: TransferProgress | None,
-) -> Manifest:
-    wanted, hashes = bare_shards(remote.name, there, selection.takes, local)
+) -> tuple[Manifest, bool]:
+    """Pull bare shards into `directory`, whose own manifest is `local`.
+
+    Returns the manifest made of them, and whether the remote gave a SHA-256 for each file to check it against. Warns
+    (`ShardkitWarning`), for no manifest of the publisher's was there.
+    """
+    wanted = bare_shards(remote.name, remote_files, selection, local)
+    unchecked = sum(not item.sha256 for item in wanted)
     warnings.warn(
-        f"{remote.name} has no {MANIFEST_NAME}: hashes were not checked by the publisher, the manifest is made here",
-        stacklevel=3,
+        f"{remote.name} has no {MANIFEST_NAME}: nobody says what should be in it, the manifest is made here"
+        + (f", and {unchecked} of {len(wanted)} files have no SHA-256 to be checked against" if unchecked else ""),
+        ShardkitWarning,
+        stacklevel=4,
     )
-    known = {s.file: s for s in local.shards} if local else {}
-    if local is not None and (other := set(known) - {item.target for item in wanted}):
+    listed = {shard.file for shard in local.shards} if local else set()
+    if others := listed - {item.shard.file for item in wanted}:
         raise OutputError(
-            f"{directory} also holds {min(other)}, which is not to be pulled: pull all of it, or choose another folder"
+            f"{directory} also holds {min(others)}, which is not to be pulled: pull all of it, or choose another folder"
         )
-    bring_all(remote, directory, wanted, hashes, known, workers, progress)
-    manifest = bare_manifest(directory, wanted, remote.name, remote.revision)
-    finish_folder(directory, manifest.to_json().encode())
-    return manifest
-
-
-_BARE_NAME = re.compile(r"(?P<folder>(?:.*/)?)(?P<stem>[^/]+_(?P<split>[a-z]+)_(?P<index>\d{6,}))\.(?P<kind>npy|bin)")
+    download_files(remote, directory, wanted, listed, workers, progress)
+    manifest = _manifest_of(directory, wanted, remote)
+    write_manifest(directory, manifest.to_json().encode())
+    return manifest, not unchecked
 
 
 def bare_shards(
-    name: str, there: Mapping[str, RemoteFile], takes: Callable[[str, int], bool], local: Manifest | None
-) -> tuple[list[WantedFile], dict[str, str]]:
-    """The bare shards at a remote that `takes(split, index)` chooses, and the SHA-256 that their local files must have.
+    name: str, remote_files: Mapping[str, RemoteFile], selection: Selection, local: Manifest | None
+) -> list[WantedFile]:
+    """The bare shards at a remote that `selection` chooses; `name` names the remote in errors.
 
-    Local hashes come from the remote, or from the manifest that an earlier pull of the same files made.
+    Where an earlier pull of the same file made `local`, it says what the shard must be; else the remote's SHA-256 does.
     """
-    found = [(match, file) for file in sorted(there) if (match := _BARE_NAME.fullmatch(file))]
-    if not found:
+    matches = [match for file in sorted(remote_files) if (match := _BARE_NAME.fullmatch(file))]
+    if not matches:
         raise HubError(
             f"{name} holds no manifest.json and no shards named PREFIX_SPLIT_000000.npy or .bin: it is not a dataset "
             "that shardkit made, nor one of bare shards"
         )
-    if len({(match["folder"], match["kind"]) for match, _ in found}) > 1:
+    if len({(match["folder"], match["kind"]) for match in matches}) > 1:
         raise HubError(
             f"{name} holds bare shards in several folders or formats: download the one that you want by hand"
         )
-    wanted = [
-        WantedFile(file, f"{match['stem']}.npy", there[file].size, there[file].sha256)
-        for match, file in found
-        if takes(match["split"], int(match["index"]))
-    ]
-    if not wanted:
-        splits = ", ".join(sorted({match["split"] for match, _ in found}))
+    chosen = [match for match in matches if selection.includes(match["split"], int(match["index"]))]
+    if not chosen:
+        splits = ", ".join(sorted({match["split"] for match in matches}))
         raise UsageError(f"{name} has no shard that --split and --shards choose; its splits are {splits}")
-    before = local.source.options.get("bare", {}) if local and local.source else {}
-    made = {shard.file: shard.sha256 for shard in local.shards} if local else {}
-    hashes = {}
-    for item in wanted:
-        if before.get(item.file) == [item.size, item.sha256]:
-            hashes[item.target] = made.get(item.target, "")
-        elif not item.is_bin:
-            hashes[item.target] = item.sha256
-    return wanted, hashes
+    pulled = local.source.options.get("bare", {}) if local and local.source else {}
+    made = {shard.file: shard for shard in local.shards} if local else {}
+    wanted = []
+    for match in chosen:
+        file, size, sha256 = match[0], remote_files[match[0]].size, remote_files[match[0]].sha256
+        shard = made.get(f"{match['stem']}.npy") if pulled.get(file) == [size, sha256] else None
+        wanted.append(WantedFile(shard or _expected(match, size, sha256), file, size, sha256))
+    return wanted
 
 
-def bare_manifest(directory: Path, wanted: Sequence[WantedFile], name: str, revision: str) -> Manifest:
+def _expected(match: re.Match[str], size: int, sha256: str) -> ShardInfo:
+    """What is known of a bare shard before it has come: of one that is a `.bin` file there, only its name."""
+    if match["kind"] == "bin":
+        size, sha256 = 0, ""
+    return ShardInfo(
+        file=f"{match['stem']}.npy",
+        split=match["split"],
+        index=int(match["index"]),
+        tokens=0,
+        documents=0,
+        first_document=0,
+        sha256=sha256,
+        bytes=size,
+    )
+
+
+def _manifest_of(directory: Path, wanted: Sequence[WantedFile], remote: Remote) -> Manifest:
     """The manifest of the pulled bare shards: hashes of what arrived, no tokenizer, documents not counted."""
-    manifest, targets = Manifest.from_shards(directory), {item.target for item in wanted}
+    manifest, files = Manifest.from_shards(directory), {item.shard.file for item in wanted}
     shards = tuple(
         dataclasses.replace(shard, sha256=sha256_file(directory / shard.file), edges="")
         for shard in manifest.shards
-        if shard.file in targets
+        if shard.file in files
     )
     source = SourceInfo(
-        id=name, revision=revision or None, options={"bare": {item.file: [item.size, item.sha256] for item in wanted}}
+        id=remote.name,
+        revision=remote.revision or None,
+        options={"bare": {item.file: [item.size, item.sha256] for item in wanted}},
     )
     return dataclasses.replace(manifest, shards=shards, source=source)

@@ -5,88 +5,113 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import tempfile
 import threading
-from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Collection, Sequence
+from concurrent.futures import FIRST_EXCEPTION, wait
+from functools import partial
 from pathlib import Path
 
+from shardkit.dataset.check import check_shard
 from shardkit.dataset.llmc import bin_to_npy
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, ShardInfo
 from shardkit.dataset.shards import open_shard
-from shardkit.errors import DiskFull, HubError
-from shardkit.files import atomic_write, format_bytes, free_bytes, sha256_file
+from shardkit.errors import DiskFull, HubError, ShardError
+from shardkit.files import atomic_write, format_bytes, free_bytes
 from shardkit.remote.interface import Remote
+from shardkit.remote.threads import TransferThreads
 from shardkit.remote.uploader import TransferProgress
-
-
-def bring_all(
-    remote: Remote,
-    directory: Path,
-    wanted: Sequence[WantedFile],
-    hashes: Mapping[str, str],
-    known: Mapping[str, ShardInfo],
-    workers: int,
-    progress: TransferProgress | None,
-) -> None:
-    """Make every wanted file right: check those that are there, fetch the rest. `hashes` are of the local files."""
-    with ThreadPoolExecutor(workers) as pool:
-        right = pool.map(lambda item: is_right(directory / item.target, item, hashes.get(item.target)), wanted)
-        todo = [item for item, good in zip(wanted, right, strict=True) if not good]
-    if not todo:
-        return
-    if any(item.target in known for item in todo):
-        (directory / MANIFEST_NAME).unlink(missing_ok=True)  # it vouches for a file that is not right
-    total = sum(item.size for item in todo)
-    if total > (free := free_bytes(directory)):
-        raise DiskFull(
-            f"no room in {directory}: {format_bytes(total)} are to come, {format_bytes(free)} are free; make room, or "
-            "pull a part with --split or --shards"
-        )
-    incoming = directory / WORK_DIR / "incoming"
-    shutil.rmtree(incoming, ignore_errors=True)  # of a pull that was killed: unfinished files restart anyway
-    incoming.mkdir(parents=True)
-    done, lock = 0, threading.Lock()
-
-    def fetch(item: WantedFile) -> None:
-        nonlocal done
-        download_verified(remote, item, incoming, directory / item.target)
-        with lock:
-            done += item.size
-            if progress is not None:
-                progress(item.target, done, total)
-
-    with ThreadPoolExecutor(workers, thread_name_prefix="shardkit-pull") as pool:
-        futures = [pool.submit(fetch, item) for item in todo]
-        try:
-            finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            for future in finished:
-                future.result()
-        except BaseException:
-            remote.stopping.set()  # cuts the waits between tries; what has arrived stays
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def is_right(path: Path, item: WantedFile, sha256: str | None) -> bool:
-    """Whether the local file is the wanted one: by hash, or, where nobody knows one, by size."""
-    try:
-        if item.is_bin:
-            return bool(sha256) and sha256_file(path) == sha256
-        return path.stat().st_size == item.size and (not sha256 or sha256_file(path) == sha256)
-    except OSError:  # not there, or not readable: fetched anew
-        return False
-
-
-def finish_folder(directory: Path, manifest: bytes) -> None:
-    path = directory / MANIFEST_NAME
-    if not path.exists() or path.read_bytes() != manifest:
-        atomic_write(path, manifest)
-
 
 FETCHES = 3  # of one file, while it arrives with a wrong hash
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class WantedFile:
+    """A shard on its way: what it must be here, and its file at the remote (name, bytes, SHA-256 or "").
+
+    The two differ where a bare `.bin` file becomes a shard on arrival. Of a bare shard nothing but its name need be
+    known: `shard.sha256` is then empty, and `shard.bytes` 0 if it is still to be made of a `.bin` file.
+    """
+
+    shard: ShardInfo
+    file: str
+    size: int
+    sha256: str
+
+    @classmethod
+    def of(cls, shard: ShardInfo) -> WantedFile:
+        """A shard that is at the remote as it must be here."""
+        return cls(shard, shard.file, shard.bytes, shard.sha256)
+
+    @property
+    def is_bin(self) -> bool:
+        """Whether it must be converted on arrival."""
+        return self.file.endswith(".bin")
+
+
+def download_files(
+    remote: Remote,
+    directory: Path,
+    wanted: Sequence[WantedFile],
+    listed: Collection[str],
+    workers: int,
+    progress: TransferProgress | None,
+) -> None:
+    """Make every wanted file in `directory` right: check those that are there, fetch the others.
+
+    `listed` are the files that the folder's own manifest names: it goes if one of them is not right. Raises `DiskFull`
+    before anything is fetched, `HubError` or `AuthError`.
+    """
+    with TransferThreads(workers, "shardkit-pull") as threads:
+        checks = [threads.submit(partial(is_right, directory / item.shard.file, item)) for item in wanted]
+        missing = [item for item, check in zip(wanted, checks, strict=True) if not check.result()]
+        if not missing:
+            return
+        if any(item.shard.file in listed for item in missing):
+            (directory / MANIFEST_NAME).unlink(missing_ok=True)
+        total = sum(item.size for item in missing)
+        if total > (free := free_bytes(directory)):
+            raise DiskFull(
+                f"no room in {directory}: {format_bytes(total)} are to come, {format_bytes(free)} are free; make room, "
+                "or pull a part with --split or --shards"
+            )
+        unfinished = directory / WORK_DIR / "incoming"
+        shutil.rmtree(unfinished, ignore_errors=True)  # of a pull that was killed: its files restart anyway
+        unfinished.mkdir(parents=True)
+        incoming = Path(tempfile.mkdtemp(dir=unfinished))  # an abandoned thread must not find our files under its names
+        done, lock = 0, threading.Lock()
+
+        def fetch(item: WantedFile) -> None:
+            nonlocal done
+            download_verified(remote, item, incoming, directory / item.shard.file)
+            with lock:
+                done += item.size
+                if progress is not None:
+                    progress(item.shard.file, done, total)
+
+        try:
+            fetches = [threads.submit(partial(fetch, item)) for item in missing]
+            for future in wait(fetches, return_when=FIRST_EXCEPTION).done:
+                future.result()
+        except BaseException:
+            remote.stopping.set()  # cuts the waits between tries, and what is arriving; what has arrived stays
+            raise
+
+
+def is_right(path: Path, item: WantedFile) -> bool:
+    """Whether the local file is the wanted one: by its hash, or, where nobody knows one, by its size."""
+    try:
+        check_shard(path, item.shard, hashed=True)
+    except ShardError:  # missing, damaged or not readable: fetched anew
+        return False
+    return True
+
+
 def download_verified(remote: Remote, item: WantedFile, incoming: Path, target: Path) -> None:
+    """Fetch one file into the folder `incoming`, check it, and only then move it to `target`.
+
+    A file that arrives with another size or SHA-256 is fetched again. Raises `HubError` if that does not help.
+    """
     for attempt in range(FETCHES):
         path, sha256 = remote.fetch(item.file, incoming, again=attempt > 0)
         if path.stat().st_size == item.size and item.sha256 in ("", sha256):
@@ -103,16 +128,8 @@ def download_verified(remote: Remote, item: WantedFile, incoming: Path, target: 
     )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class WantedFile:
-    """A file to have: its name at the remote, its name here, its bytes and SHA-256 ("" unknown) at the remote."""
-
-    file: str
-    target: str
-    size: int
-    sha256: str
-
-    @property
-    def is_bin(self) -> bool:
-        """Whether it must be converted on arrival."""
-        return self.file.endswith(".bin")
+def write_manifest(directory: Path, manifest: bytes) -> None:
+    """Put `manifest.json` into `directory`, unless that very one is there."""
+    path = directory / MANIFEST_NAME
+    if not path.exists() or path.read_bytes() != manifest:
+        atomic_write(path, manifest)

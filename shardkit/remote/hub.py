@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from huggingface_hub import (
     CommitOperationAdd,
@@ -24,7 +25,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._runtime import is_xet_available
-from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
+from huggingface_hub.utils.tqdm import progress_bar_states
 
 from shardkit.dataset.manifest import ShardInfo
 from shardkit.errors import HubError
@@ -34,7 +35,7 @@ from shardkit.remote.interface import RemoteFile
 
 CommitOperation = CommitOperationAdd | CommitOperationCopy | CommitOperationDelete  # what the client's list holds
 Result = TypeVar("Result")
-STALL_SECONDS = 300.0
+STALL_SECONDS = 300.0  # without a byte from a server, or to it
 
 
 class HubRemote:
@@ -49,8 +50,6 @@ class HubRemote:
         self.branch = revision
         self.stopping = threading.Event()
         self._api = HfApi(library_name="shardkit")
-        if not are_progress_bars_disabled() and HF_HUB_DISABLE_PROGRESS_BARS is None:
-            disable_progress_bars()  # shardkit shows its own
         self._commit: str | None = None
         self._listed: dict[str, RepoFile] = {}
         self._staged: dict[str, CommitOperationAdd] = {}
@@ -85,15 +84,15 @@ class HubRemote:
         if self.branch not in (None, "main") and not self.exists():
             # from the first commit, which holds no data: a branch of main's head would start with main's dataset
             first = self._call("look at", partial(api.list_repo_commits, repo, repo_type="dataset"))[-1].commit_id
-            make = partial(
+            create = partial(
                 api.create_branch, repo, branch=str(self.branch), revision=first, repo_type="dataset", exist_ok=True
             )
-            self._call("make a branch of", make)
+            self._call("make a branch of", create)
 
     def files(self) -> dict[str, RemoteFile]:
         # snapshot_download is not asked: into a folder with files it calls a 401, 404 or 503 a success
-        look = partial(self._api.repo_info, self.repo_id, repo_type="dataset", revision=self.branch)
-        self._commit = self._call("look at", look).sha
+        head = partial(self._api.repo_info, self.repo_id, repo_type="dataset", revision=self.branch)
+        self._commit = self._call("look at", head).sha
         return self._call("list", partial(self._tree, self._commit))
 
     def _tree(self, revision: str | None) -> dict[str, RemoteFile]:
@@ -120,15 +119,18 @@ class HubRemote:
         listed = self._listed.get(file)
         if listed is not None and listed.xet_hash and is_xet_available():
             get = partial(
-                self._api.hf_hub_download, self.repo_id, file, repo_type="dataset", revision=self.revision,
-                local_dir=folder, force_download=again,
-            )  # fmt: skip
+                self._api.hf_hub_download,
+                self.repo_id,
+                file,
+                repo_type="dataset",
+                revision=self.revision,
+                local_dir=folder,
+                force_download=again,
+            )
             path = Path(self._call(f"download {file}", get))
             return path, sha256_file(path)
-        path, url = (
-            folder / Path(file).name,
-            hf_hub_url(self.repo_id, file, repo_type="dataset", revision=self.revision),
-        )
+        path = folder / Path(file).name
+        url = hf_hub_url(self.repo_id, file, repo_type="dataset", revision=self.revision)
         with open(path, "wb", buffering=0) as target:
             return path, self._call(f"download {file}", _Download(url, target, self.stopping))
 
@@ -137,9 +139,14 @@ class HubRemote:
         # Our SHA-256, checked a moment ago, is the LFS oid: the client would read and hash the file once more for it.
         operation.upload_info.sha256 = bytes.fromhex(shard.sha256)
         send = partial(
-            self._api.preupload_lfs_files, self.repo_id, [operation], repo_type="dataset", revision=self.branch,
-            num_threads=1, free_memory=False,
-        )  # fmt: skip
+            self._api.preupload_lfs_files,
+            self.repo_id,
+            [operation],
+            repo_type="dataset",
+            revision=self.branch,
+            num_threads=1,
+            free_memory=False,
+        )
         self._call(f"upload {shard.file}", send)
         self._staged[shard.file] = operation
 
@@ -164,18 +171,18 @@ class HubRemote:
         shards: Sequence[ShardInfo],
         small: Mapping[str, bytes | None],
         message: str,
-        there: Mapping[str, RemoteFile] | None,
+        remote_files: Mapping[str, RemoteFile] | None,
     ) -> str:
-        """Commit what is not `there` yet (None: not known); returns the commit's name."""
+        """Commit what `remote_files` does not list yet (None: not known); returns the commit's name."""
         changes: list[CommitOperation] = [
             self._staged[shard.file]
             for shard in shards
-            if there is None or there.get(shard.file) != RemoteFile(shard.bytes, shard.sha256)
+            if remote_files is None or remote_files.get(shard.file) != RemoteFile(shard.bytes, shard.sha256)
         ]
         for file, content in small.items():
             if content is not None:
                 changes.append(CommitOperationAdd(path_in_repo=file, path_or_fileobj=content))
-            elif there is None or file in there:
+            elif remote_files is None or file in remote_files:
                 changes.append(CommitOperationDelete(path_in_repo=file, is_folder=False))
         return self._api.create_commit(
             self.repo_id, changes, commit_message=message, repo_type="dataset", revision=self.branch
@@ -184,21 +191,92 @@ class HubRemote:
     def tag(self, name: str, *, overwrite: bool) -> None:
         api, repo = self._api, self.repo_id
         refs = self._call("look at", partial(api.list_repo_refs, repo, repo_type="dataset"))
-        there = {tag.name: tag.target_commit for tag in refs.tags}
-        if there.get(name) == self._commit:
+        tags = {tag.name: tag.target_commit for tag in refs.tags}
+        if tags.get(name) == self._commit:
             return
-        if name in there:
+        if name in tags:
             if not overwrite:
                 raise HubError(f"{self.name} has a tag {name!r} on another commit: choose another tag, or --overwrite")
             self._call("move a tag of", partial(api.delete_tag, repo, tag=name, repo_type="dataset"))
-        make = partial(api.create_tag, repo, tag=name, revision=self._commit, repo_type="dataset", exist_ok=True)
-        self._call("tag", make)
+        create = partial(api.create_tag, repo, tag=name, revision=self._commit, repo_type="dataset", exist_ok=True)
+        self._call("tag", create)
 
     def _call(self, what: str, action: Callable[[], Result]) -> Result:
+        def attempt() -> Result:
+            with _CLIENT.set_for_us():
+                return action()
+
+        return with_retries(attempt, self.name, what, self.stopping)
+
+
+class _ClientSettings:
+    """What shardkit needs of the client, which has one HTTP session and one switch for progress bars in a process.
+
+    While one of our calls runs, the session has a hook that gives the requests of our threads, and of no other, a
+    time-out (the client's own is none: a stalled server would hang a push for ever), and the client draws no progress
+    bars, for the command line draws its own; bars that another thread begins in that time are not drawn either, as
+    the switch is the only way. With the last of our calls both are as they were.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._thread = threading.local()
+        self._calls = 0
+        self._bars: bool | None = None
+        self._session: Any = None
+
+    @contextmanager
+    def set_for_us(self) -> Iterator[None]:
+        """Have the settings for the calls of this thread that the block makes."""
         session = get_session()
-        if session.timeout.read is None:  # the client's default: a stalled server would hang a push for ever
-            session.timeout = STALL_SECONDS
-        return with_retries(action, self.name, what, self.stopping)
+        with self._lock:
+            if self._calls == 0 and HF_HUB_DISABLE_PROGRESS_BARS is None:  # else the user has said what to do
+                self._bars = progress_bar_states.get("_global")
+                progress_bar_states["_global"] = False
+            self._calls += 1
+            if session is not self._session:  # the client makes a new one when a connection broke
+                self._unhook()
+                session.event_hooks = _with_hook(session.event_hooks, self._bound)
+                self._session = session
+        self._thread.ours = True
+        try:
+            yield
+        finally:
+            self._thread.ours = False
+            with self._lock:
+                self._calls -= 1
+                if self._calls == 0:
+                    self._unhook()
+                    self._show_bars_as_before()
+
+    def _bound(self, request: Any) -> None:
+        timeout = request.extensions.get("timeout", {})
+        if getattr(self._thread, "ours", False) and timeout.get("read") is None:
+            request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), STALL_SECONDS)
+
+    def _show_bars_as_before(self) -> None:
+        if HF_HUB_DISABLE_PROGRESS_BARS is not None:
+            return
+        if self._bars is None:
+            progress_bar_states.pop("_global", None)
+        else:
+            progress_bar_states["_global"] = self._bars
+
+    def _unhook(self) -> None:
+        if self._session is not None:
+            self._session.event_hooks = _without_hook(self._session.event_hooks, self._bound)
+            self._session = None
+
+
+def _with_hook(hooks: Mapping[str, list[Any]], hook: Callable[[Any], None]) -> dict[str, list[Any]]:
+    return {**hooks, "request": [*hooks.get("request", []), hook]}
+
+
+def _without_hook(hooks: Mapping[str, list[Any]], hook: Callable[[Any], None]) -> dict[str, list[Any]]:
+    return {**hooks, "request": [other for other in hooks.get("request", []) if other != hook]}
+
+
+_CLIENT = _ClientSettings()
 
 
 class _Download:
@@ -214,7 +292,7 @@ class _Download:
         self._digest = hashlib.sha256()
 
     def __call__(self) -> str:
-        """Bring what is missing; returns the SHA-256 of the whole file."""
+        """Download what is missing; returns the SHA-256 of the whole file."""
         headers = build_hf_headers(library_name="shardkit") | {"Accept-Encoding": "identity"}
         if start := self._target.tell():
             headers["Range"] = f"bytes={start}-"

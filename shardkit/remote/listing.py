@@ -18,17 +18,21 @@ from shardkit.remote.interface import Remote, RemoteFile
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Selection:
+    """A part of a dataset: one split (None: all), and a half-open range of shard indices (None: all)."""
+
     split: str | None
     shards: tuple[int, int] | None
 
-    def takes(self, split: str, index: int) -> bool:
+    def includes(self, split: str, index: int) -> bool:
+        """Whether the shard `index`, which is of `split`, is in that part."""
         low, high = self.shards or (0, index + 1)
         return (self.split is None or split == self.split) and low <= index < high
 
-    def of(self, whole: Manifest, name: str) -> Manifest:
+    def part_of(self, whole: Manifest, name: str) -> Manifest:
+        """`whole` with the chosen shards; `name` names the dataset in the `UsageError` if there are none."""
         if self.split is None and self.shards is None:
             return whole
-        chosen = tuple(s for s in whole.shards if self.takes(s.split, s.index))
+        chosen = tuple(s for s in whole.shards if self.includes(s.split, s.index))
         if not chosen:
             have = ", ".join(
                 f"{split} ({shards[0].index}:{shards[-1].index + 1})" for split, shards in whole.splits.items()
@@ -37,17 +41,17 @@ class Selection:
         return whole if len(chosen) == len(whole.shards) else dataclasses.replace(whole, shards=chosen)
 
 
-def published(remote: Remote, there: Mapping[str, RemoteFile]) -> tuple[bytes, Manifest] | None:
+def published(remote: Remote, remote_files: Mapping[str, RemoteFile]) -> tuple[bytes, Manifest] | None:
     """The manifest at the remote, as bytes and parsed; None for a repo of bare shards. Raises for half a dataset."""
-    if MANIFEST_NAME in there:
+    if MANIFEST_NAME in remote_files:
         text = remote.read(MANIFEST_NAME)
         try:
             return text, Manifest.from_json(text.decode(), where=f"{remote.name}/{MANIFEST_NAME}")
         except UnicodeDecodeError as error:
             raise ManifestError(f"{remote.name}/{MANIFEST_NAME} is not text ({error}): push it again") from error
-    if not there:
+    if not remote_files:
         raise HubError(f"{remote.name} holds nothing: check the name, or push to it first")
-    if any(name.startswith(f"{WORK_DIR}/") for name in there):
+    if any(name.startswith(f"{WORK_DIR}/") for name in remote_files):
         raise HubError(
             f"{remote.name} is unfinished, its {MANIFEST_NAME} has not come yet: wait, or run the push (or the "
             "`tokenize --push`) again to its end, then pull"
@@ -55,36 +59,39 @@ def published(remote: Remote, there: Mapping[str, RemoteFile]) -> tuple[bytes, M
     return None
 
 
-def published_so_far(remote: Remote, there: Mapping[str, RemoteFile]) -> Manifest:
-    """The shards that a running `tokenize --push` has brought and acknowledged, as a manifest of their own.
+def published_so_far(remote: Remote, remote_files: Mapping[str, RemoteFile]) -> Manifest:
+    """The shards that a running `tokenize --push` has sent and acknowledged, as a manifest of their own.
 
     Tokenizer and source files are not known yet. Raises `HubError` if there is no such run, or no shard yet.
     """
     journal = remote.read(JOURNAL_FILE)
     identity, named = acknowledged(journal, where=f"{remote.name}/{JOURNAL_FILE}")
     # a folder was listed a moment before its journal was read
-    shards = tuple(takewhile(lambda s: s.file in there and there[s.file].size == s.bytes, named))
+    shards = tuple(takewhile(lambda s: s.file in remote_files and remote_files[s.file].size == s.bytes, named))
     if not shards:
         raise HubError(
             f"{remote.name} is still being written and holds no finished shard yet: wait until `tokenize --push` there "
             "has sent the first ones"
         )
     source = SourceInfo(
-        id=str(identity.get("source")), config=identity.get("config"), split=identity.get("split"),
-        revision=identity.get("revision"), text_field=identity.get("text field"),
-    )  # fmt: skip
+        id=str(identity.get("source")),
+        config=identity.get("config"),
+        split=identity.get("split"),
+        revision=identity.get("revision"),
+        text_field=identity.get("text field"),
+    )
     first, per_shard = shards[0], max(s.tokens for s in shards)
     wide = first.bytes - len(shard_header(first.tokens, np.dtype("<u4"))) == 4 * first.tokens
     manifest = Manifest(dtype="uint32" if wide else "uint16", tokens_per_shard=per_shard, shards=shards, source=source)
     return Manifest.from_json(manifest.to_json(), where=f"{remote.name}/{JOURNAL_FILE}")  # with its checks
 
 
-def check_listing(remote: Remote, wanted: Sequence[WantedFile], there: Mapping[str, RemoteFile]) -> None:
-    """Find a repo that is not what its manifest says before anything is downloaded."""
+def check_listing(remote: Remote, wanted: Sequence[WantedFile], remote_files: Mapping[str, RemoteFile]) -> None:
+    """Find a repo that is not what its manifest says before anything is downloaded. Raises `HubError`."""
     for item in wanted:
-        found = there.get(item.file)
-        if found is None or found.size != item.size or (item.sha256 and found.sha256 not in ("", item.sha256)):
-            state = "is not there" if found is None else f"has {found.size:,} bytes or another SHA-256 there"
+        listed = remote_files.get(item.file)
+        if listed is None or listed.size != item.size or (item.sha256 and listed.sha256 not in ("", item.sha256)):
+            state = "is not there" if listed is None else f"has {listed.size:,} bytes or another SHA-256 there"
             raise HubError(
                 f"{remote.name}: {item.file} {state}, its {MANIFEST_NAME} says {item.size:,} bytes: its owner must "
                 "push it again"

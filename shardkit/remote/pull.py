@@ -1,7 +1,7 @@
 """`pull`: a dataset from a remote into a folder, in parallel, resumable, every file checked against its SHA-256.
 
 A file gets its final name only when its hash was checked, and `manifest.json` comes last: its presence means that the
-pull is complete. What is there already and right is never fetched again.
+pull is complete. What is in the folder already and right is never fetched again.
 """
 
 from __future__ import annotations
@@ -9,18 +9,26 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from filelock import FileLock, Timeout
+from typing import NamedTuple
 
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest
 from shardkit.errors import HubError, ManifestError, OutputError, ShardError, UsageError
+from shardkit.files import hold_lock
 from shardkit.remote.address import open_remote
 from shardkit.remote.bare_shards import pull_bare
-from shardkit.remote.download import WantedFile, bring_all, finish_folder
+from shardkit.remote.download import WantedFile, download_files, write_manifest
 from shardkit.remote.listing import Selection, check_listing, published
 from shardkit.remote.uploader import TransferProgress
+
+
+class Pulled(NamedTuple):
+    """What a pull did: the folder's manifest, and whether each of its files was checked against a SHA-256 that the
+    publisher's manifest or the remote gave."""
+
+    manifest: Manifest
+    verified: bool
 
 
 def pull(
@@ -33,36 +41,58 @@ def pull(
     workers: int = 8,
     progress: TransferProgress | None = None,
 ) -> Manifest:
-    """Bring the dataset at `repo` into `directory` (default: the repo's own name) and return its manifest.
+    """Download the dataset at `repo` into `directory` (default: the repo's own name) and return its manifest.
 
     `split` and `shards`, a half-open range of shard indices, choose a part: then `manifest.json` lists that part and
-    what earlier pulls of the same dataset brought, and a later pull of more fetches only the rest. Safe to repeat after
-    any failure; all that is there is hashed again, so a damaged file is found and fetched anew.
+    what earlier pulls of the same dataset fetched, and a later pull of more fetches only the rest. Safe to repeat after
+    any failure; every file in the folder is hashed again, so a damaged one is found and fetched anew.
 
     A repo of bare `.npy` or llm.c `.bin` shards without a manifest is pulled too, with a warning: `.bin` files become
     `.npy` shards, and the manifest is made here. `progress(file, done_bytes, total_bytes)` follows each fetched file.
 
     Raises `HubError`, `AuthError`, `DiskFull`, `OutputError` (the folder holds another dataset), `UsageError`.
+
+    >>> pushed = push("out", "./far")
+    >>> manifest = pull("./far", "copy", split="val")
+    >>> [shard.file for shard in manifest.shards]
+    ['sample_val_000000.npy']
+    >>> pull("./far", "copy") == Manifest.load("out")  # fetches the other shards
+    True
     """
+    return pull_checked(
+        repo, directory, revision=revision, selection=Selection(split, shards), workers=workers, progress=progress
+    ).manifest
+
+
+def pull_checked(
+    repo: str,
+    directory: str | Path | None = None,
+    *,
+    revision: str | None,
+    selection: Selection,
+    workers: int = 8,
+    progress: TransferProgress | None,
+) -> Pulled:
+    """`pull`, for whoever must know whether the files were verified."""
     remote = open_remote(repo, revision=revision)
-    there = remote.files()
+    remote_files = remote.files()
     directory = Path(directory if directory is not None else remote.default_folder)
     if remote.local_folder == directory.resolve():
         raise UsageError(f"{repo} is the folder to pull into itself: give another folder")
-    whole_there = published(remote, there)
+    dataset = published(remote, remote_files)
     with _only_pull(directory):
         local = _local_manifest(directory)
-        if whole_there is None:
-            return pull_bare(remote, there, directory, local, Selection(split, shards), workers, progress)
-        text, whole = whole_there
-        part = _with_local(whole, Selection(split, shards).of(whole, remote.name), local, directory)
-        wanted = [WantedFile(s.file, s.file, s.bytes, s.sha256) for s in part.shards]
-        check_listing(remote, wanted, there)
-        known = {s.file: s for s in local.shards} if local else {}
-        bring_all(remote, directory, wanted, {w.target: w.sha256 for w in wanted}, known, workers, progress)
+        if dataset is None:
+            return Pulled(*pull_bare(remote, remote_files, directory, local, selection, workers, progress))
+        text, whole = dataset
+        part = _with_local(whole, selection.part_of(whole, remote.name), local, directory)
+        wanted = [WantedFile.of(shard) for shard in part.shards]
+        check_listing(remote, wanted, remote_files)
+        listed = {shard.file for shard in local.shards} if local else set()
+        download_files(remote, directory, wanted, listed, workers, progress)
         part.check_files(directory)
-        finish_folder(directory, text if part is whole else part.to_json().encode())
-    return part
+        write_manifest(directory, text if part is whole else part.to_json().encode())
+    return Pulled(part, all(shard.sha256 for shard in part.shards))
 
 
 def _local_manifest(directory: Path) -> Manifest | None:
@@ -95,22 +125,16 @@ def _with_local(whole: Manifest, part: Manifest, local: Manifest | None, directo
 def _only_pull(directory: Path) -> Iterator[None]:
     """Hold the folder: two pulls into one would take each other's unfinished files away."""
     work = directory / WORK_DIR
+    busy = f"another pull into {directory} is running: wait for it, or choose another folder"
     try:
-        work.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(work / "pull.lock")
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise OutputError(f"another pull into {directory} is running: wait for it, or choose another folder") from None
-    except OSError as error:
-        raise OutputError(f"cannot write to {directory} ({error.strerror}): choose another folder") from error
-    try:
-        yield
+        with hold_lock(work / "pull.lock", busy=busy, remove=True):
+            try:
+                yield
+            finally:
+                if (directory / MANIFEST_NAME).exists():
+                    shutil.rmtree(work / "incoming", ignore_errors=True)
     except ShardError as error:
         raise HubError(f"{error}; what the remote holds is not a dataset that shardkit can use") from error
     finally:
-        if (directory / MANIFEST_NAME).exists():
-            shutil.rmtree(work / "incoming", ignore_errors=True)
-        lock.release()
-        (work / "pull.lock").unlink(missing_ok=True)
-        if not any(work.iterdir()):
+        with suppress(OSError):  # not there, or not empty
             work.rmdir()

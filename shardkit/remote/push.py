@@ -1,19 +1,19 @@
 """`push`, and what `tokenize --push` needs: a dataset to a remote, verified and resumable.
 
 Owns what is at a remote when: a remote holds a dataset when it holds `manifest.json`, which is written last; until then
-a file under `.shardkit/` there says that somebody is at it. How bytes travel is for `remotes.py` and `outbox.py`.
+a file under `.shardkit/` there says that a push is in progress. How bytes travel is for the remotes and the `Uploader`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from shardkit.dataset.check import check_shard
 from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest
-from shardkit.errors import HubError, ManifestError, ShardError, UsageError
+from shardkit.errors import HubError, ManifestError, UsageError
 from shardkit.remote.address import open_remote
 from shardkit.remote.card import CARD_NAME, updated_card
 from shardkit.remote.interface import CLAIM_FILE, Remote, RemoteFile
@@ -48,6 +48,12 @@ def push(
     `tag` names the resulting commit. Safe to repeat after any failure. Raises `ManifestError` or `ShardError` for a
     dataset that does not verify, `HubError` if the remote holds another one (and not `overwrite`), `AuthError`,
     `UsageError`.
+
+    >>> result = push("out", "./remote")
+    >>> result.skipped_files  # nothing was there before
+    0
+    >>> push("out", "./remote").sent_files  # now everything is
+    0
     """
     directory = Path(directory)
     manifest = Manifest.load(directory)
@@ -58,21 +64,24 @@ def push(
     if remote.local_folder == directory.resolve():
         raise UsageError(f"{repo} is the folder to push itself: give another place")
     remote.create(private=private)
-    there = _claim(remote, manifest, overwrite=overwrite)
-    missing = [s for s in manifest.shards if there.get(s.file) != RemoteFile(s.bytes, s.sha256)]
+    remote_files = _claim(remote, manifest, overwrite=overwrite)
     if overwrite and not remote.has_commits:
-        there, missing = {}, list(manifest.shards)  # its ledger says what arrived, not what is there today
-    with Uploader(remote, there, workers=workers, progress=progress) as outbox:
-        for shard in missing:
-            outbox.submit(directory / shard.file, shard)
-        outbox.flush()
+        remote_files = {}  # its record says what arrived, not what is there today
+    with Uploader(remote, remote_files, workers=workers, progress=progress) as uploader:
+        for shard in manifest.shards:
+            if not uploader.has(shard):
+                uploader.submit(directory / shard.file, shard)
+        uploader.flush()
     publish(remote, manifest, (directory / MANIFEST_NAME).read_bytes())
     if tag is not None:
         remote.tag(tag, overwrite=overwrite)
     return PushResult(
-        repo=remote.name, revision=remote.revision, sent_files=outbox.sent_files, sent_bytes=outbox.sent_bytes,
-        skipped_files=len(manifest.shards) - outbox.sent_files,
-    )  # fmt: skip
+        repo=remote.name,
+        revision=remote.revision,
+        sent_files=uploader.sent_files,
+        sent_bytes=uploader.sent_bytes,
+        skipped_files=len(manifest.shards) - uploader.sent_files,
+    )
 
 
 def publish(remote: Remote, manifest: Manifest, manifest_bytes: bytes) -> None:
@@ -80,22 +89,21 @@ def publish(remote: Remote, manifest: Manifest, manifest_bytes: bytes) -> None:
 
     Does nothing if that is so already. Raises `HubError` if a shard is not there as the manifest says.
     """
-    there = remote.files()
+    remote_files = remote.files()
     for shard in manifest.shards:
-        found = there.get(shard.file)
-        if found is None or found.size != shard.bytes or found.sha256 not in ("", shard.sha256):
-            state = "is not there" if found is None else f"has {found.size:,} bytes, {shard.bytes:,} were sent"
+        listed = remote_files.get(shard.file)
+        if listed is None or listed.size != shard.bytes or listed.sha256 not in ("", shard.sha256):
+            state = "is not there" if listed is None else f"has {listed.size:,} bytes, {shard.bytes:,} were sent"
             raise HubError(
                 f"{remote.name}: {shard.file} {state} after the push (does a .gitignore there hold it back, or is "
                 "somebody else pushing?): run the same push again"
             )
-    old_card = remote.read(CARD_NAME).decode(errors="replace") if CARD_NAME in there else None
+    old_card = remote.read(CARD_NAME).decode(errors="replace") if CARD_NAME in remote_files else None
     card = updated_card(old_card, manifest, remote.name)
-    small: dict[str, bytes | None] = {name: None for name in (JOURNAL_FILE, CLAIM_FILE) if name in there}
-    if card != old_card:
-        small = {CARD_NAME: card.encode(), **small}
-    if MANIFEST_NAME not in there or remote.read(MANIFEST_NAME) != manifest_bytes:
-        small = {**_first(small, CARD_NAME), MANIFEST_NAME: manifest_bytes, **small}
+    small: dict[str, bytes | None] = {} if card == old_card else {CARD_NAME: card.encode()}
+    if MANIFEST_NAME not in remote_files or remote.read(MANIFEST_NAME) != manifest_bytes:
+        small[MANIFEST_NAME] = manifest_bytes
+    small |= {name: None for name in remote_files if name == CLAIM_FILE or _is_journal(name)}
     if small:
         remote.commit([], small, f"Complete the dataset: {manifest.tokens:,} tokens")
 
@@ -108,48 +116,48 @@ def _check_local(manifest: Manifest, directory: Path) -> None:
                 f"{directory / MANIFEST_NAME} has no SHA-256 for {shard.file}: a dataset that cannot be verified is "
                 "not pushed; make it with `shardkit tokenize`"
             )
-    manifest.check_files(directory)
-    for shard in manifest.shards:
-        if (size := (directory / shard.file).stat().st_size) != shard.bytes:
-            raise ShardError(
-                f"{directory / shard.file} has {size:,} bytes, the manifest says {shard.bytes:,}: fetch or make it "
-                "again"
-            )
+        check_shard(directory / shard.file, shard, dtype=manifest.dtype)
 
 
 def _claim(remote: Remote, manifest: Manifest, *, overwrite: bool) -> dict[str, RemoteFile]:
-    """Refuse or clear what is not this dataset, leave our mark if it is unfinished, and say what is there."""
-    there = remote.files()
+    """Refuse or clear what is not this dataset, leave our mark if it is unfinished, and list what is at the remote."""
+    remote_files = remote.files()
     mark = json.dumps({"fingerprint": manifest.fingerprint}).encode()
-    if MANIFEST_NAME in there and _fingerprint(remote.read(MANIFEST_NAME)) == manifest.fingerprint:
-        return there
-    claimed = CLAIM_FILE in there and remote.read(CLAIM_FILE) == mark
+    if MANIFEST_NAME in remote_files and _fingerprint(remote.read(MANIFEST_NAME)) == manifest.fingerprint:
+        return remote_files
+    claimed = CLAIM_FILE in remote_files and remote.read(CLAIM_FILE) == mark
     ours = {shard.file: RemoteFile(shard.bytes, shard.sha256) for shard in manifest.shards}
     strangers = [
         name
-        for name, found in sorted(there.items())
-        if holds_data(name) and ours.get(name) != found and not (claimed and name in ours and not found.sha256)
+        for name, listed in sorted(remote_files.items())
+        if holds_data(name) and ours.get(name) != listed and not (claimed and name in ours and not listed.sha256)
     ]
     if strangers and not overwrite:
         raise HubError(another_dataset(remote, f"{strangers[0]} and {len(strangers) - 1} other files"))
     small: dict[str, bytes | None] = {} if claimed else {CLAIM_FILE: mark}
     # The old manifest goes first: from here on nobody may take what is there for a whole dataset.
-    small |= {name: None for name in (MANIFEST_NAME, *strangers) if name in there}
+    small |= {name: None for name in (MANIFEST_NAME, *strangers) if name in remote_files}
     if small:
         remote.commit([], small, "Begin" if not strangers else "Make way for another dataset")
-        there = {name: found for name, found in there.items() if name not in small}
-    return there
+    return {name: listed for name, listed in remote_files.items() if name not in small}
 
 
 def holds_data(name: str) -> bool:
+    """Whether a file at a remote, by its name, is a part of a dataset: its manifest, or a shard."""
     return name == MANIFEST_NAME or ("/" not in name and name.endswith((".npy", ".bin")))
 
 
 def another_dataset(remote: Remote, what: str) -> str:
+    """The error message for a remote that holds something else, `what`."""
     return (
         f"{remote.name} holds another dataset ({what}): push to another repo, or `shardkit push --overwrite` to "
         "replace what is there"
     )
+
+
+def _is_journal(name: str) -> bool:
+    """Whether a file at a remote is the journal of a `tokenize --push`, or a segment of it."""
+    return name.startswith(JOURNAL_FILE.removesuffix(".jsonl")) and name.endswith(".jsonl")
 
 
 def _fingerprint(manifest: bytes) -> str:
@@ -157,7 +165,3 @@ def _fingerprint(manifest: bytes) -> str:
         return Manifest.from_json(manifest.decode()).fingerprint
     except (ManifestError, UnicodeDecodeError):
         return ""
-
-
-def _first(small: Mapping[str, bytes | None], name: str) -> dict[str, bytes | None]:
-    return {name: small[name]} if name in small else {}

@@ -16,15 +16,15 @@ from shardkit.errors import UsageError
 from shardkit.files import sha256_file
 from shardkit.network import with_retries
 from shardkit.remote.interface import RemoteFile
+from shardkit.remote.upload_record import UploadRecord, is_record
 
 Result = TypeVar("Result")
-LEDGER_NAME = f"{WORK_DIR}/uploaded.json"
 # Object stores show a file only when it is whole; anywhere else a file is written beside its name and then renamed.
 _WHOLE_OR_NOT_THERE = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "memory"}
 
 
 class FsspecRemote:
-    """A folder or bucket prefix. A ledger there records the size and SHA-256 of each shard that arrived whole.
+    """A folder or bucket prefix. A record there holds the size and SHA-256 of each shard that arrived whole.
 
     It goes when `manifest.json`, which says the same, has come.
     """
@@ -44,7 +44,8 @@ class FsspecRemote:
         self.stopping = threading.Event()
         self._root = self._root.rstrip("/")
         self._direct = protocol in _WHOLE_OR_NOT_THERE
-        self._ledger: dict[str, list[Any]] | None = None
+        self._record = UploadRecord({})
+        self._stated: dict[str, tuple[int, str]] = {}  # what the manifest there says of its shards
         self._lock = threading.Lock()
 
     @property
@@ -70,22 +71,19 @@ class FsspecRemote:
             self._call("create", partial(self._fs.makedirs, self._root, exist_ok=True))
 
     def files(self) -> dict[str, RemoteFile]:
-        def look() -> dict[str, int]:
+        def list_files() -> dict[str, int]:
             self._fs.invalidate_cache()
-            found: dict[str, Any] = {}
+            details: dict[str, Any] = {}
             for folder in ("", WORK_DIR):
-                found |= self._fs.find(self._at(folder), maxdepth=1, detail=True)
-            return {path[len(self._root) + 1 :]: int(info["size"]) for path, info in found.items()}
+                details |= self._fs.find(self._at(folder), maxdepth=1, detail=True)
+            return {path[len(self._root) + 1 :]: int(info["size"]) for path, info in details.items()}
 
-        sizes = self._call("list", look)
-        known: dict[str, list[Any]] = {}
-        if MANIFEST_NAME in sizes:
-            known = _shards_of(self.read(MANIFEST_NAME))
-        if LEDGER_NAME in sizes:
-            known |= _ledger_of(self.read(LEDGER_NAME))
-        self._ledger = {file: entry for file, entry in known.items() if sizes.get(file) == entry[0]}
+        sizes = self._call("list", list_files)
+        self._stated = _shards_of(self.read(MANIFEST_NAME)) if MANIFEST_NAME in sizes else {}
+        self._record = UploadRecord({file: self.read(file) for file in sizes if is_record(file)})
+        arrived = {**self._stated, **self._record.entries}
         return {
-            file: RemoteFile(size, self._ledger[file][1] if file in self._ledger else "")
+            file: RemoteFile(size, arrived[file][1] if file in arrived and arrived[file][0] == size else "")
             for file, size in sizes.items()
         }
 
@@ -104,6 +102,8 @@ class FsspecRemote:
             self._fs.invalidate_cache()
             if (size := self._fs.info(target)["size"]) != shard.bytes:
                 raise OSError(f"{size:,} of {shard.bytes:,} bytes arrived")
+            if self.stopping.is_set():  # the file that was written may be another run's by now
+                raise ConnectionAbortedError("stopped")
             if not self._direct:
                 self._fs.mv(target, self._at(shard.file))
 
@@ -111,20 +111,19 @@ class FsspecRemote:
 
     def commit(self, shards: Sequence[ShardInfo], small: Mapping[str, bytes | None], message: str) -> None:  # noqa: ARG002
         with self._lock:
-            ledger = dict(self._ledger or {})
-            ledger |= {shard.file: [shard.bytes, shard.sha256] for shard in shards}
-            for file in small:
-                ledger.pop(file, None)
-            if shards or small.get(MANIFEST_NAME, b"") is None:
-                self._write(LEDGER_NAME, json.dumps(ledger).encode())
-            self._ledger = ledger
+            arrived = {shard.file: (shard.bytes, shard.sha256) for shard in shards}
+            if small.get(MANIFEST_NAME, b"") is None:  # from here on the record alone says what has arrived
+                arrived = {file: entry for file, entry in self._stated.items() if file not in small} | arrived
+            for file, segment in (self._record.remove(small) | self._record.add(arrived)).items():
+                self._write(file, segment)
         for file, content in small.items():
             if content is not None:
                 self._write(file, content)
             else:
                 self._delete(file)
         if small.get(MANIFEST_NAME) is not None:
-            self._delete(LEDGER_NAME)
+            for file in self._record.files:
+                self._delete(file)
             self._tidy()
 
     def tag(self, name: str, *, overwrite: bool) -> None:  # noqa: ARG002
@@ -167,19 +166,9 @@ class FsspecRemote:
         return with_retries(action, self.name, what, self.stopping)
 
 
-def _ledger_of(text: bytes) -> dict[str, list[Any]]:
-    """The ledger's entries `{file: [bytes, sha256]}`; what cannot be read is not known, and sent again."""
+def _shards_of(manifest: bytes) -> dict[str, tuple[int, str]]:
+    """Bytes and SHA-256 of the shards in a manifest, by name; nothing if it cannot be read."""
     try:
-        entries = json.loads(text)
-    except ValueError:
-        return {}
-    if not isinstance(entries, dict):
-        return {}
-    return {file: entry for file, entry in entries.items() if isinstance(entry, list) and len(entry) == 2}
-
-
-def _shards_of(manifest: bytes) -> dict[str, list[Any]]:
-    try:
-        return {shard["file"]: [shard["bytes"], shard["sha256"]] for shard in json.loads(manifest)["shards"]}
+        return {shard["file"]: (int(shard["bytes"]), str(shard["sha256"])) for shard in json.loads(manifest)["shards"]}
     except (ValueError, KeyError, TypeError):
         return {}  # whoever needs the manifest says what is wrong with it

@@ -1,8 +1,8 @@
-"""The outbox: finished shards go up in the background, are acknowledged in order, and then leave the disk if asked to.
+"""Finished shards go up in the background, are acknowledged in order, and then leave the disk if asked to.
 
-It owns the threads of `push` and of `tokenize --push`. Several shards are hashed and sent at once; commits acknowledge
-them in the order they were handed in, each commit with the run's journal up to its last shard: the journal on the
-remote never names a shard that is not there. It knows nothing of tokens or manifests.
+Owns the threads of `push` and of `tokenize --push`. Several shards are hashed and sent at once; commits acknowledge
+them in the order they were handed in, each commit with the small files handed in up to its last shard: a journal at the
+remote never names a shard that is not there. Knows nothing of tokens or manifests.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
+from shardkit.dataset.check import check_shard
 from shardkit.dataset.manifest import ShardInfo
-from shardkit.errors import DiskFull, ShardError
-from shardkit.files import format_bytes, sha256_file
+from shardkit.errors import DiskFull
+from shardkit.files import format_bytes
 from shardkit.remote.interface import Remote, RemoteFile
+from shardkit.remote.threads import TransferThreads, waits_for_threads
 
 TransferProgress = Callable[[str, int, int], None]
 _OLDEST_SECONDS = 60.0  # a shard that has arrived is acknowledged at the latest after this
@@ -28,10 +31,12 @@ _MOST_FILES = 100  # of one commit
 
 @dataclass(slots=True)
 class _Item:
+    """A shard that was handed in; `at_remote` says that it need not be sent."""
+
     path: Path
     shard: ShardInfo
     small: Mapping[str, bytes]
-    there: bool
+    at_remote: bool
     upload: Future[float] | None = None
 
     @property
@@ -42,15 +47,17 @@ class _Item:
 class Uploader:
     """Sends shards to `remote`; a context manager. Errors of its threads are raised by the next call of any method.
 
-    `there` is what the remote had when it was opened: those shards are not sent again. With `delete_local` a file is
-    removed once the remote has acknowledged it. `max_bytes` bounds the bytes of files handed in and not yet removed.
+    `remote_files` lists what the remote had at the start: those shards are not sent again. With `delete_local` a file
+    is removed once the remote has acknowledged it. `max_bytes` bounds the bytes of files handed in and not yet removed.
     `progress(file, done_bytes, total_bytes)` is called after each shard, from one thread at a time.
+
+    A KeyboardInterrupt does not wait for an upload in progress; whatever was not acknowledged is sent by the next run.
     """
 
     def __init__(
         self,
         remote: Remote,
-        there: Mapping[str, RemoteFile],
+        remote_files: Mapping[str, RemoteFile],
         *,
         workers: int = 5,
         delete_local: bool = False,
@@ -60,7 +67,7 @@ class Uploader:
         self.remote = remote
         self.sent_files = 0
         self.sent_bytes = 0
-        self._there = dict(there)
+        self._remote_files = dict(remote_files)
         self._delete_local = delete_local
         self._max_bytes = max_bytes
         self._progress = progress
@@ -70,7 +77,7 @@ class Uploader:
         self._handed_in_bytes = self._done_bytes = self._pending_bytes = 0
         self._wanted_bytes = 0
         self._flushing = self._closed = False
-        self._threads = ThreadPoolExecutor(workers + 1, thread_name_prefix="shardkit-outbox")
+        self._threads = TransferThreads(workers + 1, "shardkit-upload")
         self._watch(self._threads.submit(self._commit_loop))
 
     @property
@@ -79,19 +86,22 @@ class Uploader:
         return self._pending_bytes
 
     def has(self, shard: ShardInfo) -> bool:
-        """Whether the remote had this very shard (name, size, SHA-256) when the outbox was opened."""
-        return self._there.get(shard.file) == RemoteFile(shard.bytes, shard.sha256)
+        """Whether the remote had this very shard (name, size, SHA-256) at the start."""
+        return self._remote_files.get(shard.file) == RemoteFile(shard.bytes, shard.sha256)
 
     def submit(self, path: Path, shard: ShardInfo, small: Mapping[str, bytes] | None = None) -> None:
-        """Hand in a finished shard; returns at once. `small` are small files, by their names at
-        the remote, that are committed together with the shard: the journal up to it."""
+        """Hand in a finished shard; returns at once.
+
+        `small` are files, by their names at the remote, that are committed together with the shard: the journal up to
+        it. A later shard's file of the same name takes their place.
+        """
         item = _Item(path, shard, small or {}, self.has(shard))
         with self._changed:
             self._check()
             self._queue.append(item)
             self._pending_bytes += shard.bytes
             self._handed_in_bytes += shard.bytes
-            item.upload = self._threads.submit(self._send, item)
+            item.upload = self._threads.submit(partial(self._send, item))
         self._watch(item.upload)
 
     def wait_for_room(self, count: int) -> None:
@@ -123,38 +133,33 @@ class Uploader:
             self._flushing = False
             self._check()
 
-    def close(self) -> None:
-        """Stop the threads; what is not acknowledged stays on this disk and is sent by the next run."""
+    def close(self, *, wait: bool = False) -> None:
+        """Stop the threads; what is not acknowledged stays on this disk and is sent by the next run.
+
+        Returns at once, or, with `wait`, when the uploads in progress have ended.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         if self._queue:
             self.remote.stopping.set()  # cuts the waits between tries
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._threads.close(wait=wait)
 
     def __enter__(self) -> Uploader:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
+        self.close(wait=waits_for_threads(kind))
 
     def _send(self, item: _Item) -> float:
         """Check and upload one shard; returns when it had arrived."""
         shard = item.shard
-        if not item.there:
-            try:
-                found = sha256_file(item.path)
-            except OSError as error:
-                raise ShardError(f"cannot read {item.path} ({error.strerror}): make it again, then push") from error
-            if found != shard.sha256:
-                raise ShardError(
-                    f"{item.path} has SHA-256 {found[:12]}..., the manifest says {shard.sha256[:12]}...: it is damaged "
-                    "and was not pushed; fetch or make it again"
-                )
+        if not item.at_remote:
+            check_shard(item.path, shard, hashed=True)
             self.remote.upload(item.path, shard)
         with self._changed:
             self._done_bytes += shard.bytes
-            if not item.there:
+            if not item.at_remote:
                 self.sent_files += 1
                 self.sent_bytes += shard.bytes
             if self._progress is not None:
@@ -172,15 +177,16 @@ class Uploader:
             self._acknowledge(run)
 
     def _acknowledge(self, run: list[_Item]) -> None:
-        new = [item.shard for item in run if not item.there]
+        new = [item.shard for item in run if not item.at_remote]
         if new:
             small = {name: content for item in run for name, content in item.small.items()}
             self.remote.commit(new, small, f"Add {len(new)} shards" if len(new) > 1 else f"Add {new[0].file}")
-        for item in run:
-            if self._delete_local:
-                item.path.unlink(missing_ok=True)
         with self._changed:
+            if self._closed:  # meanwhile the files may be another run's
+                return
             for item in run:
+                if self._delete_local:
+                    item.path.unlink(missing_ok=True)
                 self._queue.popleft()
                 self._pending_bytes -= item.shard.bytes
             self._changed.notify_all()
@@ -199,7 +205,7 @@ class Uploader:
         run = self._arrived()
         if not run:
             return False
-        if sum(not item.there for item in run) >= self.remote.commit_files or all(item.there for item in run):
+        if sum(not item.at_remote for item in run) >= self.remote.commit_files or all(item.at_remote for item in run):
             return True
         everything = len(run) == len(self._queue)
         if self._flushing and everything:

@@ -8,13 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import filelock
-
 from shardkit.dataset.journal import JOURNAL_FILE, Journal
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest
 from shardkit.dataset.shards import SHARD_NAME
 from shardkit.errors import ManifestError, OutputError, ShardError, UsageError
-from shardkit.files import write_error
+from shardkit.files import hold_lock, write_error
 from shardkit.sources.open import DEFAULT_SOURCE
 
 _LOCK = "lock"
@@ -35,21 +33,15 @@ def claim(directory: Path, *, overwrite: bool) -> Iterator[None]:
     ours = (directory / JOURNAL_FILE).exists()
     if directory.is_dir() and not ours and not overwrite:
         _refuse_foreign(directory)
-    lock = filelock.FileLock(work / _LOCK, timeout=0)
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-        for temp in work.glob("*.tmp"):
-            temp.unlink()
-    except filelock.Timeout:
-        raise OutputError(f"another process is writing to {directory}: wait for it, or choose another --out") from None
-    except OSError as error:
-        lock.release()
-        raise write_error(error, directory, 0) from error
-    try:
+    with hold_lock(
+        work / _LOCK, busy=f"another process is writing to {directory}: wait for it, or choose another --out"
+    ):
+        try:
+            for temp in work.glob("*.tmp"):
+                temp.unlink()
+        except OSError as error:
+            raise write_error(error, directory, 0) from error
         yield
-    finally:
-        lock.release()
 
 
 def finished(directory: Path, journal: Journal) -> Manifest | None:

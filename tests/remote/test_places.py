@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,13 +17,14 @@ from hub_data import make_dataset, tree_of
 
 from shardkit import network
 from shardkit.dataset.journal import JOURNAL_FILE
-from shardkit.dataset.manifest import MANIFEST_NAME
-from shardkit.errors import AuthError, HubError, UsageError
+from shardkit.dataset.manifest import MANIFEST_NAME, Manifest
+from shardkit.errors import AuthError, HubError, ShardError, UsageError
 from shardkit.remote.address import open_remote
 from shardkit.remote.hub import HubRemote
 from shardkit.remote.pull import pull
 from shardkit.remote.push import publish, push
-from shardkit.remote.storage import LEDGER_NAME, FsspecRemote
+from shardkit.remote.storage import FsspecRemote
+from shardkit.remote.upload_record import UploadRecord
 from shardkit.tokenization.live_push import fetch_journal, open_outbox
 
 ROOT = Path(__file__).parents[2]
@@ -133,25 +132,95 @@ def test_an_unfinished_push_goes_on_and_is_not_taken_for_a_dataset(place: tuple[
         pull(repo, tmp_path / "b")
     lost.rename(tmp_path / "a" / manifest.shards[3].file)
     fs.invalidate_cache()
-    acknowledged = json.loads(fs.cat_file(f"{repo}/{LEDGER_NAME}")) if fs.exists(f"{repo}/{LEDGER_NAME}") else {}
-    assert push(tmp_path / "a", repo).skipped_files == len(acknowledged)
+    lines = [line for path in fs.glob(f"{repo}/.shardkit/uploaded-*") for line in fs.cat_file(path).splitlines()]
+    assert push(tmp_path / "a", repo).skipped_files == len(lines)
     pull(repo, tmp_path / "b")
     assert tree_of(tmp_path / "b") == tree_of(tmp_path / "a")
 
 
+RECORDS = ["uploaded.json", "uploaded-000001.jsonl"]
+
+
+@pytest.mark.parametrize("record", RECORDS)
 @pytest.mark.parametrize("garbage", [b"", b"{", b"[1]", b'{"demo_val_000000.npy": 3}', b"\xff"])
-def test_a_ledger_that_cannot_be_read_costs_a_second_upload_and_no_more(tmp_path: Path, garbage: bytes) -> None:
-    make_dataset(tmp_path / "a")
+def test_a_record_that_cannot_be_read_costs_a_second_upload_and_no_more(
+    tmp_path: Path, garbage: bytes, record: str
+) -> None:
+    manifest = make_dataset(tmp_path / "a")
     repo = str(tmp_path / "far")
-    with open_outbox(repo, b"head\n") as outbox:
-        shard = make_dataset(tmp_path / "a").shards[0]
-        outbox.submit(tmp_path / "a" / shard.file, shard)
-        outbox.flush()
-    (tmp_path / "far" / LEDGER_NAME).write_bytes(garbage)
-    (tmp_path / "far" / ".shardkit" / "journal.jsonl").unlink()
-    assert push(tmp_path / "a", repo, overwrite=True).sent_files == 4
+    with pytest.raises(ShardError):
+        push_first(2, tmp_path / "a", repo, manifest)
+    for name in RECORDS:
+        (tmp_path / "far" / ".shardkit" / name).unlink(missing_ok=True)
+    (tmp_path / "far" / ".shardkit" / record).write_bytes(garbage)
+    assert push(tmp_path / "a", repo).sent_files == 4
     pull(repo, tmp_path / "b")
     assert tree_of(tmp_path / "b") == tree_of(tmp_path / "a")
+
+
+def push_first(count: int, folder: Path, repo: str, manifest: Manifest) -> None:
+    """A push that ends with an error after `count` shards were acknowledged: the next one is away for that time."""
+    away = folder / manifest.shards[count].file
+    content = away.read_bytes()
+    away.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    try:
+        push(folder, repo, workers=1)
+    finally:
+        away.write_bytes(content)
+
+
+def test_the_record_of_an_earlier_version_is_understood(tmp_path: Path) -> None:
+    manifest = make_dataset(tmp_path / "a")
+    repo, work = str(tmp_path / "far"), tmp_path / "far" / ".shardkit"
+    with pytest.raises(ShardError):
+        push_first(2, tmp_path / "a", repo, manifest)
+    shutil.rmtree(work)
+    work.mkdir()
+    (work / "push.json").write_text(json.dumps({"fingerprint": manifest.fingerprint}))
+    entries = {shard.file: [shard.bytes, shard.sha256] for shard in manifest.shards[:2]}
+    (work / "uploaded.json").write_text(json.dumps(entries))
+    assert push(tmp_path / "a", repo).skipped_files == 2
+    assert not work.exists()
+
+
+def test_what_is_written_about_shards_grows_with_their_number_and_not_with_its_square(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fsspec.implementations.local import LocalFileSystem
+
+    written = 0
+    real = LocalFileSystem.pipe_file
+
+    def count(self: Any, path: str, value: bytes, **options: Any) -> None:
+        nonlocal written
+        written += len(value)
+        real(self, path, value, **options)
+
+    monkeypatch.setattr(LocalFileSystem, "pipe_file", count)
+    remote = open_remote(str(tmp_path / "far"))
+    remote.create(private=False)
+    remote.files()
+    shard, bytes_of = make_dataset(tmp_path / "a").shards[1], []
+    for number in range(3000):
+        remote.commit([dataclasses.replace(shard, file=f"demo_train_{number:06d}.npy")], {}, "")
+        if number % 1000 == 999:
+            bytes_of.append(written)
+            written = 0
+    assert bytes_of[2] < 1.2 * bytes_of[1]
+    assert written + sum(bytes_of) < 3000 * 40_000  # 0.02 % of shards of 200 MB
+    record = UploadRecord({f".shardkit/{p.name}": p.read_bytes() for p in (tmp_path / "far" / ".shardkit").iterdir()})
+    assert record.entries == {f"demo_train_{n:06d}.npy": (shard.bytes, shard.sha256) for n in range(3000)}
+
+
+def test_a_shard_that_is_replaced_is_not_taken_for_the_one_before(tmp_path: Path) -> None:
+    record = UploadRecord({})
+    files = record.add({"a_train_000001.npy": (10, "1" * 64), "a_train_000002.npy": (10, "2" * 64)})
+    files |= record.remove(["a_train_000001.npy", "never.npy"])
+    assert UploadRecord(files).entries == {"a_train_000002.npy": (10, "2" * 64)}
+    again = UploadRecord(files)
+    files |= again.add({"a_train_000001.npy": (10, "3" * 64)})
+    assert list(files) == [".shardkit/uploaded-000001.jsonl"]
+    assert UploadRecord(files).entries["a_train_000001.npy"] == (10, "3" * 64)
 
 
 def test_another_dataset_is_refused_and_replaced_with_overwrite(place: tuple[str, Any], tmp_path: Path) -> None:
@@ -207,28 +276,56 @@ def test_a_repo_that_is_not_there_is_one_clear_line(place: tuple[str, Any], tmp_
     assert "\n" not in str(caught.value)
 
 
+PUSH = """
+import sys
+from shardkit.remote.push import push
+from shardkit.remote.storage import FsspecRemote
+from shardkit.remote.upload_record import UploadRecord
+
+def held(method, moment):
+    real = getattr(FsspecRemote, method)
+    def call(self, *arguments):
+        shards = [arguments[1]] if method == "upload" else arguments[0]
+        if moment in [f"{method} {shard.index}" for shard in shards]:
+            print("reached", flush=True)
+            sys.stdin.read()
+        return real(self, *arguments)
+    setattr(FsspecRemote, method, call)
+
+for method in ("upload", "commit"):
+    held(method, sys.argv[3])
+push(sys.argv[1], sys.argv[2], workers=2)
+"""
+
+
 def test_a_push_killed_at_any_moment_finishes(place: tuple[str, Any], tmp_path: Path) -> None:
-    repo, fs = place
-    make_dataset(tmp_path / "a", shards=8, tokens=300_000)
-    command = [
-        sys.executable,
-        "-c",
-        f"from shardkit.remote.push import push; push({str(tmp_path / 'a')!r}, {repo!r}, workers=2)",
-    ]
-    env, rng, kills = os.environ | {"PYTHONPATH": str(ROOT)}, random.Random(repo), 0
-    for shards_there in (0, 2, 5):
-        process = subprocess.Popen(command, env=env, cwd=ROOT)
-        while process.poll() is None:
-            fs.invalidate_cache()
-            if fs.exists(repo) and len(fs.glob(f"{repo}/*.npy")) >= shards_there:
-                time.sleep(rng.random() * 0.01)
-                break
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.wait()
-    assert kills
+    repo, _ = place
+    make_dataset(tmp_path / "a", shards=8, tokens=30_000)
+    for moment in ("upload 0", "commit 1", "upload 3", "commit 5", "upload 7"):
+        process = subprocess.Popen(
+            [sys.executable, "-c", PUSH, str(tmp_path / "a"), repo, moment],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        with process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "reached\n"
+            process.kill()
     push(tmp_path / "a", repo)
+    pull(repo, tmp_path / "b")
+    assert tree_of(tmp_path / "b") == tree_of(tmp_path / "a")
+
+
+def test_a_file_that_a_killed_push_left_half_written_is_not_taken_for_a_shard(tmp_path: Path) -> None:
+    manifest, repo = make_dataset(tmp_path / "a"), str(tmp_path / "far")
+    with pytest.raises(ShardError):
+        push_first(1, tmp_path / "a", repo, manifest)
+    half = tmp_path / "far" / ".shardkit" / f"{manifest.shards[2].file}.part"
+    half.write_bytes((tmp_path / "a" / manifest.shards[2].file).read_bytes()[:1000])
+    assert push(tmp_path / "a", repo).sent_files == 3
+    assert not half.exists()
     pull(repo, tmp_path / "b")
     assert tree_of(tmp_path / "b") == tree_of(tmp_path / "a")
 

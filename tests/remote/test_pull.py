@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hub_data import make_dataset, tree_of
 from hub_server import HubServer
 
+from shardkit.cli import main
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest
 from shardkit.dataset.shards import open_shard
-from shardkit.errors import DiskFull, HubError, OutputError, UsageError
+from shardkit.errors import DiskFull, HubError, OutputError, ShardkitWarning, UsageError
 from shardkit.remote import download
 from shardkit.remote.download import FETCHES
-from shardkit.remote.pull import pull
+from shardkit.remote.listing import Selection
+from shardkit.remote.pull import pull, pull_checked
 from shardkit.remote.push import push
 
 REPO = "alice/demo"
@@ -133,13 +138,13 @@ def test_free_space_is_checked_first(hub: HubServer, tmp_path: Path, monkeypatch
 def test_two_pulls_into_one_folder_do_not_meet(hub: HubServer, tmp_path: Path) -> None:
     make_dataset(tmp_path / "a")
     push(tmp_path / "a", REPO)
-    hub.fault("slow", "GET", CDN, seconds=1.0, times=None)
+    held = hub.fault("hold", "GET", CDN)
     first = threading.Thread(target=pull, args=(REPO, tmp_path / "b"))
     first.start()
-    while not hub.count("GET", CDN):
-        first.join(0.01)
+    assert held.reached.wait(60)
     with pytest.raises(OutputError, match="another pull"):
         pull(REPO, tmp_path / "b")
+    held.gate.set()
     first.join()
     assert tree_of(tmp_path / "b") == tree_of(tmp_path / "a")
 
@@ -166,7 +171,7 @@ def test_a_moving_branch_is_read_at_one_commit(hub: HubServer, tmp_path: Path) -
 def test_bare_npy_shards_are_pulled_with_a_warning_and_a_manifest_made_here(hub: HubServer, tmp_path: Path) -> None:
     made = make_dataset(tmp_path / "a", prefix="edufineweb")
     hub.seed_repo(REPO, {f"data/{p.name}": p for p in (tmp_path / "a").glob("*.npy")} | {"README.md": b"hello"})
-    with pytest.warns(UserWarning, match=r"hashes were not checked by the publisher"):
+    with pytest.warns(UserWarning, match=r"nobody says what should be in it"):
         manifest = pull(REPO, tmp_path / "b")
     assert [(s.file, s.sha256) for s in manifest.shards] == [(s.file, s.sha256) for s in made.shards]
     assert manifest == Manifest.load(tmp_path / "b")
@@ -178,6 +183,37 @@ def test_bare_npy_shards_are_pulled_with_a_warning_and_a_manifest_made_here(hub:
     assert hub.bytes_sent(CDN) == 0
     with pytest.warns(UserWarning, match="made here"):
         assert [s.split for s in pull(REPO, tmp_path / "c", split="val").shards] == ["val"]
+
+
+def test_whether_files_were_verified_is_said_of_what_somebody_vouched_for(hub: HubServer, tmp_path: Path) -> None:
+    make_dataset(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "bare")
+    (tmp_path / "bare" / MANIFEST_NAME).unlink()
+    hub.seed_repo(REPO, {p.name: p for p in (tmp_path / "bare").glob("*.npy")})  # LFS: the Hub knows each SHA-256
+    push(tmp_path / "a", "alice/whole")
+    shutil.copytree(tmp_path / "bare", tmp_path / "unhashed")
+    Manifest.from_shards(tmp_path / "bare").save(tmp_path / "unhashed")
+    for repo, verified, words in (
+        ("alice/whole", True, ""),
+        (REPO, True, "the manifest is made here"),
+        (str(tmp_path / "bare"), False, "4 of 4 files have no SHA-256 to be checked against"),
+        (str(tmp_path / "unhashed"), False, ""),
+    ):
+        for _ in range(2):  # the second time everything is in the folder already
+            with warnings.catch_warnings(record=True) as caught:
+                result = CliRunner().invoke(main, ["pull", repo, str(tmp_path / f"of-{Path(repo).name}"), "--json"])
+            assert result.exit_code == 0, result.output
+            assert json.loads(result.stdout.splitlines()[-1])["verified"] is verified, repo
+            assert [words in str(warning.message) for warning in caught] == ([True] if words else [])
+
+
+def test_bare_shards_that_were_pushed_again_are_verified_by_their_new_manifest(hub: HubServer, tmp_path: Path) -> None:
+    make_dataset(tmp_path / "a")
+    (tmp_path / "a" / MANIFEST_NAME).unlink()
+    with pytest.warns(ShardkitWarning, match="have no SHA-256"):
+        pull(str(tmp_path / "a"), tmp_path / "b")
+    push(tmp_path / "b", REPO)
+    assert pull_checked(REPO, tmp_path / "c", revision=None, selection=Selection(None, None), progress=None).verified
 
 
 def test_other_shards_in_the_folder_are_not_listed(hub: HubServer, tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 """A Hugging Face Hub on loopback for the real `huggingface_hub` client: state on disk, faults on demand, a full log.
 
-It owns what the client (2.4.0, `HF_HUB_DISABLE_XET=1`) asks for: whoami; dataset and model repos, private and gated;
+It owns what the client (2.4.0) asks for: whoami; dataset and model repos, private and gated;
 info, tree, paths-info, refs, commits; preupload, LFS upload (basic and multipart), NDJSON commits; resolve with ranges.
 LFS content moves through the origin `localhost`, everything else through `127.0.0.1`; a token that arrives there
-is in `leaked_tokens`. Repos are in `hub_store.py`; faults, log, start and stop in `hub_wire.py`.
+is in `leaked_tokens`. Repos are in `hub_store.py`, the Xet store in `hub_xet.py`, faults, log, start and stop in
+`hub_wire.py`.
 
-It leaves out: Xet, pull requests, spaces, discussions, squashing, moving a repo, `.gitignore` and `.gitattributes`
+It leaves out: pull requests, spaces, discussions, squashing, moving a repo, `.gitignore` and `.gitattributes`
 rules, YAML checks, gzip, rate limits (use a `status` fault), expiring URLs (a 403 fault on `/_cdn/`), fsync.
 
     with HubServer() as hub:                                # or: python tests/support/hub_server.py --port 0 --root DIR
@@ -31,7 +32,8 @@ from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 from hub_store import Commit, Entry, HubError, Repo, blocks_of
-from hub_wire import Fault, FaultyHandler, FaultyServer, Json, Request, parse_json
+from hub_wire import Fault, FaultyServer, Json, Request, parse_json
+from hub_xet import XetHandler, XetStore
 
 __all__ = ["Account", "Commit", "Entry", "Fault", "HubServer", "Repo", "Request"]
 
@@ -68,10 +70,12 @@ def route(methods: str, pattern: str, access: str) -> Callable[[Route], Route]:
     return register
 
 
-class HubHandler(FaultyHandler):
+class HubHandler(XetHandler):
     site: HubServer
 
     def dispatch(self, path: str) -> None:
+        if self.dispatch_xet(path):
+            return None
         for methods, pattern, access, handler in ROUTES:
             match = pattern.fullmatch(path)
             if match and self.command in methods and (access == "cdn") == self.second_origin:
@@ -205,7 +209,7 @@ class HubHandler(FaultyHandler):
             raise HubError(404, "EntryNotFound", f'{path} does not exist on "{revision}"')
         deep = self.query.get("recursive") == ["true"]
         found = {"/".join(parts[:depth]) for parts in names for depth in range(1, len(parts) + 1 if deep else 2)}
-        nodes = [repo.node(commit, prefix + name, expand) for name in sorted(found)]
+        nodes = [self.node(repo, commit, prefix + name, expand) for name in sorted(found)]
         self.answer_page(nodes, self.site.expand_page_size if expand else self.site.page_size)
 
     @route("POST", f"{API}/paths-info/{REV}", "read")
@@ -214,7 +218,13 @@ class HubHandler(FaultyHandler):
         wish = parse_json(text) if text.startswith(b"{") else parse_qs(text.decode())
         expand = wish.get("expand") in (True, ["true"])
         there = [p for p in wish["paths"] if p in commit.files or any(f.startswith(f"{p}/") for f in commit.files)]
-        self.answer(200, [repo.node(commit, path, expand) for path in there])
+        self.answer(200, [self.node(repo, commit, path, expand) for path in there])
+
+    def node(self, repo: Repo, commit: Commit, path: str, expand: bool) -> Json:
+        """A file or folder as a listing has it, with the Xet hash of a file that came by Xet."""
+        node = repo.node(commit, path, expand)
+        stored = self.site.xet.by_sha256.get(node["lfs"]["oid"]) if "lfs" in node else None
+        return node | ({} if stored is None else {"xetHash": stored.hash})
 
     @route("GET", f"{API}/commits/{REV}", "read")
     def commits(self, repo: Repo, revision: str) -> None:
@@ -265,6 +275,9 @@ class HubHandler(FaultyHandler):
             self.answer_file(repo.blob(entry.sha256), headers)
             return
         headers |= {"X-Linked-Size": str(entry.size), "X-Linked-ETag": f'"{entry.sha256}"'}
+        if (stored := self.site.xet.by_sha256.get(entry.sha256)) is not None:
+            refresh = f"{self.site.endpoint}/api/{repo.kind}/{repo.id}/xet-read-token/{commit.oid}"
+            headers |= {"X-Xet-Hash": stored.hash, "Link": f'<{refresh}>; rel="xet-auth"'}
         headers["Location"] = f"{self.site.cdn}/_cdn/{repo.kind}/{repo.id}/{entry.sha256}/{quote(path)}"
         self.answer(302, b"", headers)
 
@@ -274,6 +287,11 @@ class HubHandler(FaultyHandler):
             raise HubError(403, "", "AccessDenied")
         shown = f'inline; filename="{quote(Path(path).name)}";'
         self.answer_file(repo.blob(sha256), {"ETag": f'"{sha256}"', "Content-Disposition": shown})
+
+    @route("GET", f"{API}/xet-read-token/{REV}", "file")
+    @route("GET", f"{API}/xet-write-token/{REV}", "write")
+    def token_for_xet(self, repo: Repo, revision: str) -> None:
+        self.xet_token()
 
     # -- uploads and commits -------------------------------------------------------------------------------------
 
@@ -370,13 +388,14 @@ class HubHandler(FaultyHandler):
         url = f"{self.site.endpoint}/{repo.path}/commit/{new.oid}"
         self.answer(200, {"success": True, "commitUrl": url, "commitOid": new.oid, "pullRequestUrl": None})
 
-    @staticmethod
-    def change(repo: Repo, key: str, value: Json) -> tuple[str, str, Entry | None]:
+    def change(self, repo: Repo, key: str, value: Json) -> tuple[str, str, Entry | None]:
         """One line of a commit: kind, path, and the new entry (None: delete)."""
         entry: Entry | None = None
         if key == "file":
             entry = repo.regular(base64.b64decode(value["content"]))
         elif key == "lfsFile":
+            if stored := self.site.xet.by_sha256.get(value["oid"]):
+                repo.store(self.site.xet.content(stored), expected=stored.sha256)
             if not repo.blob(value["oid"]).exists():
                 raise HubError(400, "", f"LFS pointer pointed to a file that does not exist: {value['path']}")
             entry = repo.lfs(value["oid"])
@@ -414,6 +433,7 @@ class HubServer(FaultyServer):
         self.page_size, self.expand_page_size = page_size, expand_page_size
         self.lfs_threshold, self.multipart_threshold, self.part_size = lfs_threshold, multipart_threshold, part_size
         self.uploads: Counter[str] = Counter()
+        self.xet = XetStore(self.root / "xet")
         self.repos: dict[tuple[str, str], Repo] = {}
         for path in sorted(self.root.glob("*/*/*/repo.json")):
             kind, namespace, name = path.parent.relative_to(self.root).parts

@@ -28,7 +28,7 @@ from typing import Any, Literal, NoReturn, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 Json = dict[str, Any]
-Action = Literal["status", "drop", "drop_midway", "truncate", "corrupt", "slow", "lost_answer"]
+Action = Literal["status", "drop", "drop_midway", "truncate", "corrupt", "slow", "lost_answer", "hold"]
 BLOCK = 1 << 18
 
 
@@ -52,6 +52,7 @@ class Fault:
     drop         cut the connection, the body unread
     lost_answer  do the work, then cut the connection
     slow         wait `seconds`, then serve
+    hold         set `reached`, wait until `gate` is set, then serve
     drop_midway  cut after the fraction `at` of the upload's body, or of the file that is downloaded
     truncate     serve the fraction `at` of a file as if that were all of it
     corrupt      flip the byte of a file at the fraction `at`
@@ -75,6 +76,8 @@ class Fault:
     matched: int = 0
     fired: int = 0
     seen: Counter[str] = field(default_factory=Counter, repr=False)
+    reached: threading.Event = field(default_factory=threading.Event, repr=False)
+    gate: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def fires(self, stage: str, method: str, target: str) -> bool:
         """Whether it is due at this stage: request (before any work), body (of an upload) or file (of a download)."""
@@ -177,6 +180,11 @@ class FaultyHandler(BaseHTTPRequestHandler):
             if fault.action == "slow":
                 if self.site.stopping.wait(fault.seconds):
                     raise DroppedError
+            elif fault.action == "hold":
+                fault.reached.set()
+                while not fault.gate.wait(0.02):
+                    if self.site.stopping.is_set():
+                        raise DroppedError
             elif fault.action == "lost_answer":
                 self.lost = fault
             elif fault.action == "drop":

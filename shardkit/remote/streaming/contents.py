@@ -76,7 +76,7 @@ def open_dataset(folder: CacheFolder, source: str, revision: str | None) -> Open
 
 def wanted_file(shard: ShardInfo) -> WantedFile:
     """A shard as what is fetched."""
-    return WantedFile(shard.file, shard.file, shard.bytes, shard.sha256)
+    return WantedFile.of(shard)
 
 
 def _wanted(manifest: Manifest) -> list[WantedFile]:

@@ -1,0 +1,82 @@
+"""What has arrived whole at a place that keeps no hashes itself, written down there: a line of JSON a shard.
+
+The lines lie in segments, `.shardkit/uploaded-000001.jsonl` and on: a segment is written again with each line, as
+object stores cannot append, and closed at `SEGMENT_BYTES`, so that the bytes written grow with the shards and not with
+their square. Earlier versions wrote one `uploaded.json`; it is still read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+
+from shardkit.dataset.manifest import WORK_DIR
+
+SEGMENT_BYTES = 64_000
+OLD_RECORD_FILE = f"{WORK_DIR}/uploaded.json"
+_SEGMENT_FILE = re.compile(rf"{re.escape(WORK_DIR)}/uploaded-(\d{{6,}})\.jsonl")
+
+
+def is_record(file: str) -> bool:
+    """Whether a file of that name is a part of the record."""
+    return file == OLD_RECORD_FILE or _SEGMENT_FILE.fullmatch(file) is not None
+
+
+class UploadRecord:
+    """The record as it was read: `entries` are `(bytes, sha256)` of each shard, by its name.
+
+    What cannot be read is not known, and sent again.
+    """
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        self.entries: dict[str, tuple[int, str]] = {}
+        self._files = set(files)
+        self._number, self._segment = 0, b""
+        self._read_old(files.get(OLD_RECORD_FILE, b"{}"))
+        numbers = {int(match[1]): file for file in files if (match := _SEGMENT_FILE.fullmatch(file))}
+        for number, file in sorted(numbers.items()):
+            self._number, self._segment = number, files[file]
+            for line in self._segment.splitlines():
+                self._read_line(line)
+
+    @property
+    def files(self) -> list[str]:
+        """The names of the files that hold it."""
+        return sorted(self._files)
+
+    def add(self, entries: Mapping[str, tuple[int, str]]) -> dict[str, bytes]:
+        """Note that these shards have arrived; returns the files to write, in order."""
+        return self._append(entries)
+
+    def remove(self, files: Iterable[str]) -> dict[str, bytes]:
+        """Note that these files are no more; returns the files to write."""
+        return self._append({file: None for file in files if file in self.entries})
+
+    def _append(self, lines: Mapping[str, tuple[int, str] | None]) -> dict[str, bytes]:
+        changed = {}
+        for file, entry in lines.items():
+            if not self._number or len(self._segment) >= SEGMENT_BYTES or not self._segment.endswith(b"\n"):
+                self._number, self._segment = self._number + 1, b""
+            line = json.dumps([file, entry]).encode() + b"\n"
+            self._read_line(line)
+            self._segment += line
+            changed[f"{WORK_DIR}/uploaded-{self._number:06d}.jsonl"] = self._segment
+        self._files |= set(changed)
+        return changed
+
+    def _read_line(self, line: bytes) -> None:
+        try:
+            file, entry = json.loads(line)
+            if entry is None:
+                self.entries.pop(file, None)
+            else:
+                self.entries[file] = int(entry[0]), str(entry[1])
+        except (ValueError, TypeError, KeyError, IndexError):
+            return
+
+    def _read_old(self, text: bytes) -> None:
+        try:
+            self.entries |= {file: (int(entry[0]), str(entry[1])) for file, entry in json.loads(text).items()}
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+            return

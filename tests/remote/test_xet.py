@@ -1,0 +1,150 @@
+"""Push and pull the way that users go, by Xet: the real `hf_xet`, in processes of their own, against the test Hub.
+
+The client reads whether Xet is off when it is imported, and the tests' own process has it off.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hub_data import make_dataset, tree_of
+from hub_server import HubServer
+
+from shardkit.dataset.manifest import MANIFEST_NAME
+from shardkit.remote.download import FETCHES
+from shardkit.remote.pull import pull
+
+REPO = "alice/demo"
+ROOT = Path(__file__).parents[2]
+XORBS = "/_cas/v1/xorbs/"
+
+
+@pytest.fixture
+def environment(hub: HubServer, tmp_path: Path) -> dict[str, str]:
+    """For processes that talk to the test Hub by Xet, each test with a cache of its own."""
+    inherited = {name: value for name, value in os.environ.items() if name != "HF_HUB_DISABLE_XET"}
+    ours = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "hf_write", "HF_HOME": str(tmp_path / "hf")}
+    return inherited | ours | {"PYTHONPATH": str(ROOT)}
+
+
+def start(environment: dict[str, str], *arguments: str | Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "shardkit", *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(environment: dict[str, str], *arguments: str | Path) -> str:
+    """Run shardkit to its good end; returns its stdout."""
+    process = start(environment, *arguments)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    return stdout
+
+
+def test_a_dataset_goes_up_and_comes_back_by_xet(hub: HubServer, tmp_path: Path, environment: dict[str, str]) -> None:
+    manifest = make_dataset(tmp_path / "a", tokens=100_000)
+    run(environment, "push", tmp_path / "a", REPO)
+    assert hub.count("POST", "/objects/batch") == 0
+    assert hub.bytes_received(XORBS) > 0.9 * sum(shard.bytes for shard in manifest.shards)
+    for shard in manifest.shards:
+        assert hub.file_bytes(REPO, shard.file) == (tmp_path / "a" / shard.file).read_bytes()
+    assert "verified: yes" in run(environment, "pull", REPO, tmp_path / "b")
+    assert hub.bytes_sent("/_cdn/") == 0
+    assert hub.count("GET", "/_xorb/") > 0
+    assert tree_of(tmp_path / "b") == tree_of(tmp_path / "a")
+
+
+def test_what_went_up_by_xet_is_not_sent_again(hub: HubServer, tmp_path: Path, environment: dict[str, str]) -> None:
+    make_dataset(tmp_path / "a")
+    run(environment, "push", tmp_path / "a", REPO)
+    commits = len(hub.commits(REPO))
+    hub.reset_log()
+    assert "sent files: 0" in run(environment, "push", tmp_path / "a", REPO)
+    assert hub.bytes_received("/_cas/") == 0
+    assert len(hub.commits(REPO)) == commits
+
+
+def test_a_client_without_xet_gets_the_same_bytes(hub: HubServer, tmp_path: Path, environment: dict[str, str]) -> None:
+    make_dataset(tmp_path / "a")
+    run(environment, "push", tmp_path / "a", REPO)
+    pull(REPO, tmp_path / "b")
+    assert hub.bytes_sent("/_xorb/") == 0
+    assert tree_of(tmp_path / "b") == tree_of(tmp_path / "a")
+
+
+def test_wrong_bytes_that_xet_lets_pass_are_noticed_and_fetched_again(
+    hub: HubServer, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    make_dataset(tmp_path / "a", shards=2, tokens=100_000)
+    run(environment, "push", tmp_path / "a", REPO)
+    hub.reset_log()
+    fault = hub.fault("corrupt", "GET", "/_xorb/")
+    run(environment, "pull", REPO, tmp_path / "b")
+    assert fault.fired == 1
+    assert hub.count("GET", "/_xorb/") == 3
+    assert tree_of(tmp_path / "b") == tree_of(tmp_path / "a")
+
+
+def test_bytes_that_stay_wrong_never_get_a_final_name(
+    hub: HubServer, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    make_dataset(tmp_path / "a", shards=2, tokens=100_000)
+    run(environment, "push", tmp_path / "a", REPO)
+    hub.fault("corrupt", "GET", "/_xorb/", times=None)
+    process = start(environment, "pull", REPO, tmp_path / "b")
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert f"arrived {FETCHES} times with other bytes than promised" in stderr
+    assert not list((tmp_path / "b").glob("*.npy"))
+    assert not (tmp_path / "b" / MANIFEST_NAME).exists()
+
+
+@pytest.mark.parametrize("nth", [1, 3])
+def test_a_push_by_xet_that_is_killed_goes_on(
+    hub: HubServer, tmp_path: Path, environment: dict[str, str], nth: int
+) -> None:
+    make_dataset(tmp_path / "a", shards=6, tokens=50_000)
+    fault = hub.fault("hold", "POST", XORBS, nth=nth)
+    _killed(start(environment, "push", tmp_path / "a", REPO), fault)
+    assert MANIFEST_NAME not in hub.files(REPO)
+    run(environment, "push", tmp_path / "a", REPO)
+    run(environment, "pull", REPO, tmp_path / "b")
+    assert tree_of(tmp_path / "b") == tree_of(tmp_path / "a")
+
+
+def test_a_pull_by_xet_that_is_killed_fetches_only_what_it_has_not(
+    hub: HubServer, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    make_dataset(tmp_path / "a", shards=12, tokens=50_000)
+    run(environment, "push", tmp_path / "a", REPO)
+    fault = hub.fault("hold", "GET", "/_xorb/", nth=11)  # eight files come at a time
+    _killed(start(environment, "pull", REPO, tmp_path / "b"), fault)
+    here = len(list((tmp_path / "b").glob("*.npy")))
+    assert here >= 1
+    assert not (tmp_path / "b" / MANIFEST_NAME).exists()
+    hub.reset_log()
+    run(environment, "pull", REPO, tmp_path / "b")
+    assert hub.count("GET", "/_xorb/") == 12 - here
+    assert tree_of(tmp_path / "b") == tree_of(tmp_path / "a")
+
+
+def test_a_store_that_refuses_is_one_clear_line(hub: HubServer, tmp_path: Path, environment: dict[str, str]) -> None:
+    make_dataset(tmp_path / "a", shards=2)
+    hub.fault("status", "GET", "/xet-write-token/", code=403, times=None)
+    process = start(environment, "push", tmp_path / "a", REPO)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert [line for line in stderr.splitlines() if line.startswith("error: ")], stderr
+    assert "Traceback" not in stderr
+    assert "hf_write" not in stderr
+
+
+def _killed(process: subprocess.Popen[str], fault: Any) -> None:
+    assert fault.reached.wait(60)
+    process.kill()
+    process.communicate()
+    fault.gate.set()
