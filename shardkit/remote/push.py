@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from shardkit.dataset.journal import JOURNAL_FILE
+from shardkit.dataset.journal import segment_files
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest
 from shardkit.errors import HubError, ManifestError, ShardError, UsageError
 from shardkit.remote.address import open_remote
@@ -91,7 +91,9 @@ def publish(remote: Remote, manifest: Manifest, manifest_bytes: bytes) -> None:
             )
     old_card = remote.read(CARD_NAME).decode(errors="replace") if CARD_NAME in there else None
     card = updated_card(old_card, manifest, remote.name)
-    small: dict[str, bytes | None] = {name: None for name in (JOURNAL_FILE, CLAIM_FILE) if name in there}
+    small: dict[str, bytes | None] = dict.fromkeys(
+        [*segment_files(there), *([CLAIM_FILE] if CLAIM_FILE in there else [])]
+    )
     if card != old_card:
         small = {CARD_NAME: card.encode(), **small}
     if MANIFEST_NAME not in there or remote.read(MANIFEST_NAME) != manifest_bytes:

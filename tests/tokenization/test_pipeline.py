@@ -202,7 +202,7 @@ def test_a_damaged_shard_is_noticed_when_a_run_goes_on(corpus: Path, tmp_path: P
     data = bytearray(victim.read_bytes())
     data[1_000] ^= 1
     victim.write_bytes(data)
-    with pytest.raises(OutputError, match="another SHA-256"):
+    with pytest.raises(OutputError, match=r"has SHA-256 .*: it is damaged.*--overwrite"):
         tokenize(corpus, out, shard_tokens=50_000, chunk_bytes=SMALL_CHUNK)
     assert not (out / "manifest.json").exists()
 
@@ -370,7 +370,7 @@ def test_ctrl_c_while_the_workers_start_is_one_line_and_no_traceback(corpus: Pat
         process = subprocess.Popen(
             command(corpus, tmp_path / f"out{number}"), stderr=subprocess.PIPE, start_new_session=True, text=True
         )
-        while len(psutil.Process(process.pid).children()) < 3:  # the workers and multiprocess's own helper
+        while len(psutil.Process(process.pid).children()) < 2:
             time.sleep(0.001)
         time.sleep(0.03 * number)
         os.killpg(process.pid, signal.SIGINT)
