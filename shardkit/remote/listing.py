@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import takewhile
 
 import numpy as np
 
-from shardkit.dataset.journal import JOURNAL_FILE, acknowledged
+from shardkit.dataset.journal import JOURNAL_FILE, acknowledged, joined_segments, segment_files
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest, SourceInfo
 from shardkit.dataset.shards import shard_header
 from shardkit.errors import HubError, ManifestError, UsageError
@@ -64,7 +65,7 @@ def published_so_far(remote: Remote, remote_files: Mapping[str, RemoteFile]) -> 
 
     Tokenizer and source files are not known yet. Raises `HubError` if there is no such run, or no shard yet.
     """
-    journal = remote.read(JOURNAL_FILE)
+    journal = read_journal(remote, remote_files)
     identity, named = acknowledged(journal, where=f"{remote.name}/{JOURNAL_FILE}")
     # a folder was listed a moment before its journal was read
     shards = tuple(takewhile(lambda s: s.file in remote_files and remote_files[s.file].size == s.bytes, named))
@@ -84,6 +85,13 @@ def published_so_far(remote: Remote, remote_files: Mapping[str, RemoteFile]) -> 
     wide = first.bytes - len(shard_header(first.tokens, np.dtype("<u4"))) == 4 * first.tokens
     manifest = Manifest(dtype="uint32" if wide else "uint16", tokens_per_shard=per_shard, shards=shards, source=source)
     return Manifest.from_json(manifest.to_json(), where=f"{remote.name}/{JOURNAL_FILE}")  # with its checks
+
+
+def read_journal(remote: Remote, remote_files: Mapping[str, RemoteFile]) -> bytes:
+    """The journal of the run that is at the remote, put together from its segments."""
+    names = segment_files(remote_files)
+    with ThreadPoolExecutor(8, thread_name_prefix="shardkit-journal") as threads:
+        return joined_segments(dict(zip(names, threads.map(remote.read, names), strict=True)))
 
 
 def check_listing(remote: Remote, wanted: Sequence[WantedFile], remote_files: Mapping[str, RemoteFile]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardkit.dataset.check import check_shard
-from shardkit.dataset.journal import JOURNAL_FILE
+from shardkit.dataset.journal import segment_files
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest
 from shardkit.errors import HubError, ManifestError, UsageError
 from shardkit.remote.address import open_remote
@@ -103,7 +103,7 @@ def publish(remote: Remote, manifest: Manifest, manifest_bytes: bytes) -> None:
     small: dict[str, bytes | None] = {} if card == old_card else {CARD_NAME: card.encode()}
     if MANIFEST_NAME not in remote_files or remote.read(MANIFEST_NAME) != manifest_bytes:
         small[MANIFEST_NAME] = manifest_bytes
-    small |= {name: None for name in remote_files if name == CLAIM_FILE or _is_journal(name)}
+    small |= dict.fromkeys([*segment_files(remote_files), *(name for name in remote_files if name == CLAIM_FILE)])
     if small:
         remote.commit([], small, f"Complete the dataset: {manifest.tokens:,} tokens")
 
@@ -153,11 +153,6 @@ def another_dataset(remote: Remote, what: str) -> str:
         f"{remote.name} holds another dataset ({what}): push to another repo, or `shardkit push --overwrite` to "
         "replace what is there"
     )
-
-
-def _is_journal(name: str) -> bool:
-    """Whether a file at a remote is the journal of a `tokenize --push`, or a segment of it."""
-    return name.startswith(JOURNAL_FILE.removesuffix(".jsonl")) and name.endswith(".jsonl")
 
 
 def _fingerprint(manifest: bytes) -> str:

@@ -146,7 +146,7 @@ def _iter_batches(source: Source, number: int, start: int, chunk_bytes: int) -> 
         text = item.get(column, item) if isinstance(item, dict) else item
         if text is not None and not isinstance(text, str):
             raise SourceError(f"document {row} is a {type(text).__name__}: expected text, or a row with {column!r}")
-        batch.append(text)
+        batch.append(text if text is None else str.__str__(text))  # a subclass may not be known to the workers
         size += len(text or "")
         row += 1
         if size >= chunk_bytes or len(batch) >= 1 << 16:

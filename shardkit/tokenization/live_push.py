@@ -1,119 +1,163 @@
 """`tokenize --push`: finished shards leave for the remote while the next are made; the run can move to a new machine.
 
-The journal travels with the shards. On a machine that has nothing, the remote's journal says where the stream goes on;
-it never names a shard that is not there.
+The journal travels with the shards, in segments. On a machine that has nothing, the remote's journal says where the
+stream goes on; it never names a shard that is not at the remote.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
-from shardkit.dataset.journal import JOURNAL_FILE, Journal
-from shardkit.dataset.manifest import MANIFEST_NAME, Manifest
-from shardkit.errors import DiskFull, HubError, OutputError
+from shardkit.dataset.journal import JOURNAL_FILE, Journal, changed_segments, segment_files, whole_lines
+from shardkit.dataset.manifest import MANIFEST_NAME, Manifest, ShardInfo
+from shardkit.errors import DiskFull, HubError, OutputError, UsageError
 from shardkit.files import atomic_write, format_bytes
 from shardkit.remote.address import open_remote
+from shardkit.remote.interface import Remote, RemoteFile
+from shardkit.remote.listing import published, read_journal
 from shardkit.remote.push import another_dataset, holds_data, publish
-from shardkit.remote.uploader import TransferProgress, Uploader
-from shardkit.tokenization.run_spec import ShardPlan, shard_file_bytes, working_bytes
+from shardkit.remote.uploader import Uploader
+from shardkit.tokenization.run_spec import RunSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RemoteRun:
-    """What an earlier `tokenize --push` left at a remote: `journal` (None: nothing) or the whole `manifest`."""
+    """What an earlier `tokenize --push` left at `remote`, which lists `files`: the `journal` of an unfinished run, the
+    `manifest` of a finished one, or neither (None)."""
 
+    remote: Remote
+    files: Mapping[str, RemoteFile]
     journal: bytes | None
     manifest: Manifest | None
 
 
-def open_outbox(
-    repo: str,
-    journal: bytes,
-    *,
-    private: bool = False,
-    revision: str | None = None,
-    max_bytes: int | None = None,
-    workers: int = 2,
-    progress: TransferProgress | None = None,
-) -> Uploader:
-    """The outbox of `tokenize --push`: makes `repo`, leaves the run's `journal` there, and deletes what has arrived.
-
-    `max_bytes` bounds the bytes of finished shards on this disk; None keeps them all. `journal` (its head, at a fresh
-    start) claims the place, so that nobody takes a part for a dataset. Raises `HubError` if another dataset is there.
-    """
-    remote = open_remote(repo, revision=revision)
-    remote.create(private=private)
-    there = remote.files()
-    if JOURNAL_FILE not in there:
-        if strangers := [name for name in (MANIFEST_NAME, *sorted(there)) if name in there and holds_data(name)]:
-            raise HubError(another_dataset(remote, f"{strangers[0]} and {len(strangers) - 1} other files"))
-        remote.commit([], {JOURNAL_FILE: journal}, "Begin")
-    return Uploader(
-        remote, there, workers=workers, delete_local=max_bytes is not None, max_bytes=max_bytes, progress=progress
-    )
-
-
 def fetch_journal(repo: str, *, revision: str | None = None) -> RemoteRun:
-    """What an earlier run left at `repo`, for a machine that has nothing: its journal, or its finished dataset.
+    """Open `repo`, list it, and read what a run left there. A repo that does not exist holds nothing.
 
-    Every shard that the journal names is at the remote. A repo that does not exist, or is empty, gives neither.
+    Every shard that the journal names is at the remote.
     """
     remote = open_remote(repo, revision=revision)
-    there = remote.files() if remote.exists() else {}
-    manifest = None
-    if MANIFEST_NAME in there:
-        manifest = Manifest.from_json(remote.read(MANIFEST_NAME).decode(), where=f"{remote.name}/{MANIFEST_NAME}")
-    return RemoteRun(journal=remote.read(JOURNAL_FILE) if JOURNAL_FILE in there else None, manifest=manifest)
+    files = remote.files() if not remote.has_commits or remote.exists() else {}
+    finished = published(remote, files) if MANIFEST_NAME in files else None
+    journal = read_journal(remote, files) if JOURNAL_FILE in files else None
+    return RemoteRun(remote=remote, files=files, journal=journal, manifest=finished[1] if finished else None)
 
 
-def bring_journal(directory: Path, repo: str) -> RemoteRun:
-    """What is at `repo`; its journal is put into `directory` if it is further than the one there (or the only one)."""
-    found = fetch_journal(repo)
-    path = directory / JOURNAL_FILE
-    here = path.read_bytes() if path.exists() else b""
-    if found.journal is not None and here and found.journal.split(b"\n", 1)[0] != here.split(b"\n", 1)[0]:
-        raise HubError(f"{repo} holds another run than {directory}: push to another repo, or choose another --out")
-    if found.journal is not None and len(found.journal) > len(here):
-        atomic_write(path, found.journal)
-    return found
+def adopt_journal(directory: Path, run: RemoteRun) -> None:
+    """Put the remote's journal into `directory` if it is further than the one in it, or the only one.
 
-
-def open_delivery(repo: str, plan: ShardPlan, journal: Journal, *, private: bool, max_disk: int | None) -> Uploader:
-    """The outbox for this run's shards; those of the journal that are not at the remote yet are handed in first.
-
-    `max_disk` bounds the bytes of this run on this disk: the shard being written, those on their way, the journal.
-    Raises `DiskFull` if it has no room for two shards (one on its way, one being written), `OutputError` if a shard is
-    neither here nor there.
+    Raises `HubError` if the two are of different runs, `UsageError` if the remote is `directory` itself.
     """
-    if max_disk is not None and max_disk < 2 * shard_file_bytes(plan) + working_bytes(journal):
-        raise DiskFull(
-            f"--max-disk {format_bytes(max_disk)} has no room for two shards of "
-            f"{format_bytes(shard_file_bytes(plan))}: give more, or make smaller shards (--shard-tokens)"
+    if run.remote.local_folder == directory.resolve():
+        raise UsageError(f"--push {run.remote.name} is the output folder itself: give another place")
+    if run.journal is None:
+        return
+    path = directory / JOURNAL_FILE
+    remote_lines = whole_lines(run.journal)
+    local_lines = whole_lines(path.read_bytes()) if path.exists() else []
+    if local_lines and remote_lines[:1] != local_lines[:1]:
+        raise HubError(
+            f"{run.remote.name} holds another run than {directory}: push to another repo, or choose another --out"
         )
-    lines = journal.path.read_bytes().splitlines(keepends=True)
-    # The head alone claims the place: the journal there may name a shard only once that has arrived.
-    outbox = open_outbox(repo, lines[0], private=private, max_bytes=max_disk)
-    try:
-        for number, shard in enumerate(journal.shards):
-            path = plan.directory / shard.file
-            if outbox.has(shard):
-                if max_disk is not None:
-                    path.unlink(missing_ok=True)
-            elif path.exists():
-                outbox.submit(path, shard, {JOURNAL_FILE: b"".join(lines[: number + 2])})
-            else:
-                raise OutputError(
-                    f"{path} is missing here and at {repo}, the journal names it: start again with --overwrite and "
-                    "another repo"
-                )
-    except BaseException:
-        outbox.close()
-        raise
-    return outbox
+    if len(remote_lines) > len(local_lines):
+        atomic_write(path, b"".join(remote_lines))
 
 
-def deliver(outbox: Uploader, manifest: Manifest) -> None:
-    """Wait until every shard has arrived, then complete the dataset at the remote: card, and manifest last."""
-    outbox.flush()
-    publish(outbox.remote, manifest, manifest.to_json().encode())
+def claim_place(run: RemoteRun, head: bytes, *, private: bool = False) -> None:
+    """Make the place if need be, and leave the journal's first line there, so that nobody takes a part for a dataset.
+
+    Raises `HubError` if another dataset is there.
+    """
+    remote, files = run.remote, run.files
+    remote.create(private=private)
+    if run.journal is not None:
+        return
+    if strangers := [name for name in (MANIFEST_NAME, *sorted(files)) if name in files and holds_data(name)]:
+        raise HubError(another_dataset(remote, f"{strangers[0]} and {len(strangers) - 1} other files"))
+    # Segments without a first one are the rest of a run whose end was cut short: they must not seem to be of this run.
+    remote.commit([], {**dict.fromkeys(segment_files(files)), JOURNAL_FILE: head}, "Begin")
+
+
+class LivePush:
+    """The shards of one run on their way to a remote, each with the journal's line about it. A context manager.
+
+    Made with an earlier session's `journal`, it hands in the shards that are not at the remote yet. `max_disk` bounds
+    the bytes of this run on this disk: the shard being written, those on their way, the journal; a shard is deleted
+    here once it has arrived. Raises `DiskFull` if the bound has no room for two shards (one on its way, one being
+    written), `HubError` if the remote holds another dataset, `OutputError` if a shard is neither here nor there.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        directory: Path,
+        journal: Journal,
+        run: RemoteRun,
+        *,
+        private: bool = False,
+        max_disk: int | None = None,
+    ) -> None:
+        self._spec, self._directory, self._journal = spec, directory, journal
+        if max_disk is not None and max_disk < 2 * spec.shard_bytes + self._working_bytes():
+            raise DiskFull(
+                f"--max-disk {format_bytes(max_disk)} has no room for two shards of {format_bytes(spec.shard_bytes)}: "
+                "give more, or make smaller shards (--shard-tokens)"
+            )
+        claim_place(run, journal.lines[0], private=private)
+        self._sent_lines = len(whole_lines(run.journal)) if run.journal is not None else 1
+        self._keep_files = max_disk is None
+        self._uploader = Uploader(
+            run.remote, run.files, workers=2, delete_local=not self._keep_files, max_bytes=max_disk
+        )
+        try:
+            if not self._keep_files:  # shards are about to leave the folder: it holds no whole dataset any more
+                (directory / MANIFEST_NAME).unlink(missing_ok=True)
+            for shard in journal.shards:
+                self._hand_in_again(shard)
+        except BaseException:
+            self._uploader.close()
+            raise
+
+    def __enter__(self) -> LivePush:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._uploader.close()
+
+    def wait_for_room(self) -> None:
+        """Wait until one more shard fits below `max_disk`."""
+        self._uploader.wait_for_room(self._spec.shard_bytes + self._working_bytes())
+
+    def submit(self, shard: ShardInfo) -> None:
+        """Hand in a shard that is finished and in the journal; returns at once."""
+        end = max(self._sent_lines, shard.index + 2)
+        segments = changed_segments(self._journal.lines[:end], self._sent_lines) if end > self._sent_lines else {}
+        self._sent_lines = end
+        self._uploader.submit(self._directory / shard.file, shard, segments)
+
+    def complete(self, manifest: Manifest) -> None:
+        """Wait until every shard has arrived, then complete the dataset at the remote: card, and manifest last."""
+        self._uploader.flush()
+        publish(self._uploader.remote, manifest, manifest.to_json().encode())
+
+    def _hand_in_again(self, shard: ShardInfo) -> None:
+        """Submit a shard of an earlier session, unless the remote has it."""
+        path = self._directory / shard.file
+        if self._uploader.has(shard):
+            if not self._keep_files:
+                path.unlink(missing_ok=True)
+        elif path.exists():
+            self.submit(shard)
+        else:
+            raise OutputError(
+                f"{path} is missing here and at {self._uploader.remote.name}, the journal names it: start again with "
+                "--overwrite and another repo"
+            )
+
+    def _working_bytes(self) -> int:
+        """Bytes to allow for the files of `.shardkit/` while one more shard is made: the journal, a copy of it being
+        written, and the summary."""
+        return 2 * self._journal.path.stat().st_size + 8192

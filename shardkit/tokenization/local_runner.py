@@ -11,12 +11,13 @@ import importlib
 import os
 import queue
 import signal
-import sys
+import subprocess
 import threading
 import traceback
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import numpy as np
@@ -24,18 +25,11 @@ from numpy.typing import NDArray
 
 from shardkit.errors import WorkerError
 from shardkit.sources.source import Chunk
-from shardkit.tokenization.spawning import interrupts_wait, without_main_script, worker_environment
+from shardkit.tokenization.spawning import Worker, start_workers
 from shardkit.tokenization.worker import ChunkEncoder, EncodedChunk, Job, until_error
 
 _AHEAD = 2  # chunks given to a worker: one it encodes, one it has read ahead of need
 _BUFFERED = 2  # finished chunks a worker may have waiting for their turn
-
-
-@dataclass(slots=True)
-class _Worker:
-    process: Any
-    pipe: Any
-    tasks: list[tuple[int, Chunk]]
 
 
 class LocalRunner:
@@ -45,32 +39,15 @@ class LocalRunner:
     """
 
     def __init__(self, workers: int) -> None:
-        import multiprocess
-
-        context = multiprocess.get_context("spawn")
-        self._workers: list[_Worker] = []
-        self._spare: list[Any] = []  # memory of tokens that have been taken
-        try:
-            with without_main_script(), worker_environment(), interrupts_wait():
-                for number in range(workers):
-                    ours, theirs = context.Pipe()
-                    process = context.Process(target=_work, args=(theirs,), name=f"shardkit-{number}", daemon=True)
-                    process.start()
-                    theirs.close()
-                    self._workers.append(_Worker(process, ours, []))
-        except BaseException:  # Ctrl-C too
-            self.__exit__()
-            raise
+        self._spare: list[Any] = []  # memory of results that have been used
+        self._workers = start_workers(workers)
 
     def __enter__(self) -> LocalRunner:
         return self
 
     def __exit__(self, *exc: object) -> None:
         for worker in self._workers:
-            worker.pipe.close()
-            worker.process.kill()
-        for worker in self._workers:
-            worker.process.join(timeout=5)
+            worker.end()
 
     @property
     def process_ids(self) -> list[int]:
@@ -79,7 +56,7 @@ class LocalRunner:
 
     def run(self, job: Job, chunks: Iterator[Chunk]) -> Iterator[EncodedChunk]:
         """Encode `chunks`; yields their results in the same order. At most four chunks a worker are in flight. The next
-        result may take the memory of this one's `tokens`.
+        result may take the memory of this one's arrays.
 
         Raises `WorkerError` naming the chunk of a worker that died.
         """
@@ -87,55 +64,61 @@ class LocalRunner:
             self._send(worker, job)
         failed: list[Exception] = []
         chunks = until_error(chunks, failed)
-        coming: deque[Chunk] = deque()
+        upcoming: deque[Chunk] = deque()
         ready: dict[int, EncodedChunk] = {}
-        issued, taken = 0, 0
+        issued, yielded = 0, 0
         limit = (_AHEAD + _BUFFERED) * len(self._workers)
         while True:
-            while issued - taken < limit and (idle := self._idle(coming, chunks)) is not None:
-                idle.tasks.append((issued, coming[0]))
-                self._send(idle, coming.popleft())
+            while issued - yielded < limit and (idle := self._idle(upcoming, chunks)) is not None:
+                idle.tasks.append((issued, upcoming[0]))
+                self._send(idle, upcoming.popleft())
                 issued += 1
-            while taken in ready:
-                result = ready.pop(taken)
+            while yielded in ready:
+                result = ready.pop(yielded)
                 yield result
                 self._spare.append(result.tokens.base)
-                taken += 1
-            if taken == issued and not coming:
+                yielded += 1
+            if yielded == issued and not upcoming:
                 if failed:
                     raise failed[0]
                 return
             if any(w.tasks for w in self._workers):
                 self._collect(ready)
 
-    def _idle(self, coming: deque[Chunk], chunks: Iterator[Chunk]) -> _Worker | None:
-        """The worker to give the first of `coming` to, which is filled from `chunks`. A second chunk is given only
+    def _idle(self, upcoming: deque[Chunk], chunks: Iterator[Chunk]) -> Worker | None:
+        """The worker to give the first of `upcoming` to, which is filled from `chunks`. A second chunk is given only
         while there is one for each worker after it: the last ones go to workers that have none, and all end together.
         """
         worker = min(self._workers, key=lambda w: len(w.tasks))
-        read_here = bool(coming) and coming[0].payload is not None  # such chunks are not cheap to know ahead
-        wanted = 1 if not worker.tasks or read_here else len(self._workers) + 1
-        while len(coming) < wanted and (chunk := next(chunks, None)) is not None:
-            coming.append(chunk)
-        return worker if len(worker.tasks) < _AHEAD and len(coming) >= wanted else None
+        carries_text = bool(upcoming) and upcoming[0].payload is not None  # such chunks are not cheap to hold ahead
+        wanted = 1 if not worker.tasks or carries_text else len(self._workers) + 1
+        while len(upcoming) < wanted and (chunk := next(chunks, None)) is not None:
+            upcoming.append(chunk)
+        return worker if len(worker.tasks) < _AHEAD and len(upcoming) >= wanted else None
 
     def _collect(self, ready: dict[int, EncodedChunk]) -> None:
         """Wait for at least one result and put it under its chunk's number."""
-        from multiprocess.connection import wait
-
         for pipe in wait([worker.pipe for worker in self._workers]):
             worker = next(w for w in self._workers if w.pipe is pipe)
             try:
-                result, dtype, count = pipe.recv()
-                tokens = self._memory(count * np.dtype(dtype).itemsize)
-                _receive_bytes(pipe, tokens.data)
-                result.tokens = tokens.view(dtype)
+                result = self._receive_result(worker.pipe)
             except (EOFError, OSError):
                 raise self._death(worker) from None
             if isinstance(result.error, WorkerError):
                 raise result.error
             number, _ = worker.tasks.pop(0)
             ready[number] = result
+
+    def _receive_result(self, pipe: Connection) -> EncodedChunk:
+        """What `_send_result` sent, its arrays in memory of ours. Raises `EOFError` if the worker is gone."""
+        result: EncodedChunk
+        result, dtype, tokens, documents = pipe.recv()
+        positions_bytes = 8 * documents
+        memory = self._memory(positions_bytes + tokens * np.dtype(dtype).itemsize)
+        _receive_bytes(pipe, memory.data)
+        result.eot_positions = memory[:positions_bytes].view(np.int64)
+        result.tokens = memory[positions_bytes:].view(dtype)
+        return result
 
     def _memory(self, count: int) -> NDArray[np.uint8]:
         """`count` bytes to receive into, used before if possible: fresh memory costs more than filling it."""
@@ -144,29 +127,32 @@ class LocalRunner:
             spare = np.empty(1 << (count - 1).bit_length(), np.uint8)
         return spare[:count]
 
-    def _send(self, worker: _Worker, message: object) -> None:
+    def _send(self, worker: Worker, message: object) -> None:
         try:
             worker.pipe.send(message)
         except (BrokenPipeError, ConnectionError):
             raise self._death(worker) from None
 
-    def _death(self, worker: _Worker) -> WorkerError:
-        worker.process.join(timeout=2)
-        code = worker.process.exitcode
+    def _death(self, worker: Worker) -> WorkerError:
+        with suppress(subprocess.TimeoutExpired):
+            worker.process.wait(timeout=2)
+        code = worker.process.returncode
         reason = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
         hint = "; the system kills processes when memory runs out: try fewer --workers" if code == -9 else ""
         # It may have begun the second chunk while the tokens of the first were on their way.
         where = " or ".join(f"at {chunk.where}" for _, chunk in worker.tasks) or "before its first chunk"
         return WorkerError(
-            f"worker {worker.process.name} (pid {worker.process.pid}) died by {reason} {where}{hint}; run the same "
-            "command again, it goes on from the last finished shard"
+            f"worker {worker.name} (pid {worker.process.pid}) died by {reason} {where}{hint}; run the same command "
+            "again, it goes on from the last finished shard"
         )
 
 
-def _work(pipe: Any) -> None:
-    """A worker's life: the job, then chunks until the pipe closes. One thread receives, so that the next task is here
-    while the present one is encoded; another sends, so that no worker waits for the main process to take its tokens."""
+def work(descriptor: int) -> None:
+    """A worker's life: the job, then chunks until the pipe closes, whose end is the file `descriptor`. One thread
+    receives, so that the next task has come while the present one is encoded; another sends, so that no worker waits
+    for the main process to read its tokens."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pipe = Connection(descriptor)
     inbox: queue.Queue[Any] = queue.Queue()
     outbox: queue.Queue[EncodedChunk] = queue.Queue(maxsize=1)
 
@@ -176,6 +162,9 @@ def _work(pipe: Any) -> None:
                 inbox.put(pipe.recv())
         except (EOFError, OSError):
             os._exit(0)  # the main process is gone
+        except Exception:  # noqa: BLE001 (what cannot be unpickled: the main process would wait for ever)
+            traceback.print_exc()
+            os._exit(1)
 
     def send() -> None:
         try:
@@ -202,31 +191,26 @@ def _work(pipe: Any) -> None:
             outbox.put(encoder.encode(message))
 
 
-def _send_result(pipe: Any, result: EncodedChunk) -> None:
-    tokens, result.tokens = result.tokens, np.empty(0, np.uint16)
-    pipe.send((result, tokens.dtype.str, len(tokens)))
-    _send_bytes(pipe, tokens.view(np.uint8).data)
+def _send_result(pipe: Connection, result: EncodedChunk) -> None:
+    """Send `result`; its arrays follow as raw bytes, the positions first: they must lie on 8-byte boundaries."""
+    tokens, positions = result.tokens, result.eot_positions
+    result.tokens, result.eot_positions = np.empty(0, np.uint16), np.empty(0, np.int64)
+    pipe.send((result, tokens.dtype.str, len(tokens), len(positions)))
+    for array in (positions, tokens):
+        _send_bytes(pipe, array.view(np.uint8).data)
 
 
 # A connection's own `recv_bytes` reads a large message in pieces of new memory: ten times the processor time of reading
 # it into place (benchmarks/RESULTS.md).
-def _send_bytes(pipe: Any, data: memoryview) -> None:
-    if sys.platform == "win32":
-        if data:
-            pipe.send_bytes(data)
-        return
+def _send_bytes(pipe: Connection, data: memoryview) -> None:
     while data:
         data = data[os.write(pipe.fileno(), data) :]
 
 
-def _receive_bytes(pipe: Any, into: memoryview) -> None:
+def _receive_bytes(pipe: Connection, into: memoryview) -> None:
     """Fill `into` with what `_send_bytes` sent. Raises `EOFError` if the other side is gone."""
-    if sys.platform == "win32":
-        if into:
-            pipe.recv_bytes_into(into)
-        return
     while into:
-        got = os.readv(pipe.fileno(), [into])
-        if got == 0:
+        count = os.readv(pipe.fileno(), [into])
+        if count == 0:
             raise EOFError
-        into = into[got:]
+        into = into[count:]

@@ -1,4 +1,4 @@
-"""The ordered writer: takes encoded chunks in stream order and cuts them into shards, one journal line a shard.
+"""The ordered writer: appends encoded chunks in stream order and cuts them into shards, one journal line a shard.
 
 A finished shard is synced, renamed and journalled on a thread of its own while the next one fills. The first worker
 error, or the first bad row, stops the stream at its place: everything before it is kept.
@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shardkit.dataset.journal import JOURNAL_FILE, Journal, Resume
+from shardkit.dataset.check import check_shard
+from shardkit.dataset.journal import Journal, Resume
 from shardkit.dataset.manifest import WORK_DIR, ShardInfo, SourceFile
-from shardkit.dataset.shards import ShardWriter, shard_name
-from shardkit.errors import OutputError, ShardkitWarning, SourceError
-from shardkit.files import sha256_file
-from shardkit.remote.uploader import Uploader
-from shardkit.sources.source import Chunk, InputFile
-from shardkit.tokenization.run_spec import ShardPlan, shard_file_bytes, working_bytes
+from shardkit.dataset.shards import ShardWriter
+from shardkit.errors import OutputError, ShardError, ShardkitWarning, SourceError
+from shardkit.sources.source import Chunk
+from shardkit.tokenization.live_push import LivePush
+from shardkit.tokenization.run_spec import RunSpec
 from shardkit.tokenization.worker import EncodedChunk
 
 _LISTED = 20  # skipped rows that are named one by one
@@ -50,31 +50,30 @@ class TokenizeProgress:
 
 
 class OrderedWriter:
-    """Cuts the stream into shards, from where `journal` says that it goes on. `outbox` takes each finished shard; where
-    it bounds the disk, no shard is begun before there is room for it."""
+    """Cuts the stream into shards in `directory`, from where `journal` says that it goes on. A context manager.
 
-    def __init__(
-        self, plan: ShardPlan, journal: Journal, inputs: tuple[InputFile, ...], outbox: Uploader | None = None
-    ) -> None:
-        self.plan, self.journal, self.outbox = plan, journal, outbox
+    `uploads` is handed each finished shard; where it bounds the disk, no shard is begun before there is room for it.
+    """
+
+    def __init__(self, spec: RunSpec, directory: Path, journal: Journal, uploads: LivePush | None = None) -> None:
+        self.spec, self.directory, self.journal, self.uploads = spec, directory, journal, uploads
         self.tokens = sum(shard.tokens for shard in journal.shards)
         self.documents = journal.resume.documents
         self.full = False
         self.first_read = 0.0
         self.session_tokens = self.session_text_bytes = self.audited = self.skipped = 0
-        self._files = {i: SourceFile(path=f.path, bytes=f.bytes) for i, f in enumerate(inputs)}
+        self._files = {i: SourceFile(path=f.path, bytes=f.bytes) for i, f in enumerate(spec.source.files)}
         self._files.update(journal.resume.files)
         self._changed: set[int] = set()
         self._skip = journal.resume.skip_tokens
         self._shards = len(journal.shards)
-        self._mask = np.empty(0, np.bool_)
         self._writer: ShardWriter | None = None
         self._shard_documents = 0
         self._finisher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shardkit-finish")
         self._finishing: Future[None] | None = None
         self._checker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shardkit-check")
-        to_check = journal.shards if outbox is None else []  # an outbox checks what it sends, the remote what it has
-        self._checks = [self._checker.submit(_check_hash, plan.directory, shard) for shard in to_check]
+        to_check = journal.shards if uploads is None else []  # with a remote, `pull` checks them at the end
+        self._checks = [self._checker.submit(_check_earlier, directory, shard) for shard in to_check]
 
     def __enter__(self) -> OrderedWriter:
         return self
@@ -85,7 +84,7 @@ class OrderedWriter:
         if self._writer is not None:
             self._writer.abort()
 
-    def take(self, result: EncodedChunk) -> None:
+    def append_chunk(self, result: EncodedChunk) -> None:
         """Append one chunk's tokens to the stream. Raises what went wrong in its worker."""
         chunk = result.chunk
         self.first_read = self.first_read or result.read_at
@@ -99,12 +98,11 @@ class OrderedWriter:
                 "with --skip-bad-rows"
             )
         skip, self._skip = min(self._skip, len(result.tokens)), 0
-        starts = self._starts(result.tokens)
-        tokens = self._limited(result.tokens, starts, skip)
-        self._write(tokens, starts, chunk, skip)
+        tokens = self._up_to_limits(result, skip)
+        self._write(tokens, result, skip)
         self.session_text_bytes += result.text_bytes
         self.audited += result.audited
-        self._count(result, before, len(tokens), int(np.searchsorted(starts, len(tokens))))
+        self._add_to_file(result, before, len(tokens), _eots_before(result, len(tokens)))
 
     def finish(self) -> tuple[SourceFile, ...]:
         """Close the last shard, wait until all is on disk, and say what each source file gave."""
@@ -118,40 +116,40 @@ class OrderedWriter:
         return tuple(self._files[i] for i in sorted(self._files))
 
     def progress(self, done: int, total: int, process_ids: tuple[int, ...]) -> TokenizeProgress:
-        """The figures for the bar."""
+        """The figures for the bar; `done` of `total` bytes of the source's files are in the stream."""
         return TokenizeProgress(
-            tokens=self.tokens, documents=self.documents, shards=self._shards, source_bytes_done=done,
-            source_bytes=total, session_tokens=self.session_tokens, session_text_bytes=self.session_text_bytes,
+            tokens=self.tokens,
+            documents=self.documents,
+            shards=self._shards,
+            source_bytes_done=done,
+            source_bytes=total,
+            session_tokens=self.session_tokens,
+            session_text_bytes=self.session_text_bytes,
             session_seconds=time.time() - self.first_read if self.first_read else 0.0,
-            audited=self.audited, skipped=self.skipped, process_ids=process_ids,
-        )  # fmt: skip
+            audited=self.audited,
+            skipped=self.skipped,
+            process_ids=process_ids,
+        )
 
-    def _starts(self, tokens: NDArray[np.unsignedinteger]) -> NDArray[np.intp]:
-        """Where the EOTs are. Uses the same memory for each chunk."""
-        if len(self._mask) < len(tokens):
-            self._mask = np.empty(len(tokens), np.bool_)
-        return np.flatnonzero(np.equal(tokens, self.plan.eot_id, out=self._mask[: len(tokens)]))
-
-    def _limited(
-        self, tokens: NDArray[np.unsignedinteger], starts: NDArray[np.intp], skip: int
-    ) -> NDArray[np.unsignedinteger]:
-        """The chunk's tokens up to the run's limits; `starts` are its EOTs, `skip` tokens are in earlier shards."""
-        limits = self.plan.limits
-        if limits.tokens is not None:
-            tokens = tokens[: limits.tokens - self.tokens + skip]
-        if limits.docs is not None:
-            allowed = limits.docs - self.documents + int(np.searchsorted(starts, skip))
-            if len(starts) > allowed:
-                tokens = tokens[: starts[allowed]]
+    def _up_to_limits(self, result: EncodedChunk, skip: int) -> NDArray[np.unsignedinteger]:
+        """The chunk's tokens up to the run's limits; the first `skip` of them are in earlier shards."""
+        tokens, spec = result.tokens, self.spec
+        if spec.max_tokens is not None:
+            tokens = tokens[: spec.max_tokens - self.tokens + skip]
+        if spec.max_docs is not None:
+            allowed = spec.max_docs - self.documents + _eots_before(result, skip)
+            if len(result.eot_positions) > allowed:
+                tokens = tokens[: result.eot_positions[allowed]]
         return tokens
 
-    def _write(self, tokens: NDArray[np.unsignedinteger], starts: NDArray[np.intp], chunk: Chunk, done: int) -> None:
-        """Put a chunk's tokens into shards, from number `done` on; `starts` are its EOTs."""
+    def _write(self, tokens: NDArray[np.unsignedinteger], result: EncodedChunk, done: int) -> None:
+        """Put `tokens`, the first ones of a chunk, into shards, from number `done` on."""
+        chunk = result.chunk
         while done < len(tokens):
             writer = self._writer or self._open_shard()
             part = tokens[done : done + writer.room]
             writer.write(part)
-            documents = int(np.diff(np.searchsorted(starts, [done, done + len(part)]))[0])
+            documents = _eots_before(result, done + len(part)) - _eots_before(result, done)
             self._shard_documents += documents
             self.documents += documents
             self.tokens += len(part)
@@ -162,7 +160,7 @@ class OrderedWriter:
                 self._close_shard(resume)
         self.full = self._at_limit()
 
-    def _count(self, result: EncodedChunk, before: SourceFile, tokens: int, documents: int) -> None:
+    def _add_to_file(self, result: EncodedChunk, before: SourceFile, tokens: int, documents: int) -> None:
         """Add what of a chunk is in the stream (all, or up to where the stream ends) to its file's figures."""
         chunk = result.chunk
         rows = result.rows if tokens == len(result.tokens) else _rows_of(result, documents)
@@ -173,17 +171,20 @@ class OrderedWriter:
                 where = f"{chunk.input.path}, {_row_words(chunk, before.rows + row)}"
                 warnings.warn(f"skipped {where}: {why}", ShardkitWarning, stacklevel=2)
         self._files[chunk.file] = dataclasses.replace(
-            before, rows=before.rows + rows, documents=before.documents + documents,
-            tokens=before.tokens + tokens, skipped_rows=before.skipped_rows + skipped,
-        )  # fmt: skip
+            before,
+            rows=before.rows + rows,
+            documents=before.documents + documents,
+            tokens=before.tokens + tokens,
+            skipped_rows=before.skipped_rows + skipped,
+        )
         self._changed.add(chunk.file)
 
     def _open_shard(self) -> ShardWriter:
-        if self.outbox is not None:
+        if self.uploads is not None:
             self._wait()  # so that the shard before counts
-            self.outbox.wait_for_room(shard_file_bytes(self.plan) + working_bytes(self.journal))
-        temp = self.plan.directory / WORK_DIR / f"{self._shards:06d}.tmp"
-        self._writer = ShardWriter(temp, self.plan.dtype, self.plan.tokens_per_shard)
+            self.uploads.wait_for_room()
+        temp = self.directory / WORK_DIR / f"{self._shards:06d}.tmp"
+        self._writer = ShardWriter(temp, self.spec.tokenizer.dtype, self.spec.tokens_per_shard)
         self._shard_documents = 0
         return self._writer
 
@@ -192,11 +193,16 @@ class OrderedWriter:
         if self._writer is None:
             raise RuntimeError("no shard is open")
         self._wait()
-        split = "val" if self._shards < self.plan.val_shards else "train"
         info = ShardInfo(
-            file=shard_name(self.plan.prefix, split, self._shards), split=split, index=self._shards, tokens=0,
-            documents=self._shard_documents, first_document=self.documents - self._shard_documents, sha256="", bytes=0,
-        )  # fmt: skip
+            file=self.spec.shard_file(self._shards),
+            split=self.spec.split(self._shards),
+            index=self._shards,
+            tokens=0,
+            documents=self._shard_documents,
+            first_document=self.documents - self._shard_documents,
+            sha256="",
+            bytes=0,
+        )
         files = {i: self._files[i] for i in self._changed}
         self._changed.clear()
         resume = dataclasses.replace(resume, documents=self.documents, files=files)
@@ -205,12 +211,11 @@ class OrderedWriter:
         self._shards += 1
 
     def _finish_shard(self, writer: ShardWriter, info: ShardInfo, resume: Resume) -> None:
-        made = writer.finish(self.plan.directory / info.file)
+        made = writer.finish(self.directory / info.file)
         info = dataclasses.replace(info, tokens=made.tokens, bytes=made.bytes, sha256=made.sha256)
         self.journal.append(info, resume)
-        if self.outbox is not None:
-            small = {JOURNAL_FILE: self.journal.path.read_bytes()}
-            self.outbox.submit(self.plan.directory / info.file, info, small)
+        if self.uploads is not None:
+            self.uploads.submit(info)
 
     def _wait(self) -> None:
         if self._finishing is not None:
@@ -218,9 +223,14 @@ class OrderedWriter:
             self._finishing = None
 
     def _at_limit(self) -> bool:
-        limits = self.plan.limits
-        enough_tokens = limits.tokens is not None and self.tokens >= limits.tokens
-        return enough_tokens or (limits.docs is not None and self.documents >= limits.docs)
+        spec = self.spec
+        enough_tokens = spec.max_tokens is not None and self.tokens >= spec.max_tokens
+        return enough_tokens or (spec.max_docs is not None and self.documents >= spec.max_docs)
+
+
+def _eots_before(result: EncodedChunk, tokens: int) -> int:
+    """How many of the chunk's first `tokens` tokens are EOTs."""
+    return int(np.searchsorted(result.eot_positions, tokens))
 
 
 def _rows_of(result: EncodedChunk, documents: int) -> int:
@@ -234,9 +244,8 @@ def _row_words(chunk: Chunk, row: int) -> str:
     return f"line {row + 1}" if chunk.input.format.startswith("jsonl") else f"row {row}"
 
 
-def _check_hash(directory: Path, shard: ShardInfo) -> None:
-    if sha256_file(directory / shard.file) != shard.sha256:
-        raise OutputError(
-            f"{directory / shard.file} is not what this run wrote (another SHA-256): the folder is damaged, start "
-            "again with --overwrite"
-        )
+def _check_earlier(directory: Path, shard: ShardInfo) -> None:
+    try:
+        check_shard(directory / shard.file, shard, hashed=True)
+    except ShardError as error:
+        raise OutputError(f"{error}, or start again with --overwrite") from error

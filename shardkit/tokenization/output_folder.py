@@ -1,4 +1,4 @@
-"""The output folder of a run: whose it is, who may write to it, what in it is ours."""
+"""The output folder of a run: whose it is, who may write to it, whether the run is complete in it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from shardkit.dataset.check import check_shard
 from shardkit.dataset.journal import JOURNAL_FILE, Journal
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest
 from shardkit.dataset.shards import SHARD_NAME
@@ -45,26 +46,23 @@ def claim(directory: Path, *, overwrite: bool) -> Iterator[None]:
 
 
 def finished(directory: Path, journal: Journal) -> Manifest | None:
-    """The manifest if this very run is complete here. Checks that every shard that the journal names is there, whole.
+    """The manifest if this very run is complete in `directory`; None if there is more to do.
 
-    Raises `OutputError` for a shard that is missing or damaged.
+    Checks that every shard that the journal or the manifest names is there with the right size; raises `OutputError`
+    for one that is not.
     """
-    for shard in journal.shards:
-        path = directory / shard.file
-        size = path.stat().st_size if path.exists() else None
-        if size != shard.bytes:
-            found = "is missing" if size is None else f"has {size:,} bytes"
-            raise OutputError(
-                f"{path} {found}, the journal says {shard.bytes:,} bytes: the folder is damaged, start again with "
-                "--overwrite"
-            )
-    if not (directory / MANIFEST_NAME).exists():
-        return None
     try:
+        for shard in journal.shards:
+            check_shard(directory / shard.file, shard)
+        if not (directory / MANIFEST_NAME).exists():
+            return None
         manifest = Manifest.load(directory)
-        manifest.check_files(directory)
+        for shard in manifest.shards:
+            check_shard(directory / shard.file, shard, dtype=manifest.dtype)
     except (ManifestError, ShardError) as error:
-        raise OutputError(f"{error} (or start again with --overwrite)") from error
+        raise OutputError(
+            f"{error}; if it was pushed, go on with the same --push, else start again with --overwrite"
+        ) from error
     return manifest
 
 
@@ -89,24 +87,24 @@ def check_prefix(prefix: str) -> str:
 
 def _refuse_foreign(directory: Path) -> None:
     try:
-        found = sorted(path.name for path in directory.iterdir() if path.name != WORK_DIR)
+        names = sorted(path.name for path in directory.iterdir() if path.name != WORK_DIR)
     except PermissionError as error:
         raise OutputError(f"no permission to read {directory}: choose another --out") from error
-    if not found:
+    if not names:
         return
-    if MANIFEST_NAME in found:
+    if MANIFEST_NAME in names:
         raise OutputError(
             f"{directory} holds a finished dataset that was not made here: choose another --out, or replace it with "
             "--overwrite"
         )
     raise OutputError(
-        f"{directory} is not empty and no run of ours (it holds {found[0]}): choose another --out, or --overwrite to "
+        f"{directory} is not empty and no run of ours (it holds {names[0]}): choose another --out, or --overwrite to "
         "replace the shards in it"
     )
 
 
 def clear(directory: Path) -> None:
-    """Remove what shardkit made there before (shards, manifest, working files) and nothing else. For `--overwrite`,
+    """Remove what shardkit made in `directory` before (shards, manifest, working files) and nothing else. For `--overwrite`,
     once everything else about the run is known to be right: a typing error must not cost a dataset."""
     (directory / MANIFEST_NAME).unlink(missing_ok=True)  # first: what is left is no longer a complete dataset
     for path in directory.glob("*.npy"):

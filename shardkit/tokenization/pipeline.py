@@ -20,19 +20,18 @@ from shardkit.dataset.journal import Journal
 from shardkit.dataset.manifest import WORK_DIR, Manifest
 from shardkit.errors import ShardkitWarning, UsageError
 from shardkit.files import atomic_write
-from shardkit.remote.uploader import Uploader
+from shardkit.remote.pull import pull
 from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.open import DEFAULT_SOURCE, open_source
 from shardkit.sources.sample import SAMPLE_SHARD_TOKENS
 from shardkit.tokenization import live_push, output_folder
+from shardkit.tokenization.live_push import LivePush
 from shardkit.tokenization.ordered_writer import OrderedWriter, TokenizeProgress
-from shardkit.tokenization.run_spec import Limits, RunSpec, ShardPlan
+from shardkit.tokenization.run_spec import RunSpec
 from shardkit.tokenization.tokenizer import Tokenizer
-from shardkit.tokenization.user_functions import by_value
-from shardkit.tokenization.worker import AUDIT_STRIDE, Filter, Job, Transform
+from shardkit.tokenization.worker import Filter, Job, Transform
 
 if TYPE_CHECKING:
-    from shardkit.tokenization import live_push, output_folder
     from shardkit.tokenization.local_runner import LocalRunner
     from shardkit.tokenization.ray_runner import RayRunner
 
@@ -99,49 +98,46 @@ def tokenize(
     if val_shards < 0:
         raise UsageError(f"--val-shards is {val_shards}: expected 0 or more")
     opened = open_source(
-        source, name=name, split=split, revision=revision, text_field=text_field, separator=separator,
+        source,
+        name=name,
+        split=split,
+        revision=revision,
+        text_field=text_field,
+        separator=separator,
         skip_bad_rows=skip_bad_rows,
-    )  # fmt: skip
+    )
     if shard_tokens is None:
         shard_tokens = SAMPLE_SHARD_TOKENS if source == "sample" else TOKENS_PER_SHARD
     directory = Path(DEFAULT_OUT if out is None and source == DEFAULT_SOURCE else _required(out))
     prefix = output_folder.check_prefix(prefix or output_folder.default_prefix(opened.info.id))
     with ExitStack() as stack:
         stack.enter_context(output_folder.claim(directory, overwrite=overwrite))
-        running = _start_runner(runner, workers)
+        running = _start_runner(runner, workers)  # its processes start while this one loads the vocabulary
         stack.push(running)
-        loaded = Tokenizer(tokenizer, encoder=encoder)
-        plan = ShardPlan(
-            directory=directory, prefix=prefix, tokens_per_shard=shard_tokens, val_shards=val_shards,
-            dtype=loaded.dtype, eot_id=loaded.eot_id, limits=Limits(docs=max_docs, tokens=max_tokens),
-        )  # fmt: skip
-        job = Job(
-            tokenizer=tokenizer, encoder=encoder, fast_json=loaded.fast_json, read=opened.options,
-            audit_stride=max(1, min(AUDIT_STRIDE, shard_tokens // 4096)),
-            transform=by_value(transform), filter=by_value(filter),
-        )  # fmt: skip
-        recipe = RunSpec(opened, loaded, plan, {"transform": transform, "filter": filter}, chunk_bytes)
+        spec = RunSpec(
+            source=opened,
+            tokenizer=Tokenizer(tokenizer, encoder=encoder),
+            prefix=prefix,
+            tokens_per_shard=shard_tokens,
+            val_shards=val_shards,
+            max_docs=max_docs,
+            max_tokens=max_tokens,
+            transform=transform,
+            filter=filter,
+            chunk_bytes=chunk_bytes,
+        )
+        job = spec.job()
         if overwrite:
             output_folder.clear(directory)  # not before all of the above is known to be right
-        outbox = None
-        if push is not None:
-            there = live_push.bring_journal(directory, push)
-            if there.manifest is not None:
-                return recipe.already_at(there.manifest, push)
-        journal = Journal.open(directory, recipe.identity())
         if push is None:
-            if (finished := output_folder.finished(directory, journal)) is not None:
-                return finished
-        else:
-            outbox = live_push.open_delivery(push, plan, journal, private=private, max_disk=max_disk)
-            stack.push(outbox)
-        manifest = _run(recipe, journal, running, job, outbox, progress)
-        if outbox is not None:
-            live_push.deliver(outbox, manifest)
-        if max_disk is None:
-            manifest.save(directory)
-        _warn_of_missing_splits(manifest, plan)
-        return manifest
+            journal = Journal.open(directory, spec.identity())
+            manifest = output_folder.finished(directory, journal)
+            if manifest is None:
+                manifest = _run(spec, directory, journal, running, job, None, progress)
+                manifest.save(directory)
+                _warn_of_missing_splits(manifest, val_shards)
+            return manifest
+        return _run_and_push(spec, directory, running, job, push, private=private, max_disk=max_disk, progress=progress)
 
 
 def available_cores() -> int:
@@ -149,31 +145,71 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _run(
-    recipe: RunSpec, journal: Journal, runner: LocalRunner | RayRunner, job: Job, outbox: Uploader | None,
+def _run_and_push(
+    spec: RunSpec,
+    directory: Path,
+    runner: LocalRunner | RayRunner,
+    job: Job,
+    repo: str,
+    *,
+    private: bool,
+    max_disk: int | None,
     progress: Callable[[TokenizeProgress], None] | None,
-) -> Manifest:  # fmt: skip
-    """Make what is not made yet, and the manifest (not saved)."""
+) -> Manifest:
+    """Make what is not made yet, here or at `repo`, and complete the dataset there; without `max_disk` also here."""
+    remote_run = live_push.fetch_journal(repo)
+    live_push.adopt_journal(directory, remote_run)
+    if remote_run.manifest is not None:
+        spec.check_is_this_run(remote_run.manifest, repo)
+        Journal.open(directory, spec.identity())  # whose folder it is, also while shards are on their way into it
+        return remote_run.manifest if max_disk is not None else pull(repo, directory)
+    journal = Journal.open(directory, spec.identity())
+    gone_on_with = bool(journal.shards)
+    with live_push.LivePush(spec, directory, journal, remote_run, private=private, max_disk=max_disk) as uploads:
+        manifest = _run(spec, directory, journal, runner, job, uploads, progress)
+        uploads.complete(manifest)
+    _warn_of_missing_splits(manifest, spec.val_shards)
+    if max_disk is not None:
+        return manifest
+    if gone_on_with:  # shards of earlier sessions may be at the remote alone
+        return pull(repo, directory)
+    manifest.save(directory)
+    return manifest
+
+
+def _run(
+    spec: RunSpec,
+    directory: Path,
+    journal: Journal,
+    runner: LocalRunner | RayRunner,
+    job: Job,
+    uploads: LivePush | None,
+    progress: Callable[[TokenizeProgress], None] | None,
+) -> Manifest:
+    """Make the shards that are not made yet, and the manifest (not saved)."""
     started = time.time()
-    source, plan, resume = recipe.source, recipe.plan, journal.resume
-    chunks = iter_chunks(source, resume.file, resume.start, resume.part, chunk_bytes=recipe.chunk_bytes)
+    source, resume = spec.source, journal.resume
+    chunks = iter_chunks(source, resume.file, resume.start, resume.part, chunk_bytes=spec.chunk_bytes)
     total = sum(file.bytes for file in source.files)
     done = sum(file.bytes for file in source.files[: resume.file])
-    with OrderedWriter(plan, journal, source.files, outbox) as assembler:
+    with OrderedWriter(spec, directory, journal, uploads) as writer:
         for result in runner.run(job, chunks):
-            assembler.take(result)
+            writer.append_chunk(result)
             done += result.chunk.weight
             if progress is not None:
-                progress(assembler.progress(done, total, tuple(runner.process_ids)))
-            if assembler.full:
+                progress(writer.progress(done, total, tuple(runner.process_ids)))
+            if writer.full:
                 break
-        files = assembler.finish()
+        files = writer.finish()
     summary = {
-        "started": started, "first_read": assembler.first_read, "finished": time.time(),
-        "tokens": assembler.session_tokens, "audited": assembler.audited,
-    }  # fmt: skip
-    atomic_write(plan.directory / WORK_DIR / "summary.json", json.dumps(summary) + "\n")
-    return recipe.manifest(journal, files)
+        "started": started,
+        "first_read": writer.first_read,
+        "finished": time.time(),
+        "tokens": writer.session_tokens,
+        "audited": writer.audited,
+    }
+    atomic_write(directory / WORK_DIR / "summary.json", json.dumps(summary) + "\n")
+    return spec.manifest(journal.shards, files)
 
 
 def _start_runner(runner: str, workers: int | None) -> LocalRunner | RayRunner:
@@ -188,10 +224,10 @@ def _start_runner(runner: str, workers: int | None) -> LocalRunner | RayRunner:
     raise UsageError(f"unknown runner {runner!r}: expected local or ray")
 
 
-def _warn_of_missing_splits(manifest: Manifest, plan: ShardPlan) -> None:
-    if len(manifest.shards) > plan.val_shards:
+def _warn_of_missing_splits(manifest: Manifest, val_shards: int) -> None:
+    if len(manifest.shards) > val_shards:
         return
-    fitting = max(1, manifest.tokens // (plan.val_shards + 9))
+    fitting = max(1, manifest.tokens // (val_shards + 9))
     warnings.warn(
         f"{manifest.tokens:,} tokens filled {len(manifest.shards)} shards, so there is no train split: run again with "
         f"--shard-tokens {fitting} --overwrite for about {manifest.tokens // fitting} shards, or with --val-shards 0",

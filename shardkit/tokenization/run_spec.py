@@ -2,124 +2,131 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from shardkit.dataset.journal import Journal
-from shardkit.dataset.manifest import Manifest, SourceFile, SourceInfo
-from shardkit.dataset.shards import shard_header
+from shardkit.dataset.manifest import Manifest, ShardInfo, SourceFile
+from shardkit.dataset.shards import shard_header, shard_name
 from shardkit.errors import HubError
 from shardkit.sources.source import Source
 from shardkit.tokenization.tokenizer import Tokenizer
-from shardkit.tokenization.user_functions import function_id
+from shardkit.tokenization.user_functions import by_value, function_id
+from shardkit.tokenization.worker import AUDIT_STRIDE, Job
 from shardkit.version import __version__
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
-    """Where the stream ends early: after so many documents, or so many tokens. None: at the source's end."""
-
-    docs: int | None = None
-    tokens: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShardPlan:
-    """What the shards of a run look like."""
-
-    directory: Path
-    prefix: str
-    tokens_per_shard: int
-    val_shards: int
-    dtype: np.dtype[np.unsignedinteger]
-    eot_id: int
-    limits: Limits
-
-
-def shard_file_bytes(plan: ShardPlan) -> int:
-    """Bytes of a full shard's file."""
-    return len(shard_header(plan.tokens_per_shard, plan.dtype)) + plan.tokens_per_shard * plan.dtype.itemsize
-
-
-def working_bytes(journal: Journal) -> int:
-    """Bytes to allow for the files of `.shardkit/` while one more shard is made: the journal, a copy of it being
-    written, and the summary."""
-    return 2 * journal.path.stat().st_size + 8192
-
-
-@dataclass(frozen=True, slots=True)
 class RunSpec:
-    """A source, a tokenizer, a plan of shards, the caller's `functions` by name. Workers and runner do not count."""
+    """A source, a tokenizer, the shape of the shards, where the stream ends (None: with the source), and the caller's
+    functions. Workers, runner and remote do not count: any of them gives the same bytes."""
 
     source: Source
     tokenizer: Tokenizer
-    plan: ShardPlan
-    functions: Mapping[str, Callable[..., Any] | None]
+    prefix: str
+    tokens_per_shard: int
+    val_shards: int
+    max_docs: int | None
+    max_tokens: int | None
+    transform: Callable[[str], str | None] | None
+    filter: Callable[[str], bool] | None
     chunk_bytes: int
+
+    @property
+    def shard_bytes(self) -> int:
+        """Bytes of a full shard's file."""
+        dtype = self.tokenizer.dtype
+        return len(shard_header(self.tokens_per_shard, dtype)) + self.tokens_per_shard * dtype.itemsize
+
+    def split(self, index: int) -> str:
+        """The split of shard number `index`."""
+        return "val" if index < self.val_shards else "train"
+
+    def shard_file(self, index: int) -> str:
+        """The file name of shard number `index`."""
+        return shard_name(self.prefix, self.split(index), index)
+
+    def job(self) -> Job:
+        """What the workers need of it. Raises `UsageError` for a function that cannot travel to them."""
+        return Job(
+            tokenizer=self.tokenizer.name,
+            encoder="fast" if self.tokenizer.is_fast else "tiktoken",
+            fast_json=self.tokenizer.fast_json,
+            read=self.source.options,
+            audit_stride=max(1, min(AUDIT_STRIDE, self.tokens_per_shard // 4096)),
+            transform=by_value(self.transform),
+            filter=by_value(self.filter),
+        )
 
     def identity(self) -> dict[str, Any]:
         """The first line of the journal: a folder whose line differs holds another run."""
-        info, plan, tokenizer = self.source.info, self.plan, self.tokenizer
+        info, options, tokenizer = self.source.info, self.source.options, self.tokenizer
         files = json.dumps([[file.path, file.bytes] for file in self.source.files])
         return {
-            "source": info.id, "config": info.config, "split": info.split, "revision": info.revision,
-            "text field": info.text_field, "input files": hashlib.sha256(files.encode()).hexdigest(),
-            "separator": self.source.options.separator, "skip bad rows": self.source.options.skip_bad_rows,
-            "tokenizer": tokenizer.info.name, "vocabulary": tokenizer.info.ranks_sha256,
-            "encoder": f"{tokenizer.engine} {tokenizer.engine_version}", "shard tokens": plan.tokens_per_shard,
-            "val shards": plan.val_shards, "prefix": plan.prefix, "max docs": plan.limits.docs,
-            "max tokens": plan.limits.tokens, "chunk bytes": self.chunk_bytes,
-            **{name: function_id(function) for name, function in self.functions.items()},
-        }  # fmt: skip
+            "source": info.id,
+            "config": info.config,
+            "split": info.split,
+            "revision": info.revision,
+            "text field": info.text_field,
+            "input files": hashlib.sha256(files.encode()).hexdigest(),
+            "separator": options.separator,
+            "skip bad rows": options.skip_bad_rows,
+            "tokenizer": tokenizer.info.name,
+            "vocabulary": tokenizer.info.ranks_sha256,
+            "encoder": f"{tokenizer.engine} {tokenizer.engine_version}",
+            "shard tokens": self.tokens_per_shard,
+            "val shards": self.val_shards,
+            "prefix": self.prefix,
+            "max docs": self.max_docs,
+            "max tokens": self.max_tokens,
+            "chunk bytes": self.chunk_bytes,
+            "transform": function_id(self.transform),
+            "filter": function_id(self.filter),
+        }
 
-    def manifest(self, journal: Journal, files: tuple[SourceFile, ...]) -> Manifest:
-        """The finished dataset's manifest."""
+    def manifest(self, shards: Iterable[ShardInfo], files: tuple[SourceFile, ...]) -> Manifest:
+        """The manifest of the finished dataset: its `shards`, and what each source file gave.
+
+        Of the options it states those that a reader needs in order to make it again, where they are not the default.
+        """
         tokenizer, info = self.tokenizer, self.source.info
+        options = {
+            "separator": self.source.options.separator,
+            "skip_bad_rows": self.source.options.skip_bad_rows or None,
+            "max_docs": self.max_docs,
+            "max_tokens": self.max_tokens,
+            "transform": function_id(self.transform),
+            "filter": function_id(self.filter),
+        }
+        stated = {name: value for name, value in options.items() if value is not None}
         return Manifest(
             shardkit_version=__version__,
             tokenizer=tokenizer.info,
-            dtype=self.plan.dtype.name,
-            tokens_per_shard=self.plan.tokens_per_shard,
+            dtype=tokenizer.dtype.name,
+            tokens_per_shard=self.tokens_per_shard,
             encoder={"engine": tokenizer.engine, "version": tokenizer.engine_version},
-            source=SourceInfo(
-                id=info.id, config=info.config, split=info.split, revision=info.revision, text_field=info.text_field,
-                files=files, options=self._stated_options(),
-            ),
-            shards=tuple(journal.shards),
-        )  # fmt: skip
+            source=dataclasses.replace(info, files=files, options=stated),
+            shards=tuple(shards),
+        )
 
-    def already_at(self, manifest: Manifest, repo: str) -> Manifest:
-        """`manifest`, found complete at `repo`, if it is this run's. Raises `HubError` if it is another's."""
-        info, source = self.source.info, manifest.source
+    def check_is_this_run(self, manifest: Manifest, repo: str) -> None:
+        """Raise `HubError` if `manifest`, of the finished dataset at `repo`, is not what this run makes.
+
+        The engine and shardkit's version may differ: they give the same bytes.
+        """
+        files = manifest.source.files if manifest.source else ()
+        expected = dataclasses.replace(
+            self.manifest(manifest.shards, files),
+            shardkit_version=manifest.shardkit_version,
+            encoder=manifest.encoder,
+        )
         same = (
-            source is not None
-            and (source.id, source.config, source.split, source.revision, source.text_field)
-            == (info.id, info.config, info.split, info.revision, info.text_field)
-            and [(f.path, f.bytes) for f in source.files] == [(f.path, f.bytes) for f in self.source.files]
-            and dict(source.options) == self._stated_options()
-            and manifest.tokenizer == self.tokenizer.info
-            and manifest.tokens_per_shard == self.plan.tokens_per_shard
-            and all(
-                (shard.split == "val") == (shard.index < self.plan.val_shards)
-                and shard.file.startswith(f"{self.plan.prefix}_{shard.split}_")
-                for shard in manifest.shards
-            )
+            manifest == expected
+            and [(file.path, file.bytes) for file in files] == [(file.path, file.bytes) for file in self.source.files]
+            and all(shard.file == self.shard_file(shard.index) for shard in manifest.shards)
         )
         if not same:
             raise HubError(f"{repo} holds another finished dataset: push to another repo")
-        return manifest
-
-    def _stated_options(self) -> dict[str, Any]:
-        """The options that a reader of the manifest needs in order to make it again, where they are not the default."""
-        options = {
-            "separator": self.source.options.separator, "skip_bad_rows": self.source.options.skip_bad_rows or None,
-            "max_docs": self.plan.limits.docs, "max_tokens": self.plan.limits.tokens,
-            **{name: function_id(function) for name, function in self.functions.items()},
-        }  # fmt: skip
-        return {name: value for name, value in options.items() if value is not None}

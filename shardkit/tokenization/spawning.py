@@ -1,76 +1,100 @@
-"""How worker processes are started: their environment, their `__main__`, and no Ctrl-C while they start."""
+"""How worker processes are started: a fresh Python each, given one end of a pipe; the process that starts them stays as
+it is: its environment, `__main__`, signal handlers, and the signal masks of its threads.
+
+The start methods of `multiprocessing` would run the caller's script again in each worker, which a script without an
+`if __name__ == "__main__"` guard does not survive, and have no way to give a worker an environment of its own.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, Pipe
 
-
-@contextmanager
-def interrupts_wait() -> Iterator[None]:
-    """Ctrl-C in the block takes effect at its end; processes that are started in it never see one."""
-    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    from multiprocess import resource_tracker
-
-    resource_tracker.ensure_running()  # which every start does, and which unblocks SIGINT the first time
-    came: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number))  # another thread may be given it
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by what is started
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGINT, handler)
-        if came and callable(handler):  # raising the signal again would count as a second Ctrl-C
-            handler(signal.SIGINT, None)
-
-
-@contextmanager
-def without_main_script() -> Iterator[None]:
-    """Keep spawn from running the caller's script again in each worker: our workers need nothing of it, and a script
-    without an `if __name__ == "__main__"` guard would start itself for ever. Its functions travel by value."""
-    main = sys.modules["__main__"]
-    saved = {name: getattr(main, name, None) for name in ("__file__", "__spec__")}
-    try:
-        for name in saved:
-            if hasattr(main, name):
-                setattr(main, name, None)
-        if saved["__file__"] is not None:
-            del main.__file__
-        yield
-    finally:
-        for name, value in saved.items():
-            if value is not None:
-                setattr(main, name, value)
-
+from shardkit.sources.source import Chunk
 
 # Workers are the parallelism: inside one, the engine's and Arrow's own thread pools stay at one thread (with its helper
 # thread fastokens takes 40 % more processor time). One allocator, glibc's, serves Arrow too; it keeps the memory of one
 # chunk for the next instead of returning it to the system, and takes it in huge pages where the system has them: on a
 # virtual machine fresh memory is the dearest part of reading (benchmarks/RESULTS.md).
 WORKER_ENVIRONMENT = {
-    "FASTOKENS_BPE_THREADS": "1", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false",
-    "MALLOC_MMAP_THRESHOLD_": str(64 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
-    "ARROW_DEFAULT_MEMORY_POOL": "system", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-}  # fmt: skip
+    "FASTOKENS_BPE_THREADS": "1",
+    "RAYON_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "MALLOC_MMAP_THRESHOLD_": str(64 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
+# The caller's `sys.path` before any import: modules that `transform` names must be found, and none in its folder of
+# which the caller does not know.
+_COMMAND = "import sys; sys.path[:] = {path!r}; from shardkit.tokenization.local_runner import work; work({pipe})"
 
 
-@contextmanager
-def worker_environment() -> Iterator[None]:
-    """Set the environment that spawned workers inherit, and put this process's own back."""
-    saved = {name: os.environ.get(name) for name in WORKER_ENVIRONMENT}
-    os.environ.update(WORKER_ENVIRONMENT)
+@dataclass(slots=True)
+class Worker:
+    """A worker process, our end of its pipe, and the chunks that it was given and has not answered, by number."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    pipe: Connection
+    tasks: list[tuple[int, Chunk]] = field(default_factory=list)
+
+    def end(self) -> None:
+        """Kill it. Its end of the pipe closes with it."""
+        self.pipe.close()
+        self.process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=5)
+
+
+def start_workers(count: int) -> list[Worker]:
+    """Start `count` workers. They never see a Ctrl-C at the terminal, from their first instruction on: it is for the
+    main process, which ends them. If it comes in here, all that were started are ended."""
+    workers: list[Worker] = []
+    failures: list[Exception] = []
+    stop = threading.Event()
+
+    def start() -> None:
+        # Workers inherit the signal mask of the thread that starts them. This one is ours; no KeyboardInterrupt is
+        # raised in it, so none can come between the start of a worker and the note of it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            while len(workers) < count and not stop.is_set():
+                workers.append(_start_worker(f"shardkit-{len(workers)}"))
+        except Exception as error:  # noqa: BLE001 (raised below)
+            failures.append(error)
+
+    thread = threading.Thread(target=start, name="shardkit-start")
     try:
-        yield
-    finally:
-        for name, value in saved.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        thread.start()
+        thread.join()
+        if failures:
+            raise failures[0]
+    except BaseException:  # Ctrl-C too
+        stop.set()
+        with suppress(RuntimeError):  # it came before the thread began, which then starts nothing
+            thread.join()
+        for worker in workers:
+            worker.end()
+        raise
+    return workers
+
+
+def _start_worker(name: str) -> Worker:
+    ours, theirs = Pipe()
+    with theirs:
+        command = _COMMAND.format(path=[str(folder) for folder in sys.path], pipe=theirs.fileno())
+        process = subprocess.Popen(
+            [sys.executable, "-c", command],
+            env={**os.environ, **WORKER_ENVIRONMENT},
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+        )
+    return Worker(name, process, ours)

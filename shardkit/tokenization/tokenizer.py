@@ -110,6 +110,13 @@ class Tokenizer:
         narrow = ids.astype(self.dtype, copy=False)
         return np.insert(narrow, offsets[:-1], self.dtype.type(self.eot_id))
 
+    def eot_positions(self, stream: NDArray[np.unsignedinteger], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the EOTs are in `stream`, which `with_eot` made: int64, in order; without a look at the tokens, where
+        no text can give an EOT."""
+        if self._text_may_give_eot:
+            return np.flatnonzero(stream == self.eot_id)
+        return offsets[:-1] + np.arange(len(offsets) - 1)
+
     def _init_bytes(self) -> None:
         self.engine, self.engine_version = "bytes", "1"
         self.info = TokenizerInfo(
@@ -162,6 +169,7 @@ class Tokenizer:
             eot_id=_find_eot(path, reference),
             ranks_sha256=hashlib.sha256(text.encode()).hexdigest(),
         )
+        self._text_may_give_eot = True  # a model of whole words or pieces may hold `</s>` as one
         self._reference = lambda t: list(reference.encode(replace_surrogates(t), add_special_tokens=False).ids)
         self._decode = lambda ids: str(reference.decode(ids, skip_special_tokens=False))
         if fast:
@@ -188,6 +196,7 @@ class Tokenizer:
 
     engine: str
     engine_version: str
+    _text_may_give_eot = False
     _words: Callable[[], list[str]] = staticmethod(list)
     _encode_batch: Callable[[Sequence[str]], TokenBatch]
     _reference: Callable[[str], list[int]]

@@ -1,7 +1,7 @@
-"""Where chunks are encoded: on this machine (`local.py`) or on a Ray cluster (`ray.py`).
+"""What a worker does with one chunk, the same for every runner: read, transform, encode, audit.
 
-A runner takes chunks and gives their tokens back in the same order. What a worker does with one chunk is here, the same
-for every runner: read, transform, encode, audit. Knows nothing of shards, folders or resuming.
+A runner (`local_runner.py`, `ray_runner.py`) hands chunks to its workers and yields their tokens in the same order.
+Nothing here knows of shards, folders or resuming.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class Job:
 
 @dataclass(slots=True)
 class EncodedChunk:
-    """A chunk's stream: `tokens`, shape `(n,)`, of the shard dtype, `[EOT] + document` for each document.
+    """A chunk's stream: `tokens`, shape `(n,)`, of the shard dtype, `[EOT] + document` for each document, and
+    `eot_positions`, int64, where the EOTs are in it, in order.
 
     `rows` were read; document `i` came from row `document_rows[i]` (None: row `i`). `skipped` rows gave none: blank
     ones and the `bad` ones, of which it says why. `audited` documents were encoded by the reference too. `bad_row` or
@@ -53,6 +54,7 @@ class EncodedChunk:
 
     chunk: Chunk
     tokens: NDArray[np.unsignedinteger] = field(default_factory=lambda: np.empty(0, np.uint16))
+    eot_positions: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     read_at: float = 0.0
     text_bytes: int = 0
     rows: int = 0
@@ -99,6 +101,7 @@ class ChunkEncoder:
             ids, offsets = self.tokenizer.encode_batch(texts)
             result.audited = self._audit(chunk, texts, rows, ids, offsets)
             result.tokens = self.tokenizer.with_eot(ids, offsets)
+            result.eot_positions = self.tokenizer.eot_positions(result.tokens, offsets)
             result.text_bytes = read.text_bytes
             result.rows, result.bad = read.read_rows, read.bad
             if len(read.texts) < read.read_rows:

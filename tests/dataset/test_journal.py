@@ -7,8 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from shardkit.dataset.journal import Journal, Resume
+from shardkit.dataset.journal import (
+    JOURNAL_FILE,
+    SEGMENT_LINES,
+    Journal,
+    Resume,
+    acknowledged,
+    changed_segments,
+    joined_segments,
+    segment_files,
+)
 from shardkit.dataset.manifest import ShardInfo, SourceFile
 from shardkit.errors import OutputError
 
@@ -17,9 +28,15 @@ IDENTITY = {"source": "corpus", "shard tokens": 100, "max docs": None}
 
 def shard(index: int) -> ShardInfo:
     return ShardInfo(
-        file=f"x_train_{index:06d}.npy", split="train", index=index, tokens=100, documents=3, first_document=3 * index,
-        sha256="a" * 64, bytes=328,
-    )  # fmt: skip
+        file=f"x_train_{index:06d}.npy",
+        split="train",
+        index=index,
+        tokens=100,
+        documents=3,
+        first_document=3 * index,
+        sha256="a" * 64,
+        bytes=328,
+    )
 
 
 def resume(number: int) -> Resume:
@@ -100,11 +117,88 @@ def damage(lines: list[bytes], kind: str) -> list[bytes]:
 @pytest.mark.parametrize(
     "kind",
     [
-        "empty", "not json", "not utf-8", "no identity", "a shard is missing", "a shard is there twice", "other fields",
-        "no object", "nested",
+        "empty",
+        "not json",
+        "not utf-8",
+        "no identity",
+        "a shard is missing",
+        "a shard is there twice",
+        "other fields",
+        "no object",
+        "nested",
     ],
-)  # fmt: skip
+)
 def test_a_damaged_journal_is_refused_with_the_way_out(written: Path, tmp_path: Path, kind: str) -> None:
     written.write_bytes(b"".join(damage(written.read_bytes().splitlines(keepends=True), kind)))
     with pytest.raises(OutputError, match=r"journal\.jsonl is damaged .*--overwrite"):
         Journal.open(tmp_path, IDENTITY)
+
+
+def journal_lines(count: int) -> list[bytes]:
+    return [b'{"identity": {}}\n', *(b"line %d\n" % number for number in range(1, count))]
+
+
+@given(st.lists(st.integers(0, 200), min_size=1, max_size=12), st.integers(1, 400))
+def test_segments_written_as_the_lines_come_are_the_journal_again(steps: list[int], first: int) -> None:
+    lines, remote, sent = journal_lines(first + sum(steps)), dict[str, bytes](), 0
+    for end in (first, *(first + sum(steps[: number + 1]) for number in range(len(steps)))):
+        for name, content in changed_segments(lines[:end], sent).items() if end > sent else ():
+            remote[name] = content  # one by one, as a folder gets them: at no moment is there a line out of its place
+            assert b"".join(lines).startswith(joined_segments(remote))
+        sent = end
+        assert joined_segments(remote) == b"".join(lines[:end])
+
+
+@given(st.integers(1, 600), st.data())
+def test_what_is_before_a_lost_or_torn_segment_counts_and_nothing_after_it(count: int, data: st.DataObject) -> None:
+    lines = journal_lines(count)
+    segments = changed_segments(lines, 0)
+    number = data.draw(st.integers(0, len(segments) - 1))
+    name = segment_files(segments)[number]
+    whole = b"".join(lines[: number * SEGMENT_LINES])
+    assert joined_segments({other: text for other, text in segments.items() if other != name}) == whole
+    kept = data.draw(st.integers(0, len(segments[name]) - 1))
+    assert joined_segments({**segments, name: segments[name][:kept]}) == whole + segments[name][:kept]
+
+
+def test_a_journal_that_an_earlier_version_left_in_one_file_is_gone_on_with_in_segments() -> None:
+    lines = journal_lines(1000)
+    remote = {JOURNAL_FILE: b"".join(lines[:300])}
+    assert joined_segments(remote) == remote[JOURNAL_FILE]
+    remote |= changed_segments(lines[:301], 300)
+    remote |= changed_segments(lines, 301)
+    assert joined_segments(remote) == b"".join(lines)
+    assert remote[JOURNAL_FILE] == b"".join(lines[:300])  # not sent again
+
+
+def test_only_segments_are_taken_for_segments_and_they_come_in_the_order_of_their_lines() -> None:
+    names = [
+        ".shardkit/journal-001024.jsonl",
+        JOURNAL_FILE,
+        ".shardkit/journal-000128.jsonl",
+        ".shardkit/uploaded.json",
+        "journal-000128.jsonl",
+        ".shardkit/journal-000128.jsonl.part",
+        ".shardkit/journal-1000000.jsonl",
+    ]
+    assert segment_files(names) == [
+        JOURNAL_FILE,
+        ".shardkit/journal-000128.jsonl",
+        ".shardkit/journal-001024.jsonl",
+        ".shardkit/journal-1000000.jsonl",
+    ]
+
+
+def test_the_lines_in_memory_are_those_of_the_file(written: Path, tmp_path: Path) -> None:
+    journal = Journal.open(tmp_path, IDENTITY)
+    journal.append(shard(3), resume(3))
+    assert b"".join(journal.lines) == written.read_bytes()
+    assert acknowledged(b"".join(journal.lines), where="here")[1] == journal.shards
+
+
+def test_the_journal_of_14000_shards_costs_a_small_part_of_shards_of_2_mb(written: Path, tmp_path: Path) -> None:
+    line = written.read_bytes().splitlines(keepends=True)[-1]
+    lines = [line] * 14_001
+    sent = sum(len(text) for end in range(1, 14_002) for text in changed_segments(lines[:end], end - 1).values())
+    assert sent < 0.03 * 14_000 * 2_000_000
+    assert len(changed_segments(lines, 0)) < 120  # so many files are read when the run goes on elsewhere

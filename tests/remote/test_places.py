@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_data import make_dataset, tree_of
+from hub_data import make_dataset, open_uploader, tree_of
 
 from shardkit import network
 from shardkit.dataset.journal import JOURNAL_FILE
@@ -25,7 +25,7 @@ from shardkit.remote.pull import pull
 from shardkit.remote.push import publish, push
 from shardkit.remote.storage import FsspecRemote
 from shardkit.remote.upload_record import UploadRecord
-from shardkit.tokenization.live_push import fetch_journal, open_outbox
+from shardkit.tokenization.live_push import fetch_journal
 
 ROOT = Path(__file__).parents[2]
 
@@ -253,13 +253,13 @@ def test_tokenize_push_goes_on_from_the_journal(place: tuple[str, Any], tmp_path
     repo, _ = place
     manifest = make_dataset(tmp_path / "a")
     assert fetch_journal(repo).journal is None
-    with open_outbox(repo, b"head\n", max_bytes=10**9) as outbox:
+    with open_uploader(repo, b"head\n", max_bytes=10**9) as outbox:
         for shard in manifest.shards[:2]:
             outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: b"head\n" + shard.file.encode()})
         outbox.flush()
     left = fetch_journal(repo)
     assert left.journal == b"head\n" + manifest.shards[1].file.encode()
-    with open_outbox(repo, left.journal, max_bytes=10**9) as outbox:
+    with open_uploader(repo, left.journal, max_bytes=10**9) as outbox:
         assert [outbox.has(s) for s in manifest.shards] == [True, True, False, False]
         for shard in manifest.shards[2:]:
             outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: left.journal})

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_data import make_dataset, tree_of
+from hub_data import make_dataset, open_uploader, tree_of
 from hub_server import Account, Fault, HubServer
 
 from shardkit import network
@@ -23,7 +23,7 @@ from shardkit.errors import AuthError, HubError, ManifestError, ShardError, Shar
 from shardkit.remote.address import open_remote
 from shardkit.remote.pull import pull
 from shardkit.remote.push import publish, push
-from shardkit.tokenization.live_push import fetch_journal, open_outbox
+from shardkit.tokenization.live_push import fetch_journal
 
 REPO = "alice/demo"
 ROOT = Path(__file__).parents[2]
@@ -446,7 +446,7 @@ def test_a_fresh_machine_finds_the_journal_and_every_shard_that_it_names(hub: Hu
     manifest = make_dataset(tmp_path / "a", shards=6)
     assert fetch_journal(REPO).journal is None
     assert fetch_journal(REPO, revision="branch").journal is None
-    with open_outbox(REPO, b"head\n", max_bytes=10**9) as outbox:
+    with open_uploader(REPO, b"head\n", max_bytes=10**9) as outbox:
         journal = b"head\n"
         for shard in manifest.shards[:4]:
             journal += shard.file.encode() + b"\n"
@@ -459,7 +459,7 @@ def test_a_fresh_machine_finds_the_journal_and_every_shard_that_it_names(hub: Hu
     assert left.journal == journal
     with pytest.raises(HubError, match="unfinished"):
         pull(REPO, tmp_path / "b")
-    with open_outbox(REPO, left.journal, max_bytes=10**9) as outbox:
+    with open_uploader(REPO, left.journal, max_bytes=10**9) as outbox:
         assert [outbox.has(s) for s in manifest.shards] == [True] * 4 + [False] * 2
         for shard in manifest.shards[4:]:
             outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: journal})
@@ -474,13 +474,13 @@ def test_an_outbox_refuses_a_repo_with_another_dataset(hub: HubServer, tmp_path:
     make_dataset(tmp_path / "a")
     push(tmp_path / "a", REPO)
     with pytest.raises(HubError, match="holds another dataset"):
-        open_outbox(REPO, b"head\n")
+        open_uploader(REPO, b"head\n")
 
 
 def test_every_commit_holds_every_shard_that_its_journal_names(hub: HubServer, tmp_path: Path) -> None:
     manifest = make_dataset(tmp_path / "a", shards=20)
     hub.random_faults(7, 0.2, ["status"], code=503)
-    with open_outbox(REPO, b"") as outbox:
+    with open_uploader(REPO, b"") as outbox:
         names = b""
         for shard in manifest.shards:
             names += shard.file.encode() + b"\n"
@@ -524,7 +524,7 @@ def test_a_failed_push_names_no_secret_even_in_its_traceback(hub: HubServer, tmp
 
 def test_the_journal_survives_as_json_lines(hub: HubServer) -> None:
     text = b"".join(json.dumps({"chunk": n}).encode() + b"\n" for n in range(100))
-    open_outbox(REPO, text).close()
+    open_uploader(REPO, text).close()
     assert fetch_journal(REPO).journal == text
     assert issubclass(AuthError, ShardkitError)
     assert Account("x").role == "write"

@@ -8,14 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
-from hub_data import make_dataset
+from hub_data import make_dataset, open_uploader
 from hub_server import HubServer
 
 from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.manifest import Manifest, ShardInfo
 from shardkit.errors import DiskFull, HubError, ShardError
 from shardkit.remote.uploader import Uploader
-from shardkit.tokenization.live_push import fetch_journal, open_outbox
+from shardkit.tokenization.live_push import fetch_journal
 
 REPO = "alice/demo"
 
@@ -57,7 +57,7 @@ def test_the_disk_bound_holds_always_and_a_slow_remote_throttles_the_maker(hub: 
     watcher = threading.Thread(target=sample)
     watcher.start()
     try:
-        with open_outbox(REPO, b"", max_bytes=bound) as outbox:
+        with open_uploader(REPO, b"", max_bytes=bound) as outbox:
             used = make(tmp_path / "work", outbox, manifest, tmp_path / "a")
             outbox.flush()
             assert outbox.pending_bytes == 0
@@ -72,7 +72,7 @@ def test_the_disk_bound_holds_always_and_a_slow_remote_throttles_the_maker(hub: 
 
 def test_few_commits_where_nobody_waits(hub: HubServer, tmp_path: Path) -> None:
     manifest = make_dataset(tmp_path / "a", shards=40)
-    with open_outbox(REPO, b"") as outbox:
+    with open_uploader(REPO, b"") as outbox:
         for shard in manifest.shards:
             outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: line(shard)})
         outbox.flush()
@@ -81,7 +81,7 @@ def test_few_commits_where_nobody_waits(hub: HubServer, tmp_path: Path) -> None:
 
 def test_without_a_bound_the_files_stay(hub: HubServer, tmp_path: Path) -> None:
     manifest = make_dataset(tmp_path / "a")
-    with open_outbox(REPO, b"") as outbox:
+    with open_uploader(REPO, b"") as outbox:
         outbox.wait_for_room(10**15)
         for shard in manifest.shards:
             outbox.submit(tmp_path / "a" / shard.file, shard)
@@ -90,21 +90,21 @@ def test_without_a_bound_the_files_stay(hub: HubServer, tmp_path: Path) -> None:
 
 
 def test_a_shard_larger_than_the_bound_is_refused_at_once(hub: HubServer) -> None:
-    with open_outbox(REPO, b"", max_bytes=1000) as outbox, pytest.raises(DiskFull, match=r"--max-disk 1\.0 kB"):
+    with open_uploader(REPO, b"", max_bytes=1000) as outbox, pytest.raises(DiskFull, match=r"--max-disk 1\.0 kB"):
         outbox.wait_for_room(1001)
 
 
 def test_an_upload_that_fails_for_good_stops_the_maker(hub: HubServer, tmp_path: Path) -> None:
     manifest = make_dataset(tmp_path / "a", shards=6)
     hub.fault("status", "PUT", "/_lfs/", code=403, times=None)
-    with open_outbox(REPO, b"", max_bytes=2 * manifest.shards[0].bytes) as outbox, pytest.raises(HubError):
+    with open_uploader(REPO, b"", max_bytes=2 * manifest.shards[0].bytes) as outbox, pytest.raises(HubError):
         make(tmp_path / "a", outbox, manifest, tmp_path / "a")
     assert all((tmp_path / "a" / s.file).exists() for s in manifest.shards)  # nothing that did not arrive was deleted
 
 
 def test_a_commit_that_fails_for_good_deletes_nothing(hub: HubServer, tmp_path: Path) -> None:
     manifest = make_dataset(tmp_path / "a")
-    with open_outbox(REPO, b"", max_bytes=10**9) as outbox:
+    with open_uploader(REPO, b"", max_bytes=10**9) as outbox:
         hub.fault("status", "POST", "/commit/", code=403, times=None)
         for shard in manifest.shards:
             outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: line(shard)})
@@ -119,7 +119,7 @@ def test_a_commit_that_fails_for_good_deletes_nothing(hub: HubServer, tmp_path: 
 def test_a_shard_that_is_gone_or_damaged_is_named(hub: HubServer, tmp_path: Path) -> None:
     manifest = make_dataset(tmp_path / "a")
     (tmp_path / "a" / manifest.shards[0].file).unlink()
-    with open_outbox(REPO, b"") as outbox:
+    with open_uploader(REPO, b"") as outbox:
         outbox.submit(tmp_path / "a" / manifest.shards[0].file, manifest.shards[0])
         with pytest.raises(ShardError, match=r"demo_val_000000.npy is missing"):
             outbox.flush()
@@ -129,7 +129,7 @@ def test_closing_early_is_quick_and_leaves_what_has_not_arrived(hub: HubServer, 
     manifest = make_dataset(tmp_path / "a", shards=20)
     hub.fault("slow", "PUT", "/_lfs/", seconds=0.3, times=None)
     start = time.monotonic()
-    with open_outbox(REPO, b"", max_bytes=10**9) as outbox:
+    with open_uploader(REPO, b"", max_bytes=10**9) as outbox:
         for shard in manifest.shards:
             outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: line(shard)})
     assert time.monotonic() - start < 2.0
@@ -142,13 +142,13 @@ def test_a_shard_that_is_there_already_is_acknowledged_and_deleted_without_a_byt
     hub: HubServer, tmp_path: Path
 ) -> None:
     manifest = make_dataset(tmp_path / "a")
-    with open_outbox(REPO, b"") as outbox:
+    with open_uploader(REPO, b"") as outbox:
         for shard in manifest.shards:
             outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: line(shard)})
         outbox.flush()
     commits = len(hub.commits(REPO))
     hub.reset_log()
-    with open_outbox(REPO, b"", max_bytes=10**9) as outbox:
+    with open_uploader(REPO, b"", max_bytes=10**9) as outbox:
         for shard in manifest.shards:
             assert outbox.has(shard)
             outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: line(shard)})
@@ -161,7 +161,7 @@ def test_a_shard_that_is_there_already_is_acknowledged_and_deleted_without_a_byt
 def test_progress_counts_to_the_total(hub: HubServer, tmp_path: Path) -> None:
     manifest = make_dataset(tmp_path / "a")
     seen: list[tuple[str, int, int]] = []
-    with open_outbox(REPO, b"", progress=lambda *step: seen.append(step)) as outbox:
+    with open_uploader(REPO, b"", progress=lambda *step: seen.append(step)) as outbox:
         for shard in manifest.shards:
             outbox.submit(tmp_path / "a" / shard.file, shard)
         outbox.flush()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from shardkit.dataset.manifest import Manifest, ShardInfo, SourceInfo, TokenizerInfo
 from shardkit.dataset.shards import ShardWriter, shard_name
+from shardkit.remote.uploader import Uploader
+from shardkit.tokenization.live_push import claim_place, fetch_journal
 
 
 def make_dataset(folder: Path, shards: int = 4, tokens: int = 3000, seed: int = 0, prefix: str = "demo") -> Manifest:
@@ -39,3 +42,10 @@ def make_dataset(folder: Path, shards: int = 4, tokens: int = 3000, seed: int = 
 def tree_of(folder: Path) -> dict[str, bytes]:
     """Every file below `folder`, working files and all."""
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def open_uploader(repo: str, journal: bytes, **options: Any) -> Uploader:
+    """The uploader of a `tokenize --push` to `repo`, after it has claimed the place with `journal`."""
+    run = fetch_journal(repo)
+    claim_place(run, journal)
+    return Uploader(run.remote, run.files, delete_local=options.get("max_bytes") is not None, **options)

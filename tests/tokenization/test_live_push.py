@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import subprocess
@@ -11,11 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reference import shard_bytes
+from reference import folder_bytes, shard_bytes
 from texts import documents, write_parquet
 
 from shardkit import Manifest, pull, tokenize
-from shardkit.errors import DiskFull, HubError, UsageError
+from shardkit.dataset.journal import JOURNAL_FILE, SEGMENT_LINES, Journal, Resume, segment_files
+from shardkit.dataset.manifest import ShardInfo
+from shardkit.errors import DiskFull, HubError, OutputError, UsageError
+from shardkit.remote.storage import FsspecRemote
+from shardkit.sources.open import open_source
+from shardkit.tokenization.live_push import LivePush, RemoteRun, fetch_journal
+from shardkit.tokenization.run_spec import RunSpec
+from shardkit.tokenization.tokenizer import Tokenizer
 
 REPO = "alice/tokens"
 SHARD_TOKENS = 5_000
@@ -83,12 +91,32 @@ def test_a_bound_too_small_for_two_shards_says_so(hub: Any, corpus: Path, tmp_pa
 
 def start(corpus: Path, out: Path, endpoint: str) -> subprocess.Popen[str]:
     environment = {
-        **os.environ, "HF_ENDPOINT": endpoint, "HF_TOKEN": "hf_write", "PYTHONPATH": str(Path(__file__).parents[2])
-    }  # fmt: skip
+        **os.environ,
+        "HF_ENDPOINT": endpoint,
+        "HF_TOKEN": "hf_write",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
     command = [
-        sys.executable, "-m", "shardkit", "tokenize", str(corpus), "--out", str(out), "--prefix", "p", "--shard-tokens",
-        str(SHARD_TOKENS), "--push", REPO, "--max-disk", "90kB", "--workers", "1", "--encoder", "tiktoken",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "shardkit",
+        "tokenize",
+        str(corpus),
+        "--out",
+        str(out),
+        "--prefix",
+        "p",
+        "--shard-tokens",
+        str(SHARD_TOKENS),
+        "--push",
+        REPO,
+        "--max-disk",
+        "90kB",
+        "--workers",
+        "1",
+        "--encoder",
+        "tiktoken",
+    ]
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
@@ -111,12 +139,13 @@ def test_killed_anywhere_and_moved_to_an_empty_machine_the_remote_ends_the_same_
     most = 0
     for machine in range(4):
         out = tmp_path / str(machine)
+        enough = len(remote_shards(hub)) + moments.randint(0, 4) if machine < 3 else 10**9
         process = start(corpus, out, hub.endpoint)
-        deadline = time.monotonic() + (moments.uniform(1.5, 5.0) if machine < 3 else 90)
-        while process.poll() is None and time.monotonic() < deadline:
+        while process.poll() is None and len(remote_shards(hub)) < enough:
             most = max(most, bytes_on_disk(out))
             time.sleep(0.005)
         if machine < 3:
+            time.sleep(moments.uniform(0, 0.2))
             process.kill()
         _, stderr = process.communicate()
         assert "Traceback" not in stderr, stderr
@@ -142,6 +171,162 @@ def test_a_local_run_may_be_pushed_when_it_goes_on(
     hub.faults.clear()
     tokenize(corpus, out, shard_tokens=SHARD_TOKENS, prefix="p", chunk_bytes=1 << 14, push=REPO)
     assert remote_shards(hub) == shard_bytes(texts, SHARD_TOKENS, "p")
+
+
+def push_to(far: Path, corpus: Path, out: Path, **options: Any) -> Manifest:
+    return tokenize(
+        corpus, out, shard_tokens=SHARD_TOKENS, prefix="p", chunk_bytes=1 << 14, workers=1, push=str(far), **options
+    )
+
+
+def stopped_run(far: Path, corpus: Path, out: Path, *, arrived: int) -> None:
+    """A `tokenize --push` that ends early, after `arrived` shards or more are in the journal of the folder `far`."""
+
+    def progress(now: Any) -> None:
+        journal = far / ".shardkit" / "journal.jsonl"
+        while now.shards > arrived:
+            if journal.read_bytes().count(b"\n") > arrived:
+                raise KeyboardInterrupt
+            time.sleep(0.01)
+
+    with pytest.raises(KeyboardInterrupt):
+        push_to(far, corpus, out, progress=progress)
+
+
+def test_a_run_that_goes_on_in_an_empty_folder_ends_with_every_shard_in_it(
+    corpus: Path, texts: list[str | None], tmp_path: Path
+) -> None:
+    far, out = tmp_path / "far", tmp_path / "b"
+    stopped_run(far, corpus, tmp_path / "a", arrived=3)
+    manifest = push_to(far, corpus, out)
+    assert folder_bytes(out) == folder_bytes(far) == shard_bytes(texts, SHARD_TOKENS, "p")
+    assert Manifest.load(out) == manifest == Manifest.load(far)
+    assert not list(far.glob(".shardkit/journal*"))
+    assert tokenize(corpus, out, shard_tokens=SHARD_TOKENS, prefix="p", chunk_bytes=1 << 14, workers=1) == manifest
+
+
+def test_a_folder_gets_what_it_lacks_from_a_remote_that_is_complete(
+    corpus: Path, texts: list[str | None], tmp_path: Path
+) -> None:
+    far, out = tmp_path / "far", tmp_path / "b"
+    manifest = push_to(far, corpus, tmp_path / "a")
+    expected = shard_bytes(texts, SHARD_TOKENS, "p")
+    assert push_to(far, corpus, out) == manifest  # a folder that was empty
+    assert folder_bytes(out) == expected
+    lost, damaged = sorted(expected)[:2]
+    (out / lost).unlink()  # now its manifest is false
+    (out / damaged).write_bytes(expected[damaged][:-1] + b"\xff")
+    with pytest.raises(OutputError, match=r"is missing.*--push"):
+        tokenize(corpus, out, shard_tokens=SHARD_TOKENS, prefix="p", chunk_bytes=1 << 14, workers=1)
+    assert push_to(far, corpus, out) == manifest
+    assert folder_bytes(out) == expected
+
+
+def test_a_disk_bound_takes_the_manifest_away_with_the_shards(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = {"shard_tokens": SHARD_TOKENS, "prefix": "p", "chunk_bytes": 1 << 14, "workers": 1}
+    tokenize(corpus, out, **options)  # type: ignore[arg-type]
+    push_to(tmp_path / "far", corpus, out, max_disk=90_000)
+    assert not list(out.glob("*.npy"))
+    assert not (out / "manifest.json").exists()
+
+
+def test_the_output_folder_is_no_place_to_push_to(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the output folder itself"):
+        push_to(tmp_path / "out", corpus, tmp_path / "out")
+
+
+def test_the_remote_is_opened_and_listed_once_and_once_more_when_all_has_arrived(
+    hub: Any, corpus: Path, tmp_path: Path
+) -> None:
+    tokenize(corpus, tmp_path / "out", shard_tokens=50_000, prefix="p", push=REPO, workers=1)
+    assert hub.count("GET", "/tree/") == 1  # the repo was not there when the run began
+    assert hub.count("POST", "/api/repos/create") == 1
+
+
+def small_spec() -> RunSpec:
+    return RunSpec(
+        source=open_source("sample"),
+        tokenizer=Tokenizer("bytes"),
+        prefix="p",
+        tokens_per_shard=100,
+        val_shards=0,
+        max_docs=None,
+        max_tokens=None,
+        transform=None,
+        filter=None,
+        chunk_bytes=1000,
+    )
+
+
+class CountingRemote(FsspecRemote):
+    """A folder that knows how many bytes of journal it was given."""
+
+    journal_bytes = 0
+
+    def commit(self, shards: Any, small: Any, message: str) -> None:
+        self.journal_bytes += sum(len(content or b"") for name, content in small.items() if "journal" in name)
+        super().commit(shards, small, message)
+
+
+def test_the_journal_that_travels_grows_with_the_shards_and_not_with_their_square(tmp_path: Path) -> None:
+    spec = small_spec()
+    out, far, count = tmp_path / "out", CountingRemote(str(tmp_path / "far")), 400
+    journal = Journal.open(out, spec.identity())
+    run = RemoteRun(remote=far, files={}, journal=None, manifest=None)
+    with LivePush(spec, out, journal, run) as uploads:
+        for index in range(count):
+            (out / spec.shard_file(index)).write_bytes(content := index.to_bytes(4, "big") * 10)
+            shard = ShardInfo(
+                file=spec.shard_file(index),
+                split="train",
+                index=index,
+                tokens=100,
+                documents=1,
+                first_document=index,
+                sha256=hashlib.sha256(content).hexdigest(),
+                bytes=len(content),
+            )
+            journal.append(shard, Resume(file=0, start=index, documents=index))
+            uploads.submit(shard)
+        uploads._uploader.flush()
+    whole = journal.path.read_bytes()
+    assert fetch_journal(str(tmp_path / "far")).journal == whole
+    assert far.journal_bytes < len(whole) * SEGMENT_LINES * 0.55  # the whole journal each time: 200 times its bytes
+
+
+def test_a_run_whose_shards_arrived_and_whose_journal_did_not_leaves_no_hole(tmp_path: Path) -> None:
+    spec = small_spec()
+    out, far = tmp_path / "out", str(tmp_path / "far")
+    journal = Journal.open(out, spec.identity())
+
+    def make(index: int) -> ShardInfo:
+        (out / spec.shard_file(index)).write_bytes(b"x" * 40)
+        shard = ShardInfo(
+            file=spec.shard_file(index),
+            split="train",
+            index=index,
+            tokens=100,
+            documents=1,
+            first_document=index,
+            sha256=hashlib.sha256(b"x" * 40).hexdigest(),
+            bytes=40,
+        )
+        journal.append(shard, Resume(file=0, start=index, documents=index))
+        return shard
+
+    with LivePush(spec, out, journal, fetch_journal(far)) as uploads:
+        for index in range(200):
+            uploads.submit(make(index))
+        uploads._uploader.flush()
+    for name in segment_files(fetch_journal(far).files)[1:]:  # killed between the ledger and the journal
+        (tmp_path / "far" / name).unlink()
+    head = (tmp_path / "far" / JOURNAL_FILE).read_bytes().splitlines(keepends=True)
+    (tmp_path / "far" / JOURNAL_FILE).write_bytes(b"".join(head[:100]))
+    with LivePush(spec, out, journal, fetch_journal(far)) as uploads:
+        uploads.submit(make(200))
+        uploads._uploader.flush()
+    assert fetch_journal(far).journal == journal.path.read_bytes()
 
 
 def _stop_after(shards: int) -> Any:

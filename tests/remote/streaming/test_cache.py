@@ -22,7 +22,7 @@ from cache_data import (
     status_of,
     until,
 )
-from hub_data import make_dataset
+from hub_data import make_dataset, open_uploader
 from hub_server import HubServer
 
 from shardkit.dataset.journal import JOURNAL_FILE, Journal, Resume
@@ -31,7 +31,6 @@ from shardkit.errors import AuthError, DiskFull, HubError, OutputError, Shardkit
 from shardkit.remote.push import publish
 from shardkit.remote.streaming.cache import ShardCache
 from shardkit.remote.streaming.folder import CacheFolder, default_folder, full_name, shown, small_bytes
-from shardkit.tokenization.live_push import open_outbox
 
 CDN = "/_cdn/"
 
@@ -173,7 +172,7 @@ def test_a_remote_that_is_still_written_is_read_as_far_as_it_goes(served: HubSer
     manifest = make_dataset(tmp_path / "a", shards=5)
     identity = {"source": "corpus", "config": None, "split": None, "revision": None, "text field": "text"}
     journal = Journal.open(tmp_path / "j", identity)
-    with open_outbox(REPO, journal.path.read_bytes()) as outbox:
+    with open_uploader(REPO, journal.path.read_bytes()) as outbox:
         for shard in manifest.shards[:3]:
             journal.append(shard, Resume())
             outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: journal.path.read_bytes()})
@@ -186,7 +185,7 @@ def test_a_remote_that_is_still_written_is_read_as_far_as_it_goes(served: HubSer
     assert cache.manifest.dtype == "uint16"
     assert cache.manifest.shards == manifest.shards[:3]
     assert read_all(cache) == {shard.file: (tmp_path / "a" / shard.file).read_bytes() for shard in manifest.shards[:3]}
-    with open_outbox(REPO, b"") as outbox:
+    with open_uploader(REPO, b"") as outbox:
         for shard in manifest.shards[3:]:
             journal.append(shard, Resume())
             outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: journal.path.read_bytes()})
@@ -207,7 +206,7 @@ def test_a_remote_that_is_still_written_is_read_as_far_as_it_goes(served: HubSer
 def test_a_folder_that_is_still_written_has_no_revision_to_give(offline: None, tmp_path: Path) -> None:
     manifest = make_dataset(tmp_path / "a", shards=3)
     journal = Journal.open(tmp_path / "j", {"source": "corpus"})
-    with open_outbox(str(tmp_path / "far"), journal.path.read_bytes()) as outbox:
+    with open_uploader(str(tmp_path / "far"), journal.path.read_bytes()) as outbox:
         for shard in manifest.shards[:2]:
             journal.append(shard, Resume())
             outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: journal.path.read_bytes()})
@@ -221,7 +220,7 @@ def test_a_folder_that_is_still_written_has_no_revision_to_give(offline: None, t
 def test_a_remote_without_a_finished_shard_or_without_a_manifest_says_what_to_do(
     served: HubServer, tmp_path: Path
 ) -> None:
-    open_outbox(REPO, b'{"identity": {}}\n').close()
+    open_uploader(REPO, b'{"identity": {}}\n').close()
     with pytest.raises(HubError, match="holds no finished shard yet"):
         opened(tmp_path / "b")
     make_dataset(tmp_path / "a")
