@@ -58,6 +58,7 @@ class TokenStream:
         self._files: dict[int, _OpenFile] = {}
         self._touched = 0
         self.wait: Callable[[str], None] | None = None
+        self.eot_id: int | None = None  # the token that begins each document, where it is known
 
     @property
     def tokens(self) -> int:
