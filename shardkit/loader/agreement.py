@@ -67,7 +67,7 @@ def describe_difference(ranks: Sequence[Mapping[str, Any]]) -> str | None:
             continue
         if keys:
             return (
-                f"rank {rank} would read other data than rank 0 ({', '.join(keys)} differ): rank 0 has "
+                f"rank {rank} would read other data than rank 0 (other {', '.join(keys)}): rank 0 has "
                 f"{_describe(first, keys)}; rank {rank} has {_describe(data, keys)}: give every rank the same dataset "
                 "and options, of a Hub repo the same revision="
             )
