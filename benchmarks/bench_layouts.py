@@ -63,7 +63,8 @@ def write_documents(folder: Path, tokens: int, tokens_per_shard: int) -> None:
 def open_data(folder: Path) -> tuple[TokenStream, int]:
     """The train split of a folder, and its EOT id."""
     manifest, stream = open_split(folder, "train", verify=False)
-    return stream, manifest.tokenizer.eot_id if manifest.tokenizer else EOT
+    stream.eot_id = manifest.tokenizer.eot_id if manifest.tokenizer else EOT
+    return stream, stream.eot_id
 
 
 def anonymous_mb() -> float:
@@ -95,8 +96,8 @@ def time_plan(folder: Path, seq_len: int, cache: Path, *, cold: bool) -> Found:
     watcher = threading.Thread(target=watch)
     watcher.start()
     began = time.perf_counter()
-    stream, eot = open_data(folder)
-    layout = make_layout("packed", stream, seq_len, eot_id=eot, cache=cache)
+    stream, _ = open_data(folder)
+    layout = make_layout("packed", stream, seq_len, cache=cache)
     seconds = time.perf_counter() - began
     done.set()
     watcher.join()
@@ -108,7 +109,7 @@ def use_lines(folder: Path, seq_len: int) -> Iterator[str]:
     """What each layout makes of the folder, and packing in blocks of other sizes."""
     stream, eot = open_data(folder)
     for name in LAYOUTS:
-        yield str(make_layout(name, stream, seq_len, eot_id=eot, cache=None).stats())
+        yield str(make_layout(name, stream, seq_len, cache=None).stats())
     starts = document_starts(stream, eot, None)
     for size in (1 << 20, 1 << 22, 1 << 24, BLOCK_TOKENS):
         rows = sum(len(part[2]) for part in plan_blocks(starts, stream.tokens, seq_len, block_tokens=size))
@@ -126,8 +127,8 @@ def batches(layout: Layout, batch_size: int, *, shuffle: bool) -> list[list[int]
 def time_rows(contestant: str, folder: Path, batch_size: int, seq_len: int, cache: Path) -> Found:
     """Read rows batch by batch, after a first pass; M tokens a second of processor time, a row's padding included."""
     name, order = contestant.split("/")
-    stream, eot = open_data(folder)
-    layout = make_layout("contiguous" if name == "run" else name, stream, seq_len, eot_id=eot, cache=cache)
+    stream, _ = open_data(folder)
+    layout = make_layout("contiguous" if name == "run" else name, stream, seq_len, cache=cache)
     plan = batches(layout, batch_size, shuffle=order == "shuffled")
     out = np.empty((batch_size, seq_len + 1), stream.dtype)
     wide = np.empty((2, batch_size, seq_len), np.int64)  # kept: what a fresh array costs is the allocator's mood

@@ -3,6 +3,7 @@
 - `contiguous`: the stream in windows; rows begin and end anywhere in a document.
 - `document`: every row begins at a document's start; what is left of the document that a row's end cuts is cropped.
 - `packed`: rows are filled with whole documents, best-fit, and long ones are split; nothing is lost, a little padded.
+  Which documents share a row is decided in `packing.py`.
 
 A row's text is decided by the split's tokens, `seq_len` and the layout alone: not by shard ends, ranks or world size.
 """
@@ -10,6 +11,7 @@ A row's text is decided by the split's tokens, `seq_len` and the layout alone: n
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -29,10 +31,11 @@ _BLOCK = 1 << 20  # documents or rows that are looked at together
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayoutStats:
-    """What a layout makes of a split. `use` and `pad` are shares of the rows' input slots, `crop` of the tokens.
+    """What a layout makes of a split of `tokens` tokens: `rows` rows of `seq_len` input slots each.
 
-    `use` slots hold a token, `pad` slots none; `crop` tokens are no row's input. `documents` are those that begin in
-    the split, and a part that leads it; `splits` of them are in several rows. None is what the layout does not know.
+    `use` is the share of slots that hold a token, `pad` of those that hold none, `crop` the share of tokens that are no
+    row's input. `documents` are those that begin in the split, and the part of one that the split may begin with;
+    `splits` of them are in several rows. A layout that does not count them has None.
     """
 
     layout: str
@@ -71,13 +74,20 @@ class Layout(Protocol):
     def stats(self) -> LayoutStats:
         """Use, crop and padding of the whole split."""
 
+    def max_segments(self) -> int:
+        """The most segments in any row: its documents or parts of documents, and its padding; 0 where no rows are."""
+
 
 class Contiguous:
-    """Row `i` is tokens `[i * seq_len, i * seq_len + seq_len + 1)`; up to `seq_len` tokens at the end are cropped."""
+    """Row `i` is tokens `[i * seq_len, i * seq_len + seq_len + 1)`; up to `seq_len` tokens at the end are cropped.
 
-    def __init__(self, stream: TokenStream, seq_len: int) -> None:
+    `max_segments` scans the split for documents, and keeps what it found in the folder `cache`.
+    """
+
+    def __init__(self, stream: TokenStream, seq_len: int, cache: Path | None) -> None:
         self._stream = stream
         self._seq_len = seq_len
+        self._cache = cache
         self.n_rows = count_windows(stream.tokens, seq_len)
 
     def read(self, row: int, out: Tokens) -> None:
@@ -89,17 +99,17 @@ class Contiguous:
     def stats(self) -> LayoutStats:
         return _unpadded("contiguous", self.n_rows, self._seq_len, self._stream.tokens, None)
 
-    def most_segments(self, starts: Starts) -> int:
-        """The most documents that any row has tokens of; `starts` are the split's."""
+    def max_segments(self) -> int:
         rows = np.arange(self.n_rows, dtype=np.int64) * self._seq_len
-        return _most_in_windows(rows, self._seq_len, starts)
+        starts = document_starts(self._stream, eot_of(self._stream), self._cache)
+        return _max_documents(rows, self._seq_len, starts)
 
 
 class DocumentAligned:
     """Row 0 begins at the first document's start, the next at the first start after that row's inputs, and so on.
 
-    A row reads on into the documents that follow. The rest of the one that its end cuts is cropped, as is what leads
-    the split before the first start, and what fills no row at its end.
+    A row reads on into the documents that follow. The rest of the document that its end cuts is cropped, as are the
+    tokens before the split's first start, and those at its end that fill no row.
     """
 
     def __init__(self, stream: TokenStream, seq_len: int, starts: Starts) -> None:
@@ -119,25 +129,24 @@ class DocumentAligned:
         leading = not len(self._starts) or self._starts[0] > 0
         return _unpadded("document", self.n_rows, self._seq_len, self._stream.tokens, len(self._starts) + int(leading))
 
-    def most_segments(self) -> int:
-        """The most documents that any row has tokens of."""
-        return _most_in_windows(self._rows, self._seq_len, self._starts)
+    def max_segments(self) -> int:
+        return _max_documents(self._rows, self._seq_len, self._starts)
 
 
 class Packed:
     """Rows of `plan`. Every token of the split is an input exactly once; what a row does not fill is EOT.
 
-    A piece holds a full row of a document, or the last part of one, or a whole one, and whole ones that follow in the
-    stream. The last target is the document's next token after a full row of it, else EOT, which is what the stream has
-    there too. Where a piece without an EOT of its own follows another, the target before the seam is not EOT but that
-    piece's first token: for the caller to set, by `pieces`.
+    A piece is a full row of one document, or the last part of a document or a whole one, with the whole ones that
+    follow it in the stream. The row's last target is the document's next token if the row is full of that document,
+    else EOT, as in the stream. Where a piece that does not begin with EOT follows another piece, the target before the
+    seam comes out as the later piece's first token, though it should be EOT: the reader mends it, by `pieces`.
     """
 
-    def __init__(self, stream: TokenStream, seq_len: int, plan: PackingPlan, eot_id: int) -> None:
+    def __init__(self, stream: TokenStream, seq_len: int, plan: PackingPlan) -> None:
         self._stream = stream
         self._seq_len = seq_len
         self._plan = plan
-        self._eot_id = eot_id
+        self._eot_id = eot_of(stream)
         self.n_rows = len(plan.row_ends)
 
     def read(self, row: int, out: Tokens) -> None:
@@ -157,72 +166,90 @@ class Packed:
     def stats(self) -> LayoutStats:
         tokens, slots = self._stream.tokens, self.n_rows * self._seq_len
         return LayoutStats(
-            layout="packed", rows=self.n_rows, seq_len=self._seq_len, tokens=tokens,
-            use=tokens / slots, pad=(slots - tokens) / slots, crop=0.0,
-            documents=self._plan.documents, splits=self._plan.splits,
-        )  # fmt: skip
+            layout="packed",
+            rows=self.n_rows,
+            seq_len=self._seq_len,
+            tokens=tokens,
+            use=tokens / slots,
+            pad=(slots - tokens) / slots,
+            crop=0.0,
+            documents=self._plan.documents,
+            splits=self._plan.splits,
+        )
 
-    def most_segments(self) -> int:
-        """The most documents, or parts of them, that any row has, its padding counted as one."""
+    def max_segments(self) -> int:
         return self._plan.most_segments
 
 
-def make_layout(name: str, stream: TokenStream, seq_len: int, *, eot_id: int, cache: Path | None) -> Layout:
+def make_layout(name: str, stream: TokenStream, seq_len: int, *, cache: Path | None) -> Layout:
     """The layout `name`. `contiguous` looks at nothing; the others scan the split once and keep what they find.
 
     `cache` is the folder that keeps it, made where it is missing; None keeps nothing. Raises `UsageError`.
     """
     if name == "contiguous":
-        return Contiguous(stream, seq_len)
+        return Contiguous(stream, seq_len, cache)
     if name == "document":
-        return DocumentAligned(stream, seq_len, document_starts(stream, eot_id, cache))
+        return DocumentAligned(stream, seq_len, document_starts(stream, eot_of(stream), cache))
     if name == "packed":
-        key = json.dumps(["packed", PACKING_VERSION, BLOCK_TOKENS, seq_len, starts_key(stream, eot_id)])
-        arrays = derived_arrays(
-            cache, "packed", key, plan_dtypes(seq_len),
-            lambda: plan_blocks(document_starts(stream, eot_id, cache), stream.tokens, seq_len),
-        )  # fmt: skip
-        return Packed(stream, seq_len, plan_of(arrays), eot_id)
+        return Packed(stream, seq_len, _packing_plan(stream, seq_len, cache))
     raise UsageError(f"layout is {name!r}: expected one of {', '.join(LAYOUTS)}")
 
 
-def most_segments(layout: Layout, stream: TokenStream, *, eot_id: int, cache: Path | None) -> int:
-    """The most segments of any row: its beginning, every document's start inside, padding. At least 1 where rows are.
+def eot_of(stream: TokenStream) -> int:
+    """The id of the token that begins each document of `stream`. Raises `UsageError` where nothing says it."""
+    if stream.eot_id is None:
+        raise UsageError(
+            f"{stream.directory} has no manifest.json, so nothing says which id ends a document: give eot_id (GPT-2's "
+            "is 50256)"
+        )
+    return stream.eot_id
 
-    `contiguous` scans the split for it, as `make_layout` does for the others.
-    """
-    if isinstance(layout, Contiguous):
-        return layout.most_segments(document_starts(stream, eot_id, cache))
-    if isinstance(layout, DocumentAligned | Packed):
-        return layout.most_segments()
-    raise TypeError(f"no layout of shardkit's: {layout!r}")
+
+def _packing_plan(stream: TokenStream, seq_len: int, cache: Path | None) -> PackingPlan:
+    eot_id = eot_of(stream)
+    key = json.dumps(["packed", PACKING_VERSION, BLOCK_TOKENS, seq_len, starts_key(stream, eot_id)])
+
+    def blocks() -> Iterator[tuple[Starts, ...]]:
+        return plan_blocks(document_starts(stream, eot_id, cache), stream.tokens, seq_len)
+
+    return plan_of(derived_arrays(cache, "packed", key, plan_dtypes(seq_len), blocks))
 
 
 def _unpadded(layout: str, rows: int, seq_len: int, tokens: int, documents: int | None) -> LayoutStats:
     return LayoutStats(
-        layout=layout, rows=rows, seq_len=seq_len, tokens=tokens, use=1.0, pad=0.0,
-        crop=(tokens - rows * seq_len) / tokens, documents=documents,
-    )  # fmt: skip
+        layout=layout,
+        rows=rows,
+        seq_len=seq_len,
+        tokens=tokens,
+        use=1.0,
+        pad=0.0,
+        crop=(tokens - rows * seq_len) / tokens,
+        documents=documents,
+    )
 
 
 def _aligned_rows(starts: Starts, seq_len: int, tokens: int) -> Starts:
-    """The starts that rows begin at: the first, then the first that is `seq_len` or more after the last taken."""
+    """The starts that rows begin at: the first, then always the first that is `seq_len` or more after the one before.
+
+    Rows that lack their last target are left out.
+    """
     chosen: list[Starts] = []
-    place = 0
+    index = 0  # of the next row's start, counted from the block's first
     for first in range(0, len(starts), _BLOCK):
         block = np.asarray(starts[first : first + _BLOCK])
         following = (np.searchsorted(starts, block + seq_len) - first).tolist()
         rows = []
-        while place < len(block):
-            rows.append(place)
-            place = following[place]
-        place -= len(block)
+        while index < len(block):
+            rows.append(index)
+            index = following[index]
+        index -= len(block)
         chosen.append(block[rows])
-    rows_at = np.concatenate(chosen) if chosen else np.empty(0, np.int64)
-    return rows_at[rows_at + seq_len < tokens]
+    begins = np.concatenate(chosen) if chosen else np.empty(0, np.int64)
+    return begins[begins + seq_len < tokens]
 
 
-def _most_in_windows(rows: Starts, seq_len: int, starts: Starts) -> int:
+def _max_documents(rows: Starts, seq_len: int, starts: Starts) -> int:
+    """The most documents that any row of `seq_len` tokens has tokens of; `rows` are the tokens that rows begin at."""
     most = 0
     for first in range(0, len(rows), _BLOCK):
         block = rows[first : first + _BLOCK]

@@ -1,9 +1,10 @@
-"""The batch ledger: proof of what a run was fed, comparable across world sizes, batch cuts and resumes. No torch.
+"""The batch ledger: proof of what a run was fed, comparable across world sizes, batch sizes and resumes. No torch.
 
-Each rank appends to a file of its own, and nothing is sent anywhere: a header line, then one line a global batch with
-its position and the rank's share of the hash. A window's hash is BLAKE2b-128 over its tokens, salted with its position;
-shares are sums of them modulo 2**128, so those of all ranks add up to the global batch's, and running sums are
-equal wherever two cuts meet. A run that was resumed begins new files, named by the position at which it did.
+Each rank appends to a file of its own, and nothing is sent anywhere: a header line, then one line for each global batch
+with its position and the hash of the rank's part of it. A window's hash is BLAKE2b-128 over its tokens, salted with its
+position. A batch's hash is the sum of its windows' hashes modulo 2**128, so those of all ranks add up to that of the
+global batch, and running sums are equal at every position where batches of both runs end. A run that was resumed begins
+new files, named by the position at which it began.
 """
 
 from __future__ import annotations
@@ -21,33 +22,38 @@ from shardkit.errors import OutputError, StateError
 
 _MODULUS = 1 << 128
 _CUT_KEYS = ("start", "batch_size", "world_size", "rank")
-Entry = tuple[int, int]  # position, share
+Entry = tuple[int, int]  # position, hash
 
 
 class LedgerWriter:
-    """Writes one rank's share of a ledger into `folder`, a line a batch, whole after a SIGKILL."""
+    """Writes one rank's file of a ledger into `folder`: `hash_rows` when a batch is read, `record` when it is given.
+
+    The two may be called in different threads. A line is whole even after a SIGKILL.
+    """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], cut: Cut, rank: int) -> None:
         self.folder = folder
         self._identity = dict(identity)
         self._cut = cut
         self._rank = rank
+        self._hashes: dict[int, int] = {}  # by position, of batches that were read and not given yet
         self._file: BinaryIO | None = None
 
-    def share(self, position: int, rows: Tokens) -> int:
-        """The rank's share of the global batch at `position`: `rows` is `(batch_size, seq_len + 1)`, as read."""
+    def hash_rows(self, position: int, rows: Tokens) -> None:
+        """Hash the rank's part of the global batch at `position`: `rows` is `(batch_size, seq_len + 1)`, as read."""
         first = position + self._rank * self._cut.batch_size
         total = 0
-        for place, row in enumerate(rows, first):
-            total += int.from_bytes(blake2b(row, digest_size=16, salt=place.to_bytes(16, "little")).digest(), "little")
-        return total % _MODULUS
+        for number, row in enumerate(rows, first):
+            digest = blake2b(row, digest_size=16, salt=number.to_bytes(16, "little")).digest()
+            total += int.from_bytes(digest, "little")
+        self._hashes[position] = total % _MODULUS
 
-    def record(self, position: int, share: int) -> None:
-        """Note that the global batch at `position` was handed over. Raises `OutputError` if it cannot be written."""
+    def record(self, position: int) -> None:
+        """Write that the batch at `position`, which was hashed, was given. Raises `OutputError` if it cannot."""
         try:
             if self._file is None:
-                self._file = self._begin(position)
-            self._file.write(json.dumps([position, f"{share:032x}"]).encode() + b"\n")
+                self._file = self._open_file(position)
+            self._file.write(json.dumps([position, f"{self._hashes.pop(position):032x}"]).encode() + b"\n")
         except OSError as error:
             raise OutputError(f"cannot write the ledger in {self.folder}: {error.strerror or error}") from error
 
@@ -57,7 +63,7 @@ class LedgerWriter:
             self._file.close()
             self._file = None
 
-    def _begin(self, start: int) -> BinaryIO:
+    def _open_file(self, start: int) -> BinaryIO:
         cut = (start, self._cut.batch_size, self._cut.world_size, self._rank)
         self.folder.mkdir(parents=True, exist_ok=True)
         name = f"from{start:015d}_batch{cut[1]}_rank{self._rank:05d}_of{cut[2]:05d}.jsonl"
@@ -101,19 +107,20 @@ def merge_ledger(folder: str | Path) -> Ledger:
 
     Of each run the batches that every rank recorded count. Where a resumed run repeated batches, both must agree.
     Raises `StateError` if files of a rank are missing, of another dataset, damaged, or contradict each other.
+
+    >>> from shardkit import ShardLoader, merge_ledger
+    >>> for run, batch_size in (("one", 8), ("two", 4)):  # two runs with batches of 8 and of 4 windows
+    ...     with ShardLoader("out", batch_size=batch_size, seq_len=256, ledger=run) as loader:
+    ...         while loader.step * batch_size < 24:
+    ...             batch = loader.next_batch()
+    >>> one, two = merge_ledger("one"), merge_ledger("two")
+    >>> list(one.running), list(two.running)
+    ([8, 16, 24], [4, 8, 12, 16, 20, 24])
+    >>> print(one.first_difference(two))  # they were fed the same windows in the same order
+    None
     """
     folder = Path(folder)
-    identity: dict[str, Any] | None = None
-    runs: dict[tuple[int, int, int], dict[int, list[Entry]]] = {}
-    for path in sorted(folder.glob("from*.jsonl")):
-        header, entries = _read(path)
-        start, batch_size, world_size, rank = (header.pop(key) for key in _CUT_KEYS)
-        if identity is not None and header != identity:
-            raise StateError(f"{path} is of another dataset or order than the files beside it: one run, one folder")
-        identity = header
-        runs.setdefault((start, batch_size, world_size), {})[rank] = entries
-    if identity is None:
-        raise StateError(f"{folder} holds no ledger: give the folder that was given as ledger=")
+    identity, runs = _read_folder(folder)
     first = min(runs)[0]
     running = {first: 0}
     for (start, batch_size, world_size), ranks in sorted(runs.items()):
@@ -122,21 +129,37 @@ def merge_ledger(folder: str | Path) -> Ledger:
             raise StateError(f"{folder} lacks rank {', '.join(map(str, missing))} of {where}: copy their files too")
         if start not in running:
             raise StateError(f"{where} begins where no batch in {folder} ends: files of an earlier run are missing")
-        _append(running, start, batch_size * world_size, list(ranks.values()), where)
+        _add_run(running, start, batch_size * world_size, list(ranks.values()), where)
     del running[first]
     return Ledger(
         identity=identity, start=first, running={end: f"{total:032x}" for end, total in sorted(running.items())}
     )
 
 
-def _append(running: dict[int, int], start: int, size: int, ranks: list[list[Entry]], where: str) -> None:
+def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[tuple[int, int, int], dict[int, list[Entry]]]]:
+    """The identity of the ledger's data, and each run's entries: by start, batch size and world size; then by rank."""
+    identity: dict[str, Any] | None = None
+    runs: dict[tuple[int, int, int], dict[int, list[Entry]]] = {}
+    for path in sorted(folder.glob("from*.jsonl")):
+        header, entries = _read_file(path)
+        start, batch_size, world_size, rank = (header.pop(key) for key in _CUT_KEYS)
+        if identity is not None and header != identity:
+            raise StateError(f"{path} is of another dataset or order than the files beside it: one run, one folder")
+        identity = header
+        runs.setdefault((start, batch_size, world_size), {})[rank] = entries
+    if identity is None:
+        raise StateError(f"{folder} holds no ledger: give the folder that was given as ledger=")
+    return identity, runs
+
+
+def _add_run(running: dict[int, int], start: int, size: int, ranks: list[list[Entry]], where: str) -> None:
     """Add the batches of one run, `size` windows each, to the running sums by position."""
     total, agreed = running[start], start
     for number, entries in enumerate(zip(*ranks, strict=False)):  # a killed run: the ranks stop at different steps
         position = start + number * size
-        if {place for place, _ in entries} != {position}:
+        if {at for at, _ in entries} != {position}:
             raise StateError(f"{where} has no entry for position {position:,} on every rank: the ledger is damaged")
-        total = (total + sum(share for _, share in entries)) % _MODULUS
+        total = (total + sum(digest for _, digest in entries)) % _MODULUS
         end = position + size
         if running.get(end, total) != total:
             raise StateError(f"{where} gave other data between {agreed:,} and {end:,} than the run before it")
@@ -145,11 +168,11 @@ def _append(running: dict[int, int], start: int, size: int, ranks: list[list[Ent
         running[end] = total
 
 
-def _read(path: Path) -> tuple[dict[str, Any], list[Entry]]:
+def _read_file(path: Path) -> tuple[dict[str, Any], list[Entry]]:
     lines = path.read_bytes().split(b"\n")[:-1]  # a last line without its end was cut off by a power loss
     try:
         header = json.loads(lines[0])
-        entries = [(int(position), int(share, 16)) for position, share in map(json.loads, lines[1:])]
+        entries = [(int(position), int(digest, 16)) for position, digest in map(json.loads, lines[1:])]
         if not set(_CUT_KEYS) <= set(header):
             raise ValueError("no ledger header")
     except (ValueError, IndexError, TypeError) as error:

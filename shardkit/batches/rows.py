@@ -1,6 +1,7 @@
 """The rows of one dataset: a folder, a `Manifest` read from one, or a remote whose shards arrive while they are read.
 
-What a row holds is decided in `layouts.py`, which row comes when in `order.py`, of which dataset in `mixture.py`.
+What a row holds is decided in `layouts.py`, which row comes when in `order.py`. A rank that needs a shard which has not
+arrived yet waits in `DatasetRows.read`; what keeps the shard away for good is raised there.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ import os
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
-from shardkit.batches.layouts import LAYOUTS, Contiguous, Layout, make_layout, most_segments
+from shardkit.batches.checks import check_count
+from shardkit.batches.layouts import LAYOUTS, Contiguous, Layout, eot_of, make_layout
 from shardkit.batches.order import Order
 from shardkit.batches.spans import Span, choose_span, cut_spans, needed_shards
-from shardkit.batches.state import is_count
 from shardkit.dataset.documents import Location, locate_token
 from shardkit.dataset.manifest import PLAN_FOLDER, WORK_DIR, Manifest
 from shardkit.dataset.token_stream import Tokens, open_split, open_stream
@@ -22,12 +24,14 @@ from shardkit.remote.address import is_remote
 from shardkit.remote.streaming.cache import ShardCache
 
 DatasetPlace = str | os.PathLike[str] | Manifest
-_PLACES = (str, os.PathLike, Manifest)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowOptions:
-    """What decides the rows (`seq_len` tokens each), and how they are reached. `span` is in shards."""
+    """What decides the rows (`seq_len` tokens each), and how they are reached. `span` is in shards.
+
+    Raises `UsageError` for values that cannot be.
+    """
 
     split: str
     seq_len: int
@@ -40,11 +44,25 @@ class RowOptions:
     cache_bytes: int | None = None
     revision: str | None = None
     verify: bool = False
-    spanned: bool = False  # whether there are spans also where none is given: where a source is a remote
+    spanned: bool = False  # whether there are spans even if `span` is None: where a source is a remote
+
+    def __post_init__(self) -> None:
+        if self.layout not in LAYOUTS:
+            raise UsageError(f"layout is {self.layout!r}: expected one of {', '.join(LAYOUTS)}")
+        check_count("seq_len", self.seq_len, least=1)
+        check_count("seed", self.seed, least=0)
+        for name, least in (("span", 1), ("cache_bytes", 1), ("eot_id", 0)):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name), least=least)
+
+
+def is_dataset_place(value: object) -> TypeGuard[DatasetPlace]:
+    """Whether `value` can name a dataset: a path, an address or a `Manifest`."""
+    return isinstance(value, str | os.PathLike | Manifest)
 
 
 class DatasetRows:
-    """One dataset's part of a line. For one thread at a time, as its stream."""
+    """The rows of one dataset, their layout and their order. For one thread at a time, as its stream."""
 
     def __init__(self, place: DatasetPlace, options: RowOptions, number: int = 0) -> None:
         self.cache: ShardCache | None = None
@@ -71,28 +89,41 @@ class DatasetRows:
 
     def _take(self, options: RowOptions, number: int) -> None:
         tokenizer = self.manifest.tokenizer
-        self.eot_id = tokenizer.eot_id if tokenizer else options.eot_id
-        if options.eot_id not in (None, self.eot_id):
-            raise UsageError(f"eot_id is {options.eot_id}, {self.name} was made with {self.eot_id}: leave it out")
+        eot_id = tokenizer.eot_id if tokenizer else options.eot_id
+        if options.eot_id not in (None, eot_id):
+            raise UsageError(f"eot_id is {options.eot_id}, {self.name} was made with {eot_id}: leave it out")
+        self.stream.eot_id = eot_id
         self.span, self._spans = self._cut_spans(options)
-        self.layout = self._lay_out(options)
+        self.layout = self._open_layout(options)
         if not self.layout.n_rows:
             raise UsageError(
                 f"split {options.split!r} of {self.name} has {self.stream.tokens:,} tokens: 0 windows of "
                 f"{options.seq_len:,} (layout {options.layout!r}): lower seq_len, or use more data"
             )
         self.order = Order(
-            n_windows=self.layout.n_rows, seed=options.seed, shuffle=options.shuffle,
-            spans=tuple(span.first_row for span in self._spans), salt=f":{number}" if number else "",
-        )  # fmt: skip
+            n_windows=self.layout.n_rows,
+            seed=options.seed,
+            shuffle=options.shuffle,
+            spans=tuple(span.first_row for span in self._spans),
+            salt=f":{number}" if number else "",
+        )
 
     @property
     def name(self) -> str:
         """The dataset's folder or remote, for messages."""
         return str(self.stream.directory) if self.cache is None else self.cache.name
 
+    @property
+    def revision(self) -> str | None:
+        """The commit that a remote was opened at; None for a folder, and where there are no commits."""
+        return None if self.cache is None else self.cache.revision or None
+
     def read(self, row: int, out: Tokens) -> None:
-        """Copy `row` into `out`, `(seq_len + 1,)`, of the stream's dtype. Waits for shards that are on their way."""
+        """Copy `row` into `out`, `(seq_len + 1,)`, of the stream's dtype.
+
+        Waits for a shard that has not arrived yet. Raises `HubError` or `DiskFull` where it cannot be fetched, and
+        `ShardError` where it is damaged.
+        """
         self.enter(row)
         self.layout.read(row, out)
 
@@ -119,23 +150,14 @@ class DatasetRows:
         finally:
             cache.close()
 
-    def most_segments(self, seq_len: int) -> int:
-        """The most segments that a row has: its own start, and each document's and the padding's inside it.
+    def max_segments(self, seq_len: int) -> int:
+        """The most segments (documents, parts of them, padding) in any row of `seq_len` tokens, or an upper bound.
 
-        Of a stream of which only a part is here at a time it is the most that there can be, `seq_len`.
+        While shards are still arriving nobody can count them: then it is `seq_len`, a document for each token.
         """
         if self.cache is not None and isinstance(self.layout, Contiguous):
             return seq_len
-        return most_segments(self.layout, self.stream, eot_id=self.required_eot(), cache=self._plans)
-
-    def required_eot(self) -> int:
-        """The end-of-text token's id. Raises `UsageError` where nothing says it."""
-        if self.eot_id is None:
-            raise UsageError(
-                f"{self.name} has no manifest.json, so nothing says which id ends a document: give eot_id (GPT-2's is "
-                "50256)"
-            )
-        return self.eot_id
+        return self.layout.max_segments()
 
     def close(self) -> None:
         """Unmap every shard and leave the cache."""
@@ -161,32 +183,24 @@ class DatasetRows:
         if options.span is None and not options.spanned:
             return None, ()
         shards = self.stream.shards
-        room = None if self.cache is None else self.cache.room_bytes
         tokens = [shard.tokens for shard in shards]
         span = choose_span(
-            tokens, [shard.bytes for shard in shards], seq_len=options.seq_len, room=room, given=options.span,
+            tokens,
+            [shard.bytes for shard in shards],
+            seq_len=options.seq_len,
+            room=None if self.cache is None else self.cache.room_bytes,
+            given=options.span,
             where=self.name,
-        )  # fmt: skip
+        )
         return span, cut_spans(tokens, span=span, seq_len=options.seq_len)
 
-    def _lay_out(self, options: RowOptions) -> Layout:
-        if options.layout == "contiguous":
-            return Contiguous(self.stream, options.seq_len)
-        eot_id = self.required_eot()
-        if self.cache is not None:
-            files = [shard.file for shard in self.stream.shards]
-            self.cache.want(files)
-            for file in files:
-                self.cache.wait(file)
-        return make_layout(
-            options.layout, self.stream, options.seq_len, eot_id=eot_id, cache=self._plans,
-        )  # fmt: skip
-
-
-def _check(options: RowOptions) -> None:
-    if options.layout not in LAYOUTS:
-        raise UsageError(f"layout is {options.layout!r}: expected one of {', '.join(LAYOUTS)}")
-    for name in ("seq_len", "span", "cache_bytes", "eot_id", "seed"):
-        value, least = getattr(options, name), int(name not in ("eot_id", "seed"))
-        if value is not None and not (is_count(value) and value >= least):
-            raise UsageError(f"{name} is {value!r}: expected a whole number of at least {least}")
+    def _open_layout(self, options: RowOptions) -> Layout:
+        """The layout; those that look for documents wait for the whole split, and for nothing if no EOT id is known."""
+        if options.layout != "contiguous":
+            eot_of(self.stream)
+            if self.cache is not None:
+                files = [shard.file for shard in self.stream.shards]
+                self.cache.want(files)
+                for file in files:
+                    self.cache.wait(file)
+        return make_layout(options.layout, self.stream, options.seq_len, cache=self._plans)

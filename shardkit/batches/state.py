@@ -1,4 +1,4 @@
-"""The saved place of a loader: making it, checking it, refusing it. Plain JSON values; no torch, no files.
+"""The saved state of a loader: how it is written, checked and refused. Plain JSON values; no torch, no files.
 
 A state counts windows, not steps, and names neither rank nor cut: every rank saves the same, and any `batch_size` and
 `world_size` may go on from it. `step` only keeps a run's numbering. `identity` is what must be equal, or going on would
@@ -9,39 +9,47 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
+from shardkit.batches.checks import is_count
 from shardkit.batches.order import ORDER_VERSION
 from shardkit.errors import StateError
 
 STATE_VERSION = 1
 _COUNTS = ("epoch", "window", "step")
-_LATER: dict[str, Any] = {"span": None, "weights": None}  # not in states of the first releases
+_ADDED_LATER: dict[str, Any] = {"span": None, "weights": None}  # not in states of the first releases
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Lane:
-    """The part of an epoch that one of several DataLoader workers gives, and how many batches of it are given."""
+class WorkerShare:
+    """What one of several DataLoader workers gives of an epoch: every `workers`-th batch from `worker` on."""
 
     worker: int
     workers: int
-    given: int = 0
+    given: int = 0  # how many of its batches it has given
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Position:
-    """Where a run is: the next position of the order, the number of the next step, and a worker's lane."""
+class LoaderState:
+    """Where a run is: the position and the number of its next global batch; of a DataLoader worker, also its share."""
 
     position: int
     step: int
-    lane: Lane | None = None
+    share: WorkerShare | None = None
 
 
 def make_identity(
-    *, fingerprint: str | list[str], split: str, seq_len: int, shuffle: bool, seed: int, layout: str = "contiguous",
-    span: int | list[int | None] | None = None, weights: list[str] | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """What decides the order of windows and what is in them. Of a mixture a list of each, and the shares."""
+    *,
+    fingerprint: str | list[str],
+    split: str,
+    seq_len: int,
+    shuffle: bool,
+    seed: int,
+    layout: str = "contiguous",
+    span: int | list[int | None] | None = None,
+    weights: list[str] | None = None,
+) -> dict[str, Any]:
+    """What decides the order of windows and what is in them; of a mixture lists of fingerprints, spans and weights."""
     return {
         "version": STATE_VERSION,
         "order": ORDER_VERSION,
@@ -56,18 +64,18 @@ def make_identity(
     }
 
 
-def make_state(identity: Mapping[str, Any], place: Position, *, n_windows: int) -> dict[str, Any]:
-    """The JSON-able state of `place` in an order of `n_windows` windows."""
-    epoch, window = divmod(place.position, n_windows)
-    state = {**identity, "epoch": epoch, "window": window, "step": place.step}
-    if place.lane is not None:
-        state["worker"] = [place.lane.worker, place.lane.workers, place.lane.given]
-    return state
+def make_state(identity: Mapping[str, Any], state: LoaderState, *, n_windows: int) -> dict[str, Any]:
+    """`state` as JSON-able values, of a loader whose epochs have `n_windows` windows."""
+    epoch, window = divmod(state.position, n_windows)
+    saved = {**identity, "epoch": epoch, "window": window, "step": state.step}
+    if state.share is not None:
+        saved["worker"] = [state.share.worker, state.share.workers, state.share.given]
+    return saved
 
 
-def read_state(identity: Mapping[str, Any], state: object, *, n_windows: int) -> Position:
-    """The place that `state` tells of. Raises `StateError` if it is no state, damaged, or of another identity."""
-    state = {**_LATER, **state} if isinstance(state, Mapping) else state
+def read_state(identity: Mapping[str, Any], state: object, *, n_windows: int) -> LoaderState:
+    """What `make_state` made `state` of. Raises `StateError` if it is no state, damaged, or of another identity."""
+    state = {**_ADDED_LATER, **state} if isinstance(state, Mapping) else state
     if not isinstance(state, Mapping) or not {*identity, *_COUNTS} <= state.keys():
         raise StateError(f"not the state of a ShardLoader: {state!r:.200}: give what state_dict() returned")
     for key, value in identity.items():
@@ -77,18 +85,13 @@ def read_state(identity: Mapping[str, Any], state: object, *, n_windows: int) ->
                 "begin anew without the state"
             )
     epoch, window, step = (state[key] for key in _COUNTS)
-    lane = state.get("worker")
+    share = state.get("worker")
     if not (is_count(epoch) and is_count(window) and is_count(step) and window < n_windows):
         raise StateError(f"the state is damaged: epoch {epoch!r}, window {window!r} of {n_windows}, step {step!r}")
-    if lane is not None and not (isinstance(lane, list) and len(lane) == 3 and all(map(is_count, lane))):
-        raise StateError(f"the state is damaged: worker {lane!r}")
-    return Position(
+    if share is not None and not (isinstance(share, list) and len(share) == 3 and all(map(is_count, share))):
+        raise StateError(f"the state is damaged: worker {share!r}")
+    return LoaderState(
         position=epoch * n_windows + window,
         step=step,
-        lane=None if lane is None else Lane(worker=lane[0], workers=lane[1], given=lane[2]),
+        share=None if share is None else WorkerShare(worker=share[0], workers=share[1], given=share[2]),
     )
-
-
-def is_count(value: object) -> TypeGuard[int]:
-    """Whether `value` is a whole number of at least 0, and not a bool."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -55,6 +55,7 @@ class TokenStream:
         self.shards = tuple(shards)
         self.starts = array("q", [0, *accumulate(shard.tokens for shard in self.shards)])
         self.wait: Callable[[str], None] | None = None
+        self.eot_id: int | None = None  # the token that begins each document, where it is known
         self._prefix = os.path.join(directory, "")
         self._header_bytes = array("i", (s.bytes - s.tokens * self.dtype.itemsize for s in self.shards))
         self._files = OpenFiles(len(self.shards))

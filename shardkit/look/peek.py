@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shardkit.batches.mixture import RowLine, Sources
 from shardkit.batches.order import Cut
+from shardkit.batches.row_sequence import RowSequence, Sources
 from shardkit.batches.rows import DatasetRows, RowOptions
 from shardkit.batches.state import read_state
 from shardkit.dataset.documents import locate_token, source_of
@@ -115,11 +115,11 @@ def peek_row(
     options = RowOptions(
         split=split, seq_len=seq_len, shuffle=shuffle, seed=seed, layout=layout, span=span, eot_id=eot_id
     )
-    with RowLine(source, options) as line:
+    with RowSequence(source, options) as line:
         cut = _cut(batch_size, world_size, rank, row)
         if step < 0:
             raise UsageError(f"--step is {step}: expected 0 or more")
-        position = int(cut.positions(cut.window(step), steps=1, rank=rank)[0, row])
+        position = int(cut.positions(cut.position_of(step), steps=1, rank=rank)[0, row])
         return _describe(line, position, max_tokens, tokenizer)
 
 
@@ -151,7 +151,7 @@ def peek_run(
     cut = _cut(data["micro_batch"], data["world_size"], rank, row)
     if not 0 <= micro_step < data["micro_steps"]:
         raise UsageError(f"--micro-step is {micro_step}: expected 0 to {data['micro_steps'] - 1}")
-    with RowLine(moved_to or data["folder"], options) as line:
+    with RowSequence(moved_to or data["folder"], options) as line:
         begin = read_state(line.identity, saved, n_windows=line.n_rows)
         batches = (step - data["after_step"] - 1) * data["micro_steps"] + micro_step
         position = begin.position + batches * cut.global_batch + rank * cut.batch_size + row
@@ -191,9 +191,9 @@ def _cut(batch_size: int, world_size: int, rank: int, row: int) -> Cut:
     return Cut(batch_size=batch_size, world_size=world_size)
 
 
-def _describe(line: RowLine, position: int, max_tokens: int, tokenizer: str | None) -> dict[str, Any]:
+def _describe(line: RowSequence, position: int, max_tokens: int, tokenizer: str | None) -> dict[str, Any]:
     """What the row at `position` of the line holds."""
-    numbers, rows = line.places(np.array([position]))
+    numbers, rows = line.rows_at(np.array([position]))
     source, row = line.sources[int(numbers[0])], int(rows[0])
     source.enter(row)
     documents: list[dict[str, Any]] = []
@@ -218,7 +218,8 @@ def _describe(line: RowLine, position: int, max_tokens: int, tokenizer: str | No
 def _documents(source: DatasetRows, token: int, part: Tokens) -> Iterator[dict[str, Any]]:
     """A line for each document in `part`, the stream's tokens from `token` on."""
     first = locate_token(source.manifest, source.stream, token).document
-    starts = [0] if source.eot_id is None else [0, *(np.flatnonzero(part[1:] == source.eot_id) + 1).tolist()]
+    eot_id = source.stream.eot_id
+    starts = [0] if eot_id is None else [0, *(np.flatnonzero(part[1:] == eot_id) + 1).tolist()]
     for number, (begin, end) in enumerate(zip(starts, [*starts[1:], len(part)], strict=True)):
         shard, offset = source.stream.shard_of(token + begin)
         document = None if first is None else first + number

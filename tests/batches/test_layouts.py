@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from layout_data import EOT, document_stream, streams, write_stream
 
 import shardkit.batches.layouts
-from shardkit.batches.layouts import LAYOUTS, Layout, make_layout, most_segments
+from shardkit.batches.layouts import LAYOUTS, Layout, make_layout
 from shardkit.dataset.token_stream import Tokens, TokenStream
 from shardkit.errors import ShardError, UsageError
 
@@ -20,7 +20,7 @@ CUTS = st.lists(st.integers(1, 400), max_size=5)
 
 
 def open_layout(name: str, stream: TokenStream, seq_len: int) -> Layout:
-    return make_layout(name, stream, seq_len, eot_id=EOT, cache=None)
+    return make_layout(name, stream, seq_len, cache=None)
 
 
 def read_all(layout: Layout, seq_len: int) -> list[list[int]]:
@@ -80,8 +80,8 @@ def test_document_rows_begin_at_documents_and_share_no_input(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shardkit.batches.layouts, "_BLOCK", block)
         layout = open_layout("document", stream, seq_len)
-        most = most_segments(layout, stream, eot_id=EOT, cache=None)
-    assert most == most_segments(layout, stream, eot_id=EOT, cache=None)
+        most = layout.max_segments()
+    assert most == layout.max_segments()
     begins, place = [], 0
     while True:
         place = next((p for p in range(place, len(tokens) - seq_len) if tokens[p] == EOT), len(tokens))
@@ -115,7 +115,7 @@ def test_shard_ends_change_no_row_and_the_count_of_segments_is_exact(
             begins |= {place, *(place + p for p in np.flatnonzero(tokens[token : token + count] == EOT).tolist())}
             place += count
         counts.append(len(begins) + (place < seq_len))
-    assert most_segments(layout, stream, eot_id=EOT, cache=None) == max(counts, default=0)
+    assert layout.max_segments() == max(counts, default=0)
     stats = layout.stats()
     used = sum(count for row in range(layout.n_rows) for _, count in layout.pieces(row))
     slots = layout.n_rows * seq_len
@@ -157,11 +157,11 @@ def test_a_kept_plan_gives_the_rows_of_a_fresh_one_in_another_process_too(tmp_pa
     fresh = read_all(open_layout("packed", stream, seq_len), seq_len)
     cache = tmp_path / "kept"
     for _ in range(2):
-        layout = make_layout("packed", stream, seq_len, eot_id=EOT, cache=cache)
+        layout = make_layout("packed", stream, seq_len, cache=cache)
         assert read_all(layout, seq_len) == fresh
         assert layout.stats() == open_layout("packed", stream, seq_len).stats()
     assert read_all(pickle.loads(pickle.dumps(layout)), seq_len) == fresh
-    make_layout("packed", stream, seq_len + 1, eot_id=EOT, cache=cache)
+    make_layout("packed", stream, seq_len + 1, cache=cache)
     kinds = sorted(path.name.split("-")[0] for path in cache.iterdir() if path.is_dir())
     assert kinds == ["packed", "packed", "starts"]
 
@@ -180,8 +180,13 @@ def test_an_unknown_layout_and_an_impossible_eot_are_refused(tmp_path: Path) -> 
     stream = write_stream(tmp_path, document_stream([2, 8]), [])
     with pytest.raises(UsageError, match=r"layout is 'pack': expected one of contiguous, document, packed"):
         open_layout("pack", stream, 4)
+    stream.eot_id = 100257
     with pytest.raises(UsageError, match=r"the EOT id is 100257, the shards .* hold uint16 tokens"):
-        make_layout("packed", stream, 4, eot_id=100257, cache=None)
+        open_layout("packed", stream, 4)
+    stream.eot_id = None
+    for name in ("document", "packed"):
+        with pytest.raises(UsageError, match="give eot_id"):
+            open_layout(name, stream, 4)
 
 
 def test_a_shard_cut_short_is_an_error_in_packed_rows_too(tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ from shardkit.batches.order import Cut
 from shardkit.errors import OutputError, StateError
 
 IDENTITY = {"seed": 1, "fingerprint": "f"}
-LINE = (np.arange(1800) * 7919 % 50_000).reshape(200, 9).astype("<u2")  # the rows of 200 positions
+ROWS = (np.arange(1800) * 7919 % 50_000).reshape(200, 9).astype("<u2")  # those at 200 positions
 
 
 def feed(
-    folder: Path, cut: tuple[int, int], *, start: int = 0, steps: int = 4, line: NDArray[np.uint16] = LINE
+    folder: Path, cut: tuple[int, int], *, start: int = 0, steps: int = 4, rows: NDArray[np.uint16] = ROWS
 ) -> None:
     """Write what all ranks would of `steps` global batches from position `start` on."""
     batch_size, world_size = cut
@@ -28,7 +28,8 @@ def feed(
         writer = LedgerWriter(folder, IDENTITY, whole, rank)
         for position in range(start, start + steps * whole.global_batch, whole.global_batch):
             first = position + rank * batch_size
-            writer.record(position, writer.share(position, line[first : first + batch_size]))
+            writer.hash_rows(position, rows[first : first + batch_size])
+            writer.record(position)
         writer.close()
 
 
@@ -61,15 +62,15 @@ def test_the_ledger_is_frozen(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", ["a token", "two rows swapped", "a row given twice"])
 def test_other_data_shows_at_the_batch_in_which_it_came(change: str, tmp_path: Path) -> None:
-    line = LINE.copy()
+    rows = ROWS.copy()
     if change == "a token":
-        line[9, 3] ^= 1
+        rows[9, 3] ^= 1
     elif change == "two rows swapped":
-        line[[9, 10]] = line[[10, 9]]
+        rows[[9, 10]] = rows[[10, 9]]
     else:
-        line[9] = line[10]
+        rows[9] = rows[10]
     feed(tmp_path / "one", (2, 2))
-    feed(tmp_path / "other", (2, 2), line=line)
+    feed(tmp_path / "other", (2, 2), rows=rows)
     assert merge_ledger(tmp_path / "one").first_difference(merge_ledger(tmp_path / "other")) == 12
 
 
@@ -88,7 +89,7 @@ def test_a_killed_run_and_its_resumes_merge_to_the_uninterrupted_one(tmp_path: P
 
 def test_a_resumed_run_that_gave_other_data_is_found_out(tmp_path: Path) -> None:
     feed(tmp_path, (2, 2), steps=4)
-    feed(tmp_path, (2, 1), start=8, steps=2, line=LINE[::-1])
+    feed(tmp_path, (2, 1), start=8, steps=2, rows=ROWS[::-1])
     with pytest.raises(StateError, match="gave other data between 8 and 12 than the run before it"):
         merge_ledger(tmp_path)
 

@@ -107,24 +107,24 @@ def test_windows_are_those_that_have_all_their_targets(tokens: int, seq_len: int
     shuffle=st.booleans(),
     positions=st.lists(st.integers(0, 400), max_size=30),
 )
-def test_any_position_alone_is_what_the_whole_line_has_there(
+def test_any_position_alone_is_what_the_whole_sequence_has_there(
     n_windows: int, seed: int, shuffle: bool, positions: list[int]
 ) -> None:
     order = Order(n_windows=n_windows, seed=seed, shuffle=shuffle)
-    line = order.windows(np.arange(401))
-    assert order.windows(np.array(positions, dtype=np.int64)).tolist() == [line[position] for position in positions]
+    sequence = order.windows(np.arange(401))
+    assert order.windows(np.array(positions, dtype=np.int64)).tolist() == [sequence[position] for position in positions]
     for epoch in range(400 // n_windows):
-        assert sorted(line[epoch * n_windows : (epoch + 1) * n_windows]) == list(range(n_windows))
+        assert sorted(sequence[epoch * n_windows : (epoch + 1) * n_windows]) == list(range(n_windows))
 
 
-@given(batch_size=st.integers(1, 9), world_size=st.integers(1, 9), window=st.integers(0, 999), steps=st.integers(1, 5))
+@given(batch_size=st.integers(1, 9), world_size=st.integers(1, 9), begin=st.integers(0, 999), steps=st.integers(1, 5))
 def test_ranks_share_each_global_batch_without_gap_or_overlap(
-    batch_size: int, world_size: int, window: int, steps: int
+    batch_size: int, world_size: int, begin: int, steps: int
 ) -> None:
     cut = Cut(batch_size=batch_size, world_size=world_size)
-    shares = [cut.positions(window, steps=steps, rank=rank) for rank in range(world_size)]
+    shares = [cut.positions(begin, steps=steps, rank=rank) for rank in range(world_size)]
     assert {share.shape for share in shares} == {(steps, batch_size)}
-    assert np.concatenate(shares, axis=1).ravel().tolist() == list(range(window, window + steps * cut.global_batch))
+    assert np.concatenate(shares, axis=1).ravel().tolist() == list(range(begin, begin + steps * cut.global_batch))
 
 
 @given(
@@ -137,10 +137,10 @@ def test_a_re_cut_run_counts_its_steps_on(
     first: tuple[int, int], second: tuple[int, int], step: int, more: int
 ) -> None:
     before = Cut(batch_size=first[0], world_size=first[1])
-    window = before.window(step)
-    after = Cut(batch_size=second[0], world_size=second[1]).resumed(step=step, window=window)
-    assert after.window(step) == window
-    assert after.window(step + more) == window + more * after.global_batch
-    assert after.step(after.window(step + more)) == step + more
+    position = before.position_of(step)
+    after = Cut(batch_size=second[0], world_size=second[1]).resumed(step=step, position=position)
+    assert after.position_of(step) == position
+    assert after.position_of(step + more) == position + more * after.global_batch
+    assert after.step_at(after.position_of(step + more)) == step + more
     if before.global_batch == after.global_batch:
-        assert after.origin_step == after.origin_window == 0
+        assert after.origin_step == after.origin_position == 0

@@ -9,23 +9,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardkit.batches.state import Lane, Position, make_identity, make_state, read_state
+from shardkit.batches.state import LoaderState, WorkerShare, make_identity, make_state, read_state
 from shardkit.errors import StateError
 
 IDENTITY = make_identity(fingerprint="abc", split="train", seq_len=8, shuffle=True, seed=1)
 COUNT = st.integers(0, 2**60)
 
 
-@given(position=COUNT, step=COUNT, n_windows=st.integers(1, 2**50), lane=st.none() | st.tuples(COUNT, COUNT, COUNT))
-def test_a_place_survives_json(position: int, step: int, n_windows: int, lane: tuple[int, int, int] | None) -> None:
-    place = Position(
+@given(position=COUNT, step=COUNT, n_windows=st.integers(1, 2**50), share=st.none() | st.tuples(COUNT, COUNT, COUNT))
+def test_a_state_survives_json(position: int, step: int, n_windows: int, share: tuple[int, int, int] | None) -> None:
+    state = LoaderState(
         position=position,
         step=step,
-        lane=None if lane is None else Lane(worker=lane[0], workers=lane[1], given=lane[2]),
+        share=None if share is None else WorkerShare(worker=share[0], workers=share[1], given=share[2]),
     )
-    text = json.dumps(make_state(IDENTITY, place, n_windows=n_windows))
+    text = json.dumps(make_state(IDENTITY, state, n_windows=n_windows))
     assert len(text) < 400
-    assert read_state(IDENTITY, json.loads(text), n_windows=n_windows) == place
+    assert read_state(IDENTITY, json.loads(text), n_windows=n_windows) == state
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_a_place_survives_json(position: int, step: int, n_windows: int, lane: t
     ],
 )  # fmt: skip
 def test_a_state_of_other_data_is_refused(key: str, value: Any) -> None:
-    state = make_state(IDENTITY, Position(position=3, step=3), n_windows=10)
+    state = make_state(IDENTITY, LoaderState(position=3, step=3), n_windows=10)
     with pytest.raises(StateError, match=f"saved with {key} {value!r}, this loader has {IDENTITY[key]!r}"):
         read_state(IDENTITY, {**state, key: value}, n_windows=10)
 
@@ -49,7 +49,7 @@ def test_a_state_of_other_data_is_refused(key: str, value: Any) -> None:
     ],
 )  # fmt: skip
 def test_a_damaged_state_is_refused(change: dict[str, Any]) -> None:
-    state = make_state(IDENTITY, Position(position=3, step=3), n_windows=10)
+    state = make_state(IDENTITY, LoaderState(position=3, step=3), n_windows=10)
     with pytest.raises(StateError, match="the state is damaged"):
         read_state(IDENTITY, {**state, **change}, n_windows=10)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import pickle
@@ -23,6 +24,7 @@ from torchdata.stateful_dataloader.stateful import Stateful as DataStateful
 
 from shardkit.batches.ledger import merge_ledger
 from shardkit.errors import StateError, UsageError
+from shardkit.loader.batch import Batch, DocumentBatch
 from shardkit.loader.loader import ShardLoader
 
 # Python 3.12 and later warn of a fork beside torch's threads; torch of more workers than cores
@@ -33,8 +35,9 @@ forking = pytest.mark.filterwarnings(
 Row = tuple[int, ...]
 
 
-def rows_of(batch: tuple[torch.Tensor, torch.Tensor]) -> list[Row]:
+def rows_of(batch: Batch) -> list[Row]:
     """A batch as rows of `seq_len + 1` tokens, after checking that targets are inputs shifted by one."""
+    assert isinstance(batch, Batch)
     inputs, targets = batch
     assert inputs.dtype == targets.dtype == torch.int64
     assert inputs.is_contiguous()
@@ -191,6 +194,17 @@ def test_a_loader_sent_back_and_forth_gives_what_a_fresh_one_gives(shuffle: bool
         assert [rows_of(used.next_batch()) for _ in range(3)] == [rows_of(fresh.next_batch()) for _ in range(3)]
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_ignoring_a_target_does_not_change_the_inputs(shuffle: bool, batch_size: int, tmp_path: Path) -> None:
+    write_shards(tmp_path, [500])
+    loader, untouched = (ShardLoader(tmp_path, batch_size=batch_size, seq_len=10, shuffle=shuffle) for _ in range(2))
+    for _ in range(60 // batch_size):  # into the second epoch
+        inputs, targets = loader.next_batch()
+        targets[targets % 3 == 0] = -100
+        assert torch.equal(inputs, untouched.next_batch()[0])
+
+
 def test_batches_are_fresh_and_stay_as_they_were(tmp_path: Path) -> None:
     write_shards(tmp_path, [500])
     for shuffle in (True, False):
@@ -325,6 +339,40 @@ def test_the_ledger_of_a_loader_is_equal_at_any_cut_and_off_by_default(tmp_path:
     assert {path.name for path in tmp_path.iterdir()} == {"shards", "one", "two", "three", "in_order"}
 
 
+def test_from_env_has_every_option_but_those_that_say_the_rank() -> None:
+    whole = inspect.signature(ShardLoader).parameters
+    from_env = inspect.signature(ShardLoader.from_env).parameters
+    assert list(from_env.values()) == [one for name, one in whole.items() if name not in ("rank", "world_size")]
+    options = (
+        "source batch_size seq_len split shuffle seed device prefetch verify ledger layout documents ignore_index "
+        "eot_id span cache cache_bytes revision"
+    )
+    assert list(from_env) == options.split()
+
+
+@pytest.mark.parametrize("wrong", [{"rank": 0}, {"world_size": 2}, {"sed": 1}])
+def test_from_env_refuses_a_rank_and_a_typo(wrong: dict[str, Any], tmp_path: Path) -> None:
+    write_shards(tmp_path, [200])
+    with pytest.raises(TypeError, match=next(iter(wrong))):
+        ShardLoader.from_env(tmp_path, batch_size=2, seq_len=8, **wrong)
+
+
+def test_a_batch_has_names_and_is_a_tuple_too(tmp_path: Path) -> None:
+    write_shards(tmp_path, [200])
+    options: dict[str, Any] = {"batch_size": 2, "seq_len": 8, "eot_id": 50256}
+    plain, documents = ShardLoader(tmp_path, **options), ShardLoader(tmp_path, documents=True, **options)
+    batch, more = plain.next_batch(), documents.next_batch()
+    assert (type(batch), len(batch), type(more), len(more)) == (Batch, 2, DocumentBatch, 3)
+    inputs, targets = batch
+    assert inputs is batch.inputs
+    assert targets is batch.targets
+    for one in (batch, more):
+        again = pickle.loads(pickle.dumps(one))
+        assert type(again) is type(one)
+        assert torch.equal(again.targets, one.targets)
+    assert more[2] is more.documents
+
+
 def test_from_env_takes_the_rank_that_torchrun_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_shards(tmp_path, [200])
     monkeypatch.setenv("RANK", "1")
@@ -340,7 +388,7 @@ def test_from_env_takes_the_rank_that_torchrun_gives(tmp_path: Path, monkeypatch
 
 def collected(loader: Any) -> list[list[Row]]:
     """Every batch of a DataLoader, as rows."""
-    return [rows_of(tuple(batch)) for batch in loader]
+    return [rows_of(batch) for batch in loader]
 
 
 @forking

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from shardkit.batches.ledger import merge_ledger
 from shardkit.errors import StateError, UsageError
-from shardkit.loader.feed import Documents
+from shardkit.loader.batch import Documents
 from shardkit.loader.loader import ShardLoader
 
 Pair = tuple[int, int]

@@ -22,12 +22,14 @@ def document_stream(bodies: list[int], *, lead: int = 0) -> Tokens:
 
 
 def write_stream(folder: Path, tokens: Tokens, cuts: list[int]) -> TokenStream:
-    """`tokens` as bare shards that end at `cuts`."""
+    """`tokens` as bare shards that end at `cuts`, opened with the EOT id that they do not tell."""
     folder.mkdir(parents=True, exist_ok=True)
-    places = sorted({0, len(tokens), *(cut for cut in cuts if cut < len(tokens))})
-    for index, (begin, end) in enumerate(pairwise(places)):
+    edges = sorted({0, len(tokens), *(cut for cut in cuts if cut < len(tokens))})
+    for index, (begin, end) in enumerate(pairwise(edges)):
         np.save(folder / f"x_train_{index:06d}.npy", tokens[begin:end])
-    return open_split(folder, "train", verify=False)[1]
+    stream = open_split(folder, "train", verify=False)[1]
+    stream.eot_id = EOT
+    return stream
 
 
 @st.composite
