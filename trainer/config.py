@@ -29,20 +29,52 @@ MODELS: dict[str, dict[str, Any]] = {
     "gpt2-774m": {"n_layer": 36, "n_head": 20, "n_embd": 1280, "lr": 2.5e-4},
     "gpt2-1558m": {"n_layer": 48, "n_head": 25, "n_embd": 1600, "lr": 2e-4},
     "nano": {
-        "n_layer": 2, "n_head": 2, "n_embd": 64, "lr": 6e-3, "seq_len": 64, "micro_batch": 8, "batch_tokens": 512,
-        "val_tokens": 8192, "val_every": 50, "save_every": 100,
+        "n_layer": 2,
+        "n_head": 2,
+        "n_embd": 64,
+        "lr": 6e-3,
+        "seq_len": 64,
+        "micro_batch": 8,
+        "batch_tokens": 512,
+        "val_tokens": 8192,
+        "val_every": 50,
+        "save_every": 100,
     },
     "bigram": {
-        "n_layer": 0, "n_head": 0, "n_embd": 0, "lr": 1e-2, "weight_decay": 0.0, "seq_len": 64, "micro_batch": 32,
-        "batch_tokens": 2048, "val_tokens": 8192,
+        "n_layer": 0,
+        "n_head": 0,
+        "n_embd": 0,
+        "lr": 1e-2,
+        "weight_decay": 0.0,
+        "seq_len": 64,
+        "micro_batch": 32,
+        "batch_tokens": 2048,
+        "val_tokens": 8192,
     },
-}  # fmt: skip
+}
 
 # A resumed run may change none of these: it would be another run. (The loader watches over the data itself.)
 FIXED = (
-    "model", "n_layer", "n_head", "n_embd", "seq_len", "batch_tokens", "seed", "optimizer", "lr", "min_lr",
-    "warmup_steps", "weight_decay", "beta1", "beta2", "grad_clip", "layout", "document_mask",
-)  # fmt: skip
+    "model",
+    "n_layer",
+    "n_head",
+    "n_embd",
+    "seq_len",
+    "batch_tokens",
+    "seed",
+    "optimizer",
+    "lr",
+    "min_lr",
+    "warmup_steps",
+    "weight_decay",
+    "beta1",
+    "beta2",
+    "grad_clip",
+    "layout",
+    "document_mask",
+)
+# What ranks may have each its own of: paths of their node, and what rank 0 alone does.
+OF_ONE_RANK = ("data", "data_dir", "out", "resume", "push_checkpoints", "tensorboard", "wandb")
 CHOICES = {
     "optimizer": ("adamw", "muon"),
     "precision": ("auto", "bf16", "fp16", "fp32"),
@@ -136,6 +168,10 @@ class Config:
                 f"--seq-len {self.seq_len:,} x {world_size} ranks = {once:,}: {hint}"
             )
         return self.batch_tokens // once
+
+    def shared_settings(self) -> dict[str, Any]:
+        """The settings, by flag, that all ranks of a run must have alike."""
+        return {_flag(k): v for k, v in dataclasses.asdict(self).items() if k not in OF_ONE_RANK}
 
     def to_toml(self) -> str:
         """The text of `config.toml`; fields that are None are left out."""

@@ -84,13 +84,28 @@ def export_model(model: Model, out: str | Path, *, eot_id: int) -> None:
             tensor = tensor[: config.vocab_size]
         tensors[name] = (tensor.t() if name.endswith(_TRANSPOSED) else tensor).contiguous()
     described = {
-        "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "activation_function": "gelu_new",
-        "vocab_size": config.vocab_size, "n_positions": config.n_positions, "n_ctx": config.n_positions,
-        "n_embd": config.n_embd, "n_layer": config.n_layer, "n_head": config.n_head, "n_inner": None,
-        "layer_norm_epsilon": 1e-5, "initializer_range": 0.02, "tie_word_embeddings": True, "torch_dtype": "float32",
-        "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "scale_attn_weights": True, "use_cache": True,
-        "bos_token_id": eot_id, "eos_token_id": eot_id,
-    }  # fmt: skip
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "activation_function": "gelu_new",
+        "vocab_size": config.vocab_size,
+        "n_positions": config.n_positions,
+        "n_ctx": config.n_positions,
+        "n_embd": config.n_embd,
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "n_inner": None,
+        "layer_norm_epsilon": 1e-5,
+        "initializer_range": 0.02,
+        "tie_word_embeddings": True,
+        "torch_dtype": "float32",
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+        "scale_attn_weights": True,
+        "use_cache": True,
+        "bos_token_id": eot_id,
+        "eos_token_id": eot_id,
+    }
     generation = {"_from_model_config": True, "bos_token_id": eot_id, "eos_token_id": eot_id}
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -137,11 +152,16 @@ def write_card(out: str | Path, title: str, loaded: Loaded, run: Path | None) ->
     state, out = loaded.state, Path(out)
     config = json.loads(state["config"]) if state else {}
     card = _CARD.format(
-        title=title, parameters=loaded.model.parameter_count, **dataclasses.asdict(loaded.model.config),
-        source=state.get("source", "unknown"), fingerprint=state.get("fingerprint", "unknown"),
-        step=state.get("step", 0), batch_tokens=config.get("batch_tokens", 0),
-        loss=_number(state.get("loss")), val_loss=_number(state.get("last_val_loss")),
-    )  # fmt: skip
+        title=title,
+        parameters=loaded.model.parameter_count,
+        **dataclasses.asdict(loaded.model.config),
+        source=state.get("source", "unknown"),
+        fingerprint=state.get("fingerprint", "unknown"),
+        step=state.get("step", 0),
+        batch_tokens=config.get("batch_tokens", 0),
+        loss=_number(state.get("loss")),
+        val_loss=_number(state.get("last_val_loss")),
+    )
     if run is not None and (run / "loss.png").exists():
         shutil.copy(run / "loss.png", out / "loss.png")
     else:

@@ -6,6 +6,7 @@ loss and is never sampled, whatever weights are loaded.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -185,6 +186,13 @@ class Model(nn.Module):
         """Parameters, as GPT-2's are counted: the tied head once, padding not."""
         padding = self.config.padded_vocab_size - self.config.vocab_size
         return sum(p.numel() for p in self.parameters()) - padding * self.head.shape[1]
+
+    def checksum(self) -> str:
+        """SHA-256 of the weights, in hex: two models with it are the same. Copies them to the CPU one by one."""
+        digest = hashlib.sha256()
+        for tensor in self.state_dict().values():
+            digest.update(tensor.detach().cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     def flops_per_token(self, seq_len: int) -> int:
         """Forward and backward, as usually counted for MFU: 6 a parameter in a matrix, and the attention's."""

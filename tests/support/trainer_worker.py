@@ -11,8 +11,10 @@ import torch
 from trainer.__main__ import _leave, main
 from trainer.config import make_config
 from trainer.distributed import find_world, finish, start
-from trainer.evaluate import HellaSwagItem, score_hellaswag
-from trainer.train import Run, open_data
+from trainer.hellaswag import HellaSwagItem, score_hellaswag
+from trainer.optim import Learner
+from trainer.run import Run
+from trainer.train import open_data
 
 MICRO_BATCHES = (1, 2, 4)
 LAYOUTS = ({"layout": "contiguous"}, {"layout": "packed", "document_mask": True})
@@ -25,24 +27,35 @@ def measure(data: Path, out: Path) -> None:
     results = []
     for micro, layout in product(MICRO_BATCHES, LAYOUTS):
         given = {
-            "data": str(data), "out": str(out), "model": "nano", "n_layer": 2, "n_head": 2, "n_embd": 32, "seq_len": 32,
-            "micro_batch": micro, "batch_tokens": 512, "steps": 2, "val_tokens": 1024, "device": "cpu", "val_every": 1,
+            "data": str(data),
+            "out": str(out),
+            "model": "nano",
+            "n_layer": 2,
+            "n_head": 2,
+            "n_embd": 32,
+            "seq_len": 32,
+            "micro_batch": micro,
+            "batch_tokens": 512,
+            "steps": 2,
+            "val_tokens": 1024,
+            "device": "cpu",
+            "val_every": 1,
             **layout,
-        }  # fmt: skip
+        }
         config, manifest = open_data(make_config(given), world)
         run = Run(config, world, manifest, None)
-        run.accumulate()
+        run.learner.accumulate(run.loader, run.micro_steps)
         items = [HellaSwagItem([[n, k, 3 * n % 200, 7] for k in range(4)], [1] * 4, n % 4) for n in range(21)]
         run.val_loss = None
         run._validate()
-        gradient = torch.cat([p.grad.flatten() for p in run.model.parameters() if p.grad is not None])
+        gradient = torch.cat([p.grad.flatten() for p in run.learner.model.parameters() if p.grad is not None])
         results.append(
             {
                 "micro": micro,
                 "layout": layout["layout"],
                 "gradient": gradient,
                 "val_loss": run.last_val_loss,
-                "hellaswag": score_hellaswag(run.model, items, world, torch.float32),
+                "hellaswag": score_hellaswag(run.learner.model, items, world, torch.float32),
             }
         )
         run.close()
@@ -54,16 +67,14 @@ def measure(data: Path, out: Path) -> None:
 
 def fail(data: Path, out: Path) -> None:
     """The command line, in which rank 1 alone meets a bug in its second step while the others go on."""
-    import trainer.train as train_module
+    usual, steps = Learner.update, iter(range(500))
 
-    usual = train_module.Run.accumulate
-
-    def broken(self: Run) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.world.rank == 1 and self.step == 1:
+    def broken(self: Learner, rate: float) -> torch.Tensor:
+        if self.world.rank == 1 and next(steps) == 1:
             raise ZeroDivisionError("a bug on rank 1")
-        return usual(self)
+        return usual(self, rate)
 
-    train_module.Run.accumulate = broken
+    Learner.update = broken
     words = ["--data", data, "--out", out, "--model", "nano", "--n-embd", "32", "--seq-len", "32", "--micro-batch", "2"]
     words += ["--batch-tokens", "256", "--steps", "500", "--device", "cpu", "--val-every", "0"]
     main(["train", *map(str, words)])

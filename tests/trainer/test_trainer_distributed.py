@@ -29,8 +29,13 @@ def launch(mode: str, data: Path, out: Path, ranks: int) -> subprocess.Completed
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
     return subprocess.run(
         [sys.executable, *launcher, "tests/support/trainer_worker.py", mode, str(data), str(out)],
-        env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 def test_gradient_and_evaluation_are_the_same_for_any_world_size_and_micro_batch(tmp_path: Path) -> None:
@@ -107,11 +112,12 @@ def test_work_that_is_done_once_a_node_is_waited_for(tmp_path: Path, monkeypatch
     )
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", script, str(tmp_path)], cwd=ROOT,
+            [sys.executable, "-c", script, str(tmp_path)],
+            cwd=ROOT,
             env={**environment(), "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "3"},
         )
         for rank in range(3)
-    ]  # fmt: skip
+    ]
     assert [process.wait(60) for process in processes] == [0, 0, 0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["after0", "after1", "after2", "by0"]
     assert all((tmp_path / f"after{rank}").read_text() == "1" for rank in range(3))

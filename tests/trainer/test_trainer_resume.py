@@ -40,9 +40,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(data: Path, out: Path, **more: object) -> dict[str, object]:
     sizes = {"n_layer": 1, "n_head": 2, "n_embd": 32, "seq_len": 32, "micro_batch": 2, "batch_tokens": 256}
     return {
-        "data": str(data), "out": str(out), "model": "nano", **sizes, "val_tokens": 1024, "val_every": 4, "keep": 9,
-        "device": "cpu", "steps": 12, "save_every": 3, **more,
-    }  # fmt: skip
+        "data": str(data),
+        "out": str(out),
+        "model": "nano",
+        **sizes,
+        "val_tokens": 1024,
+        "val_every": 4,
+        "keep": 9,
+        "device": "cpu",
+        "steps": 12,
+        "save_every": 3,
+        **more,
+    }
 
 
 def weights(run: Path) -> dict[str, Tensor]:
