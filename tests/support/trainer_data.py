@@ -15,6 +15,7 @@ from shardkit.dataset.manifest import Manifest, ShardInfo, TokenizerInfo
 from shardkit.files import sha256_file
 
 ROOT = Path(__file__).resolve().parents[2]
+LONG_SECONDS = 280  # until a process is taken for hung, on a machine however busy
 TINY = (
     "--model",
     "nano",
@@ -100,7 +101,7 @@ def run_trainer(*words: str | Path, ranks: int = 1, fails: bool = False) -> subp
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LONG_SECONDS,
         check=False,
     )
     assert (done.returncode != 0) == fails, done.stdout + done.stderr

@@ -1,10 +1,13 @@
-"""What each rank runs under torchrun in the tests of several ranks: `trainer_worker.py MODE DATA OUT`."""
+"""What each rank runs under torchrun in the tests of several ranks: `trainer_worker.py MODE DATA OUT [WORDS]`."""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -80,5 +83,51 @@ def fail(data: Path, out: Path) -> None:
     main(["train", *map(str, words)])
 
 
+def apart(_data: Path, out: Path) -> None:
+    """The command line on nodes without a common disk: each `{rank}` in its words is this rank's number.
+
+    What is broadcast is noted in `OUT/sent_RANK`: bytes, a line a tensor.
+    """
+    rank, usual, sent = os.environ["RANK"], torch.distributed.broadcast, []
+
+    def noting(tensor: torch.Tensor, *args: Any, **options: Any) -> Any:
+        sent.append(tensor.numel() * tensor.element_size())
+        (out / f"sent_{rank}").write_text("\n".join(map(str, sent)))
+        return usual(tensor, *args, **options)
+
+    torch.distributed.broadcast = noting
+    # broadcast_object_list looks its function up in its own module
+    torch.distributed.distributed_c10d.broadcast = noting
+    main([word.replace("{rank}", rank) for word in sys.argv[4:]])
+
+
+def killed_in_update(_data: Path, step: Path) -> None:
+    """The command line, killed before update `step` of the weights."""
+    usual, steps = Learner.update, iter(range(1, int(str(step)) + 1))
+
+    def dying(self: Learner, rate: float) -> torch.Tensor:
+        if next(steps) == int(str(step)):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return usual(self, rate)
+
+    Learner.update = dying
+    main(sys.argv[4:])
+
+
+def killed_in_save(_data: Path, step: Path) -> None:
+    """The command line, killed when the checkpoint of `step` is written but has not its name yet."""
+    usual = os.replace
+
+    def dying(source: Any, target: Any) -> None:
+        if Path(target).name == f"step_{int(str(step)):08d}.pt":
+            os.kill(os.getpid(), signal.SIGKILL)
+        usual(source, target)
+
+    os.replace = dying
+    main(sys.argv[4:])
+
+
+MODES = (measure, fail, apart, killed_in_update, killed_in_save)
+
 if __name__ == "__main__":
-    {"measure": measure, "fail": fail}[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
+    {mode.__name__: mode for mode in MODES}[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
