@@ -53,7 +53,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Rank 0, which prints and writes. No collective may hang on it."""
+        """Rank 0, which prints and writes. No collective may depend on it."""
         return self.rank == 0
 
     def say(self, text: str) -> None:
@@ -64,11 +64,11 @@ class World:
 
 def find_world(device: str) -> World:
     """Ranks from torchrun's variables, and this rank's device. Nothing is started. Raises `UsageError`."""
-    found = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
-    if found and len(found) < len(_VARIABLES):
-        lacking = ", ".join(name for name in _VARIABLES if name not in found)
-        raise UsageError(f"{', '.join(found)} set, but not {lacking}: start with torchrun, or set all or none of them")
-    rank, local_rank, size = (int(found.get(name, default)) for name, default in zip(_VARIABLES, "001", strict=True))
+    given = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+    if given and len(given) < len(_VARIABLES):
+        lacking = ", ".join(name for name in _VARIABLES if name not in given)
+        raise UsageError(f"{', '.join(given)} set, but not {lacking}: start with torchrun, or set all or none of them")
+    rank, local_rank, size = (int(given.get(name, default)) for name, default in zip(_VARIABLES, "001", strict=True))
     mps = torch.backends.mps.is_available()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if mps and size == 1 else "cpu"
@@ -80,12 +80,8 @@ def find_world(device: str) -> World:
         seen = torch.cuda.device_count()
         advice = f"--nproc_per_node={seen}" if seen else "--device cpu"
         raise UsageError(f"rank {rank} is process {local_rank} of its node, but torch sees {seen} GPUs: use {advice}")
-    return World(
-        rank=rank,
-        local_rank=local_rank,
-        size=size,
-        device=torch.device(f"cuda:{local_rank}" if device == "cuda" else device),
-    )
+    name = f"cuda:{local_rank}" if device == "cuda" else device
+    return World(rank=rank, local_rank=local_rank, size=size, device=torch.device(name))
 
 
 def start(world: World) -> None:
@@ -177,13 +173,13 @@ def check_same(facts: Mapping[str, Any], world: World, *, place: str) -> None:
     """
     results = on_all_ranks(lambda: (dict(facts), f"{socket.gethostname()}:{place}"), world)
     expected, first_place = results[0]
-    for rank, (found, other_place) in enumerate(results):
+    for rank, (actual, other_place) in enumerate(results):
         for name in expected:
-            if found[name] != expected[name]:
+            if actual[name] != expected[name]:
                 raise shared(
                     RanksDiffer(
                         f"rank 0 ({first_place}) has {name} {expected[name]}, rank {rank} ({other_place}) has "
-                        f"{found[name]}: give all ranks the same data and options"
+                        f"{actual[name]}: give all ranks the same data and options"
                     )
                 )
 
@@ -231,7 +227,7 @@ def data_parallel(model: Any, world: World) -> Any:
 
 
 def once_a_node(world: World, name: str, work: Callable[[], None]) -> None:
-    """Do `work` in one process of each node, while its others wait for as long as it takes: no collective is open.
+    """Do `work` in one process of each node; its others wait, for hours if need be, as no collective is open.
 
     They wait for a file that is named by the launcher's process and start, so none is left over from another launch.
     """

@@ -127,7 +127,7 @@ def evaluate_run(
     dtype = choose_precision(precision, world.device)
     loaded = open_model(run, which=which, device=world.device)
     config = json.loads(loaded.state["config"]) if loaded.state else {}
-    words = Tokenizer(tokenizer or loaded.state.get("tokenizer", "gpt2"))
+    codec = Tokenizer(tokenizer or loaded.state.get("tokenizer", "gpt2"))
     folder = data or (Path(config["data"]) if config else None)
     if folder is None and hellaswag is None:
         raise UsageError(f"{run} does not say what it was trained on: give --data or --hellaswag")
@@ -139,13 +139,13 @@ def evaluate_run(
     result: dict[str, float] = {"step": loaded.state["step"]} if loaded.state else {}
     if manifest is not None:
         tokens = val_tokens or config.get("val_tokens", 10_485_760)
-        eot_id = words.eot_id if config.get("document_mask") else None
+        eot_id = codec.eot_id if config.get("document_mask") else None
         val = open_val_range(manifest, tokens=tokens, seq_len=loaded.model.config.n_positions, eot_id=eot_id)
         loss = validate(loaded.model, val, world, dtype)
         result["val_loss"], result["val_tokens"] = loss, val.windows * val.seq_len
-        result["bits_per_byte"] = bits_per_byte(loss, val, val.count_bytes(words))
+        result["bits_per_byte"] = bits_per_byte(loss, val, val.count_bytes(codec))
     if hellaswag is not None:
-        items = load_hellaswag(hellaswag, words)
+        items = load_hellaswag(hellaswag, codec)
         result["hellaswag"], result["hellaswag_norm"] = score_hellaswag(loaded.model, items, world, dtype)
     finish()
     return result

@@ -10,7 +10,7 @@ from typing import Any
 
 from shardkit import Manifest, pull
 from trainer.config import Config, make_config, read_settings
-from trainer.distributed import World, check_same, find_world, finish, from_main, once_a_node, start
+from trainer.distributed import World, check_same, find_world, finish, from_main, on_all_ranks, once_a_node, start
 from trainer.resume import find_state
 from trainer.run import Run
 
@@ -43,10 +43,11 @@ def open_data(config: Config, world: World) -> tuple[Config, Manifest]:
     One process of each node pulls, all of them the commit at which rank 0 found a Hub repo.
     """
     folder = Path(config.data)
-    if not folder.is_dir():
-        folder = Path(config.data_dir or config.data.split("@")[0].rstrip("/").rsplit("/", 1)[-1])
+    if not all(on_all_ranks(folder.is_dir, world)):
         source, commit = from_main(lambda: pin_commit(config.data), world)
-        once_a_node(world, "pull", lambda: _pull(source, commit, folder))
+        if not folder.is_dir():
+            folder = Path(config.data_dir or config.data.split("@")[0].rstrip("/").rsplit("/", 1)[-1])
+            once_a_node(world, "pull", lambda: _pull(source, commit, folder))
     manifest = Manifest.of_folder(folder)
     if config.tokenizer is None:
         if manifest.tokenizer is None:
