@@ -3,7 +3,7 @@
     python -m benchmarks.bench_train --data FOLDER_OF_SHARDS [--model gpt2-124m] [--micro-batch 64] [--steps 20]
 
 Both run in this process in turns: the plain loop (`F.cross_entropy` of whole logits, a loader
-that expands each shard to int64 and reads it in order), then the trainer's own step (`trainer.train.Run`, logging and
+that expands each shard to int64 and reads it in order), then the trainer's own step (`trainer.run.Run`, logging and
 all). Tokens a second are of the median step after the warm-up. On cuda: MFU, peak memory and data wait too. The ratio
 is what carries over to another machine.
 """
@@ -28,7 +28,9 @@ from torch import Tensor, nn
 from trainer.config import make_config
 from trainer.distributed import StopSignal, autocast, choose_precision, find_world, start
 from trainer.log import read_log
-from trainer.train import Run, learning_rate, open_data
+from trainer.optim import learning_rate
+from trainer.run import Run
+from trainer.train import open_data
 
 WARMUP_STEPS = 3
 
@@ -74,11 +76,11 @@ def plain_steps(run: Run, folder: Path, steps: int) -> list[float]:
     """Seconds of each step of the plain loop, on the model of `run`."""
     config, device = run.config, run.world.device
     loader = PlainLoader(folder, config.micro_batch, config.seq_len)
-    model: Any = PlainModel(run.model)
-    if run.compiled:
+    model: Any = PlainModel(run.learner.model)
+    if run.learner.compiled:
         model = torch.compile(model)
-    decayed = [p for p in run.model.parameters() if p.dim() > 1]
-    others = [p for p in run.model.parameters() if p.dim() == 1]
+    decayed = [p for p in run.learner.model.parameters() if p.dim() > 1]
+    others = [p for p in run.learner.model.parameters() if p.dim() == 1]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), eps=1e-8, fused=device.type != "mps")
     seconds = []
@@ -88,11 +90,11 @@ def plain_steps(run: Run, folder: Path, steps: int) -> list[float]:
         total = torch.zeros((), device=device)
         for _ in range(run.micro_steps):
             inputs, targets = (tensor.to(device) for tensor in loader.next_batch())
-            with autocast(device, run.dtype):
+            with autocast(device, run.learner.dtype):
                 loss = model(inputs, targets) / run.micro_steps
             total += loss.detach()
             loss.backward()
-        nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(run.learner.model.parameters(), 1.0)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, config)
         optimizer.step()
@@ -145,10 +147,14 @@ def measure(data: Path, given: dict[str, Any], *, steps: int, rounds: int) -> di
     return {
         "device": torch.cuda.get_device_name() if world.device.type == "cuda" else "cpu",
         "precision": str(choose_precision(given.get("precision", "auto"), world.device)),
-        "torch": torch.__version__, "plain_tokens_per_second": plain, "trainer_tokens_per_second": ours,
-        "ratio": ours / plain, "mfu": statistics.median([e["mfu"] or 0.0 for e in log]) or None,
-        "data_wait": statistics.median([e["data_wait"] for e in log]), "peak_memory_gb": memory or None,
-    }  # fmt: skip
+        "torch": torch.__version__,
+        "plain_tokens_per_second": plain,
+        "trainer_tokens_per_second": ours,
+        "ratio": ours / plain,
+        "mfu": statistics.median([e["mfu"] or 0.0 for e in log]) or None,
+        "data_wait": statistics.median([e["data_wait"] for e in log]),
+        "peak_memory_gb": memory or None,
+    }
 
 
 def main() -> None:

@@ -24,8 +24,13 @@ class _Group(click.Group):
         try:
             return super().invoke(context)
         except ShardkitError as error:
-            rank = os.environ.get("RANK", "0")
-            click.echo(f"error{'' if rank == '0' else f' (rank {rank})'}: {error}", err=True)
+            rank, shared = os.environ.get("RANK", "0"), getattr(error, "shared", False)
+            if rank == "0" or not shared:
+                click.echo(f"error{'' if rank == '0' else f' (rank {rank})'}: {error}", err=True)
+            if shared:
+                from trainer.distributed import finish
+
+                finish()  # the launcher ends all when the first leaves: not before rank 0 has printed
             _leave(2 if isinstance(error, UsageError) else 1)
         except KeyboardInterrupt:
             _leave(130)

@@ -1,17 +1,15 @@
 """Checkpoints: one file each, whole or not there, loadable with `weights_only=True`. Owns `RUN/checkpoints`.
 
-A file is a zip that `torch.save` wrote, with a CRC for each tensor: that tells a damaged one from a whole one. Uploads
-run in a thread of their own and never stop training.
+A file is a zip that `torch.save` wrote, with a CRC-32 for each tensor, which tells a damaged file from a whole one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
 import re
-import shutil
-import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import Any
 
 import torch
 
-from shardkit import ShardkitError, UsageError
+from shardkit import ShardkitError
 
 FORMAT = 1
 _NAME = re.compile(r"step_(\d{8})\.pt")
@@ -37,9 +35,14 @@ def checkpoint_name(step: int) -> str:
     return f"step_{step:08d}.pt"
 
 
+def is_checkpoint_name(name: str) -> bool:
+    """Whether `name` is that of a checkpoint: `step_00000250.pt`."""
+    return _NAME.fullmatch(name) is not None
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, oldest first."""
-    return sorted(path for path in folder.glob("step_*.pt") if _NAME.fullmatch(path.name))
+    return sorted(path for path in folder.glob("step_*.pt") if is_checkpoint_name(path.name))
 
 
 def save_checkpoint(folder: Path, state: State, *, keep: int) -> Path:
@@ -80,7 +83,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def best_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint that `best.json` names, if it is there."""
+    """The checkpoint that `best.json` names; None where there is no such file."""
     try:
         path = folder / str(json.loads((folder / "best.json").read_text(encoding="utf-8"))["checkpoint"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -88,16 +91,27 @@ def best_checkpoint(folder: Path) -> Path | None:
     return path if path.exists() else None
 
 
-def load_checkpoint(path: Path) -> State:
-    """Read a checkpoint onto the CPU. Raises `CheckpointError` if it is not a whole one of this version."""
+def verify_checkpoint(path: Path) -> None:
+    """Read all of `path` once, against the CRC-32 of each tensor. Raises `CheckpointError` if it is not whole."""
     try:
         with zipfile.ZipFile(path) as archive:
-            if (bad := archive.testzip()) is not None:
-                raise CheckpointError(f"{path} is damaged (in {bad}): resume from an older checkpoint")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+            damaged = archive.testzip()
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}") from None
-    except (OSError, zipfile.BadZipFile, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+    except (OSError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a whole checkpoint ({error}): resume from an older one") from error
+    if damaged is not None:
+        raise CheckpointError(f"{path} is damaged (in {damaged}): resume from an older checkpoint")
+
+
+def map_checkpoint(path: Path) -> State:
+    """The state in a verified file, its tensors memory-mapped: all processes of a node share one copy of the pages.
+
+    Raises `CheckpointError` for a file of another program, or one that holds more than plain data and tensors.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} is not a whole checkpoint ({reason}): resume from an older one") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
@@ -105,37 +119,62 @@ def load_checkpoint(path: Path) -> State:
     return state
 
 
-def load_newest(folder: Path, say: Callable[[str], None]) -> State | None:
-    """The newest whole checkpoint in `folder`; a damaged one is said and passed over. None where there is none.
+def load_checkpoint(path: Path) -> State:
+    """Verify and map a checkpoint. Raises `CheckpointError` if it is not a whole one of this version."""
+    verify_checkpoint(path)
+    return map_checkpoint(path)
 
-    Raises `CheckpointError` if there are some and all are damaged: a run is not begun anew by mistake.
+
+def content_hash(path: Path) -> str:
+    """SHA-256 over the name, size and CRC-32 of each part of a checkpoint: its content's name, without reading it."""
+    with zipfile.ZipFile(path) as archive:
+        parts = [[part.filename, part.file_size, part.CRC] for part in archive.infolist()]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> Path | None:
+    """The newest whole checkpoint in `folder`; a damaged one is said and passed over. None for an empty folder.
+
+    Raises `CheckpointError` if all are damaged: a run is not begun anew by mistake.
     """
-    found = list_checkpoints(folder)
-    for path in reversed(found):
+    paths = list_checkpoints(folder)
+    for path in reversed(paths):
         try:
-            return load_checkpoint(path)
+            load_checkpoint(path)
         except CheckpointError as error:
             say(f"warning: {error}")
-    if found:
-        raise CheckpointError(f"none of the {len(found)} checkpoints in {folder} is whole: delete them to begin anew")
+        else:
+            return path
+    if paths:
+        raise CheckpointError(f"none of the {len(paths)} checkpoints in {folder} is whole: delete them to begin anew")
     return None
 
 
 def find_checkpoint(where: Path, which: str = "last") -> Path:
-    """The file that `where` means: a checkpoint, or a run, of which `which` says `last` or `best`."""
+    """The file that `where` means: itself, or the `last` or `best` checkpoint of a run's folder."""
     if where.is_file():
         return where
-    folder = where / "checkpoints" if (where / "checkpoints").is_dir() else where
-    found = list_checkpoints(folder)
-    best = best_checkpoint(folder) if which == "best" else None
-    if not found or (which == "best" and best is None):
+    folder = checkpoint_folder(where)
+    paths = list_checkpoints(folder)
+    path = best_checkpoint(folder) if which == "best" else paths[-1] if paths else None
+    if path is None:
         raise CheckpointError(f"{where} holds no {which} checkpoint: give a run's folder, or a step_*.pt of one")
-    return best or found[-1]
+    return path
+
+
+def checkpoint_folder(run: Path) -> Path:
+    """The folder of a run's checkpoints; a folder without `checkpoints` is taken for one."""
+    return run / "checkpoints" if (run / "checkpoints").is_dir() else run
+
+
+def is_hub_repo(name: str) -> bool:
+    """Whether `name` is spelled like a repo on the Hub: `user/name`."""
+    return _REPO.fullmatch(name) is not None
 
 
 def is_remote(resume: str) -> bool:
     """Whether `--resume` names a Hub repo or a URL, rather than something on this disk."""
-    return not Path(resume).exists() and ("://" in resume or bool(_REPO.fullmatch(resume)))
+    return not Path(resume).exists() and ("://" in resume or is_hub_repo(resume))
 
 
 def download_newest(remote: str, folder: Path) -> Path:
@@ -145,7 +184,7 @@ def download_newest(remote: str, folder: Path) -> Path:
     try:
         fs, root = fsspec.core.url_to_fs(remote if "://" in remote else f"hf://{remote}")
         names = sorted(
-            Path(p).name for p in fs.ls(f"{root}/checkpoints", detail=False) if _NAME.fullmatch(Path(p).name)
+            Path(p).name for p in fs.ls(f"{root}/checkpoints", detail=False) if is_checkpoint_name(Path(p).name)
         )
         if not names:
             raise CheckpointError(f"{remote} has no checkpoints/step_*.pt: was it written by --push-checkpoints?")
@@ -156,87 +195,3 @@ def download_newest(remote: str, folder: Path) -> Path:
     except (OSError, ValueError, ImportError, RuntimeError) as error:  # the Hub client's errors are OSErrors
         raise CheckpointError(f"cannot fetch a checkpoint from {remote}: {str(error).splitlines()[0]}") from error
     return folder / names[-1]
-
-
-class Uploader:
-    """Sends the newest checkpoint and the run's small files to `remote`, one upload at a time, in a thread.
-
-    A checkpoint that comes while one is on its way waits; one that waits is replaced by a newer one. Every failure
-    becomes a warning. The files are held by hard links, so that pruning cannot take them away.
-    """
-
-    def __init__(self, run: Path, remote: str, say: Callable[[str], None]) -> None:
-        if "://" not in remote and not _REPO.fullmatch(remote):
-            raise UsageError(f"--push-checkpoints {remote!r}: expected user/repo on the Hub, or a URL like s3://...")
-        self._run, self._remote, self._say = run, remote, say
-        self._next: Path | None = None
-        self._wake = threading.Condition()
-        self._closed = False
-        self._thread = threading.Thread(target=self._loop, name="trainer-upload", daemon=True)
-        self._thread.start()
-
-    def submit(self, checkpoint: Path) -> None:
-        """Hand in a finished checkpoint; returns at once."""
-        stage = self._run / ".upload" / checkpoint.stem
-        shutil.rmtree(stage, ignore_errors=True)
-        (stage / "checkpoints").mkdir(parents=True)
-        try:
-            os.link(checkpoint, stage / "checkpoints" / checkpoint.name)
-        except OSError:  # a disk without hard links
-            shutil.copy(checkpoint, stage / "checkpoints" / checkpoint.name)
-        for name in ("config.toml", "log.jsonl", "loss.png"):
-            if (self._run / name).exists():
-                shutil.copy(self._run / name, stage / name)
-        with self._wake:
-            replaced, self._next = self._next, stage
-            self._wake.notify()
-        if replaced is not None:
-            shutil.rmtree(replaced, ignore_errors=True)
-
-    def close(self) -> None:
-        """Wait until the last one is there."""
-        with self._wake:
-            self._closed = True
-            self._wake.notify()
-        self._thread.join()
-        shutil.rmtree(self._run / ".upload", ignore_errors=True)
-
-    def _loop(self) -> None:
-        while True:
-            with self._wake:
-                self._wake.wait_for(lambda: self._next is not None or self._closed)
-                stage, self._next = self._next, None
-            if stage is None:
-                return
-            try:
-                (_push_fsspec if "://" in self._remote else _push_hub)(stage, self._remote)
-                self._say(f"pushed {stage.name} to {self._remote}")
-            except (OSError, ValueError, RuntimeError, ImportError, ShardkitError) as error:
-                self._say(f"warning: {stage.name} was not pushed to {self._remote}: {str(error).splitlines()[0]}")
-            shutil.rmtree(stage, ignore_errors=True)
-
-
-def _push_hub(stage: Path, repo: str) -> None:
-    """One commit: this checkpoint in, older ones out."""
-    from huggingface_hub import HfApi
-
-    api = HfApi()
-    api.create_repo(repo, exist_ok=True, private=True)
-    api.upload_folder(
-        repo_id=repo, folder_path=stage, delete_patterns="checkpoints/*.pt", commit_message=f"Checkpoint {stage.name}"
-    )
-
-
-def _push_fsspec(stage: Path, url: str) -> None:
-    """New files under temporary names first; then the checkpoints that this one replaces go."""
-    import fsspec
-
-    fs, root = fsspec.core.url_to_fs(url)
-    fs.makedirs(f"{root}/checkpoints", exist_ok=True)
-    fresh = [path.relative_to(stage).as_posix() for path in sorted(stage.rglob("*")) if path.is_file()]
-    for name in fresh:
-        fs.put_file(str(stage / name), f"{root}/{name}.part")
-        fs.mv(f"{root}/{name}.part", f"{root}/{name}")
-    for old in fs.ls(f"{root}/checkpoints", detail=False):
-        if _NAME.fullmatch(Path(old).name) and f"checkpoints/{Path(old).name}" not in fresh:
-            fs.rm_file(old)

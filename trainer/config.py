@@ -29,20 +29,30 @@ MODELS: dict[str, dict[str, Any]] = {
     "gpt2-774m": {"n_layer": 36, "n_head": 20, "n_embd": 1280, "lr": 2.5e-4},
     "gpt2-1558m": {"n_layer": 48, "n_head": 25, "n_embd": 1600, "lr": 2e-4},
     "nano": {
-        "n_layer": 2, "n_head": 2, "n_embd": 64, "lr": 6e-3, "seq_len": 64, "micro_batch": 8, "batch_tokens": 512,
-        "val_tokens": 8192, "val_every": 50, "save_every": 100,
+        "n_layer": 2,
+        "n_head": 2,
+        "n_embd": 64,
+        "lr": 6e-3,
+        "seq_len": 64,
+        "micro_batch": 8,
+        "batch_tokens": 512,
+        "val_tokens": 8192,
+        "val_every": 50,
+        "save_every": 100,
     },
     "bigram": {
-        "n_layer": 0, "n_head": 0, "n_embd": 0, "lr": 1e-2, "weight_decay": 0.0, "seq_len": 64, "micro_batch": 32,
-        "batch_tokens": 2048, "val_tokens": 8192,
+        "n_layer": 0,
+        "n_head": 0,
+        "n_embd": 0,
+        "lr": 1e-2,
+        "weight_decay": 0.0,
+        "seq_len": 64,
+        "micro_batch": 32,
+        "batch_tokens": 2048,
+        "val_tokens": 8192,
     },
-}  # fmt: skip
+}
 
-# A resumed run may change none of these: it would be another run. (The loader watches over the data itself.)
-FIXED = (
-    "model", "n_layer", "n_head", "n_embd", "seq_len", "batch_tokens", "seed", "optimizer", "lr", "min_lr",
-    "warmup_steps", "weight_decay", "beta1", "beta2", "grad_clip", "layout", "document_mask",
-)  # fmt: skip
 CHOICES = {
     "optimizer": ("adamw", "muon"),
     "precision": ("auto", "bf16", "fp16", "fp32"),
@@ -55,33 +65,43 @@ def _field(default: Any, text: str) -> Any:
     return dataclasses.field(default=default, metadata={"help": text})
 
 
+def _fixed(default: Any, text: str) -> Any:
+    """A field that a resumed run may not change: it would be another run. (The loader watches over the data itself.)"""
+    return dataclasses.field(default=default, metadata={"help": text, "fixed": True})
+
+
+def _own(default: Any, text: str) -> Any:
+    """A field that ranks may have each its own of: a path on their node, or what rank 0 alone does."""
+    return dataclasses.field(default=default, metadata={"help": text, "own": True})
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """A run's settings. Sizes name their unit; None is "work it out", and says from what."""
 
-    data: str = _field("", "Folder of shards, or a remote repo, which is pulled first.")
-    out: str = _field("", "Folder of the run: config.toml, log.jsonl, checkpoints/, loss.png.")
-    model: str = _field("gpt2-124m", "One of " + ", ".join(MODELS) + "; gpt2- may be left out.")
-    n_layer: int | None = _field(None, "Layers. [the model's]")
-    n_head: int | None = _field(None, "Attention heads. [the model's]")
-    n_embd: int | None = _field(None, "Width. [the model's]")
+    data: str = _own("", "Folder of shards, or a remote repo, which is pulled first.")
+    out: str = _own("", "Folder of the run: config.toml, log.jsonl, checkpoints/, loss.png.")
+    model: str = _fixed("gpt2-124m", "One of " + ", ".join(MODELS) + "; gpt2- may be left out.")
+    n_layer: int | None = _fixed(None, "Layers. [the model's]")
+    n_head: int | None = _fixed(None, "Attention heads. [the model's]")
+    n_embd: int | None = _fixed(None, "Width. [the model's]")
     tokenizer: str | None = _field(None, "To decode with, and for the vocabulary's size. [the manifest's, else gpt2]")
-    batch_tokens: int = _field(524288, "Tokens in a step, over all ranks and micro-steps.")
+    batch_tokens: int = _fixed(524288, "Tokens in a step, over all ranks and micro-steps.")
     micro_batch: int = _field(64, "Windows in one forward pass of one rank.")
-    seq_len: int = _field(1024, "Tokens in a window, and positions of the model.")
+    seq_len: int = _fixed(1024, "Tokens in a window, and positions of the model.")
     steps: int | None = _field(None, "Steps of the whole run. [one epoch]")
     epochs: float | None = _field(None, "Passes over the train split, instead of --steps.")
-    layout: str = _field("contiguous", "contiguous, document (rows begin with one), or packed (whole ones, best fit).")
-    document_mask: bool = _field(False, "No document sees another, in training and in validation.")
-    seed: int = _field(1337, "Of the weights and of the order of the windows.")
-    lr: float = _field(6e-4, "Highest learning rate. [the model's]")
-    min_lr: float = _field(0.1, "Learning rate at the end, as a part of --lr.")
-    warmup_steps: int | None = _field(None, "Steps up to --lr. [715, at most a tenth of all]")
-    weight_decay: float = _field(0.1, "On matrices and embeddings alone.")
-    beta1: float = _field(0.9, "AdamW's.")
-    beta2: float = _field(0.95, "AdamW's.")
-    grad_clip: float = _field(1.0, "Largest norm of the gradient; 0 for none.")
-    optimizer: str = _field("adamw", "adamw, or muon (torch's, for the blocks' matrices, with adamw for the rest).")
+    layout: str = _fixed("contiguous", "contiguous, document (rows begin with one), or packed (whole ones, best fit).")
+    document_mask: bool = _fixed(False, "No document sees another, in training and in validation.")
+    seed: int = _fixed(1337, "Of the weights and of the order of the windows.")
+    lr: float = _fixed(6e-4, "Highest learning rate. [the model's]")
+    min_lr: float = _fixed(0.1, "Learning rate at the end, as a part of --lr.")
+    warmup_steps: int | None = _fixed(None, "Steps up to --lr. [715, at most a tenth of all]")
+    weight_decay: float = _fixed(0.1, "On matrices and embeddings alone.")
+    beta1: float = _fixed(0.9, "AdamW's.")
+    beta2: float = _fixed(0.95, "AdamW's.")
+    grad_clip: float = _fixed(1.0, "Largest norm of the gradient; 0 for none.")
+    optimizer: str = _fixed("adamw", "adamw, or muon (torch's, for the blocks' matrices, with adamw for the rest).")
     device: str = _field("auto", "cuda, mps or cpu. [the best that is there]")
     precision: str = _field("auto", "bf16, fp16 (with a scaler) or fp32. [bf16 where the GPU has it]")
     compile: str = _field("auto", "torch.compile: on or off. [on for cuda]")
@@ -93,12 +113,12 @@ class Config:
     hellaswag: str | None = _field(None, "HellaSwag .jsonl (a file, a URL, hf://datasets/...), run at validations.")
     save_every: int = _field(250, "Steps between checkpoints; 0 for the last one alone.")
     keep: int = _field(2, "Newest checkpoints to keep, beside the best one.")
-    resume: str | None = _field(None, "auto (the newest whole one in --out), a checkpoint, a run, or user/repo.")
-    push_checkpoints: str | None = _field(None, "Hub model repo or fsspec path to send checkpoints to, in background.")
-    data_dir: str | None = _field(None, "Where a remote --data is pulled to. [its own name]")
+    resume: str | None = _own(None, "auto (the newest whole one in --out), a checkpoint, a run, or user/repo.")
+    push_checkpoints: str | None = _own(None, "Hub model repo or fsspec path to send checkpoints to, in background.")
+    data_dir: str | None = _own(None, "Where a remote --data is pulled to. [its own name]")
     ledger: bool = _field(False, "Write the loader's batch ledger into OUT/ledger.")
-    tensorboard: bool = _field(False, "Log to TensorBoard in OUT/tensorboard too.")
-    wandb: str | None = _field(None, "Log to this Weights & Biases project too.")
+    tensorboard: bool = _own(False, "Log to TensorBoard in OUT/tensorboard too.")
+    wandb: str | None = _own(None, "Log to this Weights & Biases project too.")
 
     def check(self) -> None:
         """Raise `UsageError` for the first value that cannot work."""
@@ -137,6 +157,10 @@ class Config:
             )
         return self.batch_tokens // once
 
+    def shared_settings(self) -> dict[str, Any]:
+        """The settings, by flag, that all ranks of a run must have alike."""
+        return {_flag(k): v for k, v in dataclasses.asdict(self).items() if k not in _names("own")}
+
     def to_toml(self) -> str:
         """The text of `config.toml`; fields that are None are left out."""
         lines = [f"{k} = {_toml(v)}" for k, v in dataclasses.asdict(self).items() if v is not None]
@@ -160,7 +184,7 @@ def make_config(given: Mapping[str, Any], saved: Mapping[str, Any] | None = None
     name = model_name(given["model"] if "model" in given else saved.get("model", Config().model))
     given = {**given, "model": name}
     before = {**dataclasses.asdict(Config()), **saved}  # a field that is younger than the checkpoint had its default
-    changed = [key for key in FIXED if saved and key in given and given[key] != before[key]]
+    changed = [key for key in _names("fixed") if saved and key in given and given[key] != before[key]]
     if changed:
         said = ", ".join(f"{_flag(key)} {given[key]} (was {before[key]})" for key in changed)
         raise UsageError(
@@ -202,6 +226,11 @@ def field_types() -> dict[str, type]:
     """The type of each field: str, int, float or bool."""
     names = {"str": str, "int": int, "float": float, "bool": bool}
     return {f.name: names[str(f.type).split(" |")[0]] for f in dataclasses.fields(Config)}
+
+
+def _names(mark: str) -> list[str]:
+    """The fields that are `fixed`, or `own`."""
+    return [field.name for field in dataclasses.fields(Config) if field.metadata.get(mark)]
 
 
 def _flag(name: str) -> str:

@@ -52,7 +52,7 @@ class ExportError(ShardkitError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loaded:
-    """A model and what is known of it: `state` is its checkpoint without the tensors, empty for a bare export."""
+    """A model, and its checkpoint's `state` without weights and optimizers; empty for an export."""
 
     model: Model
     state: dict[str, Any]
@@ -83,23 +83,42 @@ def export_model(model: Model, out: str | Path, *, eot_id: int) -> None:
         if name == "transformer.wte.weight":
             tensor = tensor[: config.vocab_size]
         tensors[name] = (tensor.t() if name.endswith(_TRANSPOSED) else tensor).contiguous()
-    described = {
-        "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "activation_function": "gelu_new",
-        "vocab_size": config.vocab_size, "n_positions": config.n_positions, "n_ctx": config.n_positions,
-        "n_embd": config.n_embd, "n_layer": config.n_layer, "n_head": config.n_head, "n_inner": None,
-        "layer_norm_epsilon": 1e-5, "initializer_range": 0.02, "tie_word_embeddings": True, "torch_dtype": "float32",
-        "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "scale_attn_weights": True, "use_cache": True,
-        "bos_token_id": eot_id, "eos_token_id": eot_id,
-    }  # fmt: skip
     generation = {"_from_model_config": True, "bos_token_id": eot_id, "eos_token_id": eot_id}
     try:
         out.mkdir(parents=True, exist_ok=True)
         save_file(tensors, out / ".model.safetensors.tmp", metadata={"format": "pt"})
         (out / ".model.safetensors.tmp").replace(out / "model.safetensors")
         write_atomically(out / "generation_config.json", json.dumps(generation, indent=2) + "\n")
-        write_atomically(out / "config.json", json.dumps(described, indent=2) + "\n")
+        write_atomically(out / "config.json", json.dumps(_gpt2_config(config, eot_id), indent=2) + "\n")
     except OSError as error:
         raise ExportError(f"cannot write {out}: {error.strerror or error}") from error
+
+
+def _gpt2_config(config: ModelConfig, eot_id: int) -> dict[str, Any]:
+    """`config.json`, as `transformers` describes a GPT-2."""
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "activation_function": "gelu_new",
+        "vocab_size": config.vocab_size,
+        "n_positions": config.n_positions,
+        "n_ctx": config.n_positions,
+        "n_embd": config.n_embd,
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "n_inner": None,
+        "layer_norm_epsilon": 1e-5,
+        "initializer_range": 0.02,
+        "tie_word_embeddings": True,
+        "torch_dtype": "float32",
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+        "scale_attn_weights": True,
+        "use_cache": True,
+        "bos_token_id": eot_id,
+        "eos_token_id": eot_id,
+    }
 
 
 def import_model(folder: str | Path) -> Model:
@@ -110,7 +129,7 @@ def import_model(folder: str | Path) -> Model:
     folder = Path(folder)
     try:
         described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        found = load_file(folder / "model.safetensors")
+        tensors = load_file(folder / "model.safetensors")
         if described["model_type"] != "gpt2" or described["activation_function"] != "gelu_new":
             raise ExportError(f"{folder} is a {described['model_type']} model: expected gpt2 with gelu_new")
         names = ("vocab_size", "n_layer", "n_head", "n_embd", "n_positions")
@@ -119,7 +138,9 @@ def import_model(folder: str | Path) -> Model:
         raise ExportError(f"cannot read a GPT-2 from {folder}: {error!r}") from error
     weights = model.state_dict()
     for name, target in weights.items():
-        source = found.get(name, found.get(name.removeprefix("transformer.")))  # gpt2 on the Hub leaves the prefix out
+        source = tensors.get(
+            name, tensors.get(name.removeprefix("transformer."))
+        )  # gpt2 on the Hub leaves the prefix out
         if source is None:
             raise ExportError(f"{folder} has no weight {name}")
         source = source.t() if name.endswith(_TRANSPOSED) else source
@@ -137,11 +158,16 @@ def write_card(out: str | Path, title: str, loaded: Loaded, run: Path | None) ->
     state, out = loaded.state, Path(out)
     config = json.loads(state["config"]) if state else {}
     card = _CARD.format(
-        title=title, parameters=loaded.model.parameter_count, **dataclasses.asdict(loaded.model.config),
-        source=state.get("source", "unknown"), fingerprint=state.get("fingerprint", "unknown"),
-        step=state.get("step", 0), batch_tokens=config.get("batch_tokens", 0),
-        loss=_number(state.get("loss")), val_loss=_number(state.get("last_val_loss")),
-    )  # fmt: skip
+        title=title,
+        parameters=loaded.model.parameter_count,
+        **dataclasses.asdict(loaded.model.config),
+        source=state.get("source", "unknown"),
+        fingerprint=state.get("fingerprint", "unknown"),
+        step=state.get("step", 0),
+        batch_tokens=config.get("batch_tokens", 0),
+        loss=_number(state.get("loss")),
+        val_loss=_number(state.get("last_val_loss")),
+    )
     if run is not None and (run / "loss.png").exists():
         shutil.copy(run / "loss.png", out / "loss.png")
     else:

@@ -1,16 +1,40 @@
-"""What a run leaves to look at: `log.jsonl`, `loss.png`, and TensorBoard or W&B if asked for. Rank 0 alone has one."""
+"""What a run shows: its printed lines, `log.jsonl`, `loss.png`, and TensorBoard or W&B if asked for. Rank 0 alone."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from shardkit import UsageError
+from trainer.attention import mask_kind
 from trainer.checkpoint import write_atomically
 from trainer.config import Config
+from trainer.distributed import World
+
+if TYPE_CHECKING:
+    from trainer.run import Run
+
+# Dense bf16 (fp16) FLOP/s of a GPU, by a part of its name, for MFU. The first part that fits counts.
+_PEAK_FLOPS = {
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "A10G": 70e12,
+    "A10": 125e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "V100": 125e12,
+    "T4": 65e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+}
 
 
 class RunLog:
@@ -62,6 +86,57 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return [entry for entry in entries if isinstance(entry, dict)]
+
+
+def header(run: Run, reference: dict[str, float]) -> Iterator[str]:
+    """The lines that a run begins with: all that decides its speed, its memory and its losses."""
+    config, learner, world, loader = run.config, run.learner, run.world, run.loader
+    model, sizes, manifest = learner.model, learner.model.config, run.loader.manifest
+    kind = f"{sizes.n_layer} layers, {sizes.n_head} heads, width {sizes.n_embd}" if sizes.n_layer else "a table"
+    yield f"model     {config.model}: {kind}, vocabulary {sizes.vocab_size:,}, {model.parameter_count:,} parameters"
+    device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else world.device.type
+    scaler = " with a gradient scaler" if learner.scaler.is_enabled() else ""
+    yield (
+        f"devices   {world.size} x {device}, {str(learner.dtype).removeprefix('torch.')}{scaler}, torch.compile "
+        f"{'on' if learner.compiled else 'off'}, {config.optimizer}"
+    )
+    train_tokens = sum(shard.tokens for shard in manifest.splits["train"])
+    yield (
+        f"data      {manifest.directory}: {train_tokens:,} train tokens, {loader.windows_per_epoch:,} windows of "
+        f"{config.seq_len:,}, tokenizer {run.tokenizer_info.name}, fingerprint {manifest.fingerprint[:16]}"
+    )
+    yield (
+        f"step      {config.batch_tokens:,} tokens: {world.size} ranks x {run.micro_steps} micro-steps x "
+        f"{config.micro_batch} windows x {config.seq_len:,}"
+    )
+    mask = f", document mask ({mask_kind(world.device)})" if config.document_mask else ""
+    yield f"layout    {loader.stats()}{mask}"
+    epochs = run.steps / run.steps_per_epoch
+    yield f"epoch     {run.steps_per_epoch:,.2f} steps; the run has {run.steps:,}: {epochs:.2f} epochs"
+    if run.val:
+        yield f"val       {run.val.windows * run.val.seq_len:,} tokens, the first of the val split"
+    levels = ", ".join(f"{name} {level:.4f}" for name, level in reversed(reference.items()))
+    yield f"losses    {levels} nats"
+    yield "config    " + ", ".join(config.to_toml().splitlines())
+    if run.step:
+        yield f"resumed   after step {run.step:,}"
+
+
+def step_line(entry: Mapping[str, Any], steps: int, mean_seconds: float) -> str:
+    """The line printed for a step's `entry`; `mean_seconds` a step so far gives the time to the end."""
+    left = int((steps - entry["step"]) * mean_seconds)
+    mfu = f"MFU {entry['mfu']:.1%} | " if entry["mfu"] else ""
+    return (
+        f"step {entry['step']:>5}/{steps} | loss {entry['loss']:.4f} | lr {entry['lr']:.2e} | "
+        f"norm {entry['grad_norm']:.3f} | {entry['ms']:.0f} ms | {entry['tokens_per_second']:,.0f} tok/s | {mfu}"
+        f"data wait {entry['data_wait']:.1%} | ETA {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
+    )
+
+
+def peak_flops(world: World) -> float:
+    """What all ranks' GPUs could do in a second; 0 for a device that is not in the table."""
+    name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else ""
+    return next((flops for part, flops in _PEAK_FLOPS.items() if part in name), 0.0) * world.size
 
 
 def draw_losses(entries: list[dict[str, Any]], path: Path, reference: dict[str, float]) -> None:

@@ -1,11 +1,12 @@
-"""GPT-2, exactly, and the bigram table. Parameters bear the names that `transformers` gives them.
+"""GPT-2, exactly, and a bigram table. Parameters have the names that `transformers` gives them.
 
-The vocabulary is padded to a multiple of 128 for the matrix units; a padded id has logit -inf, so it has no part in any
-loss and is never sampled, whatever weights are loaded.
+In shapes: B rows, T positions, C the width, V the vocabulary, padded to a multiple of 128 for the matrix units. The
+logit of a padded id is -inf: it has no part in any loss and is never sampled, whatever weights are loaded.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,16 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shardkit import UsageError
-from trainer.attention import Kind, Mask, attend, document_mask, mask_kind
+from trainer.attention import Kind, Mask, attention, document_mask, mask_kind
 
-IGNORED = -100  # the target of padding: it counts nothing
+IGNORED = -100  # the target of padding, which no loss counts
 _CHUNK_ELEMENTS = {"cpu": 1 << 23, "cuda": 1 << 29, "mps": 1 << 26}  # logits alive at once, without torch.compile
 _MOST_BIGRAMS = 8192
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    """Sizes of a model. No layers: a bigram table. `vocab_size` counts the ids that occur, without padding."""
+    """Sizes of a model; with no layers it is a bigram table. `vocab_size` is without padding."""
 
     vocab_size: int
     n_layer: int
@@ -53,7 +54,7 @@ class Attention(nn.Module):
         B, T, C = x.shape
         heads = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (B, heads, T, C / heads)
-        y = attend(q, k, v, mask)
+        y = attention(q, k, v, mask)  # (B, heads, T, C / heads)
         out: Tensor = self.c_proj(y.transpose(1, 2).reshape(B, T, C))
         return out
 
@@ -73,7 +74,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """A layer, pre-norm."""
+    """A layer: norm, attention, norm, MLP, each pair added to the residual stream."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -83,16 +84,17 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, mask: Mask | None) -> Tensor:
-        """Add to the residual stream twice."""
+        """`(B, T, C)` to `(B, T, C)`."""
         x = x + self.attn(self.ln_1(x), mask)
         out: Tensor = x + self.mlp(self.ln_2(x))
         return out
 
 
 class Model(nn.Module):
-    """Next-token prediction. `chunked_loss` keeps one chunk of logits alive; under torch.compile it must be off.
+    """Next-token prediction. With `chunked_loss` only a chunk of the logits exists at a time, instead of B*T*V floats.
 
-    (torch.compile fuses the plain loss by itself, and its DDP optimizer refuses graphs with custom gradients.)
+    Under torch.compile it must be off: that fuses the plain loss by itself, and its DDP optimizer refuses graphs with
+    custom gradients.
     """
 
     pad_bias: Tensor
@@ -120,7 +122,7 @@ class Model(nn.Module):
         self.apply(self._init)
 
     def _init(self, module: nn.Module) -> None:
-        """GPT-2's: 0.02, and less for what adds to the residual stream, by the number of additions."""
+        """GPT-2's: deviation 0.02; divided by the root of 2 * n_layer for the 2 * n_layer additions to the residual."""
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.02)
             nn.init.zeros_(module.bias)
@@ -142,7 +144,7 @@ class Model(nn.Module):
         return F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORED, reduction="sum") / targets.numel()
 
     def hidden(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
-        """What the head reads: `(B, T, C)`; of a bigram model the logits themselves.
+        """The last hidden states `(B, T, C)`, which the head reads; of a bigram model its logits `(B, T, V)`.
 
         With `positions`, which count from 0 in each document, no document sees another; without, a row is one.
         """
@@ -185,6 +187,13 @@ class Model(nn.Module):
         """Parameters, as GPT-2's are counted: the tied head once, padding not."""
         padding = self.config.padded_vocab_size - self.config.vocab_size
         return sum(p.numel() for p in self.parameters()) - padding * self.head.shape[1]
+
+    def checksum(self) -> str:
+        """SHA-256 of the weights, in hex: two models with it are the same. Copies them to the CPU one by one."""
+        digest = hashlib.sha256()
+        for tensor in self.state_dict().values():
+            digest.update(tensor.detach().cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     def flops_per_token(self, seq_len: int) -> int:
         """Forward and backward, as usually counted for MFU: 6 a parameter in a matrix, and the attention's."""

@@ -1,4 +1,4 @@
-"""Text from a model: one token at a time, with the whole context recomputed. Uses no random state but its own."""
+"""Text from a model: each token is a forward pass over the whole context. Uses no random state but its own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def generate(
     seed: int = 42,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """`ids`, int64 `(B, T)` with T of at least 1, and `tokens` more each; temperature 0 takes the likeliest.
+    """`ids`, int64 `(B, T)` with T of at least 1, continued to `(B, T + tokens)`; temperature 0 takes the likeliest.
 
     The draw is made on the CPU, so that one seed gives one text on every device.
     """
@@ -32,7 +32,7 @@ def generate(
     for _ in range(tokens):
         context = ids[:, -model.config.n_positions :]
         with autocast(ids.device, dtype):
-            logits = model.to_logits(model.hidden(context)[:, -1]).float().cpu()
+            logits = model.to_logits(model.hidden(context)[:, -1]).float().cpu()  # (B, V)
         if temperature == 0:
             drawn = logits.argmax(1, keepdim=True)
         else:
@@ -81,9 +81,15 @@ def sample_run(
     tokenizer: str | None,
 ) -> list[str]:
     """Texts from a run, a checkpoint or an export, by its own tokenizer unless another is named."""
-    place = find_world(device).device
-    loaded = open_model(run, which=which, device=place)
-    words = Tokenizer(tokenizer or loaded.state.get("tokenizer", "gpt2"))
+    loaded = open_model(run, which=which, device=find_world(device).device)
+    codec = Tokenizer(tokenizer or loaded.state.get("tokenizer", "gpt2"))
     return sample_text(
-        loaded.model, words, prompt, count=count, tokens=tokens, temperature=temperature, top_k=top_k, seed=seed
+        loaded.model,
+        codec,
+        prompt,
+        count=count,
+        tokens=tokens,
+        temperature=temperature,
+        top_k=top_k,
+        seed=seed,
     )

@@ -15,10 +15,29 @@ from shardkit.dataset.manifest import Manifest, ShardInfo, TokenizerInfo
 from shardkit.files import sha256_file
 
 ROOT = Path(__file__).resolve().parents[2]
+LONG_SECONDS = 280  # until a process is taken for hung, on a machine however busy
 TINY = (
-    "--model", "nano", "--n-layer", "1", "--n-head", "2", "--n-embd", "32", "--seq-len", "32", "--micro-batch", "2",
-    "--batch-tokens", "256", "--val-tokens", "1024", "--val-every", "0", "--device", "cpu",
-)  # fmt: skip
+    "--model",
+    "nano",
+    "--n-layer",
+    "1",
+    "--n-head",
+    "2",
+    "--n-embd",
+    "32",
+    "--seq-len",
+    "32",
+    "--micro-batch",
+    "2",
+    "--batch-tokens",
+    "256",
+    "--val-tokens",
+    "1024",
+    "--val-every",
+    "0",
+    "--device",
+    "cpu",
+)
 
 
 def write_dataset(
@@ -42,10 +61,16 @@ def write_dataset(
         np.save(path, tokens)
         shards.append(
             ShardInfo(
-                file=path.name, split=split, index=index, tokens=size, documents=int((tokens == 256).sum()),
-                first_document=0, sha256=sha256_file(path), bytes=path.stat().st_size,
+                file=path.name,
+                split=split,
+                index=index,
+                tokens=size,
+                documents=int((tokens == 256).sum()),
+                first_document=0,
+                sha256=sha256_file(path),
+                bytes=path.stat().st_size,
             )
-        )  # fmt: skip
+        )
     manifest = Manifest(
         dtype="uint16",
         tokens_per_shard=train,
@@ -76,7 +101,7 @@ def run_trainer(*words: str | Path, ranks: int = 1, fails: bool = False) -> subp
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LONG_SECONDS,
         check=False,
     )
     assert (done.returncode != 0) == fails, done.stdout + done.stderr

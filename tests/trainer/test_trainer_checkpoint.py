@@ -11,6 +11,7 @@ import torch
 
 from shardkit import UsageError
 from trainer import checkpoint as ckpt
+from trainer.checkpoint_upload import Uploader
 
 
 def state(step: int, val_loss: float | None = None, best: float = 1e9) -> dict[str, Any]:
@@ -48,9 +49,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path) 
     flipped.write_bytes(data)
     empty.write_bytes(b"")
     said: list[str] = []
-    found = ckpt.load_newest(tmp_path, said.append)
-    assert found is not None
-    assert found["step"] == 1
+    assert ckpt.newest_checkpoint(tmp_path, said.append) == tmp_path / ckpt.checkpoint_name(1)
     assert len(said) == 3
     assert "damaged" in said[1]
 
@@ -58,8 +57,8 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path) 
 def test_where_all_are_damaged_nothing_is_begun_anew(tmp_path: Path) -> None:
     (tmp_path / ckpt.checkpoint_name(1)).write_bytes(b"junk")
     with pytest.raises(ckpt.CheckpointError, match="none of the 1 checkpoints"):
-        ckpt.load_newest(tmp_path, lambda text: None)
-    assert ckpt.load_newest(tmp_path / "none", lambda text: None) is None
+        ckpt.newest_checkpoint(tmp_path, lambda text: None)
+    assert ckpt.newest_checkpoint(tmp_path / "none", lambda text: None) is None
 
 
 def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
@@ -81,7 +80,7 @@ def test_a_disk_that_refuses_leaves_no_half_file(tmp_path: Path) -> None:
 
 def test_uploads_go_to_any_fsspec_path_and_come_back(tmp_path: Path) -> None:
     run, remote, said = tmp_path / "run", (tmp_path / "remote").as_uri(), []
-    uploader = ckpt.Uploader(run, remote, said.append)
+    uploader = Uploader(run, remote, said.append)
     for step in (1, 2):
         path = ckpt.save_checkpoint(run / "checkpoints", state(step), keep=1)
         (run / "log.jsonl").write_text('{"step": 1}\n')
@@ -98,12 +97,12 @@ def test_uploads_go_to_any_fsspec_path_and_come_back(tmp_path: Path) -> None:
 def test_a_failing_upload_is_a_warning(tmp_path: Path) -> None:
     said: list[str] = []
     (tmp_path / "blocked").write_text("a file where a folder should be")
-    uploader = ckpt.Uploader(tmp_path / "run", (tmp_path / "blocked" / "x").as_uri(), said.append)
+    uploader = Uploader(tmp_path / "run", (tmp_path / "blocked" / "x").as_uri(), said.append)
     uploader.submit(ckpt.save_checkpoint(tmp_path / "run" / "checkpoints", state(1), keep=1))
     uploader.close()
     assert said[0].startswith("warning: step_00000001 was not pushed to")
     with pytest.raises(UsageError, match="expected user/repo"):
-        ckpt.Uploader(tmp_path, "nonsense", said.append)
+        Uploader(tmp_path, "nonsense", said.append)
 
 
 def test_a_remote_that_has_none_says_so(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from trainer_data import ROOT, TINY, command, environment, write_dataset
+from trainer_data import LONG_SECONDS, ROOT, TINY, command, environment, write_dataset
 
 from trainer.__main__ import main
 
@@ -130,6 +130,8 @@ def test_a_toml_file_does_for_flags(tmp_path: Path) -> None:
 def test_a_bug_keeps_its_traceback(tmp_path: Path) -> None:
     words = command("train", "--data", tmp_path, "--out", tmp_path)
     words[1:3] = ["-c", "import trainer.train as t, trainer.__main__ as m\nt.find_state = lambda *a: 1 / 0\nm.main()"]
-    done = subprocess.run(words, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        words, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=LONG_SECONDS, check=False
+    )
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from trainer_data import ROOT, environment, write_dataset
+from trainer_data import LONG_SECONDS, ROOT, environment, write_dataset
 
 from shardkit import UsageError
 from trainer.distributed import choose_precision, find_world, once_a_node
@@ -29,8 +28,13 @@ def launch(mode: str, data: Path, out: Path, ranks: int) -> subprocess.Completed
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
     return subprocess.run(
         [sys.executable, *launcher, "tests/support/trainer_worker.py", mode, str(data), str(out)],
-        env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LONG_SECONDS,
+        check=False,
+    )
 
 
 def test_gradient_and_evaluation_are_the_same_for_any_world_size_and_micro_batch(tmp_path: Path) -> None:
@@ -52,14 +56,13 @@ def test_gradient_and_evaluation_are_the_same_for_any_world_size_and_micro_batch
         assert other["hellaswag"] == one["hellaswag"]
 
 
-def test_a_failing_rank_shows_its_traceback_and_ends_all_within_seconds(tmp_path: Path) -> None:
+def test_a_failing_rank_shows_its_traceback_and_ends_all(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data")
-    began = time.monotonic()
     done = launch("fail", tmp_path / "data", tmp_path / "run", 2)
     assert done.returncode != 0
     assert "ZeroDivisionError: a bug on rank 1" in done.stderr
     assert "step     1/500" in done.stdout
-    assert time.monotonic() - began < 60  # start-up of three processes on a busy machine; 500 steps would take longer
+    assert "step     2/500" not in done.stdout  # rank 0 was not left to wait for a rank that is gone, nor went on
 
 
 def test_a_process_that_nobody_launched_is_alone() -> None:
@@ -107,12 +110,13 @@ def test_work_that_is_done_once_a_node_is_waited_for(tmp_path: Path, monkeypatch
     )
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", script, str(tmp_path)], cwd=ROOT,
+            [sys.executable, "-c", script, str(tmp_path)],
+            cwd=ROOT,
             env={**environment(), "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "3"},
         )
         for rank in range(3)
-    ]  # fmt: skip
-    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    ]
+    assert [process.wait(LONG_SECONDS) for process in processes] == [0, 0, 0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["after0", "after1", "after2", "by0"]
     assert all((tmp_path / f"after{rank}").read_text() == "1" for rank in range(3))
     once_a_node(find_world("cpu"), "test", lambda: (tmp_path / "alone").touch())

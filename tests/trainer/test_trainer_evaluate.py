@@ -14,15 +14,8 @@ from trainer_data import write_dataset
 
 from shardkit import Tokenizer, UsageError
 from trainer.distributed import find_world
-from trainer.evaluate import (
-    HellaSwagError,
-    bits_per_byte,
-    load_hellaswag,
-    open_val_range,
-    score_hellaswag,
-    unigram_entropy,
-    validate,
-)
+from trainer.evaluate import bits_per_byte, open_val_range, unigram_entropy, validate
+from trainer.hellaswag import HellaSwagError, load_hellaswag, score_hellaswag
 from trainer.model import Model, ModelConfig
 
 WORLD = find_world("cpu")

@@ -87,9 +87,13 @@ def test_a_bigram_model_is_not_exported(tmp_path: Path) -> None:
 
 def test_the_card_says_what_the_model_was_fed(tmp_path: Path) -> None:
     state = {
-        "config": json.dumps({"batch_tokens": 2048}), "fingerprint": "abc123", "source": "sample", "step": 7,
-        "loss": 3.25, "last_val_loss": 3.5,
-    }  # fmt: skip
+        "config": json.dumps({"batch_tokens": 2048}),
+        "fingerprint": "abc123",
+        "source": "sample",
+        "step": 7,
+        "loss": 3.25,
+        "last_val_loss": 3.5,
+    }
     write_card(tmp_path, "alice/gpt", Loaded(model=make(), state=state), tmp_path)
     card = (tmp_path / "README.md").read_text()
     for part in (

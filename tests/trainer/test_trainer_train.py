@@ -21,7 +21,9 @@ from trainer.distributed import find_world
 from trainer.evaluate import evaluate_run
 from trainer.log import RunLog, read_log
 from trainer.model import IGNORED
-from trainer.train import Run, TrainingError, learning_rate, open_data, train
+from trainer.optim import learning_rate
+from trainer.run import Run, TrainingError
+from trainer.train import open_data, train
 
 
 @pytest.fixture(autouse=True)
@@ -100,9 +102,16 @@ def test_a_packed_run_with_a_document_mask_says_so_everywhere(
 ) -> None:
     write_dataset(tmp_path / "data", val=3000, document_tokens=24)
     given = {
-        "data": str(tmp_path / "data"), "out": str(tmp_path / "run"), "model": "nano", "n_layer": 1, "n_embd": 32,
-        "device": "cpu", "val_tokens": 2048, "layout": "packed", "document_mask": True,
-    }  # fmt: skip
+        "data": str(tmp_path / "data"),
+        "out": str(tmp_path / "run"),
+        "model": "nano",
+        "n_layer": 1,
+        "n_embd": 32,
+        "device": "cpu",
+        "val_tokens": 2048,
+        "layout": "packed",
+        "document_mask": True,
+    }
     train({**given, "steps": 60, "val_every": 30})
     assert re.search(
         r"^layout    packed: .*: use 9\d[.\d]*%, pad [.\d]+%, crop 0.00%, document mask \(dense\)$",
@@ -120,14 +129,23 @@ def test_a_packed_run_with_a_document_mask_says_so_everywhere(
 def test_with_the_mask_a_steps_gradient_is_that_of_its_documents_alone(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", document_tokens=12)
     given = {
-        "data": str(tmp_path / "data"), "out": str(tmp_path / "run"), "model": "nano", "n_layer": 1, "n_embd": 32,
-        "seq_len": 32, "micro_batch": 2, "batch_tokens": 256, "device": "cpu", "val_every": 0, "layout": "packed",
+        "data": str(tmp_path / "data"),
+        "out": str(tmp_path / "run"),
+        "model": "nano",
+        "n_layer": 1,
+        "n_embd": 32,
+        "seq_len": 32,
+        "micro_batch": 2,
+        "batch_tokens": 256,
+        "device": "cpu",
+        "val_every": 0,
+        "layout": "packed",
         "document_mask": True,
-    }  # fmt: skip
+    }
     world = find_world("cpu")
     config, manifest = open_data(make_config(given), world)
     run = Run(config, world, manifest, None)
-    twin, (_, counted) = deepcopy(run.model), run.accumulate()
+    twin, (_, counted) = deepcopy(run.learner.model), run.learner.accumulate(run.loader, run.micro_steps)
     run.close()
     sizes = {"batch_size": 2, "seq_len": 32, "seed": 1337}
     with ShardLoader(tmp_path / "data", **sizes, layout="packed", documents=True) as loader:
@@ -139,7 +157,7 @@ def test_with_the_mask_a_steps_gradient_is_that_of_its_documents_alone(tmp_path:
                     part = [tensor.flatten()[None, begin:end] for tensor in (inputs, targets)]
                     (twin(*part) * (end - begin) / 256).backward()
     assert int(counted) == 0
-    for ours, theirs in zip(run.model.parameters(), twin.parameters(), strict=True):
+    for ours, theirs in zip(run.learner.model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-6)
 
 
@@ -172,9 +190,15 @@ def test_the_log_says_where_the_data_of_each_step_lay(tmp_path: Path) -> None:
 def test_epochs_are_counted_exactly_and_passing_one_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_dataset(tmp_path / "data", train=8 * 32 * 5 + 1)  # five batches of 8 windows of 32
     given = {
-        "data": str(tmp_path / "data"), "model": "bigram", "seq_len": 32, "micro_batch": 4, "batch_tokens": 256,
-        "device": "cpu", "val_every": 0, "save_every": 0,
-    }  # fmt: skip
+        "data": str(tmp_path / "data"),
+        "model": "bigram",
+        "seq_len": 32,
+        "micro_batch": 4,
+        "batch_tokens": 256,
+        "device": "cpu",
+        "val_every": 0,
+        "save_every": 0,
+    }
     train({**given, "out": str(tmp_path / "one")})
     said = capsys.readouterr().out
     assert "epoch     5.00 steps; the run has 5: 1.00 epochs" in said
@@ -191,9 +215,18 @@ def test_epochs_are_counted_exactly_and_passing_one_is_said(tmp_path: Path, caps
 def test_a_run_that_blows_up_says_so_and_saves_nothing(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data")
     given = {
-        "data": str(tmp_path / "data"), "out": str(tmp_path / "run"), "model": "nano", "n_embd": 32, "device": "cpu",
-        "lr": 1e30, "steps": 20, "val_every": 0, "save_every": 1, "grad_clip": 0.0, "warmup_steps": 0,
-    }  # fmt: skip
+        "data": str(tmp_path / "data"),
+        "out": str(tmp_path / "run"),
+        "model": "nano",
+        "n_embd": 32,
+        "device": "cpu",
+        "lr": 1e30,
+        "steps": 20,
+        "val_every": 0,
+        "save_every": 1,
+        "grad_clip": 0.0,
+        "warmup_steps": 0,
+    }
     with pytest.raises(TrainingError, match=r"the loss is (nan|inf), nothing of it was saved"):
         train(given)
 
