@@ -108,9 +108,7 @@ class Downloader:
             for shard in too_much(shards, sizes, bound)
         }
 
-    def _start(
-        self, order: Sequence[str], bound: int | None, wants: list[tuple[str, ...]]
-    ) -> dict[str, ShardkitError]:
+    def _start(self, order: Sequence[str], bound: int | None, wants: list[tuple[str, ...]]) -> dict[str, ShardkitError]:
         """Start what is needed next, as far as there is room; what waited for room too long, and why."""
         contents, sizes, running = self._dataset.contents, self._dataset.sizes, set(self._jobs.values())
         wanted = running.union(*wants)

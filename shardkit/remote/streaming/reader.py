@@ -41,9 +41,8 @@ class _Child(subprocess.Popen[bytes]):
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"},
             start_new_session=True,  # Ctrl-C and hang-ups are for the trainer
         )
-        with contextlib.suppress(OSError):  # it has ended already: its log says why
-            with self.stdin or open(os.devnull, "wb") as pipe:
-                pipe.write(json.dumps([source, revision]).encode())
+        with contextlib.suppress(OSError), self.stdin or open(os.devnull, "wb") as pipe:
+            pipe.write(json.dumps([source, revision]).encode())  # an error: it has ended already, its log says why
 
     def last_words(self) -> str:
         """The last line of its log, "" if there is none."""
