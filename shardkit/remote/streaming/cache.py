@@ -62,7 +62,7 @@ class ShardCache:
         self.unfinished = dataset.unfinished
         self._sizes = {shard.file: shard.bytes for shard in self.manifest.shards}
         self._small_bytes = small_bytes(self.manifest)
-        self._wants: tuple[str, ...] = ()
+        self._wants: list[str] = []
         self._reader: Reader | None = None
 
     @classmethod
@@ -87,7 +87,7 @@ class ShardCache:
         reader = Reader(place, full, revision, cache_bytes)
         try:
             dataset = reader.wait_for_dataset()
-            reader.change(dataset=dataset.digest)
+            reader.change(replace(reader.lease, dataset=dataset.digest))
             cache = cls(place, full, dataset, split, revision, cache_bytes)
             cache._set_reader(reader)
             cache._check_split()
@@ -117,7 +117,7 @@ class ShardCache:
 
         Returns at once. Raises `UsageError` for files that the dataset has not, or that cannot fit `cache_bytes`.
         """
-        wants, reader = tuple(dict.fromkeys(shards)), self._own_reader()
+        wants, reader = list(dict.fromkeys(shards)), self._own_reader()
         if wants == reader.lease.wants:
             return
         if unknown := [shard for shard in wants if shard not in self._sizes]:
@@ -129,7 +129,7 @@ class ShardCache:
                 f"files take {format_bytes(needed + self._small_bytes)}: give more, or a smaller span"
             )
         self._wants = wants
-        reader.change(wants=wants)
+        reader.change(replace(reader.lease, wants=wants))
 
     def wait(self, shard: str) -> None:
         """Return when `shard`, which must be wanted, is in `directory` and verified.
@@ -174,7 +174,7 @@ class ShardCache:
         if reader is None or reader.pid != os.getpid():  # a copy, or a fork
             reader = Reader(self._folder, self._source, self._asked, self._cache_bytes, self._digest)
             self._set_reader(reader)
-            reader.change(wants=self._wants)
+            reader.change(replace(reader.lease, wants=self._wants))
         return reader
 
     def _set_reader(self, reader: Reader) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest, ShardInfo
 from shardkit.dataset.shards import SHARD_NAME
-from shardkit.errors import HubError, OutputError, UsageError
+from shardkit.errors import HubError, UsageError
 from shardkit.remote.address import open_remote
 from shardkit.remote.download import WantedFile
 from shardkit.remote.interface import Remote
@@ -32,8 +32,6 @@ class OpenDataset:
 def open_dataset(folder: CacheFolder, source: str, revision: str | None) -> OpenDataset:
     """Resolve the revision and read the manifest, or go on with those that living readers have."""
     record = folder.read(folder.dataset, Dataset)
-    if record is not None and record.key != source_key(source):
-        raise OutputError(f"{folder.path} is the cache of {record.name}, not of {shown(source)}: give another folder")
     if record is not None and any(lease.dataset == record.digest for lease in folder.living()):
         remote = open_remote(source, revision=record.revision or None)
         manifest = Manifest.from_json(record.manifest, where=str(folder.dataset))

@@ -54,13 +54,13 @@ class Downloader:
         self._verified: set[str] = set()
         self._failures: dict[str, _Failure] = {}
         self._blocked_since = 0.0
-        self._blocked_wants: list[tuple[str, ...]] = []
+        self._blocked_wants: list[list[str]] = []
 
     def serve(self, leases: Sequence[Lease]) -> tuple[list[str], dict[str, ShardkitError]]:
         """Take in what arrived, make room, start what is needed next; the shards that are ready, and what failed."""
         self._collect(leases)
         sizes, contents = self._dataset.sizes, self._dataset.contents
-        wants = [tuple(shard for shard in lease.wants if shard in sizes) for lease in leases]
+        wants = [[shard for shard in lease.wants if shard in sizes] for lease in leases]
         order = in_order_of_need(wants)
         contents.note_wanted(order)
         bounds = [lease.cache_bytes for lease in leases if lease.cache_bytes is not None]
@@ -95,7 +95,7 @@ class Downloader:
             if shard in self._verified or wanting - failure.readers:  # a fresh reader gets a fresh try
                 del self._failures[shard]
 
-    def _too_large(self, wants: Sequence[tuple[str, ...]], bound: int) -> dict[str, ShardkitError]:
+    def _too_large(self, wants: Sequence[Sequence[str]], bound: int) -> dict[str, ShardkitError]:
         """What can never fit below the bound with what the same reader needs before it."""
         sizes, small_bytes = self._dataset.sizes, self._dataset.small_bytes
         return {
@@ -108,7 +108,7 @@ class Downloader:
             for shard in too_much(shards, sizes, bound)
         }
 
-    def _start(self, order: Sequence[str], bound: int | None, wants: list[tuple[str, ...]]) -> dict[str, ShardkitError]:
+    def _start(self, order: Sequence[str], bound: int | None, wants: list[list[str]]) -> dict[str, ShardkitError]:
         """Start what is needed next, as far as there is room; what waited for room too long, and why."""
         contents, sizes, running = self._dataset.contents, self._dataset.sizes, set(self._jobs.values())
         wanted = running.union(*wants)
@@ -141,9 +141,7 @@ class Downloader:
         failure = self._failures.get(shard)
         return failure is not None and time.monotonic() < failure.again_at
 
-    def _blocked(
-        self, shard: str, free: int, bound: int | None, wants: list[tuple[str, ...]]
-    ) -> dict[str, ShardkitError]:
+    def _blocked(self, shard: str, free: int, bound: int | None, wants: list[list[str]]) -> dict[str, ShardkitError]:
         """There is no room for `shard`: an error if nothing that still moves can make any."""
         if self._jobs:
             return {}

@@ -40,12 +40,9 @@ class Lease:
 
     id: str
     serial: int = 0
-    wants: tuple[str, ...] = ()
+    wants: list[str] = field(default_factory=list)
     cache_bytes: int | None = None
     dataset: str = ""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "wants", tuple(self.wants))  # a list where it was read
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,35 +81,17 @@ class Dataset:
         return hashlib.sha256(_to_json(self).encode()).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
 class CacheFolder:
     """The paths of a cache folder, and its records."""
 
-    path: Path
-
-    @property
-    def work(self) -> Path:
-        return self.path / WORK_DIR
-
-    @property
-    def readers(self) -> Path:
-        return self.work / "readers"
-
-    @property
-    def incoming(self) -> Path:
-        return self.work / "incoming"
-
-    @property
-    def lock(self) -> Path:
-        return self.work / "downloader.lock"
-
-    @property
-    def status(self) -> Path:
-        return self.work / "status.json"
-
-    @property
-    def dataset(self) -> Path:
-        return self.work / "dataset.json"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.work = path / WORK_DIR
+        self.readers = self.work / "readers"
+        self.incoming = self.work / "incoming"  # downloads that are not verified yet
+        self.lock = self.work / "downloader.lock"
+        self.status = self.work / "status.json"
+        self.dataset = self.work / "dataset.json"
 
     def prepare(self) -> None:
         """Make it. Raises `OutputError` for a folder that holds something else: what is in a cache gets deleted."""

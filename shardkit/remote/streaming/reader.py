@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -76,17 +75,12 @@ class Reader:
         self._killed = 0
         self._path = folder.readers / f"{self.lease.id}.json"
         self._lock: int | None = folder.new_lease(self.lease.id)
-        self.change(wants=())
+        self.change(self.lease)
 
-    def change(self, *, wants: tuple[str, ...] | None = None, dataset: str | None = None) -> None:
-        """Change the lease; what the downloader answered to the one before does not count any more."""
-        self.lease = replace(
-            self.lease,
-            serial=self.lease.serial + 1,
-            wants=self.lease.wants if wants is None else wants,
-            dataset=self.lease.dataset if dataset is None else dataset,
-        )
-        self.ready &= set(self.lease.wants)
+    def change(self, lease: Lease) -> None:
+        """Write the lease anew; what the downloader answered to the one before does not count any more."""
+        self.lease = replace(lease, serial=self.lease.serial + 1)
+        self.ready &= set(lease.wants)
         self.folder.write(self._path, self.lease)
 
     def leave(self) -> None:
@@ -146,20 +140,16 @@ class Reader:
     def _start(self) -> None:
         """Start a downloader. Raises `HubError` where the one before shows that it is no use."""
         last, self._child = self._child, None
-        code = 0 if last is None else last.returncode
-        self._killed += code < 0
-        if last is not None and code < 0 and self._killed == _MOST_KILLED:
-            self._killed = 0
-            raise HubError(
-                f"the downloader of {self.folder.path} was killed {_MOST_KILLED} times by "
-                f"{signal.Signals(-code).name} and brought nothing (out of memory?): make a new loader, it goes on"
-            )
-        if last is not None and code > 0:
-            words = last.last_words()
-            raise HubError(
-                f"the downloader of {self.folder.path} failed (exit code {code}"
-                f"{words and '; its last words: '}{words}): make a new loader, it goes on"
-            )
+        if last is not None and last.returncode:
+            self._killed += 1
+            killed = last.returncode < 0  # from outside, or the system was out of memory
+            if not killed or self._killed == _MOST_KILLED:
+                self._killed = 0
+                how = f"was killed {_MOST_KILLED} times (signal {-last.returncode})" if killed else "failed"
+                raise HubError(
+                    f"the downloader of {self.folder.path} {how} and brought nothing (its last words: "
+                    f"{last.last_words() or 'none'}): make a new loader, it goes on"
+                )
         self._child = _Child(self.folder, self._source, self._revision)
         _children[:] = [child for child in _children if child.poll() is None] + [self._child]
 
