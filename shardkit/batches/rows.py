@@ -7,7 +7,6 @@ arrived yet waits in `DatasetRows.read`; what keeps the shard away for good is r
 from __future__ import annotations
 
 import os
-from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
@@ -18,8 +17,8 @@ from shardkit.batches.order import Order
 from shardkit.batches.spans import Span, choose_span, cut_spans, needed_shards
 from shardkit.dataset.documents import Location, locate_token
 from shardkit.dataset.manifest import PLAN_FOLDER, WORK_DIR, Manifest
-from shardkit.dataset.token_stream import Tokens, open_split, open_stream
-from shardkit.errors import HubError, UsageError
+from shardkit.dataset.token_stream import Tokens, open_split
+from shardkit.errors import UsageError
 from shardkit.remote.address import is_remote
 from shardkit.remote.streaming.cache import ShardCache
 
@@ -67,17 +66,14 @@ class DatasetRows:
     def __init__(self, place: DatasetPlace, options: RowOptions, number: int = 0) -> None:
         self.cache: ShardCache | None = None
         if is_remote(place):
-            try:
-                self.cache = ShardCache.open(
-                    str(place), split=options.split, folder=options.cache, cache_bytes=options.cache_bytes,
-                    revision=options.revision,
-                )  # fmt: skip
-            except HubError as error:
-                if "://" in str(place):
-                    raise
-                raise type(error)(f"{error} (nor is there a folder {place} here)") from error
-            self.manifest, self.stream = self.cache.manifest, open_stream(self.cache.manifest, options.split)
-            self.stream.wait = self.cache.wait
+            self.cache = ShardCache.open(
+                str(place),
+                split=options.split,
+                folder=options.cache,
+                cache_bytes=options.cache_bytes,
+                revision=options.revision,
+            )
+            self.manifest, self.stream = self.cache.manifest, self.cache.open_stream()
         else:
             self.manifest, self.stream = open_split(place, options.split, verify=options.verify)
         self._entered = -1
@@ -129,26 +125,16 @@ class DatasetRows:
 
     def enter(self, row: int) -> None:
         """Tell the cache, if there is one, that rows of `row`'s span are read from now on."""
-        if self.cache is None:
-            return
-        number = self.order.span_of(row)
-        if number != self._entered:
-            needed = needed_shards(self._spans, number)
-            self.stream.close_all_but(needed)
-            self.cache.want([self.stream.shards[shard].file for shard in needed])
+        if self.cache is not None and (number := self.order.span_of(row)) != self._entered:
+            self.cache.switch(self.stream, needed_shards(self._spans, number))
             self._entered = number
 
     def locate(self, token: int) -> Location:
         """Where `token` of the stream lies. A shard that was deleted is fetched again, and what is read stays."""
         if self.cache is None:
             return locate_token(self.manifest, self.stream, token)
-        shard, cache = self.stream.shards[self.stream.shard_of(token)[0]].file, copy(self.cache)
-        try:
-            cache.want([shard])
-            cache.wait(shard)
+        with self.cache.one_more(self.stream.shards[self.stream.shard_of(token)[0]].file):
             return locate_token(self.manifest, self.stream, token)
-        finally:
-            cache.close()
 
     def max_segments(self, seq_len: int) -> int:
         """The most segments (documents, parts of them, padding) in any row of `seq_len` tokens, or an upper bound.

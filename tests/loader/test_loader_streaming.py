@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import threading
@@ -17,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from cache_data import REPO, bytes_on_disk, serve, status_of
+from cache_data import REPO, bytes_on_disk, kill_downloader, serve
 from hub_server import HubServer
 from torch.utils.data import DataLoader
 
@@ -145,7 +144,7 @@ def test_a_downloader_that_is_killed_again_and_again_delays_and_changes_nothing(
     with ShardLoader(REPO, batch_size=4, seq_len=32, span=1, cache=tmp_path / "cache", cache_bytes=bound) as stream:
         for step in range(copy.steps_per_epoch):
             if step in (50, 150):
-                os.kill(status_of(tmp_path / "cache").process.pid, signal.SIGKILL)
+                kill_downloader(tmp_path / "cache")
             assert same(stream.next_batch(), copy.next_batch())
 
 
@@ -283,7 +282,7 @@ def test_random_faults_and_kills_change_no_batch_or_are_named(seed: int, served:
                     stream.load_state_dict(state)
                     while stream.epoch == 0:
                         if stream.step == kill_at:
-                            os.kill(status_of(tmp_path / "cache").process.pid, signal.SIGKILL)
+                            kill_downloader(tmp_path / "cache")
                             kill_at = None
                         copy.load_state_dict(state)
                         assert same(stream.next_batch(), copy.next_batch())

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import psutil
 from hub_data import make_dataset
 from hub_server import HubServer
 
 from shardkit.dataset.manifest import Manifest
 from shardkit.remote.streaming.cache import ShardCache
-from shardkit.remote.streaming.folder import CacheFolder, Status
+from shardkit.remote.streaming.folder import CacheFolder, Status, is_locked
 
 REPO = "alice/demo"
 SUPPORT = Path(__file__).parent
@@ -76,11 +78,38 @@ def until(true: Callable[[], object], seconds: float = 15.0) -> float:
 
 
 def status_of(folder: Path) -> Status:
-    """The downloader's status, when there is one."""
-    until(lambda: CacheFolder(folder).read_status() is not None)
-    status = CacheFolder(folder).read_status()
+    """The answer of the downloader that lives, when it has given one."""
+    place = CacheFolder(folder)
+
+    def living() -> Status | None:
+        status = place.read(place.status, Status)
+        lives = status is not None and is_locked(place.lock) and alive(status.pid)
+        return status if lives else None
+
+    until(living)
+    status = living()
     assert status is not None
     return status
+
+
+def readers_of(folder: Path) -> int:
+    """How many leases there are. Looking at their locks is for the downloader's process."""
+    return len(list(CacheFolder(folder).readers.glob("*.lock")))
+
+
+def kill_downloader(folder: Path) -> None:
+    """SIGKILL, and until the kernel has given its lock back."""
+    status = status_of(folder)
+    os.kill(status.pid, signal.SIGKILL)
+    until(lambda: not alive(status.pid))
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs or is stopped; a zombie is dead."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def bytes_on_disk(folder: Path, suffix: str = "") -> int:

@@ -1,4 +1,4 @@
-"""A dataset at a remote, read through a folder on this node that another process fills (`shardkit.downloader`).
+"""A dataset at a remote, read through a folder on this node that another process fills (`downloader.py`).
 
 It never talks to the network and takes no locks to read: a shard that `wait` returned for is under its final name, was
 verified, and stays until `want` leaves it out.
@@ -6,17 +6,20 @@ verified, and stays until `want` leaves it out.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import os
 import time
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from shardkit.dataset.manifest import Manifest
-from shardkit.errors import ShardkitWarning, UsageError
+from shardkit.dataset.token_stream import TokenStream, open_stream
+from shardkit.errors import HubError, ShardkitWarning, UsageError
 from shardkit.files import format_bytes
 from shardkit.remote.streaming.folder import CacheFolder, Dataset, default_folder, full_name, small_bytes
 from shardkit.remote.streaming.reader import POLL_SECONDS, Reader
@@ -28,7 +31,7 @@ def cache_folder_name(source: str, revision: str | None, split: str) -> str:
 
 
 class ShardCache:
-    """A reader of a dataset that comes shard by shard; for one thread at a time.
+    """A reader of one split of a dataset that comes shard by shard; for one thread at a time.
 
         cache = ShardCache.open("user/name", split="train", folder=None, cache_bytes=None, revision=None)
         cache.want(["x_train_000001.npy", "x_train_000002.npy"])
@@ -39,7 +42,13 @@ class ShardCache:
     """
 
     def __init__(
-        self, folder: CacheFolder, source: str, dataset: Dataset, revision: str | None, cache_bytes: int | None
+        self,
+        folder: CacheFolder,
+        source: str,
+        dataset: Dataset,
+        split: str,
+        revision: str | None,
+        cache_bytes: int | None,
     ) -> None:
         self._folder = folder
         self._source, self._asked = source, revision
@@ -48,11 +57,12 @@ class ShardCache:
         self.directory = folder.path
         self.manifest = replace(Manifest.from_json(dataset.manifest, where=dataset.name), directory=folder.path)
         self.name = dataset.name
+        self.split = split
         self.revision = dataset.revision  # the commit, "" where there are none
         self.unfinished = dataset.unfinished
         self._sizes = {shard.file: shard.bytes for shard in self.manifest.shards}
         self._small_bytes = small_bytes(self.manifest)
-        self._wants: tuple[str, ...] = ()
+        self._wants: list[str] = []
         self._reader: Reader | None = None
 
     @classmethod
@@ -69,32 +79,26 @@ class ShardCache:
         it: `HubError`, `AuthError`, `DiskFull`, `ManifestError`; `OutputError` for a folder of something else,
         `UsageError` for a source that cannot work.
         """
-        source, revision = full_name(source, revision)
-        place = CacheFolder((folder or default_folder(source, revision, split)).expanduser().absolute())
+        full, revision = full_name(source, revision)
+        place = CacheFolder((folder or default_folder(full, revision, split)).expanduser().absolute())
         if cache_bytes is not None and cache_bytes <= 0:
             raise UsageError(f"cache_bytes is {cache_bytes!r}: expected a number of bytes, or None for no bound")
         place.prepare()
-        reader = Reader(place, source, revision, cache_bytes, "")
+        reader = Reader(place, full, revision, cache_bytes)
         try:
-            dataset = reader.dataset()
-            reader.tell(replace(reader.note, dataset=dataset.digest))
-            cache = cls(place, source, dataset, revision, cache_bytes)
-            cache._take(reader)
+            dataset = reader.wait_for_dataset()
+            reader.change(replace(reader.lease, dataset=dataset.digest))
+            cache = cls(place, full, dataset, split, revision, cache_bytes)
+            cache._set_reader(reader)
+            cache._check_split()
+        except HubError as error:
+            reader.leave()
+            if "://" in source:
+                raise
+            raise type(error)(f"{error} (nor is there a folder {source} here)") from error
         except BaseException:
             reader.leave()
             raise
-        if split not in cache.manifest.splits:
-            cache.close()
-            held = ", ".join(f"{name} with {len(shards)}" for name, shards in cache.manifest.splits.items())
-            raise UsageError(f"{cache.name} has no {split!r} shard (it has {held}): give another split")
-        if cache.unfinished:
-            again = f"give revision={cache.revision!r} to get" if cache.revision else "there is no way to get"
-            warnings.warn(
-                f"{cache.name} is still being written: this run has its first {len(cache.manifest.shards):,} shards, "
-                f"{cache.manifest.tokens:,} tokens, and later ones do not come into it; {again} the same again",
-                ShardkitWarning,
-                stacklevel=2,
-            )
         return cache
 
     @property
@@ -102,13 +106,19 @@ class ShardCache:
         """What `cache_bytes` leaves for the shards that are wanted at one time; None without a bound."""
         return None if self._cache_bytes is None else self._cache_bytes - self._small_bytes
 
+    def open_stream(self) -> TokenStream:
+        """The split as a stream, which waits for a shard where it opens it."""
+        stream = open_stream(self.manifest, self.split)
+        stream.wait = self.wait
+        return stream
+
     def want(self, shards: Sequence[str]) -> None:
         """From now on this reader needs these files, nearest need first, and no other: close maps of others before.
 
         Returns at once. Raises `UsageError` for files that the dataset has not, or that cannot fit `cache_bytes`.
         """
-        wants, reader = tuple(dict.fromkeys(shards)), self._here()
-        if wants == reader.note.wants:
+        wants, reader = list(dict.fromkeys(shards)), self._own_reader()
+        if wants == reader.lease.wants:
             return
         if unknown := [shard for shard in wants if shard not in self._sizes]:
             raise UsageError(f"{self.name} has no shard {unknown[0]}")
@@ -118,22 +128,37 @@ class ShardCache:
                 f"cache_bytes is {format_bytes(self._cache_bytes or 0)}, {len(wants)} shards at once and the small "
                 f"files take {format_bytes(needed + self._small_bytes)}: give more, or a smaller span"
             )
-        reader.sure &= set(wants)
         self._wants = wants
-        reader.tell(replace(reader.note, wants=wants))
+        reader.change(replace(reader.lease, wants=wants))
 
     def wait(self, shard: str) -> None:
         """Return when `shard`, which must be wanted, is in `directory` and verified.
 
         Raises what keeps it away: `HubError`, `AuthError`, `DiskFull`.
         """
-        reader = self._here()
-        if shard in reader.sure:
+        reader = self._own_reader()
+        if shard in reader.ready:
             return
-        if shard not in reader.note.wants:
+        if shard not in reader.lease.wants:
             raise UsageError(f"{shard} was not wanted: name it to want() before wait()")
         while not reader.has(shard):
             time.sleep(POLL_SECONDS)
+
+    def switch(self, stream: TokenStream, numbers: Sequence[int]) -> None:
+        """Unmap all shards of `stream` but these, nearest need first, and want these alone."""
+        stream.close_all_but(numbers)
+        self.want([stream.shards[number].file for number in numbers])
+
+    @contextlib.contextmanager
+    def one_more(self, shard: str) -> Iterator[None]:
+        """A block in which `shard` is here, beside what this reader wants: for a short look."""
+        other = copy.copy(self)
+        try:
+            other.want([shard])
+            other.wait(shard)
+            yield
+        finally:
+            other.close()
 
     def close(self) -> None:
         """Leave: from here on this reader wants nothing. The downloader ends when its last reader has left."""
@@ -144,14 +169,27 @@ class ShardCache:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_reader": None}
 
-    def _here(self) -> Reader:
+    def _own_reader(self) -> Reader:
         reader = self._reader
-        if reader is None or reader.note.process.pid != os.getpid():  # a copy, or a fork
+        if reader is None or reader.pid != os.getpid():  # a copy, or a fork
             reader = Reader(self._folder, self._source, self._asked, self._cache_bytes, self._digest)
-            reader.tell(replace(reader.note, wants=self._wants))
-            self._take(reader)
+            self._set_reader(reader)
+            reader.change(replace(reader.lease, wants=self._wants))
         return reader
 
-    def _take(self, reader: Reader) -> None:
+    def _set_reader(self, reader: Reader) -> None:
         self._reader = reader
         weakref.finalize(self, reader.leave)  # a loader that is dropped, not closed, must not keep the downloader
+
+    def _check_split(self) -> None:
+        if self.split not in self.manifest.splits:
+            held = ", ".join(f"{name} with {len(shards)}" for name, shards in self.manifest.splits.items())
+            raise UsageError(f"{self.name} has no {self.split!r} shard (it has {held}): give another split")
+        if self.unfinished:
+            again = f"give revision={self.revision!r} to get" if self.revision else "there is no way to get"
+            warnings.warn(
+                f"{self.name} is still being written: this run has its first {len(self.manifest.shards):,} shards, "
+                f"{self.manifest.tokens:,} tokens, and later ones do not come into it; {again} the same again",
+                ShardkitWarning,
+                stacklevel=3,
+            )

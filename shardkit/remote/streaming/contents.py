@@ -7,8 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest, ShardInfo
 from shardkit.dataset.shards import SHARD_NAME
-from shardkit.errors import DiskFull, HubError, OutputError, ShardkitError, UsageError
-from shardkit.files import format_bytes
+from shardkit.errors import HubError, UsageError
 from shardkit.remote.address import open_remote
 from shardkit.remote.download import WantedFile
 from shardkit.remote.interface import Remote
@@ -17,7 +16,7 @@ from shardkit.remote.streaming.folder import CacheFolder, Dataset, shown, small_
 
 
 class OpenDataset:
-    """An opened dataset, and what of it is in the folder."""
+    """An opened dataset, where it comes from, and what of it is in the folder."""
 
     def __init__(self, folder: CacheFolder, remote: Remote, record: Dataset) -> None:
         self.remote = remote
@@ -26,50 +25,28 @@ class OpenDataset:
         self.shards: dict[str, ShardInfo] = {shard.file: shard for shard in manifest.shards}
         self.sizes = {shard.file: shard.bytes for shard in manifest.shards}
         self.small_bytes = small_bytes(manifest)
-        self.room = CacheContents({p.name: p.stat().st_size for p in folder.path.iterdir() if SHARD_NAME.match(p.name)})
-
-    def refused(self, wants: Sequence[Sequence[str]], bound: int | None) -> dict[str, ShardkitError]:
-        """What can never fit below the bound with what the same reader needs before it."""
-        refused: dict[str, ShardkitError] = {}
-        for shards in wants if bound is not None else ():
-            for shard in too_much(shards, self.sizes, bound or 0):
-                needed = sum(self.sizes[s] for s in shards) + self.small_bytes
-                refused[shard] = DiskFull(
-                    f"cache_bytes is {format_bytes((bound or 0) + self.small_bytes)}, one reader needs {len(shards)} "
-                    f"shards at once, {format_bytes(needed)} with the small files: give more, or a smaller span"
-                )
-        return refused
+        files = [path for path in folder.path.iterdir() if SHARD_NAME.match(path.name)]
+        self.contents = CacheContents({path.name: path.stat().st_size for path in files})
 
 
 def open_dataset(folder: CacheFolder, source: str, revision: str | None) -> OpenDataset:
     """Resolve the revision and read the manifest, or go on with those that living readers have."""
-    before = folder.read_dataset()
-    if before is not None and before.key != source_key(source):
-        raise OutputError(f"{folder.path} is the cache of {before.name}, not of {shown(source)}: give another folder")
-    if before is not None and any(note.dataset == before.digest for note in folder.live_readers()):
-        remote = open_remote(source, revision=before.revision or None)
-        manifest = Manifest.from_json(before.manifest, where=str(folder.dataset))
-        check_listing(remote, _wanted(manifest), remote.files())
-        return OpenDataset(folder, remote, before)
+    record = folder.read(folder.dataset, Dataset)
+    if record is not None and any(lease.dataset == record.digest for lease in folder.living()):
+        remote = open_remote(source, revision=record.revision or None)
+        manifest = Manifest.from_json(record.manifest, where=str(folder.dataset))
+        check_listing(remote, [wanted_file(shard) for shard in manifest.shards], remote.files())
+        return OpenDataset(folder, remote, record)
     remote = open_remote(source, revision=revision)
-    there = remote.files()
-    if unfinished := MANIFEST_NAME not in there and JOURNAL_FILE in there:
-        manifest = published_so_far(remote, there)
-    else:
-        found = published(remote, there)
-        if found is None:
-            raise UsageError(
-                f"{shown(remote.name)} has no {MANIFEST_NAME}, so nobody vouches for its shards: bring it here "
-                "with `shardkit pull`, and train from the folder"
-            )
-        manifest = found[1]
-    check_listing(remote, _wanted(manifest), there)
-    if nameless := [shard.file for shard in manifest.shards if len(shard.sha256) != 64]:
-        raise HubError(f"{shown(remote.name)} has no SHA-256 for {nameless[0]}: `shardkit pull` it instead")
+    manifest, unfinished = _read_manifest(remote)
     record = Dataset(
-        key=source_key(source), name=shown(remote.name), asked=revision, revision=remote.revision,
-        unfinished=unfinished, manifest=manifest.to_json(),
-    )  # fmt: skip
+        key=source_key(source),
+        name=shown(remote.name),
+        asked=revision,
+        revision=remote.revision,
+        unfinished=unfinished,
+        manifest=manifest.to_json(),
+    )
     folder.write(folder.dataset, record)
     return OpenDataset(folder, remote, record)
 
@@ -79,8 +56,24 @@ def wanted_file(shard: ShardInfo) -> WantedFile:
     return WantedFile.of(shard)
 
 
-def _wanted(manifest: Manifest) -> list[WantedFile]:
-    return [wanted_file(shard) for shard in manifest.shards]
+def _read_manifest(remote: Remote) -> tuple[Manifest, bool]:
+    """The manifest at the remote, or that of a dataset that is still being written; and whether it is."""
+    listing = remote.files()
+    unfinished = MANIFEST_NAME not in listing and JOURNAL_FILE in listing
+    if unfinished:
+        manifest = published_so_far(remote, listing)
+    else:
+        whole = published(remote, listing)
+        if whole is None:
+            raise UsageError(
+                f"{shown(remote.name)} has no {MANIFEST_NAME}, so nobody vouches for its shards: bring it here "
+                "with `shardkit pull`, and train from the folder"
+            )
+        manifest = whole[1]
+    check_listing(remote, [wanted_file(shard) for shard in manifest.shards], listing)
+    if nameless := [shard.file for shard in manifest.shards if len(shard.sha256) != 64]:
+        raise HubError(f"{shown(remote.name)} has no SHA-256 for {nameless[0]}: `shardkit pull` it instead")
+    return manifest, unfinished
 
 
 class CacheContents:
@@ -94,27 +87,23 @@ class CacheContents:
 
     @property
     def used(self) -> int:
-        """Held and promised."""
+        """Held and on their way."""
         return sum(self.held.values()) + sum(self.coming.values())
 
-    def want(self, shards: Collection[str]) -> None:
-        """Note what is wanted now, so that what was wanted last goes last."""
+    def note_wanted(self, shards: Collection[str]) -> None:
+        """Note what is wanted now, so that what was wanted last is deleted last."""
         self._now += 1
         self._wanted_at |= dict.fromkeys(shards, self._now)
 
-    def drop(self, shard: str) -> None:
-        """It is no more, or does not come."""
+    def forget(self, shard: str) -> None:
+        """It was deleted, or did not come."""
         self.held.pop(shard, None)
         self.coming.pop(shard, None)
 
-    def arrive(self, shard: str) -> None:
-        """It has come whole."""
-        self.held[shard] = self.coming.pop(shard)
+    def to_delete(self, size: int, *, bound: int | None, free: int, wanted: Collection[str]) -> list[str] | None:
+        """The unwanted shards to delete before `size` more bytes may come; None if that would not be enough.
 
-    def make(self, size: int, *, bound: int | None, free: int, wanted: Collection[str]) -> list[str] | None:
-        """The unwanted shards that must go before `size` more bytes may come; None if that would not be enough.
-
-        `bound` is for all shards (None: no bound, then nothing goes); `free` is what the disk has free now.
+        `bound` is for all shards (None: no bound, then nothing is deleted); `free` is what the disk has free now.
         """
         spare = free - sum(self.coming.values())
         if bound is None:
@@ -139,7 +128,7 @@ def in_order_of_need(wants: Sequence[Sequence[str]]) -> list[str]:
 
 
 def too_much(wants: Sequence[str], sizes: Mapping[str, int], bound: int) -> list[str]:
-    """Those of one reader's wants that do not fit below `bound` together with the ones before."""
+    """Those of one reader's wants for which `bound` leaves no room after the earlier ones."""
     used, beyond = 0, []
     for shard in wants:
         used += sizes[shard]

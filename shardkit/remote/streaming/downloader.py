@@ -1,9 +1,9 @@
-"""The process that fills a cache folder: `python -m shardkit.downloader CACHE_FOLDER`, one a folder, held by a lock.
+"""The process that fills a cache folder: `python -m shardkit.remote.streaming.downloader CACHE_FOLDER`, one a folder.
 
-It owns the network and every file in the folder but the readers' notes. `shardkit.cache` starts it, tells it the source
-by standard input, and says by notes what is needed; it answers by `status.json`. It ends when no reader lives, when
-the dataset cannot be opened (the status says why), or killed: then a reader starts another, which goes on from what is
-there. It is a process, not a thread, so that hashing and network never hold up a training step.
+It owns the network and every file in the folder but the leases. A reader starts it and gives it the source by standard
+input; leases say what is needed, `status.json` answers. It ends when no reader lives, when the dataset cannot be opened
+(the status says why), or killed: then its lock is free, and the next one goes on from what is in the folder. It is a
+process, not a thread, so that Python's lock never holds up a training step (benchmarks/bench_streaming.py).
 """
 
 from __future__ import annotations
@@ -17,258 +17,237 @@ import signal
 import sys
 import time
 import traceback
-import uuid
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
 
-from filelock import FileLock, Timeout
-
-from shardkit.errors import DiskFull, ShardkitError
-from shardkit.files import format_bytes, free_bytes, sha256_file
+from shardkit.dataset.check import check_shard
+from shardkit.errors import DiskFull, ShardError, ShardkitError
+from shardkit.files import format_bytes, free_bytes
 from shardkit.network import scrub
 from shardkit.remote.download import download_verified
-from shardkit.remote.streaming.contents import OpenDataset, in_order_of_need, open_dataset, wanted_file
-from shardkit.remote.streaming.folder import CacheFolder, Process, ReaderNote, Status, shown
+from shardkit.remote.streaming.contents import OpenDataset, in_order_of_need, open_dataset, too_much, wanted_file
+from shardkit.remote.streaming.folder import CacheFolder, Lease, Status, lock_file, shown
 
 DOWNLOADS = 4  # at once
 POLL_SECONDS = 0.03
-BEAT_SECONDS = 0.5
 LINGER_SECONDS = 1.0  # without readers: one may be on its way, as where workers take over from their parent
-LOCK_SECONDS = 10.0
 BLOCKED_SECONDS = 60.0  # without room while what the readers want does not change
+AGAIN_SECONDS = 60.0  # after a shard failed
 
 
-FIRST_AGAIN_SECONDS, LAST_AGAIN_SECONDS = 30.0, 300.0  # after a shard failed
-
-
-@dataclasses.dataclass(slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class _Failure:
-    """Why a shard is not there, who knows, and when it is tried again: a remote may be well before it is needed."""
+    """Why a shard is not here, which readers were told, and when it is tried again: before it is needed, maybe."""
 
     error: ShardkitError
     readers: frozenset[str]
-    wait: float
     again_at: float
 
 
 class Downloader:
-    """One generation of a folder's downloader. `run` returns when there is nobody to serve."""
+    """Serves the readers of an opened dataset: `serve` is one round, and answers with a status."""
 
-    def __init__(self, folder: CacheFolder, source: str, revision: str | None) -> None:
-        self.folder = folder
-        self.source, self.revision = source, revision
-        self._status = Status(generation=uuid.uuid4().hex, process=Process.current())
-        self._beat_at = self._blocked_at = 0.0
-        self._pool = ThreadPoolExecutor(DOWNLOADS, thread_name_prefix="shardkit-download")
+    def __init__(self, folder: CacheFolder, dataset: OpenDataset, pool: ThreadPoolExecutor) -> None:
+        self._folder, self._dataset, self._pool = folder, dataset, pool
         self._jobs: dict[Future[bool], str] = {}
         self._verified: set[str] = set()
         self._failures: dict[str, _Failure] = {}
-        self._brought = 0
-        self._last_wants: list[tuple[str, ...]] = []
+        self._blocked_since = 0.0
+        self._blocked_wants: list[list[str]] = []
 
-    def run(self) -> None:
-        """Serve the readers until none is left. Raises `ShardkitError` if the dataset cannot be opened."""
-        self._tell(self._status)
-        shutil.rmtree(self.folder.incoming, ignore_errors=True)
-        opening = self._pool.submit(open_dataset, self.folder, self.source, self.revision)
-        alone_since: float | None = None
-        while True:
-            readers = self.folder.live_readers()
-            alone_since = None if readers else alone_since or time.monotonic()
-            if alone_since is not None and time.monotonic() - alone_since > LINGER_SECONDS:
-                return
-            if opening.done():
-                self._serve(opening.result(), readers)
-            else:
-                self._tell(self._status)
-            pending: list[Future[Any]] = [*self._jobs] or [opening]
-            wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-            if opening.done() and not self._jobs:
-                time.sleep(POLL_SECONDS)
-
-    def fail(self, error: ShardkitError) -> None:
-        """Leave why this generation ends."""
-        self._tell(dataclasses.replace(self._status, error=self._said(error)))
-
-    def _serve(self, dataset: OpenDataset, readers: Sequence[ReaderNote]) -> None:
-        """One round: take in what arrived, make room, start what is needed next, tell."""
-        self._collect(dataset, readers)
-        wants = [tuple(shard for shard in note.wants if shard in dataset.shards) for note in readers]
+    def serve(self, leases: Sequence[Lease]) -> tuple[list[str], dict[str, ShardkitError]]:
+        """Take in what arrived, make room, start what is needed next; the shards that are ready, and what failed."""
+        self._collect(leases)
+        sizes, contents = self._dataset.sizes, self._dataset.contents
+        wants = [[shard for shard in lease.wants if shard in sizes] for lease in leases]
         order = in_order_of_need(wants)
-        dataset.room.want(order)
-        bounds = [note.cache_bytes for note in readers if note.cache_bytes is not None]
-        bound = min(bounds) - dataset.small_bytes if bounds else None
-        refused = dataset.refused(wants, bound)
-        refused |= self._start(dataset, [shard for shard in order if shard not in refused], bound, wants)
+        contents.note_wanted(order)
+        bounds = [lease.cache_bytes for lease in leases if lease.cache_bytes is not None]
+        bound = min(bounds) - self._dataset.small_bytes if bounds else None
+        refused = {} if bound is None else self._too_large(wants, bound)
+        refused |= self._start([shard for shard in order if shard not in refused], bound, wants)
         errors = {shard: self._failures[shard].error for shard in order if self._rests(shard)} | refused
-        self._tell(
-            dataclasses.replace(
-                self._status,
-                dataset=dataset.digest,
-                ready=tuple(shard for shard in order if shard in self._verified),
-                seen={note.id: note.serial for note in readers},
-                errors={shard: self._said(error) for shard, error in errors.items()},
-                brought=self._brought,
-            )
-        )
+        return [shard for shard in order if shard in self._verified], errors
 
-    def _collect(self, dataset: OpenDataset, readers: Sequence[ReaderNote]) -> None:
-        known = frozenset(note.id for note in readers)
+    def wait(self) -> None:
+        """Until something arrives, at most a moment."""
+        wait(self._jobs, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+        if not self._jobs:
+            time.sleep(POLL_SECONDS)
+
+    def _collect(self, leases: Sequence[Lease]) -> None:
+        readers = frozenset(lease.id for lease in leases)
         for job in [job for job in self._jobs if job.done()]:
-            shard = self._jobs.pop(job)
-            error = job.exception()
+            shard, error = self._jobs.pop(job), job.exception()
             if error is None and job.result():
-                if shard in dataset.room.coming:
-                    dataset.room.arrive(shard)
+                self._dataset.contents.held[shard] = self._dataset.sizes[shard]
+                self._dataset.contents.coming.pop(shard, None)
                 self._verified.add(shard)
-                self._brought += 1
-                self._failures.pop(shard, None)
                 continue
-            dataset.room.drop(shard)
-            if error is not None:
-                if not isinstance(error, ShardkitError):
-                    raise error
-                self._fail(shard, error, known)
+            self._dataset.contents.forget(shard)
+            if isinstance(error, ShardkitError):
+                self._failures[shard] = _Failure(error, readers, time.monotonic() + AGAIN_SECONDS)
+            elif error is not None:
+                raise error
         for shard, failure in list(self._failures.items()):
-            wanting = {note.id for note in readers if shard in note.wants}
-            if wanting - failure.readers:  # a fresh reader gets a fresh try
+            wanting = {lease.id for lease in leases if shard in lease.wants}
+            if shard in self._verified or wanting - failure.readers:  # a fresh reader gets a fresh try
                 del self._failures[shard]
 
-    def _fail(self, shard: str, error: ShardkitError, readers: frozenset[str]) -> None:
-        before = self._failures.get(shard)
-        pause = FIRST_AGAIN_SECONDS if before is None else min(2 * before.wait, LAST_AGAIN_SECONDS)
-        self._failures[shard] = _Failure(error, readers, pause, time.monotonic() + pause)
+    def _too_large(self, wants: Sequence[Sequence[str]], bound: int) -> dict[str, ShardkitError]:
+        """What can never fit below the bound with what the same reader needs before it."""
+        sizes, small_bytes = self._dataset.sizes, self._dataset.small_bytes
+        return {
+            shard: DiskFull(
+                f"cache_bytes is {format_bytes(bound + small_bytes)}, one reader needs {len(shards)} shards at once, "
+                f"{format_bytes(sum(sizes[name] for name in shards) + small_bytes)} with the small files: give more, "
+                "or a smaller span"
+            )
+            for shards in wants
+            for shard in too_much(shards, sizes, bound)
+        }
 
-    def _start(
-        self, dataset: OpenDataset, order: Sequence[str], bound: int | None, wants: list[tuple[str, ...]]
-    ) -> dict[str, ShardkitError]:
-        """Start what is needed next, as far as there is room; returns what waited for room too long, and why."""
-        room, running, blocked = dataset.room, set(self._jobs.values()), None
-        wanted = {*running, *(shard for shards in wants for shard in shards)}
-        for shard in room.make(0, bound=bound, free=sys.maxsize, wanted=wanted) or []:  # a smaller bound has come
-            self._evict(dataset, shard)
+    def _start(self, order: Sequence[str], bound: int | None, wants: list[list[str]]) -> dict[str, ShardkitError]:
+        """Start what is needed next, as far as there is room; what waited for room too long, and why."""
+        contents, sizes, running = self._dataset.contents, self._dataset.sizes, set(self._jobs.values())
+        wanted = running.union(*wants)
+        self._delete(contents.to_delete(0, bound=bound, free=sys.maxsize, wanted=wanted))  # a smaller bound has come
+        blocked: tuple[str, int] | None = None
         for shard in order:
             if len(self._jobs) >= DOWNLOADS:
                 break
             if shard in self._verified or shard in running or self._rests(shard):
                 continue
-            if shard in room.held:  # left by an earlier generation
-                self._jobs[self._pool.submit(self._check, dataset, shard)] = shard
+            if shard in contents.held:  # left by an earlier downloader
+                self._jobs[self._pool.submit(self._check, shard)] = shard
                 continue
             if blocked is not None:  # what is farther off must not take the room that comes
                 continue
-            free = free_bytes(self.folder.path)
-            leaving = room.make(dataset.sizes[shard], bound=bound, free=free, wanted=wanted)
+            free = free_bytes(self._folder.path)
+            leaving = contents.to_delete(sizes[shard], bound=bound, free=free, wanted=wanted)
             if leaving is None:
                 blocked = shard, free
                 continue
-            for old in leaving:
-                self._evict(dataset, old)
-            room.coming[shard] = dataset.sizes[shard]
-            self._jobs[self._pool.submit(self._fetch, dataset, shard)] = shard
+            self._delete(leaving)
+            contents.coming[shard] = sizes[shard]
+            self._jobs[self._pool.submit(self._fetch, shard)] = shard
         if blocked is not None:
-            return self._blocked(dataset, *blocked, bound, wants)
-        self._blocked_at = 0.0
+            return self._blocked(*blocked, bound, wants)
+        self._blocked_since = 0.0
         return {}
 
     def _rests(self, shard: str) -> bool:
         failure = self._failures.get(shard)
         return failure is not None and time.monotonic() < failure.again_at
 
-    def _blocked(
-        self, dataset: OpenDataset, shard: str, free: int, bound: int | None, wants: list[tuple[str, ...]]
-    ) -> dict[str, ShardkitError]:
+    def _blocked(self, shard: str, free: int, bound: int | None, wants: list[list[str]]) -> dict[str, ShardkitError]:
         """There is no room for `shard`: an error if nothing that still moves can make any."""
         if self._jobs:
             return {}
-        size = dataset.sizes[shard]
-        if dataset.room.make(size, bound=bound, free=free, wanted=()) is None:  # not even if the readers let all go
+        size, small_bytes = self._dataset.sizes[shard], self._dataset.small_bytes
+        if self._dataset.contents.to_delete(size, bound=bound, free=free, wanted=()) is None:  # not even all of it
             advice = "make room, or give cache_bytes to have old shards deleted" if bound is None else "make room"
             return {
                 shard: DiskFull(
-                    f"no room in {self.folder.path}: {format_bytes(size)} are to come, {format_bytes(free)} are free; "
+                    f"no room in {self._folder.path}: {format_bytes(size)} are to come, {format_bytes(free)} are free; "
                     f"{advice}"
                 )
             }
-        if not self._blocked_at or wants != self._last_wants:
-            self._blocked_at, self._last_wants = time.monotonic(), list(wants)
-        if time.monotonic() - self._blocked_at < BLOCKED_SECONDS:
+        if not self._blocked_since or wants != self._blocked_wants:
+            self._blocked_since, self._blocked_wants = time.monotonic(), wants
+        if time.monotonic() - self._blocked_since < BLOCKED_SECONDS:
             return {}
-        union = sum(dataset.sizes[name] for name in in_order_of_need(wants)) + dataset.small_bytes
+        union = sum(self._dataset.sizes[name] for name in in_order_of_need(wants)) + small_bytes
         return {
             shard: DiskFull(
-                f"no room for {shard} in {self.folder.path}: its {len(wants)} readers together need "
-                f"{format_bytes(union)}, cache_bytes is {format_bytes((bound or 0) + dataset.small_bytes)}, and none "
+                f"no room for {shard} in {self._folder.path}: its {len(wants)} readers together need "
+                f"{format_bytes(union)}, cache_bytes is {format_bytes((bound or 0) + small_bytes)}, and none "
                 f"has moved on for {BLOCKED_SECONDS:.0f} s: give more, or a smaller span"
             )
         }
 
-    def _evict(self, dataset: OpenDataset, shard: str) -> None:
-        (self.folder.path / shard).unlink(missing_ok=True)
-        dataset.room.drop(shard)
-        self._verified.discard(shard)
+    def _delete(self, shards: Sequence[str] | None) -> None:
+        for shard in shards or ():
+            (self._folder.path / shard).unlink(missing_ok=True)
+            self._dataset.contents.forget(shard)
+            self._verified.discard(shard)
 
-    def _check(self, dataset: OpenDataset, shard: str) -> bool:
-        """Whether the file that is there is right; a wrong one is removed."""
-        info, path = dataset.shards[shard], self.folder.path / shard
+    def _check(self, shard: str) -> bool:
+        """Whether the file in the folder is right; a wrong one is removed, to be fetched."""
+        path = self._folder.path / shard
         try:
-            if path.stat().st_size == info.bytes and sha256_file(path) == info.sha256:
-                return True
-        except OSError:  # unreadable: fetched anew
-            pass
-        path.unlink(missing_ok=True)
-        return False
+            check_shard(path, self._dataset.shards[shard], hashed=True)
+        except ShardError:
+            path.unlink(missing_ok=True)
+            return False
+        return True
 
-    def _fetch(self, dataset: OpenDataset, shard: str) -> bool:
-        incoming = self.folder.incoming / shard  # of its own, so that all of it can go
+    def _fetch(self, shard: str) -> bool:
+        incoming = self._folder.incoming / shard  # of its own, so that all of it can go
         incoming.mkdir(parents=True, exist_ok=True)
+        wanted = wanted_file(self._dataset.shards[shard])
         try:
-            download_verified(dataset.remote, wanted_file(dataset.shards[shard]), incoming, self.folder.path / shard)
+            download_verified(self._dataset.remote, wanted, incoming, self._folder.path / shard)
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
         return True
 
-    def _said(self, error: ShardkitError) -> tuple[str, str]:
-        return type(error).__name__, str(error).replace(self.source, shown(self.source))
 
-    def _tell(self, status: Status) -> None:
-        now = time.monotonic()
-        if status != self._status or not self._beat_at:
-            self.folder.write(self.folder.status, status)
-        elif now - self._beat_at < BEAT_SECONDS:
-            return
-        else:
-            os.utime(self.folder.status)
-        self._status, self._beat_at = status, now
+def run(folder: CacheFolder, source: str, revision: str | None) -> None:
+    """Open the dataset, and serve the readers until none has lived for a moment. Raises why there is no dataset."""
+    shutil.rmtree(folder.incoming, ignore_errors=True)
+    pool = ThreadPoolExecutor(DOWNLOADS, thread_name_prefix="shardkit-download")
+    opening = pool.submit(open_dataset, folder, source, revision)
+    downloader: Downloader | None = None
+    last: Status | None = None
+    served_at = time.monotonic()
+    while time.monotonic() - served_at < LINGER_SECONDS:
+        leases = folder.living()
+        if leases:
+            served_at = time.monotonic()
+        if not opening.done():
+            wait([opening], timeout=POLL_SECONDS)
+            continue
+        dataset = opening.result()
+        downloader = downloader or Downloader(folder, dataset, pool)
+        ready, failed = downloader.serve(leases)
+        errors = {shard: _described(error, source) for shard, error in failed.items()}
+        status = Status(pid=os.getpid(), seen=_seen(leases), dataset=dataset.digest, ready=ready, errors=errors)
+        if status != last:
+            folder.write(folder.status, status)
+            last = status
+        downloader.wait()
+    folder.status.unlink(missing_ok=True)
+    shutil.rmtree(folder.incoming, ignore_errors=True)
 
 
-def main(folder: CacheFolder, lock: FileLock) -> int:
-    """Run a downloader over `folder` for the source that standard input names; returns the exit code, `lock` held."""
+def main(folder: CacheFolder) -> int:
+    """Serve `folder` for the source that standard input names, unless another does; returns the exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer: when it ends, so does this
     logging.disable()  # the log is for the last words
     try:
-        request = json.load(sys.stdin)
-        lock.acquire(timeout=LOCK_SECONDS)
-        downloader = Downloader(folder, request["source"], request["revision"])
+        source, revision = json.load(sys.stdin)
+        if lock_file(folder.lock) is None:
+            return 0
         try:
-            downloader.run()
+            run(folder, source, revision)
         except ShardkitError as error:
-            downloader.fail(error)
-            return 1
-        folder.status.unlink(missing_ok=True)
-        shutil.rmtree(folder.incoming, ignore_errors=True)
-    except Timeout:
-        print(f"another process holds {folder.lock} and does not say what it does", flush=True)
-        return 1
+            seen = _seen(folder.living())
+            folder.write(folder.status, Status(pid=os.getpid(), seen=seen, error=_described(error, source)))
     except Exception:  # noqa: BLE001 (a bug: the log takes it, scrubbed, and the exit code tells)
         print("\n".join(scrub(line) for line in traceback.format_exc().splitlines()), flush=True)
         return 1
     return 0
 
 
+def _seen(leases: Sequence[Lease]) -> dict[str, int]:
+    return {lease.id: lease.serial for lease in leases}
+
+
+def _described(error: ShardkitError, source: str) -> list[str]:
+    return [type(error).__name__, str(error).replace(source, shown(source))]
+
+
 if __name__ == "__main__":
-    place = CacheFolder(Path(sys.argv[1]))
-    held = FileLock(place.lock)
-    os._exit(main(place, held))  # at once, with its downloads and its lock: nobody wants them any more
+    os._exit(main(CacheFolder(Path(sys.argv[1]))))  # at once, with its downloads: nobody wants them any more

@@ -1,91 +1,64 @@
 """What lies in a cache folder besides shards: the files by which readers and their downloader speak. No network.
 
     FOLDER/x_train_000001.npy            a shard under its final name
-    FOLDER/.shardkit/readers/ID.json     a reader: its process, what it needs, its bound. Only the reader writes it
-    FOLDER/.shardkit/status.json         the downloader: what is verified; its mtime is its heartbeat
+    FOLDER/.shardkit/readers/ID.lock     a reader's lease: locked while its process lives, the kernel sees to that
+    FOLDER/.shardkit/readers/ID.json     what that reader needs, and its bound. Only the reader writes it
+    FOLDER/.shardkit/downloader.lock     locked while a downloader lives, by its process
+    FOLDER/.shardkit/status.json         what the downloader has verified, and what failed
     FOLDER/.shardkit/dataset.json        the manifest that every reader of now has, and its pinned revision
-    FOLDER/.shardkit/downloader.lock     held by the downloader for life
 
-Each JSON file is replaced, never written in place, so nobody reads half a file and nobody locks. None is made durable:
-they mean nothing after a power loss. The processes must see each other's pids, so the folder is for one node.
+Each JSON file is replaced, never written in place, so nobody reads half a file. None is made durable: they mean nothing
+after a power loss. The locks are those of `lockf`: they belong to a process and not to a descriptor, so a forked worker
+has none of its parent's. The folder must be on a disk of the node.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
 import re
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from shardkit.dataset.manifest import WORK_DIR, Manifest
 from shardkit.errors import OutputError
 from shardkit.files import write_error
 from shardkit.remote.address import hub_repo
 
-Record = TypeVar("Record", "ReaderNote", "Status", "Dataset")
-_SPARE_BYTES = 1 << 16  # of the folder's bound: readers' notes and the log
+Record = TypeVar("Record", "Lease", "Status", "Dataset")
+_SPARE_BYTES = 1 << 16  # of the folder's bound: leases and the status
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Process:
-    """A process: `born` tells it from a later one of the same pid, after a reboot too."""
-
-    pid: int
-    born: str
-
-    @classmethod
-    def current(cls) -> Process:
-        """This one."""
-        return cls(pid=os.getpid(), born=_born(os.getpid()))
-
-    @property
-    def lives(self) -> bool:
-        """Whether it runs, or is stopped; a zombie does not live."""
-        return _born(self.pid) == self.born
-
-    def kill(self) -> None:
-        """SIGKILL, if it is still that process."""
-        import psutil  # 30 ms that nobody should wait for who has no process to end
-
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if self.lives:
-                psutil.Process(self.pid).kill()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ReaderNote:
-    """What a reader tells. `serial` counts its changes; `dataset` is the digest that it opened, "" before."""
+class Lease:
+    """What a reader needs. `serial` counts its changes; `dataset` is the digest that it opened, "" before."""
 
     id: str
-    process: Process
-    serial: int
-    wants: tuple[str, ...] = ()
+    serial: int = 0
+    wants: list[str] = field(default_factory=list)
     cache_bytes: int | None = None
     dataset: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
-    """What a downloader tells. `ready` are verified shards that somebody wants, as of each reader's `seen` serial.
+    """A downloader's answer to the leases that it has `seen`, by id, at their serials. It counts for no other.
 
-    `dataset` is "" until `dataset.json` is there. `error` is what it ended of, `errors` what a shard failed of: class
-    name and message. `brought` counts the shards that this generation verified.
+    `ready` are verified shards that somebody wants, `errors` what a shard failed of: class name and message. `error` is
+    why the downloader ended. `pid` is for people.
     """
 
-    generation: str
-    process: Process
+    pid: int
+    seen: dict[str, int]
     dataset: str = ""
-    ready: tuple[str, ...] = ()
-    seen: dict[str, int] = field(default_factory=dict)
-    errors: dict[str, tuple[str, str]] = field(default_factory=dict)
-    error: tuple[str, str] | None = None
-    brought: int = 0
+    ready: list[str] = field(default_factory=list)
+    errors: dict[str, list[str]] = field(default_factory=dict)
+    error: list[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,50 +81,24 @@ class Dataset:
         return hashlib.sha256(_to_json(self).encode()).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
 class CacheFolder:
     """The paths of a cache folder, and its records."""
 
-    path: Path
-
-    @property
-    def work(self) -> Path:
-        return self.path / WORK_DIR
-
-    @property
-    def readers(self) -> Path:
-        return self.work / "readers"
-
-    @property
-    def incoming(self) -> Path:
-        return self.work / "incoming"
-
-    @property
-    def lock(self) -> Path:
-        return self.work / "downloader.lock"
-
-    @property
-    def start_lock(self) -> Path:
-        return self.work / "start.lock"
-
-    @property
-    def log(self) -> Path:
-        return self.work / "downloader.log"
-
-    @property
-    def status(self) -> Path:
-        return self.work / "status.json"
-
-    @property
-    def dataset(self) -> Path:
-        return self.work / "dataset.json"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.work = path / WORK_DIR
+        self.readers = self.work / "readers"
+        self.incoming = self.work / "incoming"  # downloads that are not verified yet
+        self.lock = self.work / "downloader.lock"
+        self.status = self.work / "status.json"
+        self.dataset = self.work / "dataset.json"
 
     def prepare(self) -> None:
         """Make it. Raises `OutputError` for a folder that holds something else: what is in a cache gets deleted."""
         try:
-            found = [*self.path.iterdir(), *self.work.glob("*")] if self.path.exists() else []
+            files = [*self.path.iterdir(), *self.work.glob("*")] if self.path.exists() else []
             # `readers` is the first thing in a cache, so this order lets several readers make one at the same time
-            if any(path not in (self.work, self.readers) for path in found) and not self.readers.is_dir():
+            if any(path not in (self.work, self.readers) for path in files) and not self.readers.is_dir():
                 raise OutputError(
                     f"{self.path} holds files and is no shardkit cache, whose shards come and go: give an empty folder"
                 )
@@ -159,7 +106,7 @@ class CacheFolder:
         except OSError as error:
             raise write_error(error, self.path, 0) from error
 
-    def write(self, path: Path, record: ReaderNote | Status | Dataset) -> None:
+    def write(self, path: Path, record: Lease | Status | Dataset) -> None:
         """Replace a record. Raises `OutputError`."""
         text = _to_json(record)
         temp = path.with_name(path.name + ".tmp")
@@ -171,32 +118,78 @@ class CacheFolder:
                 temp.unlink(missing_ok=True)
             raise write_error(error, path, len(text)) from error
 
-    def read_status(self) -> Status | None:
-        """What the downloader tells, None if there is nothing to read."""
-        return _read(self.status, Status)
-
-    def read_dataset(self) -> Dataset | None:
-        """What the folder is a cache of, None while nobody knows."""
-        return _read(self.dataset, Dataset)
-
-    def live_readers(self) -> list[ReaderNote]:
-        """The notes of living processes, oldest name first; what dead ones left is removed."""
-        notes = []
-        for path in sorted(self.readers.iterdir()):
-            note = _read(path, ReaderNote) if path.suffix == ".json" else None
-            if note is not None and note.process.lives:
-                notes.append(note)
-            elif note is not None or not _is_young(path):
-                path.unlink(missing_ok=True)
-        return notes
-
-    def last_words(self) -> str:
-        """The last line of the downloader's log."""
+    def read(self, path: Path, kind: type[Record]) -> Record | None:
+        """A record; None where there is none, or none that this version writes."""
         try:
-            lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
-        except OSError:
-            return ""
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+            return kind(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def new_lease(self, name: str) -> int:
+        """Make and lock the lease of a new reader, `name`; the descriptor holds it. Raises `OutputError`."""
+        young = self.readers / f"{name}.young"  # an unlocked one under its final name is a dead one
+        descriptor = lock_file(young)
+        assert descriptor is not None
+        os.replace(young, self.readers / f"{name}.lock")
+        return descriptor
+
+    def living(self) -> list[Lease]:
+        """The leases of living processes, by id; what dead ones left is removed. For the downloader alone: the look at
+        a lock ends one that the looking process holds."""
+        leases = []
+        for path in sorted(self.readers.iterdir()):
+            lock, record = path.with_suffix(".lock"), path.with_suffix(".json")
+            if path == lock and is_locked(lock):
+                lease = self.read(record, Lease)
+                leases += [lease] if lease is not None else []
+            elif path in (lock, record) and not is_locked(lock):
+                for name in (record.with_name(record.name + ".tmp"), record, lock):
+                    name.unlink(missing_ok=True)
+        return leases
+
+
+def lock_file(path: Path) -> int | None:
+    """Lock a file, made if need be, until the descriptor that comes back is closed or this process dies; None where
+    another process has it. Raises `OutputError` where there are no locks."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise write_error(error, path, 0) from error
+    try:
+        if _lockf(descriptor, os.F_TLOCK, path):
+            return descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a living process other than this one has locked the file."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise write_error(error, path, 0) from error
+    try:
+        return not _lockf(descriptor, os.F_TEST, path)
+    finally:
+        os.close(descriptor)
+
+
+def _lockf(descriptor: int, action: int, path: Path) -> bool:
+    try:
+        os.lockf(descriptor, action, 0)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        raise OutputError(
+            f"{path} cannot be locked ({error.strerror}): give a cache folder on a file system that has locks, as "
+            "the node's own disk"
+        ) from error
+    return True
 
 
 def default_folder(source: str, revision: str | None, split: str) -> Path:
@@ -231,55 +224,5 @@ def small_bytes(manifest: Manifest) -> int:
     return _SPARE_BYTES + 2 * len(json.dumps(manifest.to_json())) + 160 * len(manifest.shards)
 
 
-def _born(pid: int) -> str:
-    """When a process began, in the system's own unit; "" if there is none, or a zombie.
-
-    Linux counts from boot: a clock that is set must not make a living reader look dead.
-    """
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()
-        return "" if fields[0] in "ZX" else fields[19]
-    except (FileNotFoundError, ProcessLookupError):
-        if os.path.exists("/proc/self/stat"):
-            return ""
-    try:
-        import psutil
-
-        process = psutil.Process(pid)
-        return "" if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.0f}"
-    except psutil.NoSuchProcess:
-        return ""
-
-
-def _is_young(path: Path) -> bool:
-    try:
-        return time.time() - path.stat().st_mtime < 60
-    except OSError:
-        return True
-
-
-def _to_json(record: ReaderNote | Status | Dataset) -> str:
+def _to_json(record: Lease | Status | Dataset) -> str:
     return json.dumps(dataclasses.asdict(record))
-
-
-def _read(path: Path, kind: type[Record]) -> Record | None:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return kind(**_typed(data))
-    except (OSError, ValueError, TypeError, AttributeError, KeyError):
-        return None
-
-
-def _typed(data: dict[str, Any]) -> dict[str, Any]:
-    """JSON's lists and objects as the records have them."""
-    if "process" in data:
-        data["process"] = Process(**data["process"])
-    for name in ("wants", "ready"):
-        if name in data:
-            data[name] = tuple(data[name])
-    if "errors" in data:
-        data["errors"] = {shard: (error[0], error[1]) for shard, error in data["errors"].items()}
-    if data.get("error") is not None:
-        data["error"] = (data["error"][0], data["error"][1])
-    return data

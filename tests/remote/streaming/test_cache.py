@@ -14,9 +14,12 @@ import pytest
 from cache_data import (
     REPO,
     SMALL_BYTES,
+    alive,
     bytes_on_disk,
     environment,
+    kill_downloader,
     opened,
+    readers_of,
     serve,
     start_reader,
     status_of,
@@ -30,7 +33,7 @@ from shardkit.dataset.manifest import MANIFEST_NAME, Manifest
 from shardkit.errors import AuthError, DiskFull, HubError, OutputError, ShardkitWarning, UsageError
 from shardkit.remote.push import publish
 from shardkit.remote.streaming.cache import ShardCache
-from shardkit.remote.streaming.folder import CacheFolder, default_folder, full_name, shown, small_bytes
+from shardkit.remote.streaming.folder import CacheFolder, default_folder, full_name, is_locked, shown, small_bytes
 
 CDN = "/_cdn/"
 
@@ -147,7 +150,7 @@ def test_copies_in_other_processes_are_readers_of_their_own(served: HubServer, t
     for method in ("fork", "spawn"):
         with multiprocessing.get_context(method).Pool(2) as pool:
             assert pool.map(_wait_for_two, [cache, cache]) == [2, 2]
-    assert len(CacheFolder(tmp_path / "b").live_readers()) == 1
+    assert readers_of(tmp_path / "b") == 1
     cache.close()
 
 
@@ -156,16 +159,16 @@ def _wait_for_two(cache: ShardCache) -> int:
     cache.want(files)
     for file in files:
         cache.wait(file)
-    assert len(CacheFolder(cache.directory).live_readers()) >= 2
+    assert readers_of(cache.directory) >= 2
     return sum((cache.directory / file).exists() for file in files)
 
 
 def test_a_dropped_cache_is_a_closed_one(served: HubServer, tmp_path: Path) -> None:
     serve(served, tmp_path / "a")
     cache = opened(tmp_path / "b")
-    process = status_of(tmp_path / "b").process
+    pid = status_of(tmp_path / "b").pid
     del cache
-    until(lambda: not process.lives, 3.0)
+    until(lambda: not alive(pid))
 
 
 def test_a_remote_that_is_still_written_is_read_as_far_as_it_goes(served: HubServer, tmp_path: Path) -> None:
@@ -191,7 +194,7 @@ def test_a_remote_that_is_still_written_is_read_as_far_as_it_goes(served: HubSer
             outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: journal.path.read_bytes()})
         outbox.flush()
         publish(outbox.remote, manifest, (tmp_path / "a" / MANIFEST_NAME).read_bytes())
-    status_of(tmp_path / "b").process.kill()  # who takes over serves what the readers have, not what is there now
+    kill_downloader(tmp_path / "b")  # who takes over serves what the readers have, not what is there now
     read_all(cache)
     cache.close()
     with pytest.warns(ShardkitWarning, match="9,000 tokens"):
@@ -284,20 +287,15 @@ def test_readers_stay_at_the_commit_of_the_first_and_a_later_run_takes_the_newes
     second = serve(served, tmp_path / "a", shards=3, seed=1)
     beside = opened(tmp_path / "b")
     assert beside.manifest == cache.manifest == first
-    process = status_of(tmp_path / "b").process
-    process.kill()
+    kill_downloader(tmp_path / "b")
     assert set(read_all(cache).values()) != set(shards_of(tmp_path / "a").values())  # the old ones, still
     for one in (cache, beside):
         one.close()
-    until(lambda: not status_of_or_none(tmp_path / "b"))
+    until(lambda: not is_locked(CacheFolder(tmp_path / "b").lock))
     newer = opened(tmp_path / "b")
     assert newer.manifest == second
     assert read_all(newer) == shards_of(tmp_path / "a")
     newer.close()
-
-
-def status_of_or_none(folder: Path) -> object:
-    return CacheFolder(folder).read_status()
 
 
 def test_names_that_mean_the_same_meet_in_one_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
