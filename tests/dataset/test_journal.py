@@ -17,9 +17,15 @@ IDENTITY = {"source": "corpus", "shard tokens": 100, "max docs": None}
 
 def shard(index: int) -> ShardInfo:
     return ShardInfo(
-        file=f"x_train_{index:06d}.npy", split="train", index=index, tokens=100, documents=3, first_document=3 * index,
-        sha256="a" * 64, bytes=328,
-    )  # fmt: skip
+        file=f"x_train_{index:06d}.npy",
+        split="train",
+        index=index,
+        tokens=100,
+        documents=3,
+        first_document=3 * index,
+        sha256="a" * 64,
+        bytes=328,
+    )
 
 
 def resume(number: int) -> Resume:
@@ -100,10 +106,17 @@ def damage(lines: list[bytes], kind: str) -> list[bytes]:
 @pytest.mark.parametrize(
     "kind",
     [
-        "empty", "not json", "not utf-8", "no identity", "a shard is missing", "a shard is there twice", "other fields",
-        "no object", "nested",
+        "empty",
+        "not json",
+        "not utf-8",
+        "no identity",
+        "a shard is missing",
+        "a shard is there twice",
+        "other fields",
+        "no object",
+        "nested",
     ],
-)  # fmt: skip
+)
 def test_a_damaged_journal_is_refused_with_the_way_out(written: Path, tmp_path: Path, kind: str) -> None:
     written.write_bytes(b"".join(damage(written.read_bytes().splitlines(keepends=True), kind)))
     with pytest.raises(OutputError, match=r"journal\.jsonl is damaged .*--overwrite"):
