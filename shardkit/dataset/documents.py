@@ -20,7 +20,7 @@ from shardkit.dataset.token_stream import TokenStream
 from shardkit.errors import UsageError
 
 SCAN_VERSION = 1
-_BLOCK_TOKENS = 1 << 18  # fits a core's own cache; a second thread made it slower, memory is the limit
+_BLOCK_TOKENS = 1 << 18  # fits a core's own cache; a second thread made the scan slower, memory is the limit
 Starts = NDArray[np.int64]
 
 
@@ -34,8 +34,9 @@ def document_starts(stream: TokenStream, eot_id: int, cache: Path | None) -> Sta
             f"the EOT id is {eot_id}, the shards of {stream.directory} hold {stream.dtype.name} tokens: give the id "
             "that the shards were tokenized with"
         )
-    kept = derived_arrays(cache, "starts", starts_key(stream, eot_id), {"starts": "<i8"}, lambda: _scan(stream, eot_id))
-    return np.asarray(kept["starts"], np.int64)
+    key = starts_key(stream, eot_id)
+    arrays = derived_arrays(cache, "starts", key, {"starts": "<i8"}, lambda: _scan(stream, eot_id))
+    return np.asarray(arrays["starts"], np.int64)
 
 
 def starts_key(stream: TokenStream, eot_id: int) -> str:
@@ -49,9 +50,6 @@ def _scan(stream: TokenStream, eot_id: int) -> Iterator[tuple[Starts]]:
         block = buffer[: stream.tokens - begin]
         stream.read(begin, block)
         yield (np.flatnonzero(block == eot_id) + begin,)
-
-
-_BLOCK_TOKENS = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -43,7 +43,7 @@ class Manifest:
     >>> from shardkit import Manifest
     >>> manifest = Manifest.load("out")
     >>> {split: len(shards) for split, shards in manifest.splits.items()}
-    {'val': 1, 'train': 4}
+    {'val': 1, 'train': 5}
     >>> manifest.dtype, manifest.tokens_per_shard, manifest.tokenizer.name
     ('uint16', 100000, 'gpt2')
 

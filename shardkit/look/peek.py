@@ -74,16 +74,16 @@ def _read_document(
     tokens = open_shard(directory / manifest.shards[number].file)
     offset = int(np.flatnonzero(tokens == eot_id)[nth])
     parts: list[NDArray[np.unsignedinteger]] = []
-    at, room = offset + 1, max_tokens
+    begin, wanted = offset + 1, max_tokens
     for shard in manifest.shards[number:]:
         tokens = open_shard(directory / shard.file)
-        part = np.array(tokens[at : at + room])
+        part = np.array(tokens[begin : begin + wanted])
         ends = np.flatnonzero(part == eot_id)
         parts.append(part[: ends[0]] if len(ends) else part)
-        room -= len(part)
-        if len(ends) or room <= 0:
+        wanted -= len(part)
+        if len(ends) or wanted <= 0:
             break
-        at = 0
+        begin = 0
     return offset, np.concatenate(parts)
 
 
@@ -110,7 +110,7 @@ def peek_row(
 ) -> dict[str, Any]:
     """Row `row` of `rank` in batch `step` (from 0) of a run that began at the beginning: its text, and its documents.
 
-    Raises `UsageError` for a row that is none, and what opening the dataset raises.
+    Raises `UsageError` for a row that does not exist, and what opening the dataset raises.
     """
     options = RowOptions(
         split=split, seq_len=seq_len, shuffle=shuffle, seed=seed, layout=layout, span=span, eot_id=eot_id
@@ -134,20 +134,18 @@ def peek_run(
     max_tokens: int = 300,
     tokenizer: str | None = None,
 ) -> dict[str, Any]:
-    """The same of step `step`, as its `log.jsonl` counts them, of the training run in folder `run`.
+    """What `peek_row` shows, of step `step` of the training run in folder `run`, as its `log.jsonl` counts steps.
 
     `micro_step` counts the step's forward passes on a rank, from 0; the dataset is looked for where it was, or in
-    `moved_to`. Raises `UsageError` for a row that is none, `StateError`
-    where the log does not say which data the step was given, or the dataset is another by now.
+    `moved_to`. Raises `UsageError` for a row that does not exist or a log that does not say which data the step was
+    given, and `StateError` where the dataset is another by now.
     """
     data = _data_of(run, step)
     saved = data["loader"]
     if isinstance(saved["fingerprint"], list):
         raise UsageError(f"{run} was fed a mixture: give its parts and numbers by themselves")
-    options = RowOptions(
-        split=saved["split"], seq_len=saved["seq_len"], shuffle=saved["shuffle"], seed=saved["seed"],
-        layout=saved["layout"], span=saved["span"], eot_id=data.get("eot_id"),
-    )  # fmt: skip
+    decisive = {name: saved[name] for name in ("split", "seq_len", "shuffle", "seed", "layout", "span")}
+    options = RowOptions(**decisive, eot_id=data.get("eot_id"))
     cut = _cut(data["micro_batch"], data["world_size"], rank, row)
     if not 0 <= micro_step < data["micro_steps"]:
         raise UsageError(f"--micro-step is {micro_step}: expected 0 to {data['micro_steps'] - 1}")
@@ -161,7 +159,7 @@ def peek_run(
 def _data_of(run: Path, step: int) -> dict[str, Any]:
     """The log's line on the data that `step` was given: the last one before it."""
     path = run / _RUN_LOG
-    found: dict[str, Any] | None = None
+    data: dict[str, Any] | None = None
     last = 0
     try:
         for text in path.read_text(encoding="utf-8").splitlines():
@@ -171,12 +169,12 @@ def _data_of(run: Path, step: int) -> dict[str, Any]:
                 continue
             last = max(last, line.get("step", 0))
             if line.get("after_step", step) < step:
-                found = line
+                data = line
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {path}: {error}; give the --out folder of a training run") from error
-    if found is None or not 1 <= step <= last:
+    if data is None or not 1 <= step <= last:
         raise UsageError(f"{path} has no step {step} of which it knows the data: expected 1 to {last}")
-    return found
+    return data
 
 
 def _cut(batch_size: int, world_size: int, rank: int, row: int) -> Cut:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.bench_loader import CONTESTANTS, contend, report, write_shards
+import pytest
+
+import benchmarks.bench_loader
+from benchmarks.bench_loader import CONTESTANTS, MANY_SHARDS, contend, report, write_shards, write_sparse
 
 
 def test_every_contestant_of_the_loader_benchmark_runs(tmp_path: Path) -> None:
@@ -14,3 +17,13 @@ def test_every_contestant_of_the_loader_benchmark_runs(tmp_path: Path) -> None:
     lines = report([found, found]).splitlines()
     assert [line.split()[0] for line in lines[1:]] == list(CONTESTANTS)
     assert "100.0%" in lines[1]
+
+
+def test_the_benchmark_of_many_shards_times_construction_and_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmarks.bench_loader, "STEPS_TO_OPEN", 100)
+    write_sparse(tmp_path / "many", 30, 60_000)
+    times = contend(MANY_SHARDS, tmp_path / "many", 2, 64)
+    assert list(times) == ["construct_ms", "opening_step_ms", "step_ms"]
+    assert all(value > 0 for value in times.values())

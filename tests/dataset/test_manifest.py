@@ -20,9 +20,15 @@ from shardkit.errors import ManifestError, ShardError
 
 def shard(index: int, split: str = "train", tokens: int = 10, **changes: Any) -> ShardInfo:
     fields: dict[str, Any] = {
-        "file": f"x_{split}_{index:06d}.npy", "split": split, "index": index, "tokens": tokens, "documents": 2,
-        "first_document": 2 * index, "sha256": f"{index:064x}", "bytes": 128 + 2 * tokens,
-    }  # fmt: skip
+        "file": f"x_{split}_{index:06d}.npy",
+        "split": split,
+        "index": index,
+        "tokens": tokens,
+        "documents": 2,
+        "first_document": 2 * index,
+        "sha256": f"{index:064x}",
+        "bytes": 128 + 2 * tokens,
+    }
     return ShardInfo(**{**fields, **changes})
 
 
@@ -224,7 +230,7 @@ def test_bare_shards_are_unfinished_only_where_a_journal_or_a_pull_says_so(tmp_p
         ({"a_train_000000.npy": np.zeros(3, "<u2"), "b_train_000001.npy": np.zeros(3, "<u2")}, r"several datasets"),
         ({"a_train_000000.npy": np.zeros(3, "<u2"), "a_train_000001.npy": np.zeros(3, "<u4")}, "mixes uint16 and"),
     ],
-)  # fmt: skip
+)
 def test_folders_that_are_no_dataset_are_refused(tmp_path: Path, names: dict[str, np.ndarray], words: str) -> None:
     with pytest.raises(ManifestError, match=words):
         Manifest.from_shards(bare(tmp_path, names))

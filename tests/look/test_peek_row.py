@@ -94,14 +94,19 @@ def test_a_run_needs_nothing_but_its_log(folder: Path, tmp_path: Path) -> None:
     )
     decode = Tokenizer("gpt2").decode
     for step, micro_step, row, expected in (
-        (1, 0, 0, batches[0][0]), (1, 1, 1, batches[1][1]), (4, 1, 0, batches[7][0]), (5, 0, 0, later[0][0]),
+        (1, 0, 0, batches[0][0]),
+        (1, 1, 1, batches[1][1]),
+        (4, 1, 0, batches[7][0]),
+        (5, 0, 0, later[0][0]),
         (6, 3, 0, later[7][0]),
-    ):  # fmt: skip
+    ):
         assert peek_run(run, step=step, micro_step=micro_step, row=row)["text"] == decode(expected.tolist())
     for wrong, message in (
-        ({"step": 7}, "has no step 7 of which it knows the data: expected 1 to 6"), ({"step": 0}, "has no step 0"),
-        ({"step": 1, "micro_step": 2}, "--micro-step is 2: expected 0 to 1"), ({"step": 1, "row": 2}, "--row 2"),
-    ):  # fmt: skip
+        ({"step": 7}, "has no step 7 of which it knows the data: expected 1 to 6"),
+        ({"step": 0}, "has no step 0"),
+        ({"step": 1, "micro_step": 2}, "--micro-step is 2: expected 0 to 1"),
+        ({"step": 1, "row": 2}, "--row 2"),
+    ):
         with pytest.raises(UsageError, match=message):
             peek_run(run, **wrong)
     with pytest.raises(UsageError, match="give the --out folder of a training run"):
@@ -124,10 +129,11 @@ def test_a_run_whose_dataset_is_another_by_now_is_refused(folder: Path, tmp_path
 
 def test_a_place_that_is_none_is_refused(folder: Path) -> None:
     for place, message in (
-        ({"step": -1, "batch_size": 1}, "--step is -1"), ({"step": 0, "batch_size": 0}, "--batch-size is 0"),
+        ({"step": -1, "batch_size": 1}, "--step is -1"),
+        ({"step": 0, "batch_size": 0}, "--batch-size is 0"),
         ({"step": 0, "batch_size": 2, "row": 2}, "--rank is 0, --row 2: expected 0 to 0 and 0 to 1"),
         ({"step": 0, "batch_size": 2, "rank": 1}, "for 1 ranks and batches of 2"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(UsageError, match=message):
             peek_row(folder, **options(), **place)  # type: ignore[arg-type]
     lengths = ((0, "seq_len is 0: expected a whole number of at least 1"), (10**6, "0 windows of 1,000,000"))
