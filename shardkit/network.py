@@ -218,14 +218,21 @@ def _retry_after(error: BaseException) -> float:
 
 def _root_of(error: BaseException) -> BaseException:
     """What a client's wrapper exceptions hide: the Hub's answer if there is one in the chain, else the first cause."""
-    chain = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
-        chain.append(cause)
+    chain, causes = [error], [error]
+    while (below := _context_of(chain[-1])) is not None and below not in chain:
+        chain.append(below)
     for item in chain:
         if "HfHubHTTPError" in _class_names(item):
             return item
-    wrapper = isinstance(error, RuntimeError | ValueError) or "LocalEntryNotFoundError" in _class_names(error)
-    return chain[-1] if wrapper else error
+    if not (isinstance(error, RuntimeError | ValueError) or "LocalEntryNotFoundError" in _class_names(error)):
+        return error
+    while (below := causes[-1].__cause__) is not None and below not in causes:
+        causes.append(below)
+    return causes[-1]
+
+
+def _context_of(error: BaseException) -> BaseException | None:
+    return error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _class_names(error: BaseException) -> set[str]:

@@ -192,6 +192,16 @@ def half_an_answer() -> None:
     httpx2.Response(200, content=b"{").json()
 
 
+def an_empty_answer() -> None:
+    httpx2.Response(200, content=b"").json()
+
+
+def after_a_miss_in_its_own_cache() -> None:
+    space: dict[str, Any] = {"__name__": "huggingface_hub.x"}
+    exec("def work():\n    try: {}['x']\n    except KeyError: raise RuntimeError('odd')", space)
+    space["work"]()
+
+
 def a_closed_client() -> None:
     client = httpx2.Client()
     client.close()
@@ -210,6 +220,8 @@ def a_wrapped_answer() -> None:
     ("action", "retry"),
     [
         (half_an_answer, True),
+        (an_empty_answer, True),
+        (after_a_miss_in_its_own_cache, True),
         (a_closed_client, True),
         (no_such_protocol, False),
         (a_wrapped_answer, True),
