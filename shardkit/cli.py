@@ -212,20 +212,7 @@ def verify(directory: Path, hashes: bool, as_json: bool) -> None:
 @click.option("--tokenizer", help="Tokenizer to decode with. [the manifest's]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
 def peek(
-    directory: str | None,
-    document: int | None,
-    run: Path | None,
-    step: int | None,
-    micro_step: int,
-    rank: int,
-    row: int,
-    batch_size: int | None,
-    seq_len: int | None,
-    world_size: int,
-    tokens: int,
-    tokenizer: str | None,
-    as_json: bool,
-    **order: Any,
+    directory: str | None, document: int | None, run: Path | None, step: int | None, as_json: bool, **options: Any
 ) -> None:
     """Print a document of DIR, or a row of a batch, decoded, and where it came from.
 
@@ -236,21 +223,22 @@ def peek(
     """
     from shardkit.look import peek as look
 
-    show: dict[str, Any] = {"rank": rank, "row": row, "max_tokens": tokens, "tokenizer": tokenizer}
+    tokens, tokenizer, micro_step = (options.pop(name) for name in ("tokens", "tokenizer", "micro_step"))
+    show: dict[str, Any] = {"max_tokens": tokens, "tokenizer": tokenizer}
     if run is not None:
         if step is None:
             raise UsageError("--run needs --step S")
-        shown = look.peek_run(run, step=step, micro_step=micro_step, moved_to=directory, **show)
+        row = {"rank": options["rank"], "row": options["row"], "micro_step": micro_step}
+        shown = look.peek_run(run, step=step, moved_to=directory, **row, **show)
     elif directory is None:
         raise UsageError("give a dataset's DIR, or --run RUN with --step S")
     elif step is None:
-        shown = look.peek_document(Path(directory), document or 0, max_tokens=tokens, tokenizer=tokenizer)
-    elif document is not None or batch_size is None or seq_len is None:
+        shown = look.peek_document(Path(directory), document or 0, **show)
+    elif document is not None or options["batch_size"] is None or options["seq_len"] is None:
         raise UsageError("--step needs the loader's --batch-size and --seq-len, and no --document")
     else:
-        cut: dict[str, Any] = {"batch_size": batch_size, "seq_len": seq_len, "world_size": world_size}
         with _warnings_as_lines():
-            shown = look.peek_row(directory, step=step, **cut, **order, **show)
+            shown = look.peek_row(directory, step=step, **options, **show)
     _print(shown, as_json)
 
 

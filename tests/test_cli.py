@@ -138,14 +138,19 @@ def test_the_default_command_is_fineweb_edu_under_its_own_names(hub: Any, tmp_pa
     environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-m", "shardkit", "tokenize", "--shard-tokens", "5000"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert folder_bytes(tmp_path / "edu_fineweb10B") == shard_bytes(texts, 5000, "edufineweb")
     source = json.loads((tmp_path / "edu_fineweb10B" / "manifest.json").read_text())["source"]
     assert (source["id"], source["config"], source["revision"]) == (
-        "HuggingFaceFW/fineweb-edu", "sample-10BT", commit.oid,
-    )  # fmt: skip
+        "HuggingFaceFW/fineweb-edu",
+        "sample-10BT",
+        commit.oid,
+    )
 
 
 def test_peek_shows_the_row_of_a_batch(dataset: Path) -> None:

@@ -45,7 +45,6 @@ def test_ctrl_c_ends_the_process_within_two_seconds_whatever_it_waits_for(clean_
 def test_ctrl_c_ends_a_process_that_is_in_a_call_which_never_returns() -> None:
     never = "m = ctypes.create_string_buffer(64); c = ctypes.CDLL(None).pthread_mutex_lock; c(m); c(m)"
     process = started("pass", body=never)
-    time.sleep(0.1)
     assert interrupted(process) == (130, "stopped: go on later")
 
 
@@ -65,22 +64,21 @@ def test_ctrl_c_ends_a_process_whose_stderr_nobody_reads(clean_up: str) -> None:
     process.stdout.close()
     if clean_up != FILL:
         process.stderr.close()
-    since = time.monotonic()
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) == 130
-    assert time.monotonic() - since < 2
+    assert process.wait(timeout=20) == 130  # it would wait for ever
     process.stderr.close()
 
 
 def test_the_second_ctrl_c_ends_the_process_at_once() -> None:
-    process = started("print('cleaning', flush=True); stuck.acquire()")
+    clean_up = "print('cleaning', flush=True); stuck.acquire()"
+    process = started(
+        clean_up, body="import shardkit.interrupt; shardkit.interrupt.GRACE_SECONDS = 600; time.sleep(60)"
+    )
     process.send_signal(signal.SIGINT)
     assert process.stdout is not None
     assert process.stdout.readline() == "cleaning\n"
-    since = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=20)
-    assert time.monotonic() - since < 1
     assert process.returncode == 130
     assert stderr.strip() == "stopped: go on later"
 
@@ -97,7 +95,11 @@ def test_nothing_is_left_of_a_block_that_was_not_interrupted() -> None:
 
 
 def test_an_ignored_ctrl_c_stays_ignored_and_other_threads_are_left_alone() -> None:
-    assert interrupted(started("pass", body="signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(2)")) == (0, "")
+    ignoring = "signal.signal(signal.SIGINT, signal.SIG_IGN); print('ignoring', flush=True); time.sleep(2)"
+    process = started("pass", body=ignoring)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ignoring\n"
+    assert interrupted(process) == (0, "")
     threads = []
 
     def in_a_thread() -> None:
@@ -114,18 +116,17 @@ def test_an_ignored_ctrl_c_stays_ignored_and_other_threads_are_left_alone() -> N
 def started(clean_up: str, *, body: str = "time.sleep(60)") -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-c", HEAD.replace("CLEAN_UP", clean_up).replace("BODY", body)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
 
 
 def interrupted(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Exit code and stderr of a process that ends within two seconds of Ctrl-C (and of its own accord)."""
-    time.sleep(0.1)
-    since = time.monotonic()
+    """Exit code and stderr of a process after Ctrl-C: it ends of its own accord, where it would wait for ever."""
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=20)
-    assert time.monotonic() - since < 2.2
     return process.returncode, stderr.strip()

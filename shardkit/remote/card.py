@@ -13,13 +13,37 @@ from shardkit.dataset.manifest import Manifest
 
 CARD_NAME = "README.md"
 
-
 _YAML_START, _YAML_END = "# shardkit: written by each push, from here", "# shardkit: to here"
-
-
 _TEXT_START, _TEXT_END = "<!-- shardkit: written by each push, from here -->", "<!-- shardkit: to here -->"
-_SIZES = ["n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B",
-          "10B<n<100B", "100B<n<1T", "n>1T"]  # fmt: skip
+_BOUNDS = ["1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T"]  # of the Hub's size categories
+_LOADING = """\
+## Loading
+
+With shardkit, verified against the SHA-256 of every shard:
+
+```bash
+shardkit pull {repo} data
+```
+```python
+from shardkit import ShardLoader
+
+for inputs, targets in ShardLoader("data", batch_size=16, seq_len=1024):
+    ...  # int64, (16, 1024) each
+```
+With plain NumPy:
+
+```python
+import glob
+import numpy as np
+
+files = sorted(glob.glob("data/*_{split}_*.npy"))
+B, T = 16, 1024
+for file in files:
+    tokens = np.load(file, mmap_mode="r")
+    for start in range(0, len(tokens) - B * T, B * T):
+        window = tokens[start : start + B * T + 1].astype(np.int64)
+        inputs, targets = window[:-1].reshape(B, T), window[1:].reshape(B, T)
+```"""
 
 
 def updated_card(old: str | None, manifest: Manifest, repo: str) -> str:
@@ -63,7 +87,12 @@ def _yaml_section(manifest: Manifest) -> str:
 
 
 def _size_category(rows: int) -> str:
-    return _SIZES[min(max(len(str(rows)) - 3, 0), len(_SIZES) - 1)]
+    place = min(max(len(str(rows)) - 3, 0), len(_BOUNDS))
+    if place == 0:
+        return f"n<{_BOUNDS[0]}"
+    if place == len(_BOUNDS):
+        return f"n>{_BOUNDS[-1]}"
+    return f"{_BOUNDS[place - 1]}<n<{_BOUNDS[place]}"
 
 
 def _text_section(manifest: Manifest, repo: str) -> str:
@@ -71,7 +100,6 @@ def _text_section(manifest: Manifest, repo: str) -> str:
         f"| {split} | {len(shards)} | {sum(s.tokens for s in shards):,} | {sum(s.documents for s in shards):,} |"
         for split, shards in manifest.splits.items()
     ]
-    split = manifest.shards[-1].split
     return "\n".join(
         [
             _TEXT_START,
@@ -86,33 +114,7 @@ def _text_section(manifest: Manifest, repo: str) -> str:
             "",
             *_origin(manifest),
             "",
-            "## Loading",
-            "",
-            "With shardkit, verified against the SHA-256 of every shard:",
-            "",
-            "```bash",
-            f"shardkit pull {repo} data",
-            "```",
-            "```python",
-            "from shardkit import ShardLoader",
-            "",
-            'for inputs, targets in ShardLoader("data", batch_size=16, seq_len=1024):',
-            "    ...  # int64, (16, 1024) each",
-            "```",
-            "With plain NumPy:",
-            "",
-            "```python",
-            "import glob",
-            "import numpy as np",
-            "",
-            f'files = sorted(glob.glob("data/*_{split}_*.npy"))',
-            "B, T = 16, 1024",
-            "for file in files:",
-            '    tokens = np.load(file, mmap_mode="r")',
-            "    for start in range(0, len(tokens) - B * T, B * T):",
-            "        window = tokens[start : start + B * T + 1].astype(np.int64)",
-            "        inputs, targets = window[:-1].reshape(B, T), window[1:].reshape(B, T)",
-            "```",
+            _LOADING.format(repo=repo, split=manifest.shards[-1].split),
             _TEXT_END,
         ]
     )

@@ -1,8 +1,8 @@
 """The places a dataset is pushed to and pulled from, behind one small interface.
 
 `HubRemote` is a dataset repo, through `huggingface_hub`; `FsspecRemote` is everything else that fsspec reaches: a
-mounted drive, S3, GCS. Both bring shards in two steps, `upload` (the bytes) and `commit` (the acknowledgement, with
-small files and deletions), so that a killed push knows what is there.
+mounted drive, S3, GCS. Both take shards in two steps, `upload` (the bytes) and `commit` (the acknowledgement, with
+small files and deletions), so that the push after a killed one knows what has arrived.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class RemoteFile:
 
 
 class Remote(Protocol):
-    """A place for one dataset. Every method raises `HubError` or `AuthError`, and retries what may pass.
+    """A place for one dataset. Every method raises `HubError` or `AuthError`, and tries again what may pass.
 
     `name` is for people and the card. `commit_files` is how many shards a commit should hold. `has_commits` says
-    whether there are revisions, tags and visibility; where there are not, `files` tells hashes from a ledger.
-    `stopping` cuts waits.
+    whether there are revisions, tags and visibility; where there are not, hashes come from a record of our own.
+    Setting `stopping` cuts the waits between tries, and downloads in progress.
     """
 
     name: str
@@ -55,10 +55,10 @@ class Remote(Protocol):
         """Whether there is such a place."""
 
     def create(self, *, private: bool) -> None:
-        """Make the place, if it is not there. Refuses `private` for one that is public."""
+        """Make the place, if there is none. Refuses `private` for one that is public."""
 
     def files(self) -> dict[str, RemoteFile]:
-        """What is there now, by name relative to the dataset."""
+        """The files at the remote now, by name relative to the dataset."""
 
     def read(self, file: str) -> bytes:
         """The bytes of a small file."""
@@ -67,10 +67,10 @@ class Remote(Protocol):
         """Download `file` into `folder`; its path and SHA-256. `again` distrusts every copy on this machine."""
 
     def upload(self, path: Path, shard: ShardInfo) -> None:
-        """Bring the bytes of a shard there. Thread-safe; not acknowledged until `commit`."""
+        """Send the bytes of a shard. Thread-safe; not acknowledged until `commit`."""
 
     def commit(self, shards: Sequence[ShardInfo], small: Mapping[str, bytes | None], message: str) -> None:
-        """Acknowledge uploaded `shards`, then write the `small` files in their order (None deletes one)."""
+        """Acknowledge uploaded `shards`, then write the `small` files, by name, in their order (None deletes one)."""
 
     def tag(self, name: str, *, overwrite: bool) -> None:
         """Give the last commit a name."""

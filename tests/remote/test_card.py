@@ -43,8 +43,17 @@ def test_the_front_matter_is_yaml_with_all_that_the_hub_shows(data: tuple[Path, 
 
 def test_the_text_says_what_is_there_and_where_it_came_from(data: tuple[Path, Manifest]) -> None:
     card = updated_card(None, data[1], "hf://datasets/user/name")
-    for fact in ("# name", "| val | 1 | 40,000 | 3 |", "| train | 3 | 100,001 | 9 |", "140,001 tokens", "f" * 40,
-                 "`sample-10BT`", "`gpt2` (50,257 ids)", "50256", data[1].fingerprint):  # fmt: skip
+    for fact in (
+        "# name",
+        "| val | 1 | 40,000 | 3 |",
+        "| train | 3 | 100,001 | 9 |",
+        "140,001 tokens",
+        "f" * 40,
+        "`sample-10BT`",
+        "`gpt2` (50,257 ids)",
+        "50256",
+        data[1].fingerprint,
+    ):
         assert fact in card
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_data import make_dataset, open_uploader, tree_of
+from hub_data import journal_at, make_dataset, open_uploader, tree_of
 
 from shardkit import network
 from shardkit.dataset.journal import JOURNAL_FILE
@@ -25,7 +25,6 @@ from shardkit.remote.pull import pull
 from shardkit.remote.push import publish, push
 from shardkit.remote.storage import FsspecRemote
 from shardkit.remote.upload_record import UploadRecord
-from shardkit.tokenization.live_push import fetch_journal
 
 ROOT = Path(__file__).parents[2]
 
@@ -95,9 +94,11 @@ def place(
         yield f"file://{tmp_path}/far", fsspec.filesystem("file")
         return
     for name, value in {
-        "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_ENDPOINT_URL": s3_server,
-    }.items():  # fmt: skip
+    }.items():
         monkeypatch.setenv(name, value)
     import s3fs
 
@@ -252,19 +253,19 @@ def test_bytes_damaged_at_the_remote_are_found_and_mended_by_overwrite(place: tu
 def test_tokenize_push_goes_on_from_the_journal(place: tuple[str, Any], tmp_path: Path) -> None:
     repo, _ = place
     manifest = make_dataset(tmp_path / "a")
-    assert fetch_journal(repo).journal is None
-    with open_uploader(repo, b"head\n", max_bytes=10**9) as outbox:
+    assert journal_at(repo) is None
+    with open_uploader(repo, b"head\n", max_bytes=10**9) as uploader:
         for shard in manifest.shards[:2]:
-            outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: b"head\n" + shard.file.encode()})
-        outbox.flush()
-    left = fetch_journal(repo)
-    assert left.journal == b"head\n" + manifest.shards[1].file.encode()
-    with open_uploader(repo, left.journal, max_bytes=10**9) as outbox:
-        assert [outbox.has(s) for s in manifest.shards] == [True, True, False, False]
+            uploader.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: b"head\n" + shard.file.encode()})
+        uploader.flush()
+    left = journal_at(repo)
+    assert left == b"head\n" + manifest.shards[1].file.encode()
+    with open_uploader(repo, left, max_bytes=10**9) as uploader:
+        assert [uploader.has(s) for s in manifest.shards] == [True, True, False, False]
         for shard in manifest.shards[2:]:
-            outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: left.journal})
-        outbox.flush()
-        publish(outbox.remote, manifest, (tmp_path / "a" / MANIFEST_NAME).read_bytes())
+            uploader.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: left})
+        uploader.flush()
+        publish(uploader.remote, manifest, (tmp_path / "a" / MANIFEST_NAME).read_bytes())
     assert sorted(tree_of(tmp_path / "a")) == [MANIFEST_NAME]
     assert pull(repo, tmp_path / "b") == manifest
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import random
 import subprocess
@@ -13,17 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_data import make_dataset, open_uploader, tree_of
-from hub_server import Account, Fault, HubServer
+from hub_data import journal_at, make_dataset, open_uploader, tree_of
+from hub_server import Fault, HubServer
 
-from shardkit import network
+from shardkit import network, tokenize
 from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.manifest import MANIFEST_NAME
-from shardkit.errors import AuthError, HubError, ManifestError, ShardError, ShardkitError, UsageError
+from shardkit.errors import AuthError, HubError, ManifestError, ShardError, UsageError
 from shardkit.remote.address import open_remote
 from shardkit.remote.pull import pull
 from shardkit.remote.push import publish, push
-from shardkit.tokenization.live_push import fetch_journal
 
 REPO = "alice/demo"
 ROOT = Path(__file__).parents[2]
@@ -327,9 +325,9 @@ def test_a_server_that_does_not_answer_is_one_clear_line(hub: HubServer, tmp_pat
 
 
 def test_a_stalled_server_does_not_hang_a_push(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from shardkit.remote import hub as hub_remote
+    from shardkit.remote import hub_client
 
-    monkeypatch.setattr(hub_remote, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(hub_client, "STALL_SECONDS", 0.2)
     monkeypatch.setattr(network, "TRIES", 1)
     __import__("huggingface_hub").close_session()
     make_dataset(tmp_path / "a")
@@ -444,48 +442,45 @@ def test_a_pull_killed_at_any_moment_finishes_and_fetches_again_only_what_was_in
 
 def test_a_fresh_machine_finds_the_journal_and_every_shard_that_it_names(hub: HubServer, tmp_path: Path) -> None:
     manifest = make_dataset(tmp_path / "a", shards=6)
-    assert fetch_journal(REPO).journal is None
-    assert fetch_journal(REPO, revision="branch").journal is None
-    with open_uploader(REPO, b"head\n", max_bytes=10**9) as outbox:
+    assert journal_at(REPO) is None
+    with open_uploader(REPO, b"head\n", max_bytes=10**9) as uploader:
         journal = b"head\n"
         for shard in manifest.shards[:4]:
             journal += shard.file.encode() + b"\n"
-            outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: journal})
-        outbox.flush()
-        assert outbox.pending_bytes == 0
+            uploader.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: journal})
+        uploader.flush()
+        assert uploader.pending_bytes == 0
     assert not any((tmp_path / "a" / s.file).exists() for s in manifest.shards[:4])
-    left = fetch_journal(REPO)
-    assert left.manifest is None
-    assert left.journal == journal
+    left = journal_at(REPO)
+    assert left == journal
     with pytest.raises(HubError, match="unfinished"):
         pull(REPO, tmp_path / "b")
-    with open_uploader(REPO, left.journal, max_bytes=10**9) as outbox:
-        assert [outbox.has(s) for s in manifest.shards] == [True] * 4 + [False] * 2
+    with open_uploader(REPO, left, max_bytes=10**9) as uploader:
+        assert [uploader.has(s) for s in manifest.shards] == [True] * 4 + [False] * 2
         for shard in manifest.shards[4:]:
-            outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: journal})
-        outbox.flush()
-        publish(outbox.remote, manifest, (tmp_path / "a" / MANIFEST_NAME).read_bytes())
-    assert fetch_journal(REPO).manifest == manifest
+            uploader.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: journal})
+        uploader.flush()
+        publish(uploader.remote, manifest, (tmp_path / "a" / MANIFEST_NAME).read_bytes())
     assert not any(name.startswith(".shardkit") for name in hub.files(REPO))
     assert pull(REPO, tmp_path / "b") == manifest
 
 
-def test_an_outbox_refuses_a_repo_with_another_dataset(hub: HubServer, tmp_path: Path) -> None:
-    make_dataset(tmp_path / "a")
-    push(tmp_path / "a", REPO)
+def test_tokenize_push_refuses_a_repo_with_other_shards(hub: HubServer, tmp_path: Path) -> None:
+    manifest = make_dataset(tmp_path / "a")
+    hub.seed_repo(REPO, {manifest.shards[1].file: tmp_path / "a" / manifest.shards[1].file})
     with pytest.raises(HubError, match="holds another dataset"):
-        open_uploader(REPO, b"head\n")
+        tokenize("sample", tmp_path / "out", push=REPO, workers=1)
 
 
 def test_every_commit_holds_every_shard_that_its_journal_names(hub: HubServer, tmp_path: Path) -> None:
     manifest = make_dataset(tmp_path / "a", shards=20)
     hub.random_faults(7, 0.2, ["status"], code=503)
-    with open_uploader(REPO, b"") as outbox:
+    with open_uploader(REPO, b"") as uploader:
         names = b""
         for shard in manifest.shards:
             names += shard.file.encode() + b"\n"
-            outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: names})
-        outbox.flush()
+            uploader.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: names})
+        uploader.flush()
     seen = 0
     for commit in hub.commits(REPO):
         if ".shardkit/journal.jsonl" in commit.files:
@@ -515,19 +510,15 @@ def test_a_failed_push_names_no_secret_even_in_its_traceback(hub: HubServer, tmp
     for token in (secret, f"{secret} x", f"{secret}\\nX: y"):
         done = subprocess.run(
             [sys.executable, "-c", RUN.format("push"), str(tmp_path / "a"), REPO],
-            env=env | {"HF_TOKEN": token}, cwd=ROOT, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            env=env | {"HF_TOKEN": token},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert done.returncode == 1
         assert "AuthError" in done.stderr
         assert secret not in done.stderr + done.stdout
-
-
-def test_the_journal_survives_as_json_lines(hub: HubServer) -> None:
-    text = b"".join(json.dumps({"chunk": n}).encode() + b"\n" for n in range(100))
-    open_uploader(REPO, text).close()
-    assert fetch_journal(REPO).journal == text
-    assert issubclass(AuthError, ShardkitError)
-    assert Account("x").role == "write"
 
 
 def test_three_pushes_of_one_dataset_at_once_all_end_well(hub: HubServer, tmp_path: Path) -> None:

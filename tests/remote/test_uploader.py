@@ -1,21 +1,19 @@
-"""The outbox: order, the disk bound, errors from its threads, and what is left after it was cut short."""
+"""The uploader: order, the disk bound, errors from its threads, and what is left after it was cut short."""
 
 from __future__ import annotations
 
 import os
 import threading
-import time
 from pathlib import Path
 
 import pytest
-from hub_data import make_dataset, open_uploader
+from hub_data import journal_at, make_dataset, open_uploader
 from hub_server import HubServer
 
 from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.manifest import Manifest, ShardInfo
 from shardkit.errors import DiskFull, HubError, ShardError
 from shardkit.remote.uploader import Uploader
-from shardkit.tokenization.live_push import fetch_journal
 
 REPO = "alice/demo"
 
@@ -24,15 +22,15 @@ def line(shard: ShardInfo) -> bytes:
     return shard.file.encode() + b"\n"
 
 
-def make(folder: Path, outbox: Uploader, manifest: Manifest, source: Path) -> list[int]:
+def make(folder: Path, uploader: Uploader, manifest: Manifest, source: Path) -> list[int]:
     """A tokenizer that makes the shards of `source` in `folder`, within the bound; the disk use after each step."""
     used, journal = [], b""
     for shard in manifest.shards:
-        outbox.wait_for_room(shard.bytes)
+        uploader.wait_for_room(shard.bytes)
         (folder / shard.file).write_bytes((source / shard.file).read_bytes())
         used.append(sum(path.stat().st_size for path in folder.glob("*.npy")))
         journal += line(shard)
-        outbox.submit(folder / shard.file, shard, {JOURNAL_FILE: journal})
+        uploader.submit(folder / shard.file, shard, {JOURNAL_FILE: journal})
     return used
 
 
@@ -57,10 +55,10 @@ def test_the_disk_bound_holds_always_and_a_slow_remote_throttles_the_maker(hub: 
     watcher = threading.Thread(target=sample)
     watcher.start()
     try:
-        with open_uploader(REPO, b"", max_bytes=bound) as outbox:
-            used = make(tmp_path / "work", outbox, manifest, tmp_path / "a")
-            outbox.flush()
-            assert outbox.pending_bytes == 0
+        with open_uploader(REPO, b"", max_bytes=bound) as uploader:
+            used = make(tmp_path / "work", uploader, manifest, tmp_path / "a")
+            uploader.flush()
+            assert uploader.pending_bytes == 0
     finally:
         done.set()
         watcher.join()
@@ -72,87 +70,88 @@ def test_the_disk_bound_holds_always_and_a_slow_remote_throttles_the_maker(hub: 
 
 def test_few_commits_where_nobody_waits(hub: HubServer, tmp_path: Path) -> None:
     manifest = make_dataset(tmp_path / "a", shards=40)
-    with open_uploader(REPO, b"") as outbox:
+    with open_uploader(REPO, b"") as uploader:
         for shard in manifest.shards:
-            outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: line(shard)})
-        outbox.flush()
-    assert len(hub.commits(REPO)) <= 2 + 40 // outbox.remote.commit_files
+            uploader.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: line(shard)})
+        uploader.flush()
+    assert len(hub.commits(REPO)) <= 2 + 40 // uploader.remote.commit_files
 
 
 def test_without_a_bound_the_files_stay(hub: HubServer, tmp_path: Path) -> None:
     manifest = make_dataset(tmp_path / "a")
-    with open_uploader(REPO, b"") as outbox:
-        outbox.wait_for_room(10**15)
+    with open_uploader(REPO, b"") as uploader:
+        uploader.wait_for_room(10**15)
         for shard in manifest.shards:
-            outbox.submit(tmp_path / "a" / shard.file, shard)
-        outbox.flush()
+            uploader.submit(tmp_path / "a" / shard.file, shard)
+        uploader.flush()
     assert all((tmp_path / "a" / s.file).exists() for s in manifest.shards)
 
 
 def test_a_shard_larger_than_the_bound_is_refused_at_once(hub: HubServer) -> None:
-    with open_uploader(REPO, b"", max_bytes=1000) as outbox, pytest.raises(DiskFull, match=r"--max-disk 1\.0 kB"):
-        outbox.wait_for_room(1001)
+    with open_uploader(REPO, b"", max_bytes=1000) as uploader, pytest.raises(DiskFull, match=r"--max-disk 1\.0 kB"):
+        uploader.wait_for_room(1001)
 
 
 def test_an_upload_that_fails_for_good_stops_the_maker(hub: HubServer, tmp_path: Path) -> None:
     manifest = make_dataset(tmp_path / "a", shards=6)
     hub.fault("status", "PUT", "/_lfs/", code=403, times=None)
-    with open_uploader(REPO, b"", max_bytes=2 * manifest.shards[0].bytes) as outbox, pytest.raises(HubError):
-        make(tmp_path / "a", outbox, manifest, tmp_path / "a")
+    with open_uploader(REPO, b"", max_bytes=2 * manifest.shards[0].bytes) as uploader, pytest.raises(HubError):
+        make(tmp_path / "a", uploader, manifest, tmp_path / "a")
     assert all((tmp_path / "a" / s.file).exists() for s in manifest.shards)  # nothing that did not arrive was deleted
 
 
 def test_a_commit_that_fails_for_good_deletes_nothing(hub: HubServer, tmp_path: Path) -> None:
     manifest = make_dataset(tmp_path / "a")
-    with open_uploader(REPO, b"", max_bytes=10**9) as outbox:
+    with open_uploader(REPO, b"", max_bytes=10**9) as uploader:
         hub.fault("status", "POST", "/commit/", code=403, times=None)
         for shard in manifest.shards:
-            outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: line(shard)})
+            uploader.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: line(shard)})
         with pytest.raises(HubError, match="does not allow"):
-            outbox.flush()
+            uploader.flush()
         with pytest.raises(HubError):
-            outbox.submit(tmp_path / "a" / manifest.shards[0].file, manifest.shards[0])
+            uploader.submit(tmp_path / "a" / manifest.shards[0].file, manifest.shards[0])
     assert all((tmp_path / "a" / s.file).exists() for s in manifest.shards)
-    assert fetch_journal(REPO).journal == b""
+    assert journal_at(REPO) == b""
 
 
 def test_a_shard_that_is_gone_or_damaged_is_named(hub: HubServer, tmp_path: Path) -> None:
     manifest = make_dataset(tmp_path / "a")
     (tmp_path / "a" / manifest.shards[0].file).unlink()
-    with open_uploader(REPO, b"") as outbox:
-        outbox.submit(tmp_path / "a" / manifest.shards[0].file, manifest.shards[0])
+    with open_uploader(REPO, b"") as uploader:
+        uploader.submit(tmp_path / "a" / manifest.shards[0].file, manifest.shards[0])
         with pytest.raises(ShardError, match=r"demo_val_000000.npy is missing"):
-            outbox.flush()
+            uploader.flush()
 
 
-def test_closing_early_is_quick_and_leaves_what_has_not_arrived(hub: HubServer, tmp_path: Path) -> None:
+def test_closing_early_waits_for_nothing_and_leaves_what_has_not_arrived(hub: HubServer, tmp_path: Path) -> None:
     manifest = make_dataset(tmp_path / "a", shards=20)
-    hub.fault("slow", "PUT", "/_lfs/", seconds=0.3, times=None)
-    start = time.monotonic()
-    with open_uploader(REPO, b"", max_bytes=10**9) as outbox:
-        for shard in manifest.shards:
-            outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: line(shard)})
-    assert time.monotonic() - start < 2.0
-    named = set((fetch_journal(REPO).journal or b"").decode().split())
-    there = {s.file for s in manifest.shards if (tmp_path / "a" / s.file).exists()}
-    assert there | named >= {s.file for s in manifest.shards}
+    held = hub.fault("hold", "PUT", "/_lfs/", nth=3)
+    uploader = open_uploader(REPO, max_bytes=10**9)
+    for shard in manifest.shards:
+        uploader.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: line(shard)})
+    assert held.reached.wait(60)
+    uploader.close()  # would wait for ever
+    held.gate.set()
+    named = set((journal_at(REPO) or b"").decode().split())
+    left = {shard.file for shard in manifest.shards if (tmp_path / "a" / shard.file).exists()}
+    assert left | named >= {shard.file for shard in manifest.shards}
 
 
 def test_a_shard_that_is_there_already_is_acknowledged_and_deleted_without_a_byte(
     hub: HubServer, tmp_path: Path
 ) -> None:
     manifest = make_dataset(tmp_path / "a")
-    with open_uploader(REPO, b"") as outbox:
+    with open_uploader(REPO, b"") as uploader:
         for shard in manifest.shards:
-            outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: line(shard)})
-        outbox.flush()
+            uploader.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: line(shard)})
+        uploader.flush()
     commits = len(hub.commits(REPO))
     hub.reset_log()
-    with open_uploader(REPO, b"", max_bytes=10**9) as outbox:
+    with open_uploader(REPO, b"", max_bytes=10**9) as uploader:
         for shard in manifest.shards:
-            assert outbox.has(shard)
-            outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: line(shard)})
-        outbox.flush()
+            assert uploader.has(shard)
+            uploader.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: line(shard)})
+        uploader.flush()
     assert hub.bytes_received("/_lfs/") == 0
     assert len(hub.commits(REPO)) == commits
     assert not any((tmp_path / "a" / s.file).exists() for s in manifest.shards)
@@ -161,10 +160,10 @@ def test_a_shard_that_is_there_already_is_acknowledged_and_deleted_without_a_byt
 def test_progress_counts_to_the_total(hub: HubServer, tmp_path: Path) -> None:
     manifest = make_dataset(tmp_path / "a")
     seen: list[tuple[str, int, int]] = []
-    with open_uploader(REPO, b"", progress=lambda *step: seen.append(step)) as outbox:
+    with open_uploader(REPO, b"", progress=lambda *step: seen.append(step)) as uploader:
         for shard in manifest.shards:
-            outbox.submit(tmp_path / "a" / shard.file, shard)
-        outbox.flush()
+            uploader.submit(tmp_path / "a" / shard.file, shard)
+        uploader.flush()
     total = sum(s.bytes for s in manifest.shards)
     assert {name for name, _, _ in seen} == {s.file for s in manifest.shards}
     assert seen[-1][1:] == (total, total)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.manifest import Manifest, ShardInfo, SourceInfo, TokenizerInfo
 from shardkit.dataset.shards import ShardWriter, shard_name
-from shardkit.remote.uploader import Uploader
-from shardkit.tokenization.live_push import claim_place, fetch_journal
+from shardkit.remote.address import open_remote
+from shardkit.remote.uploader import TransferProgress, Uploader
 
 
 def make_dataset(folder: Path, shards: int = 4, tokens: int = 3000, seed: int = 0, prefix: str = "demo") -> Manifest:
@@ -26,15 +26,24 @@ def make_dataset(folder: Path, shards: int = 4, tokens: int = 3000, seed: int = 
         made = writer.finish(folder / name)
         infos.append(
             ShardInfo(
-                file=name, split=split, index=index, tokens=count, documents=3, first_document=3 * index,
-                sha256=made.sha256, bytes=made.bytes,
+                file=name,
+                split=split,
+                index=index,
+                tokens=count,
+                documents=3,
+                first_document=3 * index,
+                sha256=made.sha256,
+                bytes=made.bytes,
             )
-        )  # fmt: skip
+        )
     manifest = Manifest(
-        dtype="uint16", tokens_per_shard=tokens, shards=tuple(infos), shardkit_version="0.1.0",
+        dtype="uint16",
+        tokens_per_shard=tokens,
+        shards=tuple(infos),
+        shardkit_version="0.1.0",
         tokenizer=TokenizerInfo(name="gpt2", vocab_size=50257, eot_id=50256, ranks_sha256="0" * 64),
         source=SourceInfo(id="HuggingFaceFW/fineweb-edu", config="sample-10BT", revision="f" * 40, text_field="text"),
-    )  # fmt: skip
+    )
     manifest.save(folder)
     return manifest
 
@@ -44,8 +53,26 @@ def tree_of(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def open_uploader(repo: str, journal: bytes, **options: Any) -> Uploader:
-    """The uploader of a `tokenize --push` to `repo`, after it has claimed the place with `journal`."""
-    run = fetch_journal(repo)
-    claim_place(run, journal)
-    return Uploader(run.remote, run.files, delete_local=options.get("max_bytes") is not None, **options)
+def open_uploader(
+    repo: str, journal: bytes = b"", *, max_bytes: int | None = None, progress: TransferProgress | None = None
+) -> Uploader:
+    """An uploader as `tokenize --push` has it: `journal` claims the place; with `max_bytes` sent files are deleted."""
+    remote = open_remote(repo)
+    remote.create(private=False)
+    remote_files = remote.files()
+    if JOURNAL_FILE not in remote_files:
+        remote.commit([], {JOURNAL_FILE: journal}, "Begin")
+    return Uploader(
+        remote,
+        remote_files,
+        workers=2,
+        delete_local=max_bytes is not None,
+        max_bytes=max_bytes,
+        progress=progress,
+    )
+
+
+def journal_at(repo: str) -> bytes | None:
+    """The journal of an unfinished run at a remote."""
+    remote = open_remote(repo)
+    return remote.read(JOURNAL_FILE) if remote.exists() and JOURNAL_FILE in remote.files() else None

@@ -1,0 +1,118 @@
+"""How shardkit uses the Hub's client, `huggingface_hub`, beside its API: its one HTTP session, and downloads by it."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+from huggingface_hub import get_session, hf_raise_for_status
+from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS, HF_HUB_DOWNLOAD_TIMEOUT
+from huggingface_hub.utils._headers import build_hf_headers
+from huggingface_hub.utils.tqdm import progress_bar_states
+
+STALL_SECONDS = 300.0  # without a byte from a server, or to it
+
+
+class ClientSettings:
+    """What shardkit needs of the client, which has one HTTP session and one switch for progress bars in a process.
+
+    While one of our calls runs, the session has a hook that gives the requests of our threads, and of no other, a
+    time-out (the client's own is none: a stalled server would hang a push for ever), and the client draws no progress
+    bars, for the command line draws its own; bars that another thread begins in that time are not drawn either, as
+    the switch is the only way. With the last of our calls both are as they were.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._thread = threading.local()
+        self._calls = 0
+        self._bars: bool | None = None
+        self._session: Any = None
+
+    @contextmanager
+    def set_for_us(self) -> Iterator[None]:
+        """Have the settings for the calls of this thread that the block makes."""
+        session = get_session()
+        with self._lock:
+            if self._calls == 0 and HF_HUB_DISABLE_PROGRESS_BARS is None:  # else the user has said what to do
+                self._bars = progress_bar_states.get("_global")
+                progress_bar_states["_global"] = False
+            self._calls += 1
+            if session is not self._session:  # the client makes a new one when a connection broke
+                self._unhook()
+                session.event_hooks = _with_hook(session.event_hooks, self._bound)
+                self._session = session
+        self._thread.ours = True
+        try:
+            yield
+        finally:
+            self._thread.ours = False
+            with self._lock:
+                self._calls -= 1
+                if self._calls == 0:
+                    self._unhook()
+                    self._show_bars_as_before()
+
+    def _bound(self, request: Any) -> None:
+        timeout = request.extensions.get("timeout", {})
+        if getattr(self._thread, "ours", False) and timeout.get("read") is None:
+            request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), STALL_SECONDS)
+
+    def _show_bars_as_before(self) -> None:
+        if HF_HUB_DISABLE_PROGRESS_BARS is not None:
+            return
+        if self._bars is None:
+            progress_bar_states.pop("_global", None)
+        else:
+            progress_bar_states["_global"] = self._bars
+
+    def _unhook(self) -> None:
+        if self._session is not None:
+            self._session.event_hooks = _without_hook(self._session.event_hooks, self._bound)
+            self._session = None
+
+
+def _with_hook(hooks: Mapping[str, list[Any]], hook: Callable[[Any], None]) -> dict[str, list[Any]]:
+    return {**hooks, "request": [*hooks.get("request", []), hook]}
+
+
+def _without_hook(hooks: Mapping[str, list[Any]], hook: Callable[[Any], None]) -> dict[str, list[Any]]:
+    return {**hooks, "request": [other for other in hooks.get("request", []) if other != hook]}
+
+
+CLIENT = ClientSettings()
+
+
+class Download:
+    """One file, streamed and hashed on the way; called again after a failure it goes on from where it was.
+
+    The client's own `http_get` would need a second pass for the hash, and holds 20 to 40 MB a file in memory.
+    """
+
+    def __init__(self, url: str, target: BinaryIO, stop: threading.Event) -> None:
+        self._url = url
+        self._target = target
+        self._stop = stop
+        self._digest = hashlib.sha256()
+
+    def __call__(self) -> str:
+        """Download what is missing; returns the SHA-256 of the whole file."""
+        headers = build_hf_headers(library_name="shardkit") | {"Accept-Encoding": "identity"}
+        if start := self._target.tell():
+            headers["Range"] = f"bytes={start}-"
+        # httpx sends the token to the Hub alone: a redirect to another origin goes without it
+        with get_session().stream("GET", self._url, headers=headers, timeout=HF_HUB_DOWNLOAD_TIMEOUT) as response:
+            hf_raise_for_status(response)
+            if start and response.status_code != 206:
+                self._target.seek(0)
+                self._target.truncate()
+                self._digest = hashlib.sha256()
+            for block in response.iter_raw():
+                self._target.write(block)
+                self._digest.update(block)
+                if self._stop.is_set():  # Ctrl-C, or another file that failed for good
+                    raise ConnectionAbortedError("stopped")
+        return self._digest.hexdigest()
