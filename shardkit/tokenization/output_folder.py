@@ -112,8 +112,10 @@ def _refuse_foreign(directory: Path) -> None:
 
 
 def clear(directory: Path) -> None:
-    """Remove what shardkit made in `directory` before (shards, manifest, working files) and nothing else. For `--overwrite`,
-    once everything else about the run is known to be right: a typing error must not cost a dataset."""
+    """Remove what shardkit made in `directory` before (shards, manifest, working files) and nothing else.
+
+    For `--overwrite`, once everything else about the run is known to be right: a typing error must not cost a dataset.
+    """
     (directory / MANIFEST_NAME).unlink(missing_ok=True)  # first: what is left is no longer a complete dataset
     for path in directory.glob("*.npy"):
         if SHARD_NAME.match(path.name):
