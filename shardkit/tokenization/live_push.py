@@ -87,7 +87,7 @@ class LivePush:
     Made with an earlier session's `journal`, it hands in the shards that are not at the remote yet. `max_disk` bounds
     the bytes of this run on this disk: the shard being written, those on their way, the journal; a shard is deleted
     here once it has arrived. Raises `DiskFull` if the bound has no room for two shards (one on its way, one being
-    written), `HubError` if the remote holds another dataset, `OutputError` if a shard is neither here nor there.
+    written), `HubError` if the remote holds another dataset, `OutputError` if a shard is in neither place.
     """
 
     def __init__(

@@ -153,13 +153,13 @@ def work(descriptor: int) -> None:
     for the main process to read its tokens."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe = Connection(descriptor)
-    inbox: queue.Queue[Any] = queue.Queue()
-    outbox: queue.Queue[EncodedChunk] = queue.Queue(maxsize=1)
+    messages: queue.Queue[Any] = queue.Queue()
+    results: queue.Queue[EncodedChunk] = queue.Queue(maxsize=1)
 
     def receive() -> None:
         try:
             while True:
-                inbox.put(pipe.recv())
+                messages.put(pipe.recv())
         except (EOFError, OSError):
             os._exit(0)  # the main process is gone
         except Exception:  # noqa: BLE001 (what cannot be unpickled: the main process would wait for ever)
@@ -169,7 +169,7 @@ def work(descriptor: int) -> None:
     def send() -> None:
         try:
             while True:
-                _send_result(pipe, outbox.get())
+                _send_result(pipe, results.get())
         except (BrokenPipeError, ConnectionError):
             os._exit(0)
         except Exception:  # noqa: BLE001 (a bug: without this the main process would wait for ever)
@@ -182,13 +182,13 @@ def work(descriptor: int) -> None:
         importlib.import_module(module)
     encoder: ChunkEncoder | None = None
     while True:
-        message = inbox.get()
+        message = messages.get()
         if isinstance(message, Job):
             encoder = ChunkEncoder(message)
         elif encoder is None:
             raise RuntimeError("a chunk came before the job")
         else:
-            outbox.put(encoder.encode(message))
+            results.put(encoder.encode(message))
 
 
 def _send_result(pipe: Connection, result: EncodedChunk) -> None:

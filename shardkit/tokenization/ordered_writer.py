@@ -52,7 +52,7 @@ class TokenizeProgress:
 class OrderedWriter:
     """Cuts the stream into shards in `directory`, from where `journal` says that it goes on. A context manager.
 
-    `uploads` is handed each finished shard; where it bounds the disk, no shard is begun before there is room for it.
+    `uploads` is handed each finished shard; where it bounds the disk, no shard is begun before it fits.
     """
 
     def __init__(self, spec: RunSpec, directory: Path, journal: Journal, uploads: LivePush | None = None) -> None:

@@ -78,9 +78,10 @@ def tokenize(
     `train`. `max_docs` and `max_tokens` end the stream after that many. `transform(text) -> str | None` and
     `filter(text) -> bool` run on each document, in the workers.
 
-    `push` sends each finished shard to that repo (as `shardkit.push` understands it) while the next is made; with
-    `max_disk`, in bytes, a shard is deleted here once the remote has acknowledged it, and the tokenizer waits for room.
-    The same call in an empty folder, on another machine, goes on from the remote.
+    `push` sends each finished shard to that repo (as `shardkit.push` understands it) while the next is made. The same
+    call in an empty folder, on another machine, goes on from the remote. It ends with the whole dataset in `out` too:
+    shards that are only at the remote are fetched. With `max_disk`, in bytes, `out` keeps nothing: a shard is deleted
+    once the remote has acknowledged it, the tokenizer waits for room, and no manifest is written.
 
     Killed or failed, the same call goes on from the last finished shard and ends with the same bytes. Called again on a
     finished folder, it checks the sizes and returns the manifest.
@@ -88,7 +89,9 @@ def tokenize(
     Raises `UsageError`, `SourceError`, `TokenizerError`, `OutputError` or `WorkerError` (all `ShardkitError`).
     Warns (`ShardkitWarning`) if there were too few tokens for a train split.
 
-    >>> manifest = tokenize("sample", "out", shard_tokens=100_000)  # doctest: +SKIP
+    >>> manifest = tokenize("sample", "out", shard_tokens=100_000)
+    >>> manifest.dtype, manifest.shards[0].file, manifest.shards[0].tokens
+    ('uint16', 'sample_val_000000.npy', 100000)
     """
     _check_numbers(
         shard_tokens=shard_tokens, workers=workers, max_docs=max_docs, max_tokens=max_tokens, max_disk=max_disk

@@ -33,8 +33,10 @@ class RayRunner:
         self._ray = ray
         self._started = not ray.is_initialized()
         if self._started:
-            here = "RAY_ADDRESS" not in os.environ
-            ray.init(num_cpus=workers if here else None, include_dashboard=False if here else None, log_to_driver=False)
+            if "RAY_ADDRESS" in os.environ:
+                ray.init(log_to_driver=False)
+            else:
+                ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
         resources: Callable[[], dict[str, float]] = ray.cluster_resources
         self._count = workers or max(1, int(resources().get("CPU", 1)))
         self._actors: list[Any] = []

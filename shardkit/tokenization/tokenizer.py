@@ -42,6 +42,8 @@ class Tokenizer:
     >>> ids, offsets = tokenizer.encode_batch(["ab", ""])
     >>> ids.tolist(), offsets.tolist()
     ([97, 98], [0, 2, 2])
+    >>> Tokenizer("gpt2").encode_ordinary("Hello world")
+    [15496, 995]
     """
 
     info: TokenizerInfo
@@ -82,7 +84,7 @@ class Tokenizer:
             return self._encode_batch([replace_surrogates(text) for text in texts])
 
     def warm_up(self) -> None:
-        """Let the fast engine see its own vocabulary once, so that its cache of words does not start empty (0.1 s)."""
+        """Encode the vocabulary itself once, so that the fast engine's cache of words does not start empty (0.1 s)."""
         self.encode_batch(["", *self._words()])
 
     def encode_ordinary(self, text: str) -> list[int]:
@@ -280,8 +282,8 @@ def _find_eot(path: Path, tokenizer: Any) -> int:
         stated = stated.get("content") if isinstance(stated, dict) else stated
         names = (stated,) if stated else names
     for name in names:
-        if (found := tokenizer.token_to_id(name)) is not None:
-            return int(found)
+        if (eot_id := tokenizer.token_to_id(name)) is not None:
+            return int(eot_id)
     raise TokenizerError(
         f"{path} has none of the end-of-text tokens {', '.join(names)}: put a tokenizer_config.json with `eos_token` "
         "beside it"

@@ -151,16 +151,30 @@ def fast_tokenizer_json(ranks: dict[bytes, int], pattern: str) -> str:
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     pre = byte_level if gpt2 else {"type": "Sequence", "pretokenizers": [split, byte_level]}
     model = {
-        "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-        "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
-        "ignore_merges": False, "vocab": {spelled[token]: rank for token, rank in ranks.items()}, "merges": merges,
-    }  # fmt: skip
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": False,
+        "vocab": {spelled[token]: rank for token, rank in ranks.items()},
+        "merges": merges,
+    }
     return json.dumps(
         {
-            "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
-            "pre_tokenizer": pre, "post_processor": None, "decoder": byte_level, "model": model,
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [],
+            "normalizer": None,
+            "pre_tokenizer": pre,
+            "post_processor": None,
+            "decoder": byte_level,
+            "model": model,
         }
-    )  # fmt: skip
+    )
 
 
 def _last_merge(ranks: dict[bytes, int], token: bytes, rank: int) -> tuple[bytes, bytes]:

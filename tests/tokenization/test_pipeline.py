@@ -71,9 +71,15 @@ def test_the_shards_are_the_references_bytes(
     chunk_bytes: int,
 ) -> None:
     manifest = tokenize(
-        corpus, tmp_path / "out", workers=workers, encoder=encoder, shard_tokens=shard_tokens, chunk_bytes=chunk_bytes,
-        prefix="edufineweb", val_shards=0 if shard_tokens > 1_000_000 else 1,
-    )  # fmt: skip
+        corpus,
+        tmp_path / "out",
+        workers=workers,
+        encoder=encoder,
+        shard_tokens=shard_tokens,
+        chunk_bytes=chunk_bytes,
+        prefix="edufineweb",
+        val_shards=0 if shard_tokens > 1_000_000 else 1,
+    )
     expected = shard_bytes(texts, shard_tokens, "edufineweb", val_shards=0 if shard_tokens > 1_000_000 else 1)
     assert folder_bytes(tmp_path / "out") == expected
     assert manifest == Manifest.load(tmp_path / "out")
@@ -134,9 +140,16 @@ def test_limits_end_the_stream_exactly(
 ) -> None:
     limits = {option: count}
     manifest = tokenize(
-        corpus, tmp_path / "out", shard_tokens=10_000, workers=2, chunk_bytes=SMALL_CHUNK, val_shards=0, prefix="p",
-        max_docs=limits.get("max_docs"), max_tokens=limits.get("max_tokens"),
-    )  # fmt: skip
+        corpus,
+        tmp_path / "out",
+        shard_tokens=10_000,
+        workers=2,
+        chunk_bytes=SMALL_CHUNK,
+        val_shards=0,
+        prefix="p",
+        max_docs=limits.get("max_docs"),
+        max_tokens=limits.get("max_tokens"),
+    )
     wanted = texts[:count] if option == "max_docs" else texts
     whole = b"".join(data[128:] for data in shard_bytes(wanted, 10_000, "p", 0).values())
     got = b"".join(data[128:] for data in folder_bytes(tmp_path / "out").values())
@@ -320,9 +333,21 @@ def test_a_full_disk_stops_cleanly_and_the_run_goes_on_after_it(
 
 def command(corpus: Path, out: Path, *options: str) -> list[str]:
     return [
-        sys.executable, "-m", "shardkit", "tokenize", str(corpus), "--out", str(out), "--shard-tokens", "20000",
-        "--prefix", "p", "--workers", "2", *options,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "shardkit",
+        "tokenize",
+        str(corpus),
+        "--out",
+        str(out),
+        "--shard-tokens",
+        "20000",
+        "--prefix",
+        "p",
+        "--workers",
+        "2",
+        *options,
+    ]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -350,8 +375,10 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_bytes(
 def test_ctrl_c_stops_the_command_and_leaves_no_process(corpus: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         command("sample", tmp_path / "out", "--encoder", "tiktoken"),  # type: ignore[arg-type]
-        stderr=subprocess.PIPE, start_new_session=True, text=True,
-    )  # fmt: skip
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
     while not list((tmp_path / "out").glob("*.npy")):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)

@@ -22,11 +22,28 @@ from shardkit.tokenization.vocabulary import fast_tokenizer_json
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=60)  # every code point, lone surrogates too
 DENSE = st.text(st.sampled_from("aAbsS'ld1٣ \t\r\n\0\u00a0\u2028!?<|>_é\u0301日\U0001f600\ud83d\ude00"), max_size=60)
 AWKWARD = [
-    "", " ", "\n", "\0", "a\0b\0\0", "<|endoftext|>", "x<|endoftext|>y <|endoftext|>", "\ud800", "a\udc00\ud800b",
-    "\ud83d\ude00", "\ufeff", "\ufeffa\ufeff", " " * 10_000, "\n" * 9_999 + "x", "\r\n\r\n\t  x", "'S'LL'd ''ve",
-    "1" * 5_000, "e\u0301" * 500, "\U0001f600\u200d" * 300, "\u2028\u00a0\u3000 \u1680",
+    "",
+    " ",
+    "\n",
+    "\0",
+    "a\0b\0\0",
+    "<|endoftext|>",
+    "x<|endoftext|>y <|endoftext|>",
+    "\ud800",
+    "a\udc00\ud800b",
+    "\ud83d\ude00",
+    "\ufeff",
+    "\ufeffa\ufeff",
+    " " * 10_000,
+    "\n" * 9_999 + "x",
+    "\r\n\r\n\t  x",
+    "'S'LL'd ''ve",
+    "1" * 5_000,
+    "e\u0301" * 500,
+    "\U0001f600\u200d" * 300,
+    "\u2028\u00a0\u3000 \u1680",
     "".join(map(chr, range(0x300))),
-]  # fmt: skip
+]
 
 
 @cache
