@@ -184,10 +184,9 @@ class ShardLoader(IterableDataset[BatchType]):
     def next_batch(self) -> BatchType:
         """The next `(inputs, targets)`: int64, each `(batch_size, seq_len)`, on `device`; epochs follow without end.
 
-        With `documents` a third element says where they lie (`shardkit.loader.batch.Documents`).
-
-        All tensors are contiguous, fresh at every call, and each in memory of its own. Waits for a shard that has not
-        arrived yet. Raises `ShardError` if a shard is gone or was replaced, `HubError` if it cannot be fetched.
+        With `documents` a third element says where they lie (`shardkit.loader.batch.Documents`). All tensors are
+        contiguous, fresh at every call, and each in memory of its own. Waits for a shard that has not arrived yet.
+        Raises `ShardError` if a shard is gone or was replaced, `HubError` if it cannot be fetched.
         """
         began = perf_counter()
         if self._closed:
