@@ -126,14 +126,13 @@ class ShardLoader(IterableDataset[BatchType]):
             verify=verify,
         )
         self._form = BatchForm(packed=layout == "packed", documents=documents, ignore_index=ignore_index)
-        self._sequence = RowSequence(source, options)
+        self._sequence, self._closed = RowSequence(source, options), False
         try:
             self._open_feed(cut)
         except BaseException:
             self._sequence.close()
             raise
         self.manifest = self._sequence.sources[0].manifest
-        self._closed = False
 
     @classmethod
     @with_options_of(__init__, but=("rank", "world_size"))
