@@ -30,7 +30,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackingPlan:
-    """The rows of one split, by the stream place of their first token; the pieces of each by theirs.
+    """The rows of one split, in the order of their first tokens in the stream; the pieces of each, likewise.
 
     Row `i` holds the pieces `row_ends[i-1]` (0 for the first row) to `row_ends[i]`; piece `j` is the `piece_counts[j]`
     tokens from stream token `piece_starts[j]` on.
@@ -124,7 +124,7 @@ def bundle(lengths: Ints, whole: NDArray[np.bool_], seq_len: int) -> tuple[Ints,
     ends = np.cumsum(lengths)
     breaks = np.append(np.flatnonzero(~whole), len(lengths))
     heads: list[int] = []
-    place = 0
+    piece = 0
     for first in range(0, len(lengths), _BLOCK_PIECES):
         pieces = np.arange(first, min(first + _BLOCK_PIECES, len(lengths)))
         run_ends = breaks[np.searchsorted(breaks, pieces, side="right")]
@@ -133,9 +133,9 @@ def bundle(lengths: Ints, whole: NDArray[np.bool_], seq_len: int) -> tuple[Ints,
             np.minimum(np.searchsorted(ends, before + limit, side="right"), run_ends).clip(min=pieces + 1).tolist()
             for limit in (seq_len // _BUNDLE_SHARE, seq_len // _FILLER_SHARE)
         )
-        while place < first + len(pieces):
-            heads.append(place)
-            place = (small if len(heads) % _FILLER_EVERY == 0 else large)[place - first]
+        while piece < first + len(pieces):
+            heads.append(piece)
+            piece = (small if len(heads) % _FILLER_EVERY == 0 else large)[piece - first]
     return np.array(heads), np.add.reduceat(lengths, heads)
 
 
@@ -150,14 +150,14 @@ def best_fit(lengths: Ints, capacity: int) -> Ints:
     rows = np.empty(len(lengths), np.int64)
     open_rows: dict[int, Ints] = {}  # those with so much room left
     rooms = 0  # the keys of open_rows, as bits: the least that is large enough is found in one step
-    n_rows = place = 0
+    n_rows = done = 0
     for length in np.flatnonzero(of_length)[::-1].tolist():
-        stop = place + int(of_length[length])
-        while place < stop:
+        stop = done + int(of_length[length])
+        while done < stop:
             enough = rooms >> length
             room = length + (enough & -enough).bit_length() - 1 if enough else capacity
             each = room // length  # once a piece is in, its row is the best fit for the next, while one fits
-            wanted = -(-(stop - place) // each)
+            wanted = -(-(stop - done) // each)
             if enough:
                 rows_here = open_rows.pop(room)
                 rooms ^= 1 << room
@@ -165,9 +165,9 @@ def best_fit(lengths: Ints, capacity: int) -> Ints:
                 rows_here = np.arange(n_rows, n_rows + wanted)
                 n_rows += wanted
             taken, spare = rows_here[:wanted], rows_here[wanted:]
-            placed = min(stop - place, each * len(taken))
-            rows[order[place : place + placed]] = np.repeat(taken, each)[:placed]
-            place += placed
+            placed = min(stop - done, each * len(taken))
+            rows[order[done : done + placed]] = np.repeat(taken, each)[:placed]
+            done += placed
             in_last = placed - each * (len(taken) - 1)
             groups = ((room, spare), (room - each * length, taken[:-1]), (room - in_last * length, taken[-1:]))
             for left, group in groups:

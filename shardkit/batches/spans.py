@@ -1,6 +1,6 @@
-"""Spans: runs of shards that a bounded disk holds at once, and that a shuffle mixes within. Pure arithmetic.
+"""Spans: runs of shards that a bounded disk can hold at once; the shuffle mixes rows within a span. Pure arithmetic.
 
-While the rows of one span are read, the next span's shards arrive; a row belongs to the span in which it begins, and
+While the rows of one span are read, the next span's shards arrive. A row belongs to the span in which it begins, and
 may end in the next.
 """
 
@@ -20,7 +20,7 @@ AUTO_SPAN = 4  # shards: of FineWeb-Edu 400M tokens to mix, 800 MB before the fi
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Span:
-    """Rows from `first_row` on, which begin in `shards` (their numbers) and end in `reads`: these and the next ones."""
+    """The rows from `first_row` on that begin in `shards`; `reads` are all shards (numbers) that hold their tokens."""
 
     first_row: int
     shards: range
@@ -50,9 +50,10 @@ def needed_shards(spans: Sequence[Span], number: int) -> list[int]:
 def choose_span(
     tokens: Sequence[int], sizes: Sequence[int], *, seq_len: int, room: int | None, given: int | None, where: str
 ) -> int:
-    """How many shards a span has: as `given`, else the most, up to 4, whose two spans fit `room` bytes (None: any).
+    """How many shards a span has: `given`, or the most, up to 4, of which two spans always fit `room` bytes.
 
-    Raises `UsageError` where they never fit.
+    `tokens` and `sizes` (bytes) are the shards', None for `room` is no bound, `where` is for messages. Raises
+    `UsageError` where no span fits.
     """
     least, given = 0, given and min(given, len(tokens))
     for span in range(min(AUTO_SPAN, len(tokens)), 0, -1) if given is None else [given]:

@@ -75,15 +75,15 @@ class Feed:
             signed = torch.int16 if reader.dtype.itemsize == 2 else torch.int32
             tensors = [torch.empty(rows_shape, dtype=signed, pin_memory=on_gpu) for _ in range(_SLOTS)]
             self._slots = cycle([_Slot(pinned=one, rows=one.numpy().view(reader.dtype)) for one in tensors])
-            load = self._load_plain if reader.form.plain else self._load_arrays
-            self._ahead = _ReadAhead(load, stride=reader.stride, depth=prefetch)
+            self._ahead = _ReadAhead(stride=reader.stride, depth=prefetch)
         self._device = device
 
     def batch_at(self, position: int) -> Batch | DocumentBatch:
         """The batch at `position`, ready for the current stream. What reading it raises is raised here."""
         if self._ahead is None:
             return self._read(position)
-        batch, copied = self._ahead.load(position)
+        load = self._load_plain if self._reader.form.plain else self._load_arrays
+        batch, copied = self._ahead.result_of(load, position)
         if copied is not None:
             stream = torch.cuda.current_stream(self._device)
             stream.wait_event(copied)
@@ -140,17 +140,20 @@ class Feed:
 
 
 class _ReadAhead:
-    """Calls `load` for a position and, in a thread of its own, for the `depth` next ones, each `stride` further."""
+    """Calls a function for a position and, in a thread of its own, for the `depth` next ones, each `stride` further.
 
-    def __init__(self, load: Callable[[int], _Loaded], *, stride: int, depth: int) -> None:
-        self._load = load
+    It keeps no reference to the function, which is a method of its owner: a forgotten feed would live on in a circle,
+    and its thread with it.
+    """
+
+    def __init__(self, *, stride: int, depth: int) -> None:
         self._stride = stride
         self._depth = depth
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shardkit-feed")
         self._pending: deque[tuple[int, Future[_Loaded]]] = deque()
         self._process = os.getpid()
 
-    def load(self, position: int) -> _Loaded:
+    def result_of(self, load: Callable[[int], _Loaded], position: int) -> _Loaded:
         """What `load` gives or raises for `position`. Another position than the next one starts anew from there."""
         if self._process != os.getpid():
             raise UsageError("this loader was forked with its thread running: make a new one in the child process")
@@ -158,7 +161,7 @@ class _ReadAhead:
             self._drop()
         following = self._pending[-1][0] + self._stride if self._pending else position
         while len(self._pending) < self._depth + 1:
-            self._pending.append((following, self._thread.submit(self._load, following)))
+            self._pending.append((following, self._thread.submit(load, following)))
             following += self._stride
         _, future = self._pending.popleft()
         if future.exception() is not None:  # what was read ahead of it may have failed alike: read it again

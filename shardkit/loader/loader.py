@@ -126,14 +126,13 @@ class ShardLoader(IterableDataset[BatchType]):
             verify=verify,
         )
         self._form = BatchForm(packed=layout == "packed", documents=documents, ignore_index=ignore_index)
-        self._sequence = RowSequence(source, options)
+        self._sequence, self._closed = RowSequence(source, options), False
         try:
             self._open_feed(cut)
         except BaseException:
             self._sequence.close()
             raise
         self.manifest = self._sequence.sources[0].manifest
-        self._closed = False
 
     @classmethod
     @with_options_of(__init__, but=("rank", "world_size"))
@@ -184,10 +183,9 @@ class ShardLoader(IterableDataset[BatchType]):
     def next_batch(self) -> BatchType:
         """The next `(inputs, targets)`: int64, each `(batch_size, seq_len)`, on `device`; epochs follow without end.
 
-        With `documents` a third element says where they lie (`shardkit.loader.batch.Documents`).
-
-        All tensors are contiguous, fresh at every call, and each in memory of its own. Waits for a shard that has not
-        arrived yet. Raises `ShardError` if a shard is gone or was replaced, `HubError` if it cannot be fetched.
+        With `documents` a third element says where they lie (`shardkit.loader.batch.Documents`). All tensors are
+        contiguous, fresh at every call, and each in memory of its own. Waits for a shard that has not arrived yet.
+        Raises `ShardError` if a shard is gone or was replaced, `HubError` if it cannot be fetched.
         """
         began = perf_counter()
         if self._closed:
