@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shardkit import ShardLoader, UsageError
+from shardkit import UsageError
 from trainer.checkpoint import CheckpointError, State
 from trainer.config import Config
 from trainer.distributed import World, autocast, choose_precision, data_parallel
@@ -94,15 +95,15 @@ class Learner:
         if state:
             self._restore(state)
 
-    def accumulate(self, loader: ShardLoader, micro_steps: int) -> tuple[Tensor, Tensor]:
-        """Read `micro_steps` batches and leave their gradient in `.grad`; this rank's loss, and the targets it is of.
+    def accumulate(self, next_batch: Callable[[], tuple[Any, ...]], micro_steps: int) -> tuple[Tensor, Tensor]:
+        """Take `micro_steps` batches and leave their gradient in `.grad`; this rank's loss, and the targets it is of.
 
         Both loss and gradient are sums over targets that count, divided by all that there are.
         """
         total = torch.zeros((), device=self.world.device)
         counted = torch.zeros((), device=self.world.device, dtype=torch.int64)
         for number in range(micro_steps):
-            inputs, targets, *documents = loader.next_batch()  # int64, each (micro_batch, seq_len)
+            inputs, targets, *documents = next_batch()  # int64, each (micro_batch, seq_len)
             positions = documents[0].position_ids if documents else None
             with self._exchange(last=number == micro_steps - 1):
                 with autocast(self.world.device, self.dtype):

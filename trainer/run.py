@@ -163,7 +163,7 @@ class Run:
         config, world = self.config, self.world
         began, waited = time.perf_counter(), self.loader.wait_seconds
         rate = learning_rate(self.step, config)
-        total, counted = self.learner.accumulate(self.loader, self.micro_steps)
+        total, counted = self.learner.accumulate(self.loader.next_batch, self.micro_steps)
         norm = self.learner.update(rate)
         # One small collective a step: the loss, the targets it is of, and whether anybody was asked to stop, so that
         # all stop together.

@@ -47,7 +47,7 @@ def measure(data: Path, out: Path) -> None:
         }
         config, manifest = open_data(make_config(given), world)
         run = Run(config, world, manifest, None)
-        run.learner.accumulate(run.loader, run.micro_steps)
+        run.learner.accumulate(run.loader.next_batch, run.micro_steps)
         items = [HellaSwagItem([[n, k, 3 * n % 200, 7] for k in range(4)], [1] * 4, n % 4) for n in range(21)]
         run.val_loss = None
         run._validate()

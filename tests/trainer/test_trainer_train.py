@@ -145,7 +145,7 @@ def test_with_the_mask_a_steps_gradient_is_that_of_its_documents_alone(tmp_path:
     world = find_world("cpu")
     config, manifest = open_data(make_config(given), world)
     run = Run(config, world, manifest, None)
-    twin, (_, counted) = deepcopy(run.learner.model), run.learner.accumulate(run.loader, run.micro_steps)
+    twin, (_, counted) = deepcopy(run.learner.model), run.learner.accumulate(run.loader.next_batch, run.micro_steps)
     run.close()
     sizes = {"batch_size": 2, "seq_len": 32, "seed": 1337}
     with ShardLoader(tmp_path / "data", **sizes, layout="packed", documents=True) as loader:
