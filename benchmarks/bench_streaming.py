@@ -62,7 +62,8 @@ def start_thread(cache: Path) -> None:
     place = folder.CacheFolder(cache)
     place.prepare()
     # a process cannot see its own locks: here all that is there is alive
-    folder.is_locked = reader.is_locked = lambda path: path.exists() or path == place.lock
+    for module in (folder, reader):
+        vars(module)["is_locked"] = lambda path: path.exists() or path == place.lock
     downloader.LINGER_SECONDS = 600
     threading.Thread(target=downloader.run, args=(place, f"hf://datasets/{REPO}", None), daemon=True).start()
     while not place.status.exists():
