@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import takewhile
 
 import numpy as np
@@ -15,6 +15,7 @@ from shardkit.dataset.shards import shard_header
 from shardkit.errors import HubError, ManifestError, UsageError
 from shardkit.remote.download import WantedFile
 from shardkit.remote.interface import Remote, RemoteFile
+from shardkit.remote.threads import TransferThreads
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -90,8 +91,9 @@ def published_so_far(remote: Remote, remote_files: Mapping[str, RemoteFile]) -> 
 def read_journal(remote: Remote, remote_files: Mapping[str, RemoteFile]) -> bytes:
     """The journal of the run that is at the remote, put together from its segments."""
     names = segment_files(remote_files)
-    with ThreadPoolExecutor(8, thread_name_prefix="shardkit-journal") as threads:
-        return joined_segments(dict(zip(names, threads.map(remote.read, names), strict=True)))
+    with TransferThreads(8, "shardkit-journal") as threads:
+        reads = {name: threads.submit(partial(remote.read, name)) for name in names}
+        return joined_segments({name: read.result() for name, read in reads.items()})
 
 
 def check_listing(remote: Remote, wanted: Sequence[WantedFile], remote_files: Mapping[str, RemoteFile]) -> None:

@@ -125,7 +125,7 @@ class LivePush:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._uploader.close()
+        self._uploader.__exit__(kind, error, at)  # which waits for what is in flight, but not after a Ctrl-C
 
     def wait_for_room(self) -> None:
         """Wait until one more shard fits below `max_disk`."""

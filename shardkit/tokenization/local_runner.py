@@ -17,10 +17,10 @@ import traceback
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import numpy as np
+from multiprocess.connection import Connection, wait
 from numpy.typing import NDArray
 
 from shardkit.errors import WorkerError

@@ -14,7 +14,8 @@ import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, Pipe
+
+from multiprocess.connection import Connection, Pipe
 
 from shardkit.sources.source import Chunk
 
