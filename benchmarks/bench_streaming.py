@@ -57,12 +57,12 @@ with HubServer() as hub:
 
 def start_thread(cache: Path) -> None:
     """The downloader in a thread of this process, up to its first answer."""
-    from shardkit.remote.streaming import downloader, folder, reader
+    from shardkit.remote.streaming import downloader, folder, lease
 
     place = folder.CacheFolder(cache)
     place.prepare()
     # a process cannot see its own locks: here all that is there is alive
-    for module in (folder, reader):
+    for module in (folder, lease):
         vars(module)["is_locked"] = lambda path: path.exists() or path == place.lock
     downloader.LINGER_SECONDS = 600
     threading.Thread(target=downloader.run, args=(place, f"hf://datasets/{REPO}", None), daemon=True).start()

@@ -1,4 +1,7 @@
-"""The command line: parse, one library call, print. Everything heavy is imported inside the commands."""
+"""The command line: parse, one library call, print. Everything heavy is imported inside the commands.
+
+An option's name is a keyword of the function that the command calls: a new option needs both.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Ctrl-C ends a command within two seconds, wherever it is.
 
 A KeyboardInterrupt can come between any two instructions of the main thread: also where it holds a lock of the standard
-library (in `ThreadPoolExecutor.submit`, say) that another thread then waits for. It does not come while a call into C
-runs (a name server that does not answer), and cleaning up may wait for a worker. What a command leaves on disk is right
-after a kill at any moment, so it need not wait for any of these.
+library (in `ThreadPoolExecutor.submit`, say) that another thread then waits for. Python delays it while a
+call into C runs (a name server that does not answer), and cleaning up may wait for a worker. Files on disk are right
+after a kill at any moment, so the process is ended one second after Ctrl-C, whatever it waits for.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The model in training: forward and backward passes over a step's batches, and the update that follows."""
+"""The model in training: forward and backward passes over a step's batches, the update that follows, and the
+learning-rate schedule."""
 
 from __future__ import annotations
 

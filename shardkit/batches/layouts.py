@@ -1,7 +1,8 @@
 """Layouts: what row `i` of a split is, for rows of `seq_len` inputs and the target after the last. No order, no torch.
 
 - `contiguous`: the stream in windows; rows begin and end anywhere in a document.
-- `document`: every row begins at a document's start; what is left of the document that a row's end cuts is cropped.
+- `document`: every row begins at a document's start; if a document goes on past the row's end, the rest of it is left
+  out.
 - `packed`: rows are filled with whole documents, best-fit, and long ones are split; nothing is lost, a little padded.
   Which documents share a row is decided in `packing.py`.
 

@@ -105,8 +105,8 @@ class Ledger:
 def merge_ledger(folder: str | Path) -> Ledger:
     """Merge the files that all ranks of a run, and of the runs that resumed it, left in `folder`.
 
-    Of each run the batches that every rank recorded count. Where a resumed run repeated batches, both must agree.
-    Raises `StateError` if files of a rank are missing, of another dataset, damaged, or contradict each other.
+    Of each run only the batches that every rank recorded are used. Where a resumed run repeated batches, both must
+    agree. Raises `StateError` if files of a rank are missing, of another dataset, damaged, or contradict each other.
 
     >>> from shardkit import ShardLoader, merge_ledger
     >>> for run, batch_size in (("one", 8), ("two", 4)):  # two runs with batches of 8 and of 4 windows

@@ -1,8 +1,9 @@
 """Which source is at each position of a mixture: exact shares by formula, at any position, in any process. No files.
 
-The sources are halved again and again. A half with share `s` of its pair has `floor(n * s + 1/2)` of the pair's first
-`n` positions: a closed formula, so what is at position `n` is known without the positions before it. A source's count
-among the first `n` positions is never further from `n` times its share than half a position for each halving above it.
+The sources are split into two groups, each group again, and so on. Of the first `n` positions of two groups, the first
+group gets `floor(n * s + 1/2)`, where `s` is its share of the two: a closed formula, so what is at position `n` is
+known without the positions before it. A source's count among the first `n` positions differs from `n` times its share
+by at most half a position for each split above it.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A document is cut into full pieces of `seq_len` tokens, rows of their own, and a last piece of the 1 to `seq_len` tokens
 that are left. Last pieces are packed best-fit decreasing: the longest first, each into the row with the least room that
-holds it. Short documents that follow each other travel as one piece, up to an eighth of a row, and of every eight such
-pieces one is up to a 64th, to fill what the others leave: so a row is read in ten pieces at most or so, however short
+holds it. Neighbouring short documents are joined into pieces of at most 1/8 row; every eighth such piece has
+at most 1/64 row, to fill small gaps: so a row is read in ten pieces at most or so, however short
 documents are, and use stays within 0.3 % of packing them one by one. Every token of the stream is in one piece.
 
 A block of about `BLOCK_TOKENS` tokens is packed at a time, cut at the first document's start from each multiple on:

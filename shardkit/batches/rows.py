@@ -1,7 +1,7 @@
 """The rows of one dataset: a folder, a `Manifest` read from one, or a remote whose shards arrive while they are read.
 
 What a row holds is decided in `layouts.py`, which row comes when in `order.py`. A rank that needs a shard which has not
-arrived yet waits in `DatasetRows.read`; what keeps the shard away for good is raised there.
+arrived yet waits in `ShardCache.wait` while it reads a row; if the shard cannot be fetched, that raises the reason.
 """
 
 from __future__ import annotations

@@ -53,7 +53,8 @@ class RunPosition:
     def position_at(self, *, step: int, rank: int, row: int) -> int:
         """The position of `row` of batch `step` on `rank`.
 
-        Raises `UsageError` for a step, rank or row that is not, or a step from before a resume under another cut.
+        Raises `UsageError` for a step, rank or row that does not exist, or a step from before a resume under another
+        cut.
         """
         cut = self.cut
         if not is_count(step) or step < cut.origin_step:

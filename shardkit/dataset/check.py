@@ -1,4 +1,7 @@
-"""Whether a file is the shard that a manifest or a journal names: the one check that every part of shardkit uses."""
+"""Whether a file on disk is the shard that a manifest or a journal names: the one check of size, header and SHA-256.
+
+Files on their way here are hashed as they come, in `remote/download.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The resume ledger of a running tokenization: `.shardkit/journal.jsonl`, append-only, one fsynced line a shard.
+"""What makes a tokenizing run resumable after `kill -9`: `.shardkit/journal.jsonl`, one fsynced line a shard.
 
 Its first line is the run's identity: a folder whose identity differs holds another run. Each further line is a finished
 shard and where the stream goes on after it. A torn last line (the machine died while writing it) is cut off.

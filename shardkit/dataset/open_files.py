@@ -1,8 +1,8 @@
 """The files that a stream of shards has open, as many at once as the process may have.
 
 A process may have as many files open as its soft limit says, 1,024 in most places, and the hard limit says how far it
-may raise that. The files here are numbered beyond the soft limit where the system allows it: the limit is raised for
-the moment of opening alone, so that the program around has its limit, and the numbers below it, to itself.
+may raise that. Shards get descriptors above the soft limit, which is raised only while one is opened: the caller's
+program keeps its limit and every descriptor below it.
 """
 
 from __future__ import annotations

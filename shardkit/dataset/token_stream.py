@@ -259,11 +259,11 @@ def open_stream(manifest: Manifest, split: str) -> TokenStream:
 
 def _check_gapless(manifest: Manifest, directory: Path) -> None:
     """Refuse bare shards with one missing between them: without a manifest nothing else tells a broken download."""
-    found = {shard.index for shard in manifest.shards}
-    if missing := sorted(set(range(min(found), max(found))) - found):
+    shard_numbers = {shard.index for shard in manifest.shards}
+    if missing := sorted(set(range(min(shard_numbers), max(shard_numbers))) - shard_numbers):
         raise ManifestError(
-            f"{directory} has shards {min(found)} to {max(found)}, but lacks {', '.join(map(str, missing[:5]))}"
-            f"{' and more' if len(missing) > 5 else ''}: fetch them, or give Manifest.from_shards(folder) to go without"
+            f"{directory} has shards {min(shard_numbers)} to {max(shard_numbers)}, but lacks "
+            f"{', '.join(map(str, missing[:5]))}{' and more' if len(missing) > 5 else ''}: fetch them, or give Manifest.from_shards(folder) to go without"
         )
 
 

@@ -1,7 +1,7 @@
-"""`ShardLoader`: batches for a training loop. Owns the position in the order, and hands over the tensors.
+"""`ShardLoader`: batches for a training loop. Puts the parts together.
 
-Which windows a batch holds is decided in `batches/order.py`; `feed.py` brings them to the device, `rank.py` says which
-rank this is.
+Which windows a batch holds is decided in `batches/order.py`, where a run is in `batches/run_position.py`; `feed.py`
+makes tensors on the device, `rank.py` says which rank this is.
 """
 
 from __future__ import annotations
@@ -55,15 +55,16 @@ class ShardLoader(IterableDataset[BatchType]):
     begin at a document's start (what a window's end cuts off a document is left out); `packed`, whole documents packed
     to fill rows (longer ones split, nothing left out, rests padded, the padding's targets -100 or `ignore_index`).
     With `documents`, batches are `(inputs, targets, documents)`, for attention within documents; to a type checker such
-    a loader is a `ShardLoader[DocumentBatch]`. With `ignore_index`, targets that cross into the next document are that.
+    a loader is a `ShardLoader[DocumentBatch]`. With `ignore_index`, each target that is the first
+    token of the next document (EOT) is replaced by it.
     `eot_id` is for bare shards, of which nothing says it.
 
     Of a remote, the first batch comes as soon as the shards it needs are here and verified; one process of the node
     fetches for all its ranks, into the folder `cache`, which must be on the node (default: `~/.cache/shardkit`, or
-    $SHARDKIT_CACHE). A rank whose next shard is late waits in `next_batch`, and `wait_seconds` counts it; what keeps
-    the shard away for good is raised there. `cache_bytes` bounds the folder: shards that the epoch no longer needs are
-    deleted. The shuffle mixes within `span` shards, two spans being here at a time (default: 4, or fewer to fit
-    `cache_bytes`); a local folder read with the same `span` gives the same batches. `revision` pins a Hub repo.
+    $SHARDKIT_CACHE). A rank whose next shard is late waits in `next_batch`, and `wait_seconds` counts it; if the shard
+    cannot be fetched, `next_batch` raises the reason. `cache_bytes` bounds the folder: shards that the epoch no longer
+    needs are deleted. The shuffle mixes within `span` shards, two spans being here at a time (default: 4, or fewer to
+    fit `cache_bytes`); a local folder read with the same `span` gives the same batches. `revision` pins a Hub repo.
 
     `verify=True` hashes every shard of the split at once; sizes and headers are always checked.
     With `device="cuda"`, `prefetch` batches (2 unless said otherwise) are read ahead in a thread and wait on the GPU.
@@ -163,7 +164,7 @@ class ShardLoader(IterableDataset[BatchType]):
 
     @property
     def remainder_windows(self) -> int:
-        """Windows of an epoch beyond its whole global batches: carried, with the next epoch's first, into one more."""
+        """Windows left over after an epoch's last whole global batch: a batch that the next epoch fills up."""
         return self._sequence.n_rows % self._stride
 
     @property
@@ -227,7 +228,7 @@ class ShardLoader(IterableDataset[BatchType]):
         """Where the first token of `row` of batch `step` on `rank` (this one unless given) lies and came from.
 
         Reads the shard up to there, to count its documents; waits for it if it is not here. Raises `UsageError` for a
-        step, rank or row that is not, or a step from before a resume under another cut.
+        step, rank or row that does not exist, or a step from before a resume under another cut.
         """
         rank = self.rank if rank is None else rank
         return self._sequence.locate(self._position.position_at(step=step, rank=rank, row=row))

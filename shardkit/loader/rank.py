@@ -18,14 +18,14 @@ def rank_of_process() -> tuple[int, int]:
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    found = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE") if name in os.environ}
-    if len(found) == 2:
+    rank_variables = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE") if name in os.environ}
+    if len(rank_variables) == 2:
         try:
-            return int(found["RANK"]), int(found["WORLD_SIZE"])
+            return int(rank_variables["RANK"]), int(rank_variables["WORLD_SIZE"])
         except ValueError:
-            raise UsageError(f"RANK and WORLD_SIZE are not whole numbers: {found}") from None
-    if found or "LOCAL_RANK" in os.environ:
-        lacking = " and ".join(name for name in ("RANK", "WORLD_SIZE") if name not in found)
+            raise UsageError(f"RANK and WORLD_SIZE are not whole numbers: {rank_variables}") from None
+    if rank_variables or "LOCAL_RANK" in os.environ:
+        lacking = " and ".join(name for name in ("RANK", "WORLD_SIZE") if name not in rank_variables)
         raise UsageError(
             f"{lacking} not set, though other rank variables are: start with torchrun, or set both or none"
         )

@@ -1,4 +1,4 @@
-"""The options of a constructor for a second way to construct, written once. They are checked by the constructor."""
+"""Gives `from_env` the keyword options of `__init__` without writing them twice. `__init__` checks them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """The places a dataset is pushed to and pulled from, behind one small interface.
 
+To add a place: write a class with the methods of `Remote` beside `hub.py`, and choose it in `address.py:open_remote`.
+
 `HubRemote` is a dataset repo, through `huggingface_hub`; `FsspecRemote` is everything else that fsspec reaches: a
 mounted drive, S3, GCS. Both take shards in two steps, `upload` (the bytes) and `commit` (the acknowledgement, with
 small files and deletions), so that the push after a killed one knows what has arrived.

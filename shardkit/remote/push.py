@@ -1,7 +1,8 @@
 """`push`, and what `tokenize --push` needs: a dataset to a remote, verified and resumable.
 
-Owns what is at a remote when: a remote holds a dataset when it holds `manifest.json`, which is written last; until then
-a file under `.shardkit/` there says that a push is in progress. How bytes travel is for the remotes and the `Uploader`.
+Decides in which order files are written at the remote: it holds a whole dataset once `manifest.json` is there, which is
+written last; until then a file under `.shardkit/` says that a push is in progress. How bytes travel is for the remotes
+and the `Uploader`.
 """
 
 from __future__ import annotations

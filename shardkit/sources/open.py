@@ -1,6 +1,6 @@
 """How the user's name for a source is understood: `sample`, a path, a glob, a URL, a Hub dataset id, or an iterable.
 
-The Hub is in `hub.py`, the built-in sample in `sample.py`; how bytes become texts is in `chunks.py`.
+The Hub is in `hub.py`, the built-in sample in `sample.py`; formats are listed in `source.py`, read in `chunks.py`.
 """
 
 from __future__ import annotations

@@ -47,5 +47,5 @@ def read_documents(path: Path) -> list[str]:
         literals = [ast.literal_eval(value) for value in values if isinstance(value, ast.Dict)]
         return [text for topics in literals for _, text in sorted(topics.items())]
     nodes = [n for n in ast.walk(tree) if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef)]
-    found = [ast.get_docstring(node) or "" for node in nodes]
-    return [text for text in found if len(text) >= _SHORTEST_DOCSTRING]
+    docstrings = [ast.get_docstring(node) or "" for node in nodes]
+    return [text for text in docstrings if len(text) >= _SHORTEST_DOCSTRING]

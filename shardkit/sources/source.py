@@ -1,4 +1,6 @@
-"""What a source is: an ordered list of files (`Source`), and the pieces that workers read (`Chunk`)."""
+"""What a source is: an ordered list of files (`Source`) in the input formats (`FORMATS`), and the pieces of them that
+workers read (`Chunk`). How each format is read is in `chunks.py`.
+"""
 
 from __future__ import annotations
 

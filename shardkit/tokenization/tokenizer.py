@@ -1,5 +1,7 @@
 """Tokenizers: a name becomes a vocabulary, a dtype, an EOT id, and two engines that agree.
 
+`with_eot` writes the EOT rule: one EOT before each document, none inside.
+
 `tiktoken` (for a `tokenizer.json`: Hugging Face's `tokenizers`) is the reference: its `encode_ordinary` says what is
 right. `fast` is fastokens, given the same ranks and the same pattern. Nothing here knows of files of text or of shards.
 """
@@ -35,8 +37,8 @@ class Tokenizer:
 
     `name` is a tiktoken encoding (`gpt2`), a path of a `tokenizer.json`, or `bytes` (ids 0-255, EOT 256). `encoder` is
     `auto`, `fast` or `tiktoken` (the reference). Raises `TokenizerError` if the vocabulary cannot be had, `UsageError`
-    if there is no fast engine for it. `fast_json` is another instance's attribute of that name: workers are given it,
-    so that the merges are worked out once a run.
+    if there is no fast engine for it. Pass another instance's `fast_json` to reuse the merge table that it built, as
+    workers do.
 
     >>> tokenizer = Tokenizer("bytes")
     >>> ids, offsets = tokenizer.encode_batch(["ab", ""])

@@ -1,4 +1,5 @@
-"""A dataset at a remote, read through a folder on this node that another process fills (`downloader.py`).
+"""A dataset at a remote, read through a folder on this node that another process fills (`downloader.py`). A rank whose
+shard is late waits here, in `ShardCache.wait`.
 
 It never talks to the network and takes no locks to read: a shard that `wait` returned for is under its final name, was
 verified, and stays until `want` leaves it out.
@@ -22,7 +23,7 @@ from shardkit.dataset.token_stream import TokenStream, open_stream
 from shardkit.errors import HubError, ShardkitWarning, UsageError
 from shardkit.files import format_bytes
 from shardkit.remote.streaming.folder import CacheFolder, Dataset, default_folder, full_name, small_bytes
-from shardkit.remote.streaming.reader import POLL_SECONDS, Reader
+from shardkit.remote.streaming.lease import POLL_SECONDS, Reader
 
 
 def cache_folder_name(source: str, revision: str | None, split: str) -> str:

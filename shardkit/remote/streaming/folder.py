@@ -5,7 +5,7 @@
     FOLDER/.shardkit/readers/ID.json     what that reader needs, and its bound. Only the reader writes it
     FOLDER/.shardkit/downloader.lock     locked while a downloader lives, by its process
     FOLDER/.shardkit/status.json         what the downloader has verified, and what failed
-    FOLDER/.shardkit/dataset.json        the manifest that every reader of now has, and its pinned revision
+    FOLDER/.shardkit/dataset.json        the manifest that all running readers use, and its pinned revision
 
 Each JSON file is replaced, never written in place, so nobody reads half a file. None is made durable: they mean nothing
 after a power loss. The locks are those of `lockf`: they belong to a process and not to a descriptor, so a forked worker

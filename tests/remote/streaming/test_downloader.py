@@ -36,7 +36,7 @@ from hub_server import HubServer
 
 from shardkit.errors import AuthError, DiskFull, HubError, OutputError
 from shardkit.remote.download import FETCHES
-from shardkit.remote.streaming import reader as reader_module
+from shardkit.remote.streaming import lease as reader_module
 from shardkit.remote.streaming.cache import ShardCache
 from shardkit.remote.streaming.folder import CacheFolder, Status, is_locked, small_bytes
 

@@ -155,5 +155,5 @@ class Reader:
 
 
 def _error(kind: str, message: str) -> ShardkitError:
-    found = getattr(errors, kind, HubError)
-    return found(message) if issubclass(found, ShardkitError) else HubError(message)
+    error_class = getattr(errors, kind, HubError)
+    return error_class(message) if issubclass(error_class, ShardkitError) else HubError(message)
