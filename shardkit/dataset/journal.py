@@ -3,9 +3,9 @@
 Its first line is the run's identity: a folder whose identity differs holds another run. Each further line is a finished
 shard and where the stream goes on after it. A torn last line (the machine died while writing it) is cut off.
 
-At a remote, where a file can only be replaced as a whole, the same lines lie in segments of `SEGMENT_LINES` lines:
-`journal.jsonl` holds the first ones, `journal-000128.jsonl` those from line 128 on, and so on. Only the last segment
-changes when a shard is added, so the bytes sent grow with the shards, not with their square.
+At a remote, where a file can only be replaced as a whole, the same lines lie in segments of at most `SEGMENT_LINES`
+lines and 64 kB: `journal.jsonl` holds the first ones, `journal-000128.jsonl` those from line 128 on, and so on. Only
+the last segment changes when a shard is added, so the bytes sent grow with the shards, not with their square.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import dataclasses
 import json
 import os
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,8 @@ from shardkit.errors import OutputError
 from shardkit.files import atomic_write, write_error
 
 JOURNAL_FILE = f"{WORK_DIR}/journal.jsonl"
-SEGMENT_LINES = 128  # about 60 kB
+SEGMENT_LINES = 128  # most lines of a segment: about 60 kB where a shard is made of few source files
+SEGMENT_BYTES = 1 << 16  # most bytes of one with more than one line
 _SEGMENT_NAME = re.compile(rf"{re.escape(WORK_DIR)}/journal-(\d{{6,}})\.jsonl")
 
 
@@ -100,16 +103,31 @@ def whole_lines(journal: bytes) -> list[bytes]:
     return journal[: journal.rfind(b"\n") + 1].splitlines(keepends=True)
 
 
-def changed_segments(lines: Sequence[bytes], since: int) -> dict[str, bytes]:
+def changed_segments(lines: Sequence[bytes], since: int, starts: list[int] | None = None) -> dict[str, bytes]:
     """The segments that hold a line from number `since` on, by file name, in order: what must be written to a remote
-    that has the `lines` before `since`."""
-    first = since // SEGMENT_LINES * SEGMENT_LINES
+    that has the `lines` before `since`.
+
+    `starts`, the first lines of the segments as an earlier call for fewer of these lines left them, saves time.
+    """
+    starts = [] if starts is None else starts
+    _extend_starts(starts, lines)
+    first = max(0, bisect_right(starts, since) - 1)
     return {
-        f"{WORK_DIR}/journal-{start:06d}.jsonl" if start else JOURNAL_FILE: b"".join(
-            lines[start : start + SEGMENT_LINES]
-        )
-        for start in range(first, len(lines), SEGMENT_LINES)
+        f"{WORK_DIR}/journal-{start:06d}.jsonl" if start else JOURNAL_FILE: b"".join(lines[start:end])
+        for start, end in pairwise([*starts[first:], len(lines)])
+        if end > since
     }
+
+
+def _extend_starts(starts: list[int], lines: Sequence[bytes]) -> None:
+    """Add to `starts` where further segments begin. That of a line depends on the lines before it alone."""
+    at = starts[-1] if starts else 0
+    size = 0
+    for number in range(at, len(lines)):
+        size += len(lines[number])
+        if not starts or (number > at and (size > SEGMENT_BYTES or number - at == SEGMENT_LINES)):
+            starts.append(number)
+            at, size = number, len(lines[number])
 
 
 def segment_files(names: Iterable[str]) -> list[str]:

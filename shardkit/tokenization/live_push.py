@@ -108,6 +108,7 @@ class LivePush:
             )
         claim_place(run, journal.lines[0], private=private)
         self._sent_lines = len(whole_lines(run.journal)) if run.journal is not None else 1
+        self._segment_starts: list[int] = []
         self._keep_files = max_disk is None
         self._uploader = Uploader(
             run.remote, run.files, workers=2, delete_local=not self._keep_files, max_bytes=max_disk
@@ -134,7 +135,9 @@ class LivePush:
     def submit(self, shard: ShardInfo) -> None:
         """Hand in a shard that is finished and in the journal; returns at once."""
         end = max(self._sent_lines, shard.index + 2)
-        segments = changed_segments(self._journal.lines[:end], self._sent_lines) if end > self._sent_lines else {}
+        segments = {}
+        if end > self._sent_lines:
+            segments = changed_segments(self._journal.lines[:end], self._sent_lines, self._segment_starts)
         self._sent_lines = end
         self._uploader.submit(self._directory / shard.file, shard, segments)
 

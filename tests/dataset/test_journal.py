@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from shardkit.dataset.journal import (
     JOURNAL_FILE,
+    SEGMENT_BYTES,
     SEGMENT_LINES,
     Journal,
     Resume,
@@ -199,6 +200,22 @@ def test_the_lines_in_memory_are_those_of_the_file(written: Path, tmp_path: Path
 def test_the_journal_of_14000_shards_costs_a_small_part_of_shards_of_2_mb(written: Path, tmp_path: Path) -> None:
     line = written.read_bytes().splitlines(keepends=True)[-1]
     lines = [line] * 14_001
-    sent = sum(len(text) for end in range(1, 14_002) for text in changed_segments(lines[:end], end - 1).values())
+    sent, starts = 0, list[int]()
+    for end in range(1, 14_002):
+        sent += sum(len(text) for text in changed_segments(lines[:end], end - 1, starts).values())
     assert sent < 0.03 * 14_000 * 2_000_000
     assert len(changed_segments(lines, 0)) < 120  # so many files are read when the run goes on elsewhere
+
+
+@given(st.lists(st.sampled_from([10, 5_000, 30_000, 70_000]), max_size=300), st.integers(0, 300))
+def test_long_lines_of_shards_made_of_many_files_are_not_sent_again_and_again(sizes: list[int], known: int) -> None:
+    lines = [b"x" * (size - 1) + b"\n" for size in [100, *sizes]]
+    remote, starts = dict[str, bytes](), list[int]()
+    for end in range(1, len(lines) + 1):
+        changed = changed_segments(lines[:end], end - 1, starts)
+        assert sum(map(len, changed.values())) <= max(SEGMENT_BYTES, len(lines[end - 1]))
+        remote |= changed
+    assert remote == changed_segments(lines, 0)  # the same whoever cuts them, and however many there were before
+    since = min(known, len(lines) - 1)
+    assert remote | changed_segments(lines, since) == remote
+    assert joined_segments(remote) == b"".join(lines)
