@@ -263,7 +263,8 @@ def _check_gapless(manifest: Manifest, directory: Path) -> None:
     if missing := sorted(set(range(min(shard_numbers), max(shard_numbers))) - shard_numbers):
         raise ManifestError(
             f"{directory} has shards {min(shard_numbers)} to {max(shard_numbers)}, but lacks "
-            f"{', '.join(map(str, missing[:5]))}{' and more' if len(missing) > 5 else ''}: fetch them, or give Manifest.from_shards(folder) to go without"
+            f"{', '.join(map(str, missing[:5]))}{' and more' if len(missing) > 5 else ''}: fetch them, or give "
+            "Manifest.from_shards(folder) to go without"
         )
 
 

@@ -53,21 +53,21 @@ class ShardLoader(IterableDataset[BatchType]):
 
     `layout` says what a row of `seq_len` tokens is: `contiguous` windows across shard ends; `document`, windows that
     begin at a document's start (what a window's end cuts off a document is left out); `packed`, whole documents packed
-    to fill rows (longer ones split, nothing left out, rests padded, the padding's targets -100 or `ignore_index`).
+    to fill rows (longer ones split, rests padded, the padding's targets -100 or `ignore_index`).
     With `documents`, batches are `(inputs, targets, documents)`, for attention within documents; to a type checker such
     a loader is a `ShardLoader[DocumentBatch]`. With `ignore_index`, each target that is the first
     token of the next document (EOT) is replaced by it.
     `eot_id` is for bare shards, of which nothing says it.
 
-    Of a remote, the first batch comes as soon as the shards it needs are here and verified; one process of the node
-    fetches for all its ranks, into the folder `cache`, which must be on the node (default: `~/.cache/shardkit`, or
-    $SHARDKIT_CACHE). A rank whose next shard is late waits in `next_batch`, and `wait_seconds` counts it; if the shard
-    cannot be fetched, `next_batch` raises the reason. `cache_bytes` bounds the folder: shards that the epoch no longer
-    needs are deleted. The shuffle mixes within `span` shards, two spans being here at a time (default: 4, or fewer to
-    fit `cache_bytes`); a local folder read with the same `span` gives the same batches. `revision` pins a Hub repo.
+    Of a remote, the first batch comes as soon as its shards are here and verified; one process of the node fetches for
+    all its ranks, into the folder `cache` on the node (default: `~/.cache/shardkit`, or $SHARDKIT_CACHE). A rank whose
+    next shard is late waits in `next_batch`, and `wait_seconds` counts it; if the shard cannot be fetched, the reason
+    is raised. `cache_bytes` bounds the folder: shards that the epoch no longer needs are deleted. The shuffle mixes
+    within `span` shards, two spans being here at a time (default: 4, or fewer to fit `cache_bytes`); a local folder
+    read with the same `span` gives the same batches. `revision` pins a Hub repo.
 
-    `verify=True` hashes every shard of the split at once; sizes and headers are always checked.
-    With `device="cuda"`, `prefetch` batches (2 unless said otherwise) are read ahead in a thread and wait on the GPU.
+    `verify=True` hashes every shard of the split at once; without it sizes are checked at once, each header when its
+    shard is first read. With `device="cuda"`, `prefetch` batches (default: 2) are read ahead and wait on the GPU.
     `ledger` is a folder to which each rank writes hashes of what it was given (see `shardkit.merge_ledger`).
 
     In a `torch.utils.data.DataLoader` (`batch_size=None`) worker processes share the batches of an epoch, in order. The
