@@ -55,9 +55,8 @@ class ShardLoader(IterableDataset[BatchType]):
     begin at a document's start (what a window's end cuts off a document is left out); `packed`, whole documents packed
     to fill rows (longer ones split, rests padded, the padding's targets -100 or `ignore_index`).
     With `documents`, batches are `(inputs, targets, documents)`, for attention within documents; to a type checker such
-    a loader is a `ShardLoader[DocumentBatch]`. With `ignore_index`, each target that is the first
-    token of the next document (EOT) is replaced by it.
-    `eot_id` is for bare shards, of which nothing says it.
+    a loader is a `ShardLoader[DocumentBatch]`. With `ignore_index`, each target that is the first token of the next
+    document (EOT) is replaced by it. `eot_id` is for bare shards, of which nothing says it.
 
     Of a remote, the first batch comes as soon as its shards are here and verified; one process of the node fetches for
     all its ranks, into the folder `cache` on the node (default: `~/.cache/shardkit`, or $SHARDKIT_CACHE). A rank whose
