@@ -16,7 +16,7 @@ from shardkit.errors import UsageError
 from shardkit.files import sha256_file
 from shardkit.network import with_retries
 from shardkit.remote.interface import RemoteFile
-from shardkit.remote.upload_record import UploadRecord, is_record
+from shardkit.remote.upload_record import OLD_RECORD_FILE, UploadRecord, is_record
 
 Result = TypeVar("Result")
 # Object stores show a file only when it is whole; anywhere else a file is written beside its name and then renamed.
@@ -122,7 +122,10 @@ class FsspecRemote:
             else:
                 self._delete(file)
         if small.get(MANIFEST_NAME) is not None:
-            for file in self._record.files:
+            for file in (
+                *self._record.files,
+                f"{OLD_RECORD_FILE}.part",
+            ):  # that one an earlier version left half written
                 self._delete(file)
             self._tidy()
 

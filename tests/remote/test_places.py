@@ -180,6 +180,7 @@ def test_the_record_of_an_earlier_version_is_understood(tmp_path: Path) -> None:
     (work / "push.json").write_text(json.dumps({"fingerprint": manifest.fingerprint}))
     entries = {shard.file: [shard.bytes, shard.sha256] for shard in manifest.shards[:2]}
     (work / "uploaded.json").write_text(json.dumps(entries))
+    (work / "uploaded.json.part").write_text("{")  # it was killed while it wrote
     assert push(tmp_path / "a", repo).skipped_files == 2
     assert not work.exists()
 
