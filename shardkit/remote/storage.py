@@ -125,7 +125,7 @@ class FsspecRemote:
             for file in (
                 *self._record.files,
                 f"{OLD_RECORD_FILE}.part",
-            ):  # that one an earlier version left half written
+            ):  # of an earlier version
                 self._delete(file)
             self._tidy()
 
