@@ -118,7 +118,7 @@ def interrupted(
         process.kill()
         process.communicate()
     assert process.returncode == -signal.SIGINT, stderr
-    assert stderr.rstrip().endswith("KeyboardInterrupt")
+    assert "\nKeyboardInterrupt\n" in stderr  # an abandoned thread may have logged something after it
     fault.gate.set()
     hub.faults.remove(fault)
 

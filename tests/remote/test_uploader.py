@@ -132,6 +132,7 @@ def test_closing_early_waits_for_nothing_and_leaves_what_has_not_arrived(hub: Hu
     assert held.reached.wait(60)
     uploader.close()  # would wait for ever
     held.gate.set()
+    uploader.close(wait=True)  # what was abandoned must not go on into the next test
     named = set((journal_at(REPO) or b"").decode().split())
     left = {shard.file for shard in manifest.shards if (tmp_path / "a" / shard.file).exists()}
     assert left | named >= {shard.file for shard in manifest.shards}
