@@ -299,10 +299,25 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
 def run_fresh(name: str, args: argparse.Namespace, out: str) -> dict[str, Any]:
     """Run one contestant in a fresh process with one thread in every pool."""
     command = [
-        sys.executable, "-m", "benchmarks.bench_encoders", "--contestant", name, "--out", out, "--encoding",
-        args.encoding, "--megabytes", str(args.megabytes), "--words", str(args.words), "--every", str(args.every),
-        "--long", str(args.long), *(["--corpus", str(args.corpus)] if args.corpus else []),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "benchmarks.bench_encoders",
+        "--contestant",
+        name,
+        "--out",
+        out,
+        "--encoding",
+        args.encoding,
+        "--megabytes",
+        str(args.megabytes),
+        "--words",
+        str(args.words),
+        "--every",
+        str(args.every),
+        "--long",
+        str(args.long),
+        *(["--corpus", str(args.corpus)] if args.corpus else []),
+    ]
     one = {"RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **one}, check=False)
     if done.returncode == 0:

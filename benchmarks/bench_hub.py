@@ -67,10 +67,16 @@ def make_dataset(folder: Path, shards: int, shard_bytes: int) -> Manifest:
         made = writer.finish(folder / name)
         infos.append(
             ShardInfo(
-                file=name, split=split, index=index, tokens=tokens, documents=0, first_document=0,
-                sha256=made.sha256, bytes=made.bytes,
+                file=name,
+                split=split,
+                index=index,
+                tokens=tokens,
+                documents=0,
+                first_document=0,
+                sha256=made.sha256,
+                bytes=made.bytes,
             )
-        )  # fmt: skip
+        )
     manifest = Manifest(dtype="uint16", tokens_per_shard=tokens, shards=tuple(infos))
     manifest.save(folder)
     return manifest
@@ -79,9 +85,13 @@ def make_dataset(folder: Path, shards: int, shard_bytes: int) -> Manifest:
 def timed(way: str, repo: str, folder: Path, env: dict[str, str]) -> tuple[float, float]:
     """Seconds and peak resident bytes of one way, in its own process."""
     done = subprocess.run(
-        [sys.executable, "-c", TIMED, way, repo, str(folder)], env=env, cwd=ROOT, capture_output=True, text=True,
+        [sys.executable, "-c", TIMED, way, repo, str(folder)],
+        env=env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
         check=False,
-    )  # fmt: skip
+    )
     if done.returncode:
         raise SystemExit(f"{way} failed:\n{done.stderr}")
     seconds, peak = done.stdout.split()
@@ -102,10 +112,14 @@ def run(server: Path, token: str, user: str, shards: int, shard_bytes: int, roun
             if process.stdout is None:
                 raise SystemExit("the server has no output")
             env = {
-                **os.environ, "HF_ENDPOINT": process.stdout.readline().strip(), "HF_TOKEN": token,
-                "HF_HOME": str(work / "hf"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+                **os.environ,
+                "HF_ENDPOINT": process.stdout.readline().strip(),
+                "HF_TOKEN": token,
+                "HF_HOME": str(work / "hf"),
+                "HF_HUB_DISABLE_XET": "1",
+                "HF_HUB_DISABLE_PROGRESS_BARS": "1",
                 "PYTHONPATH": str(ROOT),
-            }  # fmt: skip
+            }
             data = work / "data"
             total = sum(shard.bytes for shard in make_dataset(data, shards, shard_bytes).shards)
             ways: dict[str, list[tuple[float, float]]] = {}

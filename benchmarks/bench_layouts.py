@@ -40,8 +40,10 @@ from shardkit.dataset.token_stream import TokenStream, open_split
 EOT = 50256
 BATCHES = ("contiguous/batches", "documents/batches", "packed/batches", "packed documents/batches")
 CONTESTANTS = (
-    *(f"{name}/{order}" for name in LAYOUTS for order in ("shuffled", "in order")), "run/in order", *BATCHES,
-)  # fmt: skip
+    *(f"{name}/{order}" for name in LAYOUTS for order in ("shuffled", "in order")),
+    "run/in order",
+    *BATCHES,
+)
 MOST_ROWS = 100_000
 LEAST_ROWS = 20_000
 Found = dict[str, float]
@@ -158,9 +160,13 @@ def time_batches(what: str, folder: Path, batch_size: int, seq_len: int) -> Foun
 
     bare = not (folder / "manifest.json").exists()
     loader = ShardLoader(
-        folder, batch_size=batch_size, seq_len=seq_len, layout="packed" if "packed" in what else "contiguous",
-        documents="documents" in what, eot_id=EOT if bare else None,
-    )  # fmt: skip
+        folder,
+        batch_size=batch_size,
+        seq_len=seq_len,
+        layout="packed" if "packed" in what else "contiguous",
+        documents="documents" in what,
+        eot_id=EOT if bare else None,
+    )
     steps = -(-LEAST_ROWS // batch_size)
     began = 0.0
     for step in range(steps + 10):
@@ -182,9 +188,20 @@ def measure(what: str, folder: Path, batch_size: int, seq_len: int, cache: Path)
 def measure_apart(what: str, folder: Path, batch_size: int, seq_len: int, cache: Path) -> Found:
     """One measurement, in a fresh process."""
     command = [
-        sys.executable, "-m", "benchmarks.bench_layouts", "--measure", what, "--folder", str(folder),
-        "--cache", str(cache), "--batch-size", str(batch_size), "--seq-len", str(seq_len),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "benchmarks.bench_layouts",
+        "--measure",
+        what,
+        "--folder",
+        str(folder),
+        "--cache",
+        str(cache),
+        "--batch-size",
+        str(batch_size),
+        "--seq-len",
+        str(seq_len),
+    ]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     result: Found = json.loads(done.stdout.splitlines()[-1])
     return result

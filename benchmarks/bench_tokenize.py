@@ -186,9 +186,13 @@ def run_litdata(corpus: Path, out: Path, workers: int) -> dict[str, float]:
     started = time.perf_counter()
     loader = litdata.TokensLoader(block_size=1025)
     litdata.optimize(
-        fn=_litdata_tokens, inputs=row_groups(corpus), output_dir=str(out / "lit"), num_workers=workers,
-        chunk_bytes="64MB", item_loader=loader,
-    )  # fmt: skip
+        fn=_litdata_tokens,
+        inputs=row_groups(corpus),
+        output_dir=str(out / "lit"),
+        num_workers=workers,
+        chunk_bytes="64MB",
+        item_loader=loader,
+    )
     seconds = time.perf_counter() - started
     return {"tokens": 0, "seconds": seconds}
 
@@ -232,9 +236,20 @@ def measure(name: str, corpus: Path, workers: int, shard_tokens: int, *, memory_
     """
     with tempfile.TemporaryDirectory() as out:
         command = [
-            sys.executable, "-m", "benchmarks.bench_tokenize", "--contestant", name, "--corpus", str(corpus),
-            "--workers", str(workers), "--shard-tokens", str(shard_tokens), "--out", out,
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "benchmarks.bench_tokenize",
+            "--contestant",
+            name,
+            "--corpus",
+            str(corpus),
+            "--workers",
+            str(workers),
+            "--shard-tokens",
+            str(shard_tokens),
+            "--out",
+            out,
+        ]
         memory = np.ones(memory_bytes, np.uint8)
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         peak = [0]

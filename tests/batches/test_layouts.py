@@ -99,9 +99,13 @@ def test_document_rows_begin_at_documents_and_share_no_input(
 @settings(max_examples=80, deadline=None)
 @given(tokens=streams(), cuts=CUTS, others=CUTS, seq_len=st.integers(1, 40), name=st.sampled_from(LAYOUTS))
 def test_shard_ends_change_no_row_and_the_count_of_segments_is_exact(
-    tokens: Tokens, cuts: list[int], others: list[int], seq_len: int, name: str,
+    tokens: Tokens,
+    cuts: list[int],
+    others: list[int],
+    seq_len: int,
+    name: str,
     tmp_path_factory: pytest.TempPathFactory,
-) -> None:  # fmt: skip
+) -> None:
     stream = write_stream(tmp_path_factory.mktemp("s"), tokens, cuts)
     layout = open_layout(name, stream, seq_len)
     rows = read_all(layout, seq_len)

@@ -31,10 +31,16 @@ def test_a_state_survives_json(position: int, step: int, n_windows: int, share: 
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("version", 2), ("order", 2), ("layout", "packed"), ("fingerprint", "abd"), ("split", "val"), ("seq_len", 16),
-        ("shuffle", False), ("seed", 2),
+        ("version", 2),
+        ("order", 2),
+        ("layout", "packed"),
+        ("fingerprint", "abd"),
+        ("split", "val"),
+        ("seq_len", 16),
+        ("shuffle", False),
+        ("seed", 2),
     ],
-)  # fmt: skip
+)
 def test_a_state_of_other_data_is_refused(key: str, value: Any) -> None:
     state = make_state(IDENTITY, LoaderState(position=3, step=3), n_windows=10)
     with pytest.raises(StateError, match=f"saved with {key} {value!r}, this loader has {IDENTITY[key]!r}"):
@@ -44,10 +50,18 @@ def test_a_state_of_other_data_is_refused(key: str, value: Any) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"epoch": -1}, {"window": 10}, {"window": "3"}, {"step": 1.5}, {"step": True}, {"epoch": None}, {"worker": 1},
-        {"worker": [0, 2]}, {"worker": [0, 2, -1]}, {"worker": "abc"},
+        {"epoch": -1},
+        {"window": 10},
+        {"window": "3"},
+        {"step": 1.5},
+        {"step": True},
+        {"epoch": None},
+        {"worker": 1},
+        {"worker": [0, 2]},
+        {"worker": [0, 2, -1]},
+        {"worker": "abc"},
     ],
-)  # fmt: skip
+)
 def test_a_damaged_state_is_refused(change: dict[str, Any]) -> None:
     state = make_state(IDENTITY, LoaderState(position=3, step=3), n_windows=10)
     with pytest.raises(StateError, match="the state is damaged"):

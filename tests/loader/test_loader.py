@@ -321,9 +321,15 @@ def test_the_ledger_of_a_loader_is_equal_at_any_cut_and_off_by_default(tmp_path:
     def run(name: str, batch_size: int, world_size: int, *, seed: int = 0, shuffle: bool = True) -> None:
         for rank in range(world_size):
             with ShardLoader(
-                tmp_path / "shards", batch_size=batch_size, seq_len=4, rank=rank, world_size=world_size, seed=seed,
-                shuffle=shuffle, ledger=tmp_path / name,
-            ) as loader:  # fmt: skip
+                tmp_path / "shards",
+                batch_size=batch_size,
+                seq_len=4,
+                rank=rank,
+                world_size=world_size,
+                seed=seed,
+                shuffle=shuffle,
+                ledger=tmp_path / name,
+            ) as loader:
                 for _ in range(240 // (batch_size * world_size)):
                     loader.next_batch()
 

@@ -40,22 +40,35 @@ def expected_pairs(tokens: NDArray[np.uint16]) -> Counter[Pair]:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    bodies=st.lists(st.integers(0, 40), min_size=3, max_size=30), lead=st.integers(0, 20), seq_len=st.integers(1, 12),
-    world_size=st.integers(1, 3), batch_size=st.integers(1, 3),
-)  # fmt: skip
+    bodies=st.lists(st.integers(0, 40), min_size=3, max_size=30),
+    lead=st.integers(0, 20),
+    seq_len=st.integers(1, 12),
+    world_size=st.integers(1, 3),
+    batch_size=st.integers(1, 3),
+)
 def test_packed_rows_train_each_next_token_of_the_stream_exactly_once(
-    bodies: list[int], lead: int, seq_len: int, world_size: int, batch_size: int,
+    bodies: list[int],
+    lead: int,
+    seq_len: int,
+    world_size: int,
+    batch_size: int,
     tmp_path_factory: pytest.TempPathFactory,
-) -> None:  # fmt: skip
+) -> None:
     folder = tmp_path_factory.mktemp("packed")
     tokens = dataset(folder, [*bodies, 80], lead=lead)
     loaders = [
         ShardLoader(
-            folder, batch_size=batch_size, seq_len=seq_len, rank=rank, world_size=world_size, layout="packed",
-            documents=True, eot_id=EOT,
+            folder,
+            batch_size=batch_size,
+            seq_len=seq_len,
+            rank=rank,
+            world_size=world_size,
+            layout="packed",
+            documents=True,
+            eot_id=EOT,
         )
         for rank in range(world_size)
-    ]  # fmt: skip
+    ]
     rows = loaders[0].windows_per_epoch
     found: Counter[Pair] = Counter()
     shapes = set()
@@ -93,9 +106,11 @@ def check_documents(inputs: torch.Tensor, documents: Documents) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(
-    bodies=st.lists(st.integers(0, 20), min_size=6, max_size=30), seq_len=st.integers(2, 12),
-    layout=st.sampled_from(["contiguous", "document"]), lead=st.integers(0, 9),
-)  # fmt: skip
+    bodies=st.lists(st.integers(0, 20), min_size=6, max_size=30),
+    seq_len=st.integers(2, 12),
+    layout=st.sampled_from(["contiguous", "document"]),
+    lead=st.integers(0, 9),
+)
 def test_windows_tell_where_their_documents_lie_and_ignore_what_crosses(
     bodies: list[int], seq_len: int, layout: str, lead: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -135,11 +150,15 @@ def test_a_run_goes_on_at_another_world_size_and_no_other_layout(layout: str, tm
     def loaders(world_size: int, batch_size: int, ledger: str) -> list[ShardLoader]:
         return [
             ShardLoader(
-                tmp_path / "data", batch_size=batch_size, rank=rank, world_size=world_size, ledger=tmp_path / ledger,
+                tmp_path / "data",
+                batch_size=batch_size,
+                rank=rank,
+                world_size=world_size,
+                ledger=tmp_path / ledger,
                 **options,
             )
             for rank in range(world_size)
-        ]  # fmt: skip
+        ]
 
     for loader in loaders(1, 12, "whole"):
         for _ in range(4):

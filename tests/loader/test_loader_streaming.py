@@ -99,8 +99,11 @@ def test_two_ranks_of_a_node_download_each_byte_once(served: HubServer, tmp_path
         *(str(SUPPORT / "loader_rank.py"), REPO, str(tmp_path / "run"), "8", str(steps), "0"),
     ]
     environment = {
-        **os.environ, "OMP_NUM_THREADS": "1", "SHARDKIT_CACHE": str(tmp_path / "cache"), "SPAN": "2",
-    }  # fmt: skip
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "SHARDKIT_CACHE": str(tmp_path / "cache"),
+        "SPAN": "2",
+    }
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     with ShardLoader(tmp_path / "copy", batch_size=16, seq_len=16, seed=3, span=2, ledger=tmp_path / "copied") as copy:

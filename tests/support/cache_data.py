@@ -58,14 +58,23 @@ def opened(folder: Path, source: str = REPO, *, cache_bytes: int | None = None) 
 
 
 def start_reader(
-    folder: Path, files: list[str], *, source: str = REPO, bound: int = 0, ahead: int = 3, pause: float = 0.0,
+    folder: Path,
+    files: list[str],
+    *,
+    source: str = REPO,
+    bound: int = 0,
+    ahead: int = 3,
+    pause: float = 0.0,
     extra: Mapping[str, str] | None = None,
-) -> subprocess.Popen[str]:  # fmt: skip
+) -> subprocess.Popen[str]:
     """A process that walks over `files`, with a look-ahead of `ahead` shards and `pause` seconds at each."""
     return subprocess.Popen(
         [sys.executable, "-c", READER, str(folder), str(bound), str(ahead), str(pause), ",".join(files), source],
-        env=os.environ | dict(extra or {}), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        env=os.environ | dict(extra or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def until(true: Callable[[], object], seconds: float = 15.0) -> float:

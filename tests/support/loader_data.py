@@ -43,11 +43,16 @@ def write_documents(
         np.save(path, part)
         shards.append(
             ShardInfo(
-                file=path.name, split="train" if index else "val", index=index, tokens=len(part),
-                documents=int(np.count_nonzero(part == EOT)), first_document=sum(start < begin for start in starts),
-                sha256=sha256_file(path), bytes=path.stat().st_size,
+                file=path.name,
+                split="train" if index else "val",
+                index=index,
+                tokens=len(part),
+                documents=int(np.count_nonzero(part == EOT)),
+                first_document=sum(start < begin for start in starts),
+                sha256=sha256_file(path),
+                bytes=path.stat().st_size,
             )
-        )  # fmt: skip
+        )
     files = []
     for name in dict.fromkeys(name for name, _ in rows):
         sizes = [len(tokens) + 1 for file, tokens in rows if file == name]

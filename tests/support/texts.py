@@ -12,9 +12,23 @@ from shardkit.sources.sample import read_documents, sample_source
 from shardkit.sources.source import ReadOptions
 
 AWKWARD: list[str | None] = [
-    None, "", " ", "\n", "a\0b\0", "x<|endoftext|>y", "naïve café", "日本語テキスト", "\U0001f600" * 3, "\u2028\ufeff",
-    "'s 'LL", "a" * 20_000, "ab " * 7_000, "\r\n\r\n\t  x", "١٢٣ ⅷ", "1234567890" * 50,
-]  # fmt: skip
+    None,
+    "",
+    " ",
+    "\n",
+    "a\0b\0",
+    "x<|endoftext|>y",
+    "naïve café",
+    "日本語テキスト",
+    "\U0001f600" * 3,
+    "\u2028\ufeff",
+    "'s 'LL",
+    "a" * 20_000,
+    "ab " * 7_000,
+    "\r\n\r\n\t  x",
+    "١٢٣ ⅷ",
+    "1234567890" * 50,
+]
 
 
 @cache

@@ -44,10 +44,13 @@ def test_what_a_reader_wants_at_once_must_fit(bound: int, beyond: list[str]) -> 
 
 
 @given(
-    held=st.dictionaries(names, st.integers(1, 9)), coming=st.dictionaries(st.sampled_from("xyz"), st.integers(1, 9)),
-    wants=st.lists(st.lists(names, unique=True), max_size=5), size=st.integers(0, 20), bound=st.integers(0, 60),
+    held=st.dictionaries(names, st.integers(1, 9)),
+    coming=st.dictionaries(st.sampled_from("xyz"), st.integers(1, 9)),
+    wants=st.lists(st.lists(names, unique=True), max_size=5),
+    size=st.integers(0, 20),
+    bound=st.integers(0, 60),
     free=st.integers(0, 60),
-)  # fmt: skip
+)
 def test_whatever_happens_the_bound_and_the_wanted_are_kept(
     held: dict[str, int], coming: dict[str, int], wants: list[list[str]], size: int, bound: int, free: int
 ) -> None:

@@ -351,8 +351,10 @@ def start_downloader(folder: Path, source: str, change: str) -> subprocess.Popen
     """A downloader with a `change` of its constants, or of the free disk; ready to be joined."""
     child = subprocess.Popen(
         [sys.executable, "-c", RUN.format("downloader.LINGER_SECONDS = 600; " + change), str(folder)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert child.stdin is not None
     child.stdin.write(json.dumps([source, None]))
     child.stdin.close()
