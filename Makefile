@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo-out
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test lint torture bench clean
 
 setup: $(VENV)/stamp
 
@@ -33,6 +33,9 @@ lint: setup
 
 test: lint
 	$(BIN)/python -m pytest -n 2
+
+torture: setup
+	SHARDKIT_TORTURE=long $(BIN)/python -m pytest tests/torture -n 2 --timeout 3600
 
 bench: setup
 	$(BIN)/shardkit tokenize sample --out $(DEMO)/sample

@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from shardkit import __version__
-from shardkit.errors import ShardkitError, ShardkitWarning, UsageError
+from shardkit.errors import ShardkitError, ShardkitWarning, UsageError, machine_fault
 from shardkit.interrupt import prompt_interrupt
 
 DEFAULT_SOURCE = "HuggingFaceFW/fineweb-edu"
@@ -25,7 +25,8 @@ _STOPPED = "stopped: run the same command again to go on from the last finished 
 
 
 class _Group(click.Group):
-    """Turns our own errors into one line and exit code 1 (2 for usage). Any other exception is a bug: traceback."""
+    """Turns our own errors, and the machine's, into one line and exit code 1 (2 for usage). Any other exception is a
+    bug: traceback."""
 
     def invoke(self, context: click.Context) -> Any:
         try:
@@ -33,6 +34,11 @@ class _Group(click.Group):
         except ShardkitError as error:
             click.echo(f"error: {error}", err=True)
             context.exit(2 if isinstance(error, UsageError) else 1)
+        except (OSError, MemoryError) as error:
+            if (line := machine_fault(error)) is None:
+                raise
+            click.echo(f"error: {line}", err=True)
+            context.exit(1)
         except KeyboardInterrupt:
             click.echo(_STOPPED, err=True)
             context.exit(130)

@@ -19,6 +19,8 @@ Every message says what, where, expected, got, and the next step.
 
 from __future__ import annotations
 
+import errno
+
 
 class ShardkitError(Exception):
     """Base of every error that is the input's, the machine's or the network's fault, not a bug."""
@@ -74,3 +76,30 @@ class AuthError(HubError):
 
 class StateError(ShardkitError):
     """A saved state that would silently change the data if it were loaded."""
+
+
+_MACHINE_FAULTS = {
+    errno.ENOSPC: "make room on that disk",
+    errno.EDQUOT: "make room within your quota",
+    errno.EMFILE: "allow more open files (ulimit -n 4096)",
+    errno.ENFILE: "close other programs: the machine has no file handle left",
+    errno.ENOMEM: "free some memory",
+    errno.EIO: "look at the disk (dmesg): it fails to read or write",
+    errno.EROFS: "choose another folder, or mount that one for writing",
+    errno.EACCES: "choose another folder, or fix its rights",
+    errno.EPERM: "choose another folder, or fix its rights",
+    errno.ESTALE: "look at the network mount: it lost the file",
+    errno.ENOENT: "something removed it while it was in use",
+    errno.ENOTDIR: "something replaced it while it was in use",
+}
+
+
+def machine_fault(error: BaseException) -> str | None:
+    """The one line for an error that is the machine's and no bug: no room, no memory, no rights, a failing disk, a file
+    that was removed in mid-run; None for any other. For command lines; a library call raises the error itself."""
+    if isinstance(error, MemoryError):
+        return "out of memory: use fewer --workers, or a machine with more"
+    if not isinstance(error, OSError) or error.errno not in _MACHINE_FAULTS:
+        return None
+    where = f" ({error.filename})" if error.filename else ""
+    return f"{error.strerror}{where}: {_MACHINE_FAULTS[error.errno]}, and run the same command again"

@@ -46,7 +46,8 @@ def atomic_write(path: Path, data: bytes | str) -> None:
         os.replace(temp, path)
         fsync_dir(path.parent)
     except OSError as error:
-        temp.unlink(missing_ok=True)
+        with suppress(OSError):
+            temp.unlink(missing_ok=True)
         raise write_error(error, path, len(payload)) from error
 
 

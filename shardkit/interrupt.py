@@ -30,7 +30,11 @@ def prompt_interrupt(message: str) -> Iterator[None]:
     if os.name == "nt" or threading.current_thread() is not threading.main_thread():
         yield
         return
-    reader, writer = os.pipe()
+    try:
+        reader, writer = os.pipe()
+    except OSError:  # no descriptor left: the block will say so
+        yield
+        return
     os.set_blocking(writer, False)
     ended = threading.Event()
     before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)

@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -183,7 +184,8 @@ class ShardWriter:
     def abort(self) -> None:
         """Close and remove the unfinished file."""
         self._file.close()
-        self.temp.unlink(missing_ok=True)
+        with suppress(OSError):  # the disk that failed; a later run removes it
+            self.temp.unlink(missing_ok=True)
 
     def _rewrite_header(self) -> None:
         header = shard_header(self.tokens, self.dtype)

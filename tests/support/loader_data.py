@@ -76,3 +76,14 @@ def write_documents(
     )
     manifest.save(folder)
     return Manifest.load(folder)
+
+
+def write_tokens(folder: Path, *, documents: int = 40, tokens_per_shard: int = 500, seed: int = 0) -> Manifest:
+    """A dataset of random documents of two source files, in about `30 * documents` tokens."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    rows = [
+        (f"part-{2 * n // documents}", rng.integers(0, 5000, int(rng.integers(5, 90))).tolist())
+        for n in range(documents)
+    ]
+    return write_documents(folder, rows, tokens_per_shard=tokens_per_shard)
