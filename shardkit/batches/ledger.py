@@ -10,19 +10,35 @@ new files, named by the position at which it began.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from shardkit.batches.checks import is_count
 from shardkit.batches.order import Cut
 from shardkit.dataset.token_stream import Tokens
+from shardkit.dataset.typed_json import parse_json, read_record
 from shardkit.errors import OutputError, StateError
+from shardkit.files import open_file
 
 _MODULUS = 1 << 128
 _CUT_KEYS = ("start", "batch_size", "world_size", "rank")
+_DIGEST = re.compile("[0-9a-f]{32}")
 Entry = tuple[int, int]  # position, hash
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _FileCut:
+    """Which batches the file of a rank has: the `_CUT_KEYS` of its header."""
+
+    start: int
+    batch_size: int
+    world_size: int
+    rank: int
 
 
 class LedgerWriter:
@@ -125,8 +141,10 @@ def merge_ledger(folder: str | Path) -> Ledger:
     running = {first: 0}
     for (start, batch_size, world_size), ranks in sorted(runs.items()):
         where = f"the run from window {start:,} with batch_size {batch_size} on {world_size} ranks"
-        if missing := sorted(set(range(world_size)) - set(ranks)):
-            raise StateError(f"{folder} lacks rank {', '.join(map(str, missing))} of {where}: copy their files too")
+        if len(ranks) < world_size:
+            missing = ", ".join(map(str, islice((rank for rank in range(world_size) if rank not in ranks), 5)))
+            more = " and more" if world_size - len(ranks) > 5 else ""
+            raise StateError(f"{folder} lacks rank {missing}{more} of {where}: copy their files too")
         if start not in running:
             raise StateError(f"{where} begins where no batch in {folder} ends: files of an earlier run are missing")
         _add_run(running, start, batch_size * world_size, list(ranks.values()), where)
@@ -169,12 +187,23 @@ def _add_run(running: dict[int, int], start: int, size: int, ranks: list[list[En
 
 
 def _read_file(path: Path) -> tuple[dict[str, Any], list[Entry]]:
-    lines = path.read_bytes().split(b"\n")[:-1]  # a last line without its end was cut off by a power loss
     try:
-        header = json.loads(lines[0])
-        entries = [(int(position), int(digest, 16)) for position, digest in map(json.loads, lines[1:])]
-        if not set(_CUT_KEYS) <= set(header):
-            raise ValueError("no ledger header")
-    except (ValueError, IndexError, TypeError) as error:
+        with open_file(path) as file:
+            lines = file.read().split(b"\n")[:-1]  # a last line without its end was cut off by a power loss
+        header = read_record(dict[str, Any], parse_json(lines[0] if lines else b""))
+        cut = read_record(_FileCut, {key: header[key] for key in _CUT_KEYS if key in header})
+        if not (cut.batch_size and cut.rank < cut.world_size):
+            raise ValueError(f"rank {cut.rank} of {cut.world_size} with batch_size {cut.batch_size}")
+        entries = [_entry(parse_json(line)) for line in lines[1:]]
+    except OSError as error:
+        raise StateError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
         raise StateError(f"{path} is not a whole ledger file ({error}): delete it or copy it again") from error
     return header, entries
+
+
+def _entry(value: Any) -> Entry:
+    position, digest = value if isinstance(value, list) and len(value) == 2 else (None, None)
+    if not (is_count(position) and isinstance(digest, str) and _DIGEST.fullmatch(digest)):
+        raise ValueError("an entry is no position and hash")
+    return position, int(digest, 16)

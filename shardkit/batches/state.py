@@ -17,6 +17,7 @@ from shardkit.errors import StateError
 
 STATE_VERSION = 1
 _COUNTS = ("epoch", "window", "step")
+_LAST = 1 << 60  # of positions and steps: further than any run comes, and an int64 counts on
 _ADDED_LATER: dict[str, Any] = {"span": None, "weights": None}  # not in states of the first releases
 
 
@@ -79,16 +80,19 @@ def read_state(identity: Mapping[str, Any], state: object, *, n_windows: int) ->
     if not isinstance(state, Mapping) or not {*identity, *_COUNTS} <= state.keys():
         raise StateError(f"not the state of a ShardLoader: {state!r:.200}: give what state_dict() returned")
     for key, value in identity.items():
-        if state[key] != value:
+        if (type(state[key]), state[key]) != (type(value), value):
             raise StateError(
                 f"the state was saved with {key} {state[key]!r}, this loader has {value!r}: make it as it was then, or "
                 "begin anew without the state"
             )
     epoch, window, step = (state[key] for key in _COUNTS)
     share = state.get("worker")
-    if not (is_count(epoch) and is_count(window) and is_count(step) and window < n_windows):
+    counts = is_count(epoch) and is_count(window) and is_count(step)
+    if not (counts and window < n_windows and max(epoch * n_windows + window, step) <= _LAST):
         raise StateError(f"the state is damaged: epoch {epoch!r}, window {window!r} of {n_windows}, step {step!r}")
-    if share is not None and not (isinstance(share, list) and len(share) == 3 and all(map(is_count, share))):
+    if share is not None and not (
+        isinstance(share, list) and len(share) == 3 and all(is_count(n) and n <= _LAST for n in share)
+    ):
         raise StateError(f"the state is damaged: worker {share!r}")
     return LoaderState(
         position=epoch * n_windows + window,

@@ -12,32 +12,32 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shardkit.dataset.records import ShardInfo
-from shardkit.dataset.shards import read_header
+from shardkit.dataset.shards import edges_sha256, read_header
 from shardkit.errors import ShardError
-from shardkit.files import sha256_file
+from shardkit.files import open_file, sha256_file
 
 
 def check_shard(path: Path, shard: ShardInfo, *, dtype: str | None = None, hashed: bool = False) -> None:
     """Check that the file at `path` is `shard`: its size in bytes always, and, as far as asked for, its content.
 
     With `dtype` ("uint16" or "uint32") the `.npy` header must say that dtype and `shard.tokens` tokens. With `hashed`
-    every byte is read and the SHA-256 compared, unless the shard has none (a bare one). Raises `ShardError`.
+    every byte is read and the SHA-256 compared; of a shard that has none (a bare one) the edges. Raises `ShardError`.
     """
     try:
         if dtype is None:
             _check_size(path, path.stat().st_size, shard)
         else:
-            with open(path, "rb") as file:
+            with open_file(path) as file:
                 check_open_shard(file, path, shard, dtype)
-        sha256 = sha256_file(path) if hashed and shard.sha256 else shard.sha256
+        expected = shard.sha256 or shard.edges
+        sha256 = _hash(path, shard) if hashed and expected else expected
     except FileNotFoundError:
         raise ShardError(f"{path} is missing: fetch or make it again") from None
     except OSError as error:
         raise ShardError(f"cannot open shard {path}: {error.strerror or error}") from error
-    if sha256 != shard.sha256:
+    if sha256 != expected:
         raise ShardError(
-            f"{path} has SHA-256 {sha256[:12]}..., expected {shard.sha256[:12]}...: it is damaged, fetch or make it "
-            "again"
+            f"{path} has SHA-256 {sha256[:12]}..., expected {expected[:12]}...: it is damaged, fetch or make it again"
         )
 
 
@@ -60,6 +60,14 @@ def check_open_shard(file: BinaryIO, path: Path, shard: ShardInfo, dtype: str) -
             f"{path} holds {header.tokens:,} {header.dtype.name} tokens, expected {shard.tokens:,} {dtype}: fetch or "
             "make it again"
         )
+
+
+def _hash(path: Path, shard: ShardInfo) -> str:
+    """The hash of the file that says most of what is known of `shard`."""
+    if shard.sha256:
+        return sha256_file(path)
+    with open_file(path) as file:
+        return edges_sha256(file)
 
 
 def _check_size(path: Path, size: int, shard: ShardInfo) -> None:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from pathlib import Path
 
 from shardkit.dataset.records import ShardInfo
-from shardkit.dataset.shards import SHARD_NAME, read_header
+from shardkit.dataset.shards import SHARD_NAME, edges_sha256, read_header
 from shardkit.errors import ManifestError, ShardError
+from shardkit.files import open_file
 
 MANIFEST_NAME = "manifest.json"
 WORK_DIR = ".shardkit"  # working files; scripts in the wild that look for shards do not look there
 PLAN_FOLDER = "plans"  # in WORK_DIR: what was worked out about finished shards
 INCOMING_FOLDER = f"{WORK_DIR}/incoming"  # files that are not downloaded to their end
-_EDGE_BYTES = 4096
 
 
 def read_bare_shards(directory: Path) -> tuple[list[ShardInfo], str]:
@@ -44,12 +43,9 @@ def read_bare_shards(directory: Path) -> tuple[list[ShardInfo], str]:
 def _read_bare_shard(path: Path, match: re.Match[str]) -> tuple[ShardInfo, str]:
     """The shard and its dtype; its edges stand in for the hash that nobody has made."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             header, size = read_header(file, path), os.fstat(file.fileno()).st_size
-            file.seek(0)
-            head = file.read(_EDGE_BYTES)
-            file.seek(max(0, size - _EDGE_BYTES))
-            edges = hashlib.sha256(head + file.read(_EDGE_BYTES)).hexdigest()
+            edges = edges_sha256(file)
     except OSError as error:
         raise ShardError(f"cannot open shard {path}: {error.strerror or error}") from error
     shard = ShardInfo(

@@ -12,7 +12,7 @@ import numpy as np
 from shardkit.dataset.journal import JOURNAL_FILE, acknowledged, joined_segments, segment_files
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest, SourceInfo
 from shardkit.dataset.shards import shard_header
-from shardkit.errors import HubError, ManifestError, UsageError
+from shardkit.errors import HubError, UsageError
 from shardkit.remote.download import WantedFile
 from shardkit.remote.interface import Remote, RemoteFile
 from shardkit.remote.threads import TransferThreads
@@ -47,10 +47,7 @@ def published(remote: Remote, remote_files: Mapping[str, RemoteFile]) -> tuple[b
     """The manifest at the remote, as bytes and parsed; None for a repo of bare shards. Raises for half a dataset."""
     if MANIFEST_NAME in remote_files:
         text = remote.read(MANIFEST_NAME)
-        try:
-            return text, Manifest.from_json(text.decode(), where=f"{remote.name}/{MANIFEST_NAME}")
-        except UnicodeDecodeError as error:
-            raise ManifestError(f"{remote.name}/{MANIFEST_NAME} is not text ({error}): push it again") from error
+        return text, Manifest.from_json(text, where=f"{remote.name}/{MANIFEST_NAME}")
     if not remote_files:
         raise HubError(f"{remote.name} holds nothing: check the name, or push to it first")
     if any(name.startswith(f"{WORK_DIR}/") for name in remote_files):

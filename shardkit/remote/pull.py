@@ -7,7 +7,6 @@ pull is complete. What is in the folder already and right is never fetched again
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import NamedTuple
 
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest
 from shardkit.errors import HubError, ManifestError, OutputError, ShardError, UsageError
-from shardkit.files import hold_lock
+from shardkit.files import hold_lock, remove_tree, write_error
 from shardkit.remote.address import open_remote
 from shardkit.remote.bare_shards import pull_bare
 from shardkit.remote.download import WantedFile, download_files, write_manifest
@@ -132,7 +131,9 @@ def _only_pull(directory: Path) -> Iterator[None]:
                 yield
             finally:
                 if (directory / MANIFEST_NAME).exists():
-                    shutil.rmtree(work / "incoming", ignore_errors=True)
+                    remove_tree(work / "incoming")
+    except OSError as error:  # of the folder: the remote's are `HubError`s
+        raise write_error(error, Path(error.filename or directory), 0) from error
     except ShardError as error:
         raise HubError(f"{error}; what the remote holds is not a dataset that shardkit can use") from error
     finally:

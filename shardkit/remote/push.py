@@ -158,6 +158,6 @@ def another_dataset(remote: Remote, what: str) -> str:
 
 def _fingerprint(manifest: bytes) -> str:
     try:
-        return Manifest.from_json(manifest.decode()).fingerprint
-    except (ManifestError, UnicodeDecodeError):
+        return Manifest.from_json(manifest).fingerprint
+    except ManifestError:
         return ""
