@@ -12,7 +12,7 @@ import fsspec
 
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest, ShardInfo
 from shardkit.errors import ManifestError, UsageError
-from shardkit.files import read_small_file, sha256_file
+from shardkit.files import open_file, read_small_file, sha256_file
 from shardkit.network import with_retries
 from shardkit.remote.interface import RemoteFile, check_small
 from shardkit.remote.upload_record import OLD_RECORD_FILE, UploadRecord, is_record
@@ -94,7 +94,13 @@ class FsspecRemote:
 
     def fetch(self, file: str, folder: Path, *, again: bool) -> tuple[Path, str]:  # noqa: ARG002 (there is no cache to distrust)
         target = folder / Path(file).name
-        self._call(f"download {file}", lambda: self._fs.get_file(self._at(file), str(target)))
+
+        def get() -> None:
+            if self.local_folder is not None:
+                open_file(self._at(file)).close()  # a device would come without an end
+            self._fs.get_file(self._at(file), str(target))
+
+        self._call(f"download {file}", get)
         return target, sha256_file(target)
 
     def upload(self, path: Path, shard: ShardInfo) -> None:

@@ -131,3 +131,38 @@ def test_a_ledger_that_cannot_be_written_says_where(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"cannot write the ledger in .*/file"):
         feed(tmp_path / "file", (1, 1))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(
+            (f'"{key}": 1', f'"{key}": {value}')
+            for key in ("rank",)
+            for value in ("-1", "1.0", "true", "null", "2", "[]")
+        ),
+        *(('"world_size": 2', f'"world_size": {value}') for value in ("0", "-1", '"2"', "1e999", "{}", "1" * 5_000)),
+        *(('"batch_size": 3', f'"batch_size": {value}') for value in ("0", "-3", "NaN", "3.0", "18446744073709551616")),
+        *(("[6, ", f"[{value}, ") for value in ("-3", "3.0", "true", "null", "1e999", "[" * 100_000)),
+        *(('"]', value) for value in ('00"]', '", 1]', "]", '"}')),
+        ('{"', "[" * 100_000 + '{"'),
+        ('{"', '["start", "batch_size", "world_size", "rank", "'),
+    ],
+)
+def test_a_hostile_ledger_file_is_refused_in_one_line(tmp_path: Path, change: tuple[str, str]) -> None:
+    feed(tmp_path, (3, 2), steps=2)
+    path = sorted(tmp_path.iterdir())[1]
+    text = path.read_text()
+    assert change[0] in text
+    path.write_text(text.replace(*change))
+    with pytest.raises(StateError, match="is not a whole ledger file") as caught:
+        merge_ledger(tmp_path)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_ledger_that_claims_countless_ranks_costs_no_memory(tmp_path: Path) -> None:
+    feed(tmp_path, (3, 2), steps=2)
+    for path in tmp_path.iterdir():
+        path.write_text(path.read_text().replace('"world_size": 2', f'"world_size": {1 << 60}'))
+    with pytest.raises(StateError, match="lacks rank 2, 3, 4, 5, 6 and more of the run"):
+        merge_ledger(tmp_path)

@@ -39,6 +39,11 @@ def test_a_state_survives_json(position: int, step: int, n_windows: int, share: 
         ("seq_len", 16),
         ("shuffle", False),
         ("seed", 2),
+        ("version", True),
+        ("version", 1.0),
+        ("seed", True),
+        ("shuffle", 1),
+        ("seq_len", 8.0),
     ],
 )
 def test_a_state_of_other_data_is_refused(key: str, value: Any) -> None:
@@ -51,6 +56,9 @@ def test_a_state_of_other_data_is_refused(key: str, value: Any) -> None:
     "change",
     [
         {"epoch": -1},
+        {"epoch": 1 << 70},
+        {"step": 10**4000},
+        {"worker": [0, 2, 10**4000]},
         {"window": 10},
         {"window": "3"},
         {"step": 1.5},
