@@ -16,7 +16,8 @@ from reference import folder_bytes, shard_bytes
 from texts import documents, write_parquet
 
 from shardkit import Manifest, pull, tokenize
-from shardkit.dataset.journal import JOURNAL_FILE, SEGMENT_LINES, Journal, Resume, segment_files
+from shardkit.dataset.journal import JOURNAL_FILE, Journal, Resume
+from shardkit.dataset.journal_segments import SEGMENT_LINES, segment_files
 from shardkit.dataset.manifest import ShardInfo
 from shardkit.errors import DiskFull, HubError, OutputError, UsageError
 from shardkit.remote.storage import FsspecRemote
