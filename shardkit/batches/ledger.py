@@ -1,10 +1,10 @@
 """The batch ledger: proof of what a run was fed, comparable across world sizes, batch sizes and resumes. No torch.
 
 Each rank appends to a file of its own, and nothing is sent anywhere: a header line, then one line for each global batch
-with its position and the hash of the rank's part of it, each with a checksum over the lines before it too. A window's hash is BLAKE2b-128 over its tokens, salted with its
-position. A batch's hash is the sum of its windows' hashes modulo 2**128, so those of all ranks add up to that of the
-global batch, and running sums are equal at every position where batches of both runs end. A run that was resumed begins
-new files, named by the position at which it began.
+with its position and the hash of the rank's part of it. A line's checksum covers the lines before it too. A window's
+hash is BLAKE2b-128 over its tokens, salted with its position. A batch's hash is the sum of its windows' hashes modulo
+2**128, so those of all ranks add up to that of the global batch, and running sums are equal at every position where
+batches of both runs end. A run that was resumed begins new files, named by the position at which it began.
 """
 
 from __future__ import annotations

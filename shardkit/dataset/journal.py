@@ -42,7 +42,8 @@ class Resume:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JournalContent:
     """What a journal says, as far as it holds: its `lines` (line `i + 1` is of shard `i`), the run's `identity`, the
-    finished `shards`, where the stream goes on, and the checksum to go on with. `damaged`: a whole line did not hold."""
+    finished `shards`, where the stream goes on, and the checksum so far. `damaged`: a line did not hold that is not
+    just a torn last one."""
 
     lines: list[bytes]
     identity: dict[str, Any]

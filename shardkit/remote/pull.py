@@ -50,7 +50,9 @@ def pull(
 
     A repo of bare `.npy` or llm.c `.bin` shards without a manifest is pulled too, with a warning: `.bin` files become
     `.npy` shards, and the manifest is made here. A shard that is missing between them is refused, as a loader would
-    read on over the hole; `allow_gaps` goes without it. `progress(file, done_bytes, total_bytes)` follows each fetched file.
+    read on over the hole; `allow_gaps` goes without it.
+
+    `progress(file, done_bytes, total_bytes)` follows each fetched file.
 
     Raises `HubError`, `AuthError`, `DiskFull`, `ManifestError`, `OutputError` (the folder holds another dataset),
     `UsageError`.

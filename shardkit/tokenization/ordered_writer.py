@@ -50,9 +50,10 @@ class TokenizeProgress:
 
 
 class OrderedWriter:
-    """Cuts the stream into shards in the folder of `seen`, from where `journal` says that it goes on. A context manager.
+    """Cuts the stream into shards in the folder of `seen`, from where `journal` says it goes on. A context manager.
 
-    `seen` gets to know the shards that are written and, without `uploads`, the earlier ones. `uploads` is handed each finished shard; where it bounds the disk, no shard is begun before it fits.
+    `seen` gets to know the shards that are written and, without `uploads`, the earlier ones. `uploads` is handed each
+    finished shard; where it bounds the disk, no shard is begun before it fits.
     """
 
     def __init__(self, spec: RunSpec, seen: SeenShards, journal: Journal, uploads: LivePush | None = None) -> None:

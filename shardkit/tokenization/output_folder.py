@@ -138,8 +138,8 @@ def _listed_shards(directory: Path) -> list[Path]:
     if foreign := [path.name for path in found if path.name not in named]:
         raise OutputError(
             f"{directory} holds {foreign[0]}{f' and {len(foreign) - 1} more' if len(foreign) > 1 else ''}, which no "
-            "journal or manifest of shardkit's names: move that away, or choose another --out (--overwrite removes only "
-            "what shardkit made)"
+            "journal or manifest of shardkit's names: move that away, or choose another --out (--overwrite removes "
+            "what shardkit made, nothing else)"
         )
     return found
 

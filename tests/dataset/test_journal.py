@@ -159,7 +159,9 @@ def test_what_goes_on_after_a_damaged_line_holds_again(written: Path, tmp_path: 
     assert written.read_bytes() == whole  # the very bytes that it was, at whatever line it was begun again
 
 
-@pytest.mark.parametrize("head", [b"", b"{\n", b"\xff\n", b"3\n", b"[" * 100_000 + b"\n", b'{"identity": 3}\n', None])
+@pytest.mark.parametrize(
+    "head", [b"", b"{\n", b"\xff\n", b"3\n", b"[" * 100_000 + b"\n", b'{"identity": 3, "check": ""}\n', None]
+)
 def test_a_journal_of_which_nothing_holds_is_refused_with_the_way_out_or_begun_anew_where_no_shard_is(
     written: Path, tmp_path: Path, head: bytes | None
 ) -> None:
