@@ -1,15 +1,14 @@
 """The batch ledger: proof of what a run was fed, comparable across world sizes, batch sizes and resumes. No torch.
 
 Each rank appends to a file of its own, and nothing is sent anywhere: a header line, then one line for each global batch
-with its position and the hash of the rank's part of it. A window's hash is BLAKE2b-128 over its tokens, salted with its
-position. A batch's hash is the sum of its windows' hashes modulo 2**128, so those of all ranks add up to that of the
-global batch, and running sums are equal at every position where batches of both runs end. A run that was resumed begins
-new files, named by the position at which it began.
+with its position and the hash of the rank's part of it. A line's checksum covers the lines before it too. A window's
+hash is BLAKE2b-128 over its tokens, salted with its position. A batch's hash is the sum of its windows' hashes modulo
+2**128, so those of all ranks add up to that of the global batch, and running sums are equal at every position where
+batches of both runs end. A run that was resumed begins new files, named by the position at which it began.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any, BinaryIO
 
 from shardkit.batches.checks import is_count
 from shardkit.batches.order import Cut
+from shardkit.dataset.checked_lines import CheckedLines
 from shardkit.dataset.token_stream import Tokens
 from shardkit.dataset.typed_json import parse_json, read_record
 from shardkit.errors import OutputError, StateError
@@ -54,6 +54,7 @@ class LedgerWriter:
         self._rank = rank
         self._hashes: dict[int, int] = {}  # by position, of batches that were read and not given yet
         self._file: BinaryIO | None = None
+        self._lines = CheckedLines()
 
     def hash_rows(self, position: int, rows: Tokens) -> None:
         """Hash the rank's part of the global batch at `position`: `rows` is `(batch_size, seq_len + 1)`, as read."""
@@ -69,7 +70,7 @@ class LedgerWriter:
         try:
             if self._file is None:
                 self._file = self._open_file(position)
-            self._file.write(json.dumps([position, f"{self._hashes.pop(position):032x}"]).encode() + b"\n")
+            self._file.write(self._lines.seal([position, f"{self._hashes.pop(position):032x}"]))
         except OSError as error:
             raise OutputError(f"cannot write the ledger in {self.folder}: {error.strerror or error}") from error
 
@@ -85,7 +86,8 @@ class LedgerWriter:
         name = f"from{start:015d}_batch{cut[1]}_rank{self._rank:05d}_of{cut[2]:05d}.jsonl"
         file = open(self.folder / name, "wb", buffering=0)  # noqa: SIM115 (closed by close)
         header = {**self._identity, **dict(zip(_CUT_KEYS, cut, strict=True))}
-        file.write(json.dumps(header).encode() + b"\n")
+        self._lines = CheckedLines()
+        file.write(self._lines.seal(header))
         return file
 
 
@@ -189,15 +191,22 @@ def _add_run(running: dict[int, int], start: int, size: int, ranks: list[list[En
 def _read_file(path: Path) -> tuple[dict[str, Any], list[Entry]]:
     try:
         with open_file(path) as file:
-            lines = file.read().split(b"\n")[:-1]  # a last line without its end was cut off by a power loss
-        header = read_record(dict[str, Any], parse_json(lines[0] if lines else b""))
+            lines = file.read().splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n"):  # cut off by a power loss
+            del lines[-1]
+        records = CheckedLines().unseal(lines)
+        if not records and lines and "check" not in parse_json(lines[0]):  # of the first releases
+            records = [parse_json(line) for line in lines]
+        if not records or len(records) < len(lines):
+            raise ValueError(f"line {len(records) + 1} is not what was written")
+        header = read_record(dict[str, Any], records[0])
         cut = read_record(_FileCut, {key: header[key] for key in _CUT_KEYS if key in header})
         if not (cut.batch_size and cut.rank < cut.world_size):
             raise ValueError(f"rank {cut.rank} of {cut.world_size} with batch_size {cut.batch_size}")
-        entries = [_entry(parse_json(line)) for line in lines[1:]]
+        entries = [_entry(record) for record in records[1:]]
     except OSError as error:
         raise StateError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise StateError(f"{path} is not a whole ledger file ({error}): delete it or copy it again") from error
     return header, entries
 

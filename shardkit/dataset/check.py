@@ -31,10 +31,8 @@ def check_shard(path: Path, shard: ShardInfo, *, dtype: str | None = None, hashe
                 check_open_shard(file, path, shard, dtype)
         expected = shard.sha256 or shard.edges
         sha256 = _hash(path, shard) if hashed and expected else expected
-    except FileNotFoundError:
-        raise ShardError(f"{path} is missing: fetch or make it again") from None
     except OSError as error:
-        raise ShardError(f"cannot open shard {path}: {error.strerror or error}") from error
+        raise _unreadable(path, error) from error
     if sha256 != expected:
         raise ShardError(
             f"{path} has SHA-256 {sha256[:12]}..., expected {expected[:12]}...: it is damaged, fetch or make it again"
@@ -49,6 +47,35 @@ def check_sizes(directory: Path, shards: Iterable[ShardInfo]) -> None:
     for shard in shards:
         if sizes.get(shard.file) != shard.bytes:
             check_shard(directory / shard.file, shard)
+
+
+class SeenShards:
+    """Shards in `directory` whose content is known, because they were written or hashed: `note` remembers which file
+    that was, and `check` reads a shard again only where another file, or a changed one, is in its place."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._files: dict[str, tuple[int, int, int]] = {}
+
+    def note(self, shard: ShardInfo) -> None:
+        """The file that is there now is `shard`. Raises `ShardError` if none is."""
+        self._files[shard.file] = self._file_of(shard)
+
+    def check(self, shard: ShardInfo) -> None:
+        """Raise `ShardError` unless `shard` is there, byte for byte."""
+        seen = self._file_of(shard)
+        if self._files.get(shard.file) != seen:
+            check_shard(self.directory / shard.file, shard, hashed=True)
+            self._files[shard.file] = seen
+
+    def _file_of(self, shard: ShardInfo) -> tuple[int, int, int]:
+        path = self.directory / shard.file
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        _check_size(path, status.st_size, shard)
+        return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def check_open_shard(file: BinaryIO, path: Path, shard: ShardInfo, dtype: str) -> None:
@@ -73,3 +100,9 @@ def _hash(path: Path, shard: ShardInfo) -> str:
 def _check_size(path: Path, size: int, shard: ShardInfo) -> None:
     if size != shard.bytes:
         raise ShardError(f"{path} has {size:,} bytes, expected {shard.bytes:,}: fetch or make it again")
+
+
+def _unreadable(path: Path, error: OSError) -> ShardError:
+    if isinstance(error, FileNotFoundError):
+        return ShardError(f"{path} is missing: fetch or make it again")
+    return ShardError(f"cannot open shard {path}: {error.strerror or error}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
+from itertools import islice, pairwise
 from pathlib import Path
 
 from shardkit.dataset.records import ShardInfo
@@ -15,6 +17,26 @@ MANIFEST_NAME = "manifest.json"
 WORK_DIR = ".shardkit"  # working files; scripts in the wild that look for shards do not look there
 PLAN_FOLDER = "plans"  # in WORK_DIR: what was worked out about finished shards
 INCOMING_FOLDER = f"{WORK_DIR}/incoming"  # files that are not downloaded to their end
+
+
+def shard_files(directory: Path) -> list[Path]:
+    """The files in a folder that have the name of a shard, in no order."""
+    return [path for path in directory.glob("*.npy") if SHARD_NAME.match(path.name)]
+
+
+def check_gapless(numbers: Iterable[int], where: str, way_out: str) -> None:
+    """Refuse bare shards with one missing between them: without a manifest nothing else tells a broken download.
+
+    Raises `ManifestError`, which says what `where` lacks, and the `way_out`.
+    """
+    present = sorted(set(numbers))
+    missing = list(islice((lost for low, high in pairwise(present) for lost in range(low + 1, high)), 6))
+    if missing:
+        more = " and more" if len(missing) > 5 else ""
+        raise ManifestError(
+            f"{where} has shards {present[0]} to {present[-1]}, but lacks {', '.join(map(str, missing[:5]))}{more}: "
+            f"{way_out}"
+        )
 
 
 def read_bare_shards(directory: Path) -> tuple[list[ShardInfo], str]:

@@ -37,6 +37,7 @@ def pull(
     revision: str | None = None,
     split: str | None = None,
     shards: tuple[int, int] | None = None,
+    allow_gaps: bool = False,
     workers: int = 8,
     progress: TransferProgress | None = None,
 ) -> Manifest:
@@ -47,9 +48,13 @@ def pull(
     any failure; every file in the folder is hashed again, so a damaged one is found and fetched anew.
 
     A repo of bare `.npy` or llm.c `.bin` shards without a manifest is pulled too, with a warning: `.bin` files become
-    `.npy` shards, and the manifest is made here. `progress(file, done_bytes, total_bytes)` follows each fetched file.
+    `.npy` shards, and the manifest is made here. A shard that is missing between them is refused, as a loader would
+    read on over the hole; `allow_gaps` goes without it.
 
-    Raises `HubError`, `AuthError`, `DiskFull`, `OutputError` (the folder holds another dataset), `UsageError`.
+    `progress(file, done_bytes, total_bytes)` follows each fetched file.
+
+    Raises `HubError`, `AuthError`, `DiskFull`, `ManifestError`, `OutputError` (the folder holds another dataset),
+    `UsageError`.
 
     >>> pushed = push("out", "./far")
     >>> manifest = pull("./far", "copy", split="val")
@@ -59,7 +64,12 @@ def pull(
     True
     """
     return pull_checked(
-        repo, directory, revision=revision, selection=Selection(split, shards), workers=workers, progress=progress
+        repo,
+        directory,
+        revision=revision,
+        selection=Selection(split, shards, allow_gaps),
+        workers=workers,
+        progress=progress,
     ).manifest
 
 

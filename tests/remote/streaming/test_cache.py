@@ -223,7 +223,7 @@ def test_a_folder_that_is_still_written_has_no_revision_to_give(offline: None, t
 def test_a_remote_without_a_finished_shard_or_without_a_manifest_says_what_to_do(
     served: HubServer, tmp_path: Path
 ) -> None:
-    open_uploader(REPO, b'{"identity": {}}\n').close()
+    open_uploader(REPO, Journal.open(tmp_path / "j", {}).path.read_bytes()).close()
     with pytest.raises(HubError, match="holds no finished shard yet"):
         opened(tmp_path / "b")
     make_dataset(tmp_path / "a")
