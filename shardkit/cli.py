@@ -148,6 +148,7 @@ def push(directory: Path, repo: str, as_json: bool, **options: Any) -> None:
 @click.option("--revision", help="Branch, tag or commit of the Hub repo.")
 @click.option("--split", help="Only that split.")
 @click.option("--shards", type=ShardRange(), metavar="A:B", help="Only shards with index A up to B, B left out.")
+@click.option("--allow-gaps", is_flag=True, help="Pull bare shards also where some are missing between them.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
 def pull(
     repo: str,
@@ -155,6 +156,7 @@ def pull(
     revision: str | None,
     split: str | None,
     shards: tuple[int, int] | None,
+    allow_gaps: bool,
     as_json: bool,
 ) -> None:
     """Download the dataset at REPO into DIR (default: the repo's own name), every file verified.
@@ -166,7 +168,7 @@ def pull(
     from shardkit.remote.listing import Selection
     from shardkit.remote.pull import pull_checked
 
-    selection = Selection(split, shards)
+    selection = Selection(split, shards, allow_gaps)
     with _warnings_as_lines(), TransferBar("pull") as bar:
         manifest, verified = pull_checked(repo, directory, revision=revision, selection=selection, progress=bar)
     summary = {"repo": repo, "shards": len(manifest.shards), "tokens": manifest.tokens, "documents": manifest.documents}

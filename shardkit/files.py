@@ -7,9 +7,11 @@ import hashlib
 import mmap
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from io import BufferedReader
 from pathlib import Path
 
 import filelock
@@ -17,7 +19,39 @@ import filelock
 from shardkit.errors import DiskFull, OutputError
 
 _BLOCK = 1 << 20
+SMALL_BYTES = 256 << 20  # of a file that is read as a whole: a manifest of half a million shards
 _DIRECT_BLOCK = 2 << 20
+
+
+def open_file(path: Path | str) -> BufferedReader:
+    """Open a plain file to be read. Raises `OSError`, and at once for what is none: a pipe would be waited for."""
+    return open(path, "rb", opener=_open_plain)
+
+
+def _open_plain(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise shutil.SpecialFileError(errno.EINVAL, "it is a folder, a pipe or a device, no plain file", path)
+    return descriptor
+
+
+def read_small_file(path: Path | str, most: int = SMALL_BYTES) -> bytes:
+    """All bytes of a plain file. Raises `OSError`, and before anything is read for one of more than `most` bytes."""
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise OSError(errno.EFBIG, f"it has {format_bytes(size)}, more than {format_bytes(most)}", str(path))
+        return file.read(size)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder with all in it, as far as it can be; of a link only the link."""
+    if path.is_symlink() or path.is_file():
+        with suppress(OSError):
+            path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def fsync_dir(path: Path) -> None:
@@ -237,7 +271,7 @@ def sha256_file(path: Path) -> str:
     digest = hashlib.sha256()
     buffer = bytearray(_BLOCK)
     view = memoryview(buffer)
-    with open(path, "rb", buffering=0) as file:
+    with open_file(path) as file:
         while count := file.readinto(buffer):
             digest.update(view[:count])
     return digest.hexdigest()

@@ -93,6 +93,7 @@ _RULES = [  # the first that fits is followed
         {"DatasetNotFoundError"}, False, AuthError, f"is not for you to read ({{said}}): check its page, then {_LOGIN}"
     ),
     _Rule({"FileNotFoundError"}, False, None, "has no such file or folder ({said}): check the name"),
+    _Rule({"SpecialFileError"}, False, None, "is not a plain file ({said}): put the file there that it should be"),
     _Rule({"PermissionError", "content"}, False, None, _RIGHTS),
     _Rule({"PermissionError"}, False, AuthError, _RIGHTS),
     *(_Rule({f"{name}Error"}, False, None, _IN_THE_WAY) for name in ("FileExists", "NotADirectory", "IsADirectory")),

@@ -133,7 +133,7 @@ SIGNATURES = {
     "Tokenizer": "name encoder fast_json",
     "merge_ledger": "folder",
     "open_shard": "path",
-    "pull": "repo directory revision split shards workers progress",
+    "pull": "repo directory revision split shards allow_gaps workers progress",
     "push": "directory repo private revision tag overwrite workers progress",
     "tokenize": "source out name split revision text_field separator skip_bad_rows tokenizer encoder shard_tokens "
     "val_shards prefix workers max_docs max_tokens transform filter runner push private max_disk overwrite progress "
@@ -176,7 +176,7 @@ OPTIONS = {
     "--shard-tokens --val-shards --prefix --workers --max-docs --max-tokens --push --private --max-disk --runner "
     "--overwrite --json",
     "push": "directory repo --private --revision --tag --overwrite --json",
-    "pull": "repo directory --revision --split --shards --json",
+    "pull": "repo directory --revision --split --shards --allow-gaps --json",
     "info": "directory --json",
     "verify": "directory --hashes --json",
     "peek": "directory --document --run --step --micro-step --rank --row --batch-size --seq-len --world-size --seed "

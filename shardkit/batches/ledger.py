@@ -1,28 +1,44 @@
 """The batch ledger: proof of what a run was fed, comparable across world sizes, batch sizes and resumes. No torch.
 
 Each rank appends to a file of its own, and nothing is sent anywhere: a header line, then one line for each global batch
-with its position and the hash of the rank's part of it. A window's hash is BLAKE2b-128 over its tokens, salted with its
-position. A batch's hash is the sum of its windows' hashes modulo 2**128, so those of all ranks add up to that of the
-global batch, and running sums are equal at every position where batches of both runs end. A run that was resumed begins
-new files, named by the position at which it began.
+with its position and the hash of the rank's part of it. A line's checksum covers the lines before it too. A window's
+hash is BLAKE2b-128 over its tokens, salted with its position. A batch's hash is the sum of its windows' hashes modulo
+2**128, so those of all ranks add up to that of the global batch, and running sums are equal at every position where
+batches of both runs end. A run that was resumed begins new files, named by the position at which it began.
 """
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from shardkit.batches.checks import is_count
 from shardkit.batches.order import Cut
+from shardkit.dataset.checked_lines import CheckedLines
 from shardkit.dataset.token_stream import Tokens
+from shardkit.dataset.typed_json import parse_json, read_record
 from shardkit.errors import OutputError, StateError
+from shardkit.files import open_file
 
 _MODULUS = 1 << 128
 _CUT_KEYS = ("start", "batch_size", "world_size", "rank")
+_DIGEST = re.compile("[0-9a-f]{32}")
 Entry = tuple[int, int]  # position, hash
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _FileCut:
+    """Which batches the file of a rank has: the `_CUT_KEYS` of its header."""
+
+    start: int
+    batch_size: int
+    world_size: int
+    rank: int
 
 
 class LedgerWriter:
@@ -38,6 +54,7 @@ class LedgerWriter:
         self._rank = rank
         self._hashes: dict[int, int] = {}  # by position, of batches that were read and not given yet
         self._file: BinaryIO | None = None
+        self._lines = CheckedLines()
 
     def hash_rows(self, position: int, rows: Tokens) -> None:
         """Hash the rank's part of the global batch at `position`: `rows` is `(batch_size, seq_len + 1)`, as read."""
@@ -53,7 +70,7 @@ class LedgerWriter:
         try:
             if self._file is None:
                 self._file = self._open_file(position)
-            self._file.write(json.dumps([position, f"{self._hashes.pop(position):032x}"]).encode() + b"\n")
+            self._file.write(self._lines.seal([position, f"{self._hashes.pop(position):032x}"]))
         except OSError as error:
             raise OutputError(f"cannot write the ledger in {self.folder}: {error.strerror or error}") from error
 
@@ -69,7 +86,8 @@ class LedgerWriter:
         name = f"from{start:015d}_batch{cut[1]}_rank{self._rank:05d}_of{cut[2]:05d}.jsonl"
         file = open(self.folder / name, "wb", buffering=0)  # noqa: SIM115 (closed by close)
         header = {**self._identity, **dict(zip(_CUT_KEYS, cut, strict=True))}
-        file.write(json.dumps(header).encode() + b"\n")
+        self._lines = CheckedLines()
+        file.write(self._lines.seal(header))
         return file
 
 
@@ -125,8 +143,10 @@ def merge_ledger(folder: str | Path) -> Ledger:
     running = {first: 0}
     for (start, batch_size, world_size), ranks in sorted(runs.items()):
         where = f"the run from window {start:,} with batch_size {batch_size} on {world_size} ranks"
-        if missing := sorted(set(range(world_size)) - set(ranks)):
-            raise StateError(f"{folder} lacks rank {', '.join(map(str, missing))} of {where}: copy their files too")
+        if len(ranks) < world_size:
+            missing = ", ".join(map(str, islice((rank for rank in range(world_size) if rank not in ranks), 5)))
+            more = " and more" if world_size - len(ranks) > 5 else ""
+            raise StateError(f"{folder} lacks rank {missing}{more} of {where}: copy their files too")
         if start not in running:
             raise StateError(f"{where} begins where no batch in {folder} ends: files of an earlier run are missing")
         _add_run(running, start, batch_size * world_size, list(ranks.values()), where)
@@ -169,12 +189,30 @@ def _add_run(running: dict[int, int], start: int, size: int, ranks: list[list[En
 
 
 def _read_file(path: Path) -> tuple[dict[str, Any], list[Entry]]:
-    lines = path.read_bytes().split(b"\n")[:-1]  # a last line without its end was cut off by a power loss
     try:
-        header = json.loads(lines[0])
-        entries = [(int(position), int(digest, 16)) for position, digest in map(json.loads, lines[1:])]
-        if not set(_CUT_KEYS) <= set(header):
-            raise ValueError("no ledger header")
-    except (ValueError, IndexError, TypeError) as error:
+        with open_file(path) as file:
+            lines = file.read().splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n"):  # cut off by a power loss
+            del lines[-1]
+        records = CheckedLines().unseal(lines)
+        if not records and lines and "check" not in parse_json(lines[0]):  # of the first releases
+            records = [parse_json(line) for line in lines]
+        if not records or len(records) < len(lines):
+            raise ValueError(f"line {len(records) + 1} is not what was written")
+        header = read_record(dict[str, Any], records[0])
+        cut = read_record(_FileCut, {key: header[key] for key in _CUT_KEYS if key in header})
+        if not (cut.batch_size and cut.rank < cut.world_size):
+            raise ValueError(f"rank {cut.rank} of {cut.world_size} with batch_size {cut.batch_size}")
+        entries = [_entry(record) for record in records[1:]]
+    except OSError as error:
+        raise StateError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, TypeError) as error:
         raise StateError(f"{path} is not a whole ledger file ({error}): delete it or copy it again") from error
     return header, entries
+
+
+def _entry(value: Any) -> Entry:
+    position, digest = value if isinstance(value, list) and len(value) == 2 else (None, None)
+    if not (is_count(position) and isinstance(digest, str) and _DIGEST.fullmatch(digest)):
+        raise ValueError("an entry is no position and hash")
+    return position, int(digest, 16)

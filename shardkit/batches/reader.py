@@ -60,8 +60,10 @@ class BatchReader:
         self._sequence, self._cut, self._rank, self._ledger = sequence, cut, rank, ledger
         first = sequence.sources[0]
         self._eot_id = 0 if self.form.plain else eot_of(first.stream)
-        tokenizer = first.manifest.tokenizer
-        _check_ignore_index(self.form.ignore_index, self._eot_id, tokenizer.vocab_size if tokenizer else 0)
+        tokenizers = [source.manifest.tokenizer for source in sequence.sources]  # those known are the same
+        self._vocab_size = max(tokenizer.vocab_size if tokenizer else 0 for tokenizer in tokenizers)
+        self._check_ids = 0 < self._vocab_size <= np.iinfo(self.dtype).max
+        _check_ignore_index(self.form.ignore_index, self._eot_id, self._vocab_size)
         self._max_segments = self._count_segments() if self.form.documents else 0
         in_order = sequence.mixture is None and isinstance(first.layout, Contiguous) and not first.order.shuffle
         self._in_order = first if in_order and self.form.plain and ledger is None else None
@@ -81,13 +83,24 @@ class BatchReader:
         window = (position + self._rank * size) % source.order.n_windows
         source.enter(window)
         # None past the epoch's end too: the tokens after the last window are too few for another
-        return source.stream.run(window * seq_len, size * seq_len + 1)
+        run = source.stream.run(window * seq_len, size * seq_len + 1)
+        if run is not None and self._holds_unknown(run):
+            for row in range(size):
+                source.check_ids(window + row, run[row * seq_len :][: seq_len + 1], self._vocab_size)
+        return run
 
     def read_rows(self, position: int, out: Tokens) -> None:
-        """Copy the batch at `position` into `out`, `(batch_size, seq_len + 1)` of the shards' dtype."""
+        """Copy the batch at `position` into `out`, `(batch_size, seq_len + 1)` of the shards' dtype.
+
+        Raises `ShardError` for an id beyond the vocabulary, where that is known: a model would end with an error, on a
+        GPU one that stops the process, which names no shard.
+        """
         sources = self._sequence.sources
         for row, (number, index) in zip(out, self._rows_of_batch(position), strict=True):
             sources[number].read(index, row)
+        if self._holds_unknown(out):
+            for row, (number, index) in zip(out, self._rows_of_batch(position), strict=True):
+                sources[number].check_ids(index, row, self._vocab_size)
         if self._ledger is not None:
             self._ledger.hash_rows(position, out)
 
@@ -116,6 +129,10 @@ class BatchReader:
         starts.reshape(-1)[seams] = True
         starts[:, 0] = True
         return [inputs, targets, *self._segments(np.flatnonzero(starts), position)]
+
+    def _holds_unknown(self, tokens: Tokens) -> bool:
+        """Whether one of `tokens` is beyond the vocabulary."""
+        return self._check_ids and bool(tokens.max() >= self._vocab_size)
 
     def _rows_of_batch(self, position: int) -> list[tuple[int, int]]:
         """The rank's `batch_size` rows of the global batch at `position`: the source's number, and the row there."""

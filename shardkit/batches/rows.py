@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
 
+import numpy as np
+
 from shardkit.batches.checks import check_count
 from shardkit.batches.layouts import LAYOUTS, Contiguous, Layout, eot_of, make_layout
 from shardkit.batches.order import Order
@@ -18,7 +20,7 @@ from shardkit.batches.spans import Span, choose_span, cut_spans, needed_shards
 from shardkit.dataset.documents import Location, locate_token
 from shardkit.dataset.manifest import PLAN_FOLDER, WORK_DIR, Manifest
 from shardkit.dataset.token_stream import Tokens, open_split
-from shardkit.errors import UsageError
+from shardkit.errors import ShardError, UsageError
 from shardkit.remote.address import is_remote
 from shardkit.remote.streaming.cache import ShardCache
 
@@ -122,6 +124,22 @@ class DatasetRows:
         """
         self.enter(row)
         self.layout.read(row, out)
+
+    def check_ids(self, row: int, ids: Tokens, vocab_size: int) -> None:
+        """Raise `ShardError`, which says where it is, for an id beyond the vocabulary in `ids`, what `read` gave."""
+        wrong = np.flatnonzero(ids >= vocab_size)
+        if not len(wrong):
+            return
+        before, column = 0, int(wrong[0])
+        pieces = self.layout.pieces(row)
+        while len(pieces) > 1 and column >= before + pieces[0][1]:
+            before += pieces.pop(0)[1]
+        number, offset = self.stream.shard_of(pieces[0][0] + column - before)  # the last target follows the last piece
+        file = self.stream.directory / self.stream.shards[number].file
+        raise ShardError(
+            f"{file} holds id {ids[column]} at token {offset:,}, the vocabulary has {vocab_size:,} ids: the shard is "
+            "damaged, or of another tokenizer; `shardkit verify` checks the others"
+        )
 
     def enter(self, row: int) -> None:
         """Tell the cache, if there is one, that rows of `row`'s span are read from now on."""

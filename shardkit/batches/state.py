@@ -13,10 +13,12 @@ from typing import Any
 
 from shardkit.batches.checks import is_count
 from shardkit.batches.order import ORDER_VERSION
+from shardkit.dataset.checked_lines import checksum
 from shardkit.errors import StateError
 
 STATE_VERSION = 1
 _COUNTS = ("epoch", "window", "step")
+_LAST = 1 << 60  # of positions and steps: further than any run comes, and an int64 counts on
 _ADDED_LATER: dict[str, Any] = {"span": None, "weights": None}  # not in states of the first releases
 
 
@@ -70,26 +72,36 @@ def make_state(identity: Mapping[str, Any], state: LoaderState, *, n_windows: in
     saved = {**identity, "epoch": epoch, "window": window, "step": state.step}
     if state.share is not None:
         saved["worker"] = [state.share.worker, state.share.workers, state.share.given]
-    return saved
+    return {**saved, "check": checksum(saved)}
 
 
 def read_state(identity: Mapping[str, Any], state: object, *, n_windows: int) -> LoaderState:
-    """What `make_state` made `state` of. Raises `StateError` if it is no state, damaged, or of another identity."""
-    state = {**_ADDED_LATER, **state} if isinstance(state, Mapping) else state
-    if not isinstance(state, Mapping) or not {*identity, *_COUNTS} <= state.keys():
+    """What `make_state` made `state` of. Raises `StateError` if it is no state, damaged, or of another identity.
+
+    States of the first releases have no checksum.
+    """
+    if not isinstance(state, Mapping) or not {*identity, *_COUNTS} <= {*_ADDED_LATER, *state}:
         raise StateError(f"not the state of a ShardLoader: {state!r:.200}: give what state_dict() returned")
     for key, value in identity.items():
-        if state[key] != value:
+        saved = state.get(key, _ADDED_LATER.get(key))
+        if (type(saved), saved) != (type(value), value):
             raise StateError(
-                f"the state was saved with {key} {state[key]!r}, this loader has {value!r}: make it as it was then, or "
+                f"the state was saved with {key} {saved!r}, this loader has {value!r}: make it as it was then, or "
                 "begin anew without the state"
             )
+    if unknown := sorted(map(str, state.keys() - {*identity, *_COUNTS, "worker", "check"})):
+        raise StateError(f"the state is damaged: no loader saves {unknown[0]!r}")
     epoch, window, step = (state[key] for key in _COUNTS)
     share = state.get("worker")
-    if not (is_count(epoch) and is_count(window) and is_count(step) and window < n_windows):
+    counts = is_count(epoch) and is_count(window) and is_count(step)
+    if not (counts and window < n_windows and max(epoch * n_windows + window, step) <= _LAST):
         raise StateError(f"the state is damaged: epoch {epoch!r}, window {window!r} of {n_windows}, step {step!r}")
-    if share is not None and not (isinstance(share, list) and len(share) == 3 and all(map(is_count, share))):
+    if share is not None and not (
+        isinstance(share, list) and len(share) == 3 and all(is_count(n) and n <= _LAST for n in share)
+    ):
         raise StateError(f"the state is damaged: worker {share!r}")
+    if "check" in state and state["check"] != checksum({key: state[key] for key in state if key != "check"}):
+        raise StateError("the state is damaged: its checksum is of other values; give one as it was saved")
     return LoaderState(
         position=epoch * n_windows + window,
         step=step,

@@ -13,18 +13,29 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from shardkit.dataset.token_stream import TokenStream
+from shardkit.dataset.typed_json import parse_json, read_record
 from shardkit.errors import OutputError, ShardError
-from shardkit.files import hold_lock, sha256_file
+from shardkit.files import hold_lock, read_small_file, sha256_file
 
 _KEY_FILE = "kept.json"
 Arrays = dict[str, NDArray[np.integer]]
 Parts = Iterable[tuple[NDArray[np.integer], ...]]  # one array of each name, to be laid end to end
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Saved:
+    """What is in `kept.json`: what the arrays were computed for, and the SHA-256 of each file."""
+
+    key: str
+    files: Mapping[str, str]
 
 
 def content_key(stream: TokenStream) -> str:
@@ -75,15 +86,17 @@ def _compute(dtypes: Mapping[str, str], compute: Callable[[], Parts]) -> Arrays:
 def _load(home: Path, key: str, dtypes: Mapping[str, str]) -> Arrays | None:
     """The arrays in `home`; None where it is missing, of another key, or damaged."""
     try:
-        saved = json.loads((home / _KEY_FILE).read_text(encoding="utf-8"))
-        if saved["key"] != key or list(saved["files"]) != [f"{name}.npy" for name in dtypes]:
+        saved = read_record(_Saved, parse_json(read_small_file(home / _KEY_FILE)))
+        if saved.key != key or list(saved.files) != [f"{name}.npy" for name in dtypes]:
             return None
-        if any(sha256_file(home / file) != sha256 for file, sha256 in saved["files"].items()):
+        if any(sha256_file(home / file) != sha256 for file, sha256 in saved.files.items()):
             return None
         # plain arrays: indexing a memmap takes microseconds
-        return {name: np.load(home / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in dtypes}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        arrays = {name: open_memmap(home / f"{name}.npy", mode="r").view(np.ndarray) for name in dtypes}
+    except (OSError, ValueError, TypeError, OverflowError):
         return None
+    as_wanted = all(array.ndim == 1 and array.dtype == dtypes[name] for name, array in arrays.items())
+    return arrays if as_wanted else None
 
 
 def _save(home: Path, key: str, arrays: Arrays) -> None:

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
+from collections.abc import Iterable
+from itertools import islice, pairwise
 from pathlib import Path
 
 from shardkit.dataset.records import ShardInfo
-from shardkit.dataset.shards import SHARD_NAME, read_header
+from shardkit.dataset.shards import SHARD_NAME, edges_sha256, read_header
 from shardkit.errors import ManifestError, ShardError
+from shardkit.files import open_file
 
 MANIFEST_NAME = "manifest.json"
 WORK_DIR = ".shardkit"  # working files; scripts in the wild that look for shards do not look there
 PLAN_FOLDER = "plans"  # in WORK_DIR: what was worked out about finished shards
 INCOMING_FOLDER = f"{WORK_DIR}/incoming"  # files that are not downloaded to their end
-_EDGE_BYTES = 4096
+
+
+def shard_files(directory: Path) -> list[Path]:
+    """The files in a folder that have the name of a shard, in no order."""
+    return [path for path in directory.glob("*.npy") if SHARD_NAME.match(path.name)]
+
+
+def check_gapless(numbers: Iterable[int], where: str, way_out: str) -> None:
+    """Refuse bare shards with one missing between them: without a manifest nothing else tells a broken download.
+
+    Raises `ManifestError`, which says what `where` lacks, and the `way_out`.
+    """
+    present = sorted(set(numbers))
+    missing = list(islice((lost for low, high in pairwise(present) for lost in range(low + 1, high)), 6))
+    if missing:
+        more = " and more" if len(missing) > 5 else ""
+        raise ManifestError(
+            f"{where} has shards {present[0]} to {present[-1]}, but lacks {', '.join(map(str, missing[:5]))}{more}: "
+            f"{way_out}"
+        )
 
 
 def read_bare_shards(directory: Path) -> tuple[list[ShardInfo], str]:
@@ -44,12 +65,9 @@ def read_bare_shards(directory: Path) -> tuple[list[ShardInfo], str]:
 def _read_bare_shard(path: Path, match: re.Match[str]) -> tuple[ShardInfo, str]:
     """The shard and its dtype; its edges stand in for the hash that nobody has made."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             header, size = read_header(file, path), os.fstat(file.fileno()).st_size
-            file.seek(0)
-            head = file.read(_EDGE_BYTES)
-            file.seek(max(0, size - _EDGE_BYTES))
-            edges = hashlib.sha256(head + file.read(_EDGE_BYTES)).hexdigest()
+            edges = edges_sha256(file)
     except OSError as error:
         raise ShardError(f"cannot open shard {path}: {error.strerror or error}") from error
     shard = ShardInfo(

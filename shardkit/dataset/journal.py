@@ -1,11 +1,8 @@
 """What makes a tokenizing run resumable after `kill -9`: `.shardkit/journal.jsonl`, one fsynced line a shard.
 
 Its first line is the run's identity: a folder whose identity differs holds another run. Each further line is a finished
-shard and where the stream goes on after it. A torn last line (the machine died while writing it) is cut off.
-
-At a remote, where a file can only be replaced as a whole, the same lines lie in segments of at most `SEGMENT_LINES`
-lines and 64 kB: `journal.jsonl` holds the first ones, `journal-000128.jsonl` those from line 128 on, and so on. Only
-the last segment changes when a shard is added, so the bytes sent grow with the shards, not with their square.
+shard and where the stream goes on after it. Each line's checksum covers the lines before too, and a line that does not
+hold is where the run goes on from: torn (the machine died while writing it), or damaged since.
 """
 
 from __future__ import annotations
@@ -13,23 +10,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
-from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from shardkit.dataset.folder import WORK_DIR
+from shardkit.dataset.checked_lines import CheckedLines
+from shardkit.dataset.consistency import check_shards
+from shardkit.dataset.folder import WORK_DIR, shard_files
 from shardkit.dataset.records import ShardInfo, SourceFile
-from shardkit.errors import OutputError
-from shardkit.files import atomic_write, write_error
+from shardkit.dataset.typed_json import parse_json, read_record
+from shardkit.errors import OutputError, ShardkitWarning
+from shardkit.files import atomic_write, read_small_file, write_error
 
 JOURNAL_FILE = f"{WORK_DIR}/journal.jsonl"
-SEGMENT_LINES = 128  # most lines of a segment: about 60 kB where a shard is made of few source files
-SEGMENT_BYTES = 1 << 16  # most bytes of one with more than one line
-_SEGMENT_NAME = re.compile(rf"{re.escape(WORK_DIR)}/journal-(\d{{6,}})\.jsonl")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,50 +40,87 @@ class Resume:
     files: Mapping[int, SourceFile] = field(default_factory=dict)
 
 
-class Journal:
-    """The ledger of one output folder: `lines` as they are in the file (line `i + 1` is of shard `i`), the finished
-    `shards`, and where the stream went on when it was opened. `open` reads it, or starts it with `identity`."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Head:
+    """The first line."""
 
-    def __init__(self, path: Path, lines: list[bytes], shards: list[ShardInfo], resume: Resume) -> None:
+    identity: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Step:
+    """A further line: a finished shard, and where the stream goes on after it."""
+
+    shard: ShardInfo
+    next: Resume
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JournalContent:
+    """What a journal says, as far as it holds: its `lines` (line `i + 1` is of shard `i`), the run's `identity`, the
+    finished `shards`, where the stream goes on, and the checksum so far. `damaged`: a line did not hold that is not
+    just a torn last one."""
+
+    lines: list[bytes]
+    identity: dict[str, Any]
+    shards: list[ShardInfo]
+    resume: Resume
+    check: CheckedLines
+    damaged: bool
+
+
+class Journal:
+    """The ledger of one output folder: `lines` as they are in the file, the finished `shards`, and where the stream
+    went on when it was opened. `open` reads it, or starts it with `identity`."""
+
+    def __init__(self, path: Path, content: JournalContent) -> None:
         self.path = path
-        self.lines = lines
-        self.shards = shards
-        self.resume = resume
+        self.lines = content.lines
+        self.shards = content.shards
+        self.resume = content.resume
+        self._check = content.check
+        self._bytes = sum(map(len, content.lines))
 
     @classmethod
     def open(cls, directory: Path, identity: Mapping[str, Any]) -> Journal:
         """The journal of `directory` for the run that `identity` describes, new or gone on with.
 
-        Raises `OutputError` if the folder holds another run (naming the options that differ) or a damaged journal.
+        Warns (`ShardkitWarning`) if it goes on from before a damaged line. Raises `OutputError` if the folder holds
+        another run (naming the options that differ), or shards and a journal of which nothing holds.
         """
         path = directory / JOURNAL_FILE
-        if not path.exists():
+        content = read_local(directory)
+        if content is None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            head = (json.dumps({"identity": identity}) + "\n").encode()
-            atomic_write(path, head)
-            return cls(path, [head], [], Resume())
-        data = path.read_bytes()
-        lines = whole_lines(data)
-        if not data.endswith(b"\n"):
-            atomic_write(path, b"".join(lines))
-        try:
-            stated, records, shards = _parse(lines)
-            resume = _resume(records)
-        except _DAMAGE as error:
-            raise OutputError(f"{path} is damaged ({error}): start again with --overwrite") from error
-        if differ := _differences(stated, json.loads(json.dumps(identity))):
+            content = _begun(identity)
+            atomic_write(path, content.lines[0])
+            return cls(path, content)
+        if differ := _differences(content.identity, json.loads(json.dumps(identity))):
             raise OutputError(
                 f"{directory} holds another run ({'; '.join(differ)}): choose another --out, or start again with "
                 "--overwrite"
             )
-        return cls(path, lines, shards, resume)
+        if content.damaged:
+            warnings.warn(
+                f"{path} is damaged from line {len(content.lines) + 1} on: the run goes on from shard "
+                f"{len(content.shards)}, and makes what comes after it again",
+                ShardkitWarning,
+                stacklevel=3,
+            )
+        if path.stat().st_size != sum(map(len, content.lines)):
+            atomic_write(path, b"".join(content.lines))
+        return cls(path, content)
 
     def append(self, shard: ShardInfo, resume: Resume) -> None:
-        """Record a finished shard, durably. `resume.files` need hold only what changed since the last call."""
-        record = {"shard": dataclasses.asdict(shard), "next": dataclasses.asdict(resume)}
-        line = (json.dumps(record) + "\n").encode()
+        """Record a finished shard, durably. `resume.files` need hold only what changed since the last call.
+
+        Raises `OutputError` if it cannot be written, or is not the file that it was: then the folder is not ours.
+        """
+        line = self._check.seal({"shard": dataclasses.asdict(shard), "next": dataclasses.asdict(resume)})
         try:
-            with open(self.path, "ab") as file:
+            with open(self.path, "r+b") as file:  # which makes none
+                if file.seek(0, os.SEEK_END) != self._bytes:
+                    raise OutputError(f"{self.path} was written to by somebody else: run the same command again")
                 file.write(line)
                 file.flush()
                 os.fsync(file.fileno())
@@ -96,6 +128,56 @@ class Journal:
             raise write_error(error, self.path, len(line)) from error
         self.lines.append(line)
         self.shards.append(shard)
+        self._bytes += len(line)
+
+
+def read_local(directory: Path) -> JournalContent | None:
+    """What the journal in `directory` says; None if there is none, or nothing of it holds and no shard is there either:
+    of a folder that was removed while a run was at work. Raises `OutputError` as `parse_journal` does."""
+    path = directory / JOURNAL_FILE
+    try:
+        return parse_journal(read_small_file(path), where=str(path))
+    except FileNotFoundError:
+        return None
+    except OutputError:
+        if shard_files(directory):
+            raise
+        return None
+    except OSError as error:
+        raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def parse_journal(journal: bytes, *, where: str, way_out: str = "start again with --overwrite") -> JournalContent:
+    """What a journal says, up to the first line that does not hold; `where` names it in errors.
+
+    Raises `OutputError` if nothing of it holds: it is damaged, or of a version whose lines had no checksums.
+    """
+    lines, check = whole_lines(journal), CheckedLines()
+    try:
+        records = check.unseal(lines)
+        if not records:
+            raise ValueError("its first line does not hold")
+        identity = read_record(_Head, records[0]).identity
+        steps = [read_record(_Step, record) for record in records[1:]]
+        shards = [step.shard for step in steps]
+        if [shard.index for shard in shards] != list(range(len(shards))):
+            raise ValueError("its shards are not 0, 1, 2 and so on")
+        check_shards(shards)
+    except ValueError as error:
+        if _is_unchecked(lines):
+            raise OutputError(
+                f"{where} was begun by an earlier version, its lines have no checksums: {way_out} (a dataset that has "
+                "its manifest.json is whole without it)"
+            ) from error
+        raise OutputError(f"{where} is damaged ({error}): {way_out}") from error
+    return JournalContent(
+        lines=lines[: len(records)],
+        identity=identity,
+        shards=shards,
+        resume=_resume([step.next for step in steps]),
+        check=check,
+        damaged=len(records) < len(lines),
+    )
 
 
 def whole_lines(journal: bytes) -> list[bytes]:
@@ -103,94 +185,26 @@ def whole_lines(journal: bytes) -> list[bytes]:
     return journal[: journal.rfind(b"\n") + 1].splitlines(keepends=True)
 
 
-def changed_segments(lines: Sequence[bytes], since: int, starts: list[int] | None = None) -> dict[str, bytes]:
-    """The segments that hold a line from number `since` on, by file name, in order: what must be written to a remote
-    that has the `lines` before `since`.
-
-    `starts`, the first lines of the segments as an earlier call for fewer of these lines left them, saves time.
-    """
-    starts = [] if starts is None else starts
-    _extend_starts(starts, lines)
-    first = max(0, bisect_right(starts, since) - 1)
-    return {
-        f"{WORK_DIR}/journal-{start:06d}.jsonl" if start else JOURNAL_FILE: b"".join(lines[start:end])
-        for start, end in pairwise([*starts[first:], len(lines)])
-        if end > since
-    }
+def _begun(identity: Mapping[str, Any]) -> JournalContent:
+    check = CheckedLines()
+    line = check.seal({"identity": dict(identity)})
+    return JournalContent(lines=[line], identity=dict(identity), shards=[], resume=Resume(), check=check, damaged=False)
 
 
-def _extend_starts(starts: list[int], lines: Sequence[bytes]) -> None:
-    """Add to `starts` where further segments begin. That of a line depends on the lines before it alone."""
-    at = starts[-1] if starts else 0
-    size = 0
-    for number in range(at, len(lines)):
-        size += len(lines[number])
-        if not starts or (number > at and (size > SEGMENT_BYTES or number - at == SEGMENT_LINES)):
-            starts.append(number)
-            at, size = number, len(lines[number])
-
-
-def segment_files(names: Iterable[str]) -> list[str]:
-    """Those of `names` that are segments of a journal, in the order of their lines."""
-    return sorted((name for name in names if _first_line(name) is not None), key=lambda name: _first_line(name) or 0)
-
-
-def joined_segments(segments: Mapping[str, bytes]) -> bytes:
-    """The journal whose segments are given by file name, up to the first line that none of them holds.
-
-    A `journal.jsonl` of more than `SEGMENT_LINES` lines, as earlier versions wrote it, may be followed by segments too.
-    """
-    lines: list[bytes] = []
-    for name in segment_files(segments):
-        start, more = _first_line(name) or 0, segments[name].splitlines(keepends=True)
-        if start > len(lines) or (start == len(lines) and lines and not lines[-1].endswith(b"\n")):
-            break
-        if start + len(more) > len(lines):
-            lines[start:] = more
-    return b"".join(lines)
-
-
-def _first_line(name: str) -> int | None:
-    """The number of the first line of the segment that is called `name`; None for another file."""
-    if name == JOURNAL_FILE:
-        return 0
-    match = _SEGMENT_NAME.fullmatch(name)
-    return int(match[1]) if match else None
-
-
-def acknowledged(journal: bytes, *, where: str) -> tuple[dict[str, Any], list[ShardInfo]]:
-    """The identity and the finished shards that another machine's journal names; `where` names it in errors.
-
-    Raises `OutputError` for a damaged one. A torn last line is not counted.
-    """
+def _is_unchecked(lines: Sequence[bytes]) -> bool:
+    """Whether these lines begin as those of earlier versions did."""
     try:
-        identity, _, shards = _parse(whole_lines(journal))
-    except _DAMAGE as error:
-        raise OutputError(f"{where} is damaged ({error}): its owner must start again with --overwrite") from error
-    return identity, shards
+        return set(parse_json(lines[0])) == {"identity"}
+    except (ValueError, TypeError, IndexError):
+        return False
 
 
-_DAMAGE = (ValueError, KeyError, TypeError, IndexError, RecursionError)  # what `_parse` and `_resume` raise for it
-
-
-def _parse(lines: list[bytes]) -> tuple[dict[str, Any], list[dict[str, Any]], list[ShardInfo]]:
-    """Identity, records, and the shards in them. Raises one of `_DAMAGE`."""
-    identity = json.loads(lines[0].decode())["identity"]
-    records = [json.loads(line.decode()) for line in lines[1:]]
-    shards = [ShardInfo(**record["shard"]) for record in records]
-    if [shard.index for shard in shards] != list(range(len(shards))):
-        raise ValueError("its shards are not 0, 1, 2 and so on")
-    return identity, records, shards
-
-
-def _resume(records: list[dict[str, Any]]) -> Resume:
-    if not records:
+def _resume(places: Sequence[Resume]) -> Resume:
+    """Where the stream goes on after the last place, with all that the files gave."""
+    if not places:
         return Resume()
-    files: dict[int, SourceFile] = {}
-    for record in records:
-        for number, stats in record["next"]["files"].items():
-            files[int(number)] = SourceFile(**{**stats, "skipped_rows": tuple(stats["skipped_rows"])})
-    return Resume(**{**records[-1]["next"], "files": files})
+    files = {number: file for place in places for number, file in place.files.items()}
+    return dataclasses.replace(places[-1], files=files)
 
 
 def _differences(stated: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

@@ -9,19 +9,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from shardkit.dataset.check import check_shard
+from shardkit.dataset.consistency import check_shards, check_sizes, check_tokenizer
 from shardkit.dataset.folder import INCOMING_FOLDER, MANIFEST_NAME, PLAN_FOLDER, WORK_DIR, read_bare_shards
 from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.records import ShardInfo, SourceFile, SourceInfo, TokenizerInfo
-from shardkit.dataset.shards import DTYPES, SHARD_NAME
+from shardkit.dataset.typed_json import parse_json, read_record
 from shardkit.errors import ManifestError
-from shardkit.files import atomic_write
+from shardkit.files import atomic_write, read_small_file
 
 __all__ = [
     "MANIFEST_NAME",
@@ -34,6 +34,7 @@ __all__ = [
     "TokenizerInfo",
 ]
 FORMAT_VERSION = 1
+_TOTALS = ("tokens", "documents", "fingerprint")  # stated, and found again from the shards
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,44 +108,39 @@ class Manifest:
         if path.name != MANIFEST_NAME:
             path = path / MANIFEST_NAME
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_small_file(path)
         except FileNotFoundError:
             raise ManifestError(
                 f"{path.parent} has no {MANIFEST_NAME}: the dataset is unfinished (run the same command again), or the "
                 "folder is another one"
             ) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ManifestError(f"cannot read {path}: {error}") from error
+        except OSError as error:
+            raise ManifestError(f"cannot read {path}: {error.strerror or error}") from error
         return dataclasses.replace(cls.from_json(text, where=str(path)), directory=path.parent)
 
     @classmethod
-    def from_json(cls, text: str, *, where: str = MANIFEST_NAME) -> Manifest:
+    def from_json(cls, text: str | bytes, *, where: str = MANIFEST_NAME) -> Manifest:
         """Parse and check the text of a manifest; `where` names it in errors. Raises `ManifestError`."""
         try:
-            data = json.loads(text)
-            version = data["format_version"]
-            if version != FORMAT_VERSION:
-                raise ManifestError(
-                    f"{where} has format_version {version!r}, this shardkit reads {FORMAT_VERSION}: install a newer one"
-                )
-            manifest = _parse(data)
-            manifest._check(where)
-            stated, totals = data["fingerprint"], (data["tokens"], data["documents"])
-        except ManifestError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            detail = f"no {error} in it" if isinstance(error, KeyError) else str(error)
-            raise ManifestError(f"{where} is not a shardkit manifest ({detail}): fetch or make it again") from error
-        if stated != manifest.fingerprint:
+            data = parse_json(text)
+            if isinstance(data, dict):  # a newer version may state more
+                version = data.get("format_version")
+                if type(version) is int and version != FORMAT_VERSION:
+                    raise ManifestError(
+                        f"{where} has format_version {version!r:.60}, this shardkit reads {FORMAT_VERSION}: install a "
+                        "newer one"
+                    )
+                data = {field.name: data[field.name] for field in dataclasses.fields(_Stated) if field.name in data}
+            stated = read_record(_Stated, data)
+        except ValueError as error:
+            raise ManifestError(f"{where} is not a shardkit manifest ({error}): fetch or make it again") from error
+        manifest = cls(**{name: getattr(stated, name) for name in data if name not in _TOTALS})
+        try:
+            manifest._check(stated)
+        except ValueError as error:
             raise ManifestError(
-                f"{where} has fingerprint {stated!r}, its shards give {manifest.fingerprint}: it was edited or "
-                "damaged, fetch it again"
-            )
-        if totals != (manifest.tokens, manifest.documents):
-            raise ManifestError(
-                f"{where} states {totals[0]} tokens and {totals[1]} documents, its shards add up to {manifest.tokens} "
-                f"tokens and {manifest.documents} documents: it was edited or damaged, fetch it again"
-            )
+                f"{where} states what cannot be ({error}): it was edited or damaged, fetch it again"
+            ) from error
         return manifest
 
     @classmethod
@@ -182,17 +178,34 @@ class Manifest:
             if split in (None, shard.split):
                 check_shard(Path(directory) / shard.file, shard, dtype=self.dtype)
 
-    def _check(self, where: str) -> None:
-        if self.dtype not in DTYPES:
-            raise ManifestError(f"{where} has dtype {self.dtype!r}, expected one of {', '.join(DTYPES)}")
-        names = [shard.file for shard in self.shards]
-        if len(set(names)) != len(names):
-            raise ManifestError(f"{where} names a shard twice")
-        for shard in self.shards:
-            if shard.file != os.path.basename(shard.file) or not SHARD_NAME.match(shard.file):
-                raise ManifestError(f"{where} names a shard {shard.file!r}: expected PREFIX_SPLIT_000000.npy")
-            if shard.tokens <= 0 or shard.bytes <= 0:
-                raise ManifestError(f"{where} gives {shard.file} {shard.tokens} tokens in {shard.bytes} bytes")
+    def _check(self, stated: _Stated) -> None:
+        """Check that all that the manifest states goes together. Raises `ValueError`."""
+        check_shards(self.shards)
+        check_sizes(self.shards, dtype=self.dtype, tokens_per_shard=self.tokens_per_shard)
+        if self.tokenizer is not None:
+            check_tokenizer(self.tokenizer, self.dtype)
+        for name in _TOTALS:
+            if getattr(stated, name) != getattr(self, name):
+                raise ValueError(
+                    f"it states {name} {getattr(stated, name)!r:.80}, its shards give {getattr(self, name)}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Stated:
+    """What `manifest.json` states."""
+
+    format_version: int
+    shardkit_version: str
+    tokenizer: TokenizerInfo | None
+    dtype: str
+    tokens_per_shard: int
+    encoder: Mapping[str, str]
+    source: SourceInfo | None
+    shards: tuple[ShardInfo, ...]
+    tokens: int
+    documents: int
+    fingerprint: str
 
 
 def _plain(value: Any) -> Any:
@@ -201,20 +214,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     return dict(value) if isinstance(value, Mapping) else value
-
-
-def _parse(data: dict[str, Any]) -> Manifest:
-    source, tokenizer = data["source"], data["tokenizer"]
-    if source is not None:
-        files = tuple(SourceFile(**{**f, "skipped_rows": tuple(f["skipped_rows"])}) for f in source["files"])
-        source = SourceInfo(**{**source, "files": files})
-    return Manifest(
-        format_version=data["format_version"],
-        shardkit_version=data["shardkit_version"],
-        tokenizer=None if tokenizer is None else TokenizerInfo(**tokenizer),
-        dtype=data["dtype"],
-        tokens_per_shard=data["tokens_per_shard"],
-        encoder=data["encoder"],
-        source=source,
-        shards=tuple(ShardInfo(**shard) for shard in data["shards"]),
-    )

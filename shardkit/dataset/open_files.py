@@ -19,7 +19,9 @@ if sys.platform != "win32":
     import fcntl
     import resource
 
-_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+_FLAGS = os.O_RDONLY | sum(
+    getattr(os, flag, 0) for flag in ("O_BINARY", "O_CLOEXEC", "O_NONBLOCK")
+)  # which never waits
 _LEFT_TO_OTHERS = 1024  # descriptors below the soft limit, or half of them where there are fewer
 _MOST_ON_WINDOWS = 512
 _can_raise = sys.platform == "linux"  # elsewhere the hard limit may promise more than the kernel gives

@@ -21,11 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardkit.errors import ShardError
-from shardkit.files import LongFile, fsync_dir, write_error
+from shardkit.files import LongFile, fsync_dir, open_file, write_error
 
-SHARD_NAME = re.compile(r"^(?P<prefix>.+)_(?P<split>[a-z]+)_(?P<index>\d{6,})\.npy$")
+SHARD_NAME = re.compile(r"^(?P<prefix>[^/\\\x00-\x1f\x7f]+)_(?P<split>[a-z]+)_(?P<index>[0-9]{6,15})\.npy\Z")
 _LONGEST_HEADER = 4096  # bytes; numpy writes 118
-DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+_MOST_TOKENS = 1 << 48  # of one shard
+_EDGE_BYTES = 4096
+DTYPES: dict[str, np.dtype[np.uint16] | np.dtype[np.uint32]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 
 
 def shard_name(prefix: str, split: str, index: int) -> str:
@@ -40,6 +42,11 @@ def shard_header(tokens: int, dtype: np.dtype[np.unsignedinteger]) -> bytes:
         buffer, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (tokens,)}
     )
     return buffer.getvalue()
+
+
+def longest_shard(tokens: int, dtype: np.dtype[np.unsignedinteger]) -> int:
+    """The most bytes of a file with so many tokens that `open_shard` opens: with the longest header."""
+    return 12 + _LONGEST_HEADER + tokens * dtype.itemsize
 
 
 class ShardHeader(NamedTuple):
@@ -65,7 +72,7 @@ def open_shard(path: str | Path) -> np.memmap:
     """
     path = Path(path)
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             header = read_header(file, path)
             return np.memmap(file, dtype=header.dtype, mode="r", offset=header.bytes, shape=(header.tokens,))
     except OSError as error:
@@ -83,12 +90,12 @@ def read_header(file: BinaryIO, path: Path) -> ShardHeader:
             f"{path} has no .npy header (it starts with {magic!r}): a headerless memmap under that name, or another "
             "format? write it again with `np.save`"
         )
-    version = file.read(2)[:1]
-    length = int.from_bytes(file.read(2 if version == b"\x01" else 4), "little")
+    version = file.read(2)
+    length = int.from_bytes(file.read(2 if version == b"\x01\x00" else 4), "little")
     text = file.read(min(length, _LONGEST_HEADER))
     try:
-        shape, dtype = _parse_header(text)
-    except (ValueError, TypeError, KeyError, SyntaxError, MemoryError, RecursionError) as error:
+        shape, dtype = _parse_header(version, text)
+    except (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError, Warning) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ShardError(f"{path} has a damaged .npy header ({reason}): fetch or make it again") from error
     if len(shape) != 1 or dtype not in DTYPES.values():
@@ -109,10 +116,27 @@ def read_header(file: BinaryIO, path: Path) -> ShardHeader:
 
 
 @lru_cache(maxsize=64)  # the shards of a dataset have the same header, but for the last one
-def _parse_header(text: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype from the text of a `.npy` header, a Python literal."""
+def _parse_header(version: bytes, text: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype from the text of a `.npy` header, a Python literal. Refuses what numpy refuses."""
+    if version not in (b"\x01\x00", b"\x02\x00", b"\x03\x00"):
+        raise ValueError(f"version {'.'.join(map(str, version))}")
     header = ast.literal_eval(text.decode("latin-1"))
-    return tuple(map(int, header["shape"])), np.dtype(header["descr"])
+    if type(header) is not dict or header.keys() != {"descr", "fortran_order", "shape"}:
+        raise ValueError("it is no description of an array")
+    shape, descr = header["shape"], header["descr"]
+    if type(shape) is not tuple or not all(type(size) is int and 0 <= size <= _MOST_TOKENS for size in shape):
+        raise ValueError("its shape is none")
+    if type(header["fortran_order"]) is not bool or type(descr) is not str:
+        raise ValueError("its order or its type is none")
+    return shape, np.dtype(descr)
+
+
+def edges_sha256(file: BinaryIO) -> str:
+    """The hex SHA-256 of an open file's first and last 4096 bytes."""
+    file.seek(0)
+    head, size = file.read(_EDGE_BYTES), os.fstat(file.fileno()).st_size
+    file.seek(max(0, size - _EDGE_BYTES))
+    return hashlib.sha256(head + file.read(_EDGE_BYTES)).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardkit.dataset.check import check_open_shard, check_shard, check_sizes
-from shardkit.dataset.folder import MANIFEST_NAME
+from shardkit.dataset.folder import MANIFEST_NAME, check_gapless
 from shardkit.dataset.manifest import Manifest
 from shardkit.dataset.open_files import OpenFiles
 from shardkit.dataset.records import ShardInfo
@@ -236,7 +236,8 @@ def open_split(source: str | os.PathLike[str] | Manifest, split: str, *, verify:
             raise ManifestError(f"no folder {directory}: give a folder of shards (`shardkit pull` fetches one)")
         manifest = Manifest.of_folder(directory)
         if not (directory / MANIFEST_NAME).exists():
-            _check_gapless(manifest, directory)
+            numbers = [shard.index for shard in manifest.shards]
+            check_gapless(numbers, str(directory), "fetch them, or give Manifest.from_shards(folder) to go without")
     stream = open_stream(manifest, split)
     if verify and not all(shard.sha256 for shard in stream.shards):
         raise UsageError(f"{stream.directory} has no {MANIFEST_NAME}, so no hashes to verify against: drop verify=True")
@@ -255,17 +256,6 @@ def open_stream(manifest: Manifest, split: str) -> TokenStream:
     if not shards:
         raise UsageError(_no_split(manifest, manifest.directory, split))
     return TokenStream(manifest.directory, shards, manifest.dtype)
-
-
-def _check_gapless(manifest: Manifest, directory: Path) -> None:
-    """Refuse bare shards with one missing between them: without a manifest nothing else tells a broken download."""
-    shard_numbers = {shard.index for shard in manifest.shards}
-    if missing := sorted(set(range(min(shard_numbers), max(shard_numbers))) - shard_numbers):
-        raise ManifestError(
-            f"{directory} has shards {min(shard_numbers)} to {max(shard_numbers)}, but lacks "
-            f"{', '.join(map(str, missing[:5]))}{' and more' if len(missing) > 5 else ''}: fetch them, or give "
-            "Manifest.from_shards(folder) to go without"
-        )
 
 
 def _no_split(manifest: Manifest, directory: Path, split: str) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shardkit.batches.checks import is_count
 from shardkit.batches.order import Cut
 from shardkit.batches.row_sequence import RowSequence, Sources
 from shardkit.batches.rows import DatasetRows, RowOptions
@@ -18,7 +20,9 @@ from shardkit.dataset.documents import locate_token, source_of
 from shardkit.dataset.manifest import Manifest
 from shardkit.dataset.shards import open_shard
 from shardkit.dataset.token_stream import Tokens
-from shardkit.errors import UsageError
+from shardkit.dataset.typed_json import read_record
+from shardkit.errors import ShardError, UsageError
+from shardkit.files import open_file
 from shardkit.tokenization.tokenizer import Tokenizer
 
 
@@ -72,7 +76,13 @@ def _read_document(
 ) -> tuple[int, NDArray[np.unsignedinteger]]:
     """Offset of the `nth` EOT in shard `number`, and the ids after it up to the next EOT, across shard ends."""
     tokens = open_shard(directory / manifest.shards[number].file)
-    offset = int(np.flatnonzero(tokens == eot_id)[nth])
+    places = np.flatnonzero(tokens == eot_id)
+    if nth >= len(places):
+        raise ShardError(
+            f"{directory / manifest.shards[number].file} holds {len(places):,} EOT tokens, the manifest says "
+            f"{manifest.shards[number].documents:,}: it is damaged, fetch or make it again"
+        )
+    offset = int(places[nth])
     parts: list[NDArray[np.unsignedinteger]] = []
     begin, wanted = offset + 1, max_tokens
     for shard in manifest.shards[number:]:
@@ -88,6 +98,7 @@ def _read_document(
 
 
 _RUN_LOG = "log.jsonl"
+_DECISIVE = ("split", "seq_len", "shuffle", "seed", "layout", "span")  # of a loader's state
 
 
 def peek_row(
@@ -141,39 +152,62 @@ def peek_run(
     given, and `StateError` where the dataset is another by now.
     """
     data = _data_of(run, step)
-    saved = data["loader"]
+    saved = data.loader
     if isinstance(saved["fingerprint"], list):
         raise UsageError(f"{run} was fed a mixture: give its parts and numbers by themselves")
-    decisive = {name: saved[name] for name in ("split", "seq_len", "shuffle", "seed", "layout", "span")}
-    options = RowOptions(**decisive, eot_id=data.get("eot_id"))
-    cut = _cut(data["micro_batch"], data["world_size"], rank, row)
-    if not 0 <= micro_step < data["micro_steps"]:
-        raise UsageError(f"--micro-step is {micro_step}: expected 0 to {data['micro_steps'] - 1}")
-    with RowSequence(moved_to or data["folder"], options) as line:
+    options = RowOptions(**{name: saved[name] for name in _DECISIVE}, eot_id=data.eot_id)
+    cut = _cut(data.micro_batch, data.world_size, rank, row)
+    if not 0 <= micro_step < data.micro_steps:
+        raise UsageError(f"--micro-step is {micro_step}: expected 0 to {data.micro_steps - 1}")
+    with RowSequence(moved_to or data.folder, options) as line:
         begin = read_state(line.identity, saved, n_windows=line.n_rows)
-        batches = (step - data["after_step"] - 1) * data["micro_steps"] + micro_step
+        batches = (step - data.after_step - 1) * data.micro_steps + micro_step
         position = begin.position + batches * cut.global_batch + rank * cut.batch_size + row
         return _describe(line, position, max_tokens, tokenizer)
 
 
-def _data_of(run: Path, step: int) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _RunData:
+    """What a training run's log says of the data of the steps after one."""
+
+    after_step: int
+    folder: str
+    loader: dict[str, Any]
+    micro_batch: int
+    micro_steps: int
+    world_size: int
+    eot_id: int | None = None
+
+
+def _data_of(run: Path, step: int) -> _RunData:
     """The log's line on the data that `step` was given: the last one before it."""
     path = run / _RUN_LOG
-    data: dict[str, Any] | None = None
+    found: dict[str, Any] = {}
     last = 0
     try:
-        for text in path.read_text(encoding="utf-8").splitlines():
-            try:
-                line = json.loads(text)
-            except ValueError:  # cut short by a kill
-                continue
-            last = max(last, line.get("step", 0))
-            if line.get("after_step", step) < step:
-                data = line
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {path}: {error}; give the --out folder of a training run") from error
-    if data is None or not 1 <= step <= last:
+        with open_file(path) as file:
+            for text in file:
+                try:
+                    line = json.loads(text)  # a loss may be no number
+                except (ValueError, RecursionError):  # cut short by a kill
+                    continue
+                now, after = (line.get("step"), line.get("after_step")) if isinstance(line, dict) else (None, None)
+                last = max(last, now if is_count(now) else 0)
+                if is_count(after) and after < step:
+                    found = line
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {path}: {error.strerror or error}; give the --out folder of a training run"
+        ) from error
+    if not found or not 1 <= step <= last:
         raise UsageError(f"{path} has no step {step} of which it knows the data: expected 1 to {last}")
+    try:
+        known = [field.name for field in fields(_RunData)]
+        data = read_record(_RunData, {name: found[name] for name in known if name in found})
+        if missing := {"fingerprint", *_DECISIVE} - data.loader.keys():
+            raise ValueError(f"its loader has no {min(missing)!r} in it")
+    except ValueError as error:
+        raise UsageError(f"{path} does not say which data step {step} was given ({error}): it is damaged") from error
     return data
 
 

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from shardkit.dataset.folder import check_gapless
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest, ShardInfo, SourceInfo
 from shardkit.errors import HubError, OutputError, ShardkitWarning, UsageError
 from shardkit.files import sha256_file
@@ -35,9 +36,16 @@ def pull_bare(
     """Pull bare shards into `directory`, whose own manifest is `local`.
 
     Returns the manifest made of them, and whether the remote gave a SHA-256 for each file to check it against. Warns
-    (`ShardkitWarning`), for no manifest of the publisher's was there.
+    (`ShardkitWarning`), for no manifest of the publisher's was there. Raises `ManifestError` for a shard that is
+    missing between those to pull, unless `selection` says that gaps are meant.
     """
     wanted = bare_shards(remote.name, remote_files, selection, local)
+    if not selection.allow_gaps:
+        check_gapless(
+            _numbers_from_to(remote_files, wanted),
+            remote.name,
+            "choose shards before or after the gap with --shards, or pull with --allow-gaps to go without",
+        )
     unchecked = sum(not item.sha256 for item in wanted)
     warnings.warn(
         f"{remote.name} has no {MANIFEST_NAME}: nobody says what should be in it, the manifest is made here"
@@ -85,6 +93,13 @@ def bare_shards(
         shard = made.get(f"{match['stem']}.npy") if pulled.get(file) == [size, sha256] else None
         wanted.append(WantedFile(shard or _expected(match, size, sha256), file, size, sha256))
     return wanted
+
+
+def _numbers_from_to(remote_files: Mapping[str, RemoteFile], wanted: Sequence[WantedFile]) -> list[int]:
+    """The numbers of the shards at the remote from the first of those that are wanted to the last, of any split."""
+    numbers = [item.shard.index for item in wanted]
+    there = (int(match["index"]) for file in remote_files if (match := _BARE_NAME.fullmatch(file)))
+    return [number for number in there if min(numbers) <= number <= max(numbers)]
 
 
 def _expected(match: re.Match[str], size: int, sha256: str) -> ShardInfo:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 import tempfile
 import threading
 from collections.abc import Collection, Sequence
@@ -17,7 +16,7 @@ from shardkit.dataset.llmc import bin_to_npy
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, ShardInfo
 from shardkit.dataset.shards import open_shard
 from shardkit.errors import DiskFull, HubError, ShardError
-from shardkit.files import atomic_write, format_bytes, free_bytes
+from shardkit.files import atomic_write, format_bytes, free_bytes, read_small_file, remove_tree, write_error
 from shardkit.remote.interface import Remote
 from shardkit.remote.threads import TransferThreads
 from shardkit.remote.uploader import TransferProgress
@@ -76,7 +75,7 @@ def download_files(
                 "or pull a part with --split or --shards"
             )
         unfinished = directory / WORK_DIR / "incoming"
-        shutil.rmtree(unfinished, ignore_errors=True)  # of a pull that was killed: its files restart anyway
+        remove_tree(unfinished)  # of a pull that was killed: its files restart anyway
         unfinished.mkdir(parents=True)
         incoming = Path(tempfile.mkdtemp(dir=unfinished))  # an abandoned thread must not find our files under its names
         done, lock = 0, threading.Lock()
@@ -119,7 +118,10 @@ def download_verified(remote: Remote, item: WantedFile, incoming: Path, target: 
                 path = bin_to_npy(path)
             elif not item.sha256:
                 open_shard(path)
-            os.replace(path, target)
+            try:
+                os.replace(path, target)
+            except OSError as error:  # a folder of that name
+                raise write_error(error, target, 0) from error
             return
         path.unlink()
     raise HubError(
@@ -131,5 +133,5 @@ def download_verified(remote: Remote, item: WantedFile, incoming: Path, target: 
 def write_manifest(directory: Path, manifest: bytes) -> None:
     """Put `manifest.json` into `directory`, unless that very one is there."""
     path = directory / MANIFEST_NAME
-    if not path.exists() or path.read_bytes() != manifest:
+    if not path.exists() or read_small_file(path) != manifest:
         atomic_write(path, manifest)

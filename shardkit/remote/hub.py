@@ -26,7 +26,7 @@ from shardkit.errors import HubError
 from shardkit.files import sha256_file
 from shardkit.network import TRIES, with_retries
 from shardkit.remote.hub_client import CLIENT, Download
-from shardkit.remote.interface import RemoteFile
+from shardkit.remote.interface import RemoteFile, check_small
 
 CommitOperation = CommitOperationAdd | CommitOperationCopy | CommitOperationDelete  # what the client's list holds
 Result = TypeVar("Result")
@@ -96,11 +96,13 @@ class HubRemote:
 
     def read(self, file: str) -> bytes:
         url = hf_hub_url(self.repo_id, file, repo_type="dataset", revision=self.revision)
+        listed = self._listed.get(file)
+        check_small(self.name, file, listed.size if listed is not None else 0)
 
         def get() -> bytes:
             target = io.BytesIO()
             sha256 = Download(url, target, self.stopping)()
-            content, listed = target.getvalue(), self._listed.get(file)
+            content = target.getvalue()
             # Small files are not LFS: the git blob's name is the only hash that the Hub has of them.
             blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
             if listed is not None and (sha256 != listed.lfs.sha256 if listed.lfs else blob != listed.blob_id):

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Protocol
 
 from shardkit.dataset.manifest import WORK_DIR, ShardInfo
+from shardkit.errors import HubError
+from shardkit.files import SMALL_BYTES, format_bytes
 
 CLAIM_FILE = f"{WORK_DIR}/push.json"
 
@@ -26,6 +28,15 @@ class RemoteFile:
 
     size: int
     sha256: str
+
+
+def check_small(name: str, file: str, size: int) -> None:
+    """Refuse to read the whole of a file that is no small one, before anything of it has come. Raises `HubError`."""
+    if size > SMALL_BYTES:
+        raise HubError(
+            f"{name}: {file} has {format_bytes(size)} there, more than {format_bytes(SMALL_BYTES)}: it is not what "
+            "shardkit writes, its owner must push it again"
+        )
 
 
 class Remote(Protocol):
@@ -63,7 +74,7 @@ class Remote(Protocol):
         """The files at the remote now, by name relative to the dataset."""
 
     def read(self, file: str) -> bytes:
-        """The bytes of a small file."""
+        """The bytes of a small file, one of at most `SMALL_BYTES`."""
 
     def fetch(self, file: str, folder: Path, *, again: bool) -> tuple[Path, str]:
         """Download `file` into `folder`; its path and SHA-256. `again` distrusts every copy on this machine."""

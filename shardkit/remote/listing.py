@@ -9,10 +9,11 @@ from itertools import takewhile
 
 import numpy as np
 
-from shardkit.dataset.journal import JOURNAL_FILE, acknowledged, joined_segments, segment_files
+from shardkit.dataset.journal import JOURNAL_FILE, JournalContent, parse_journal
+from shardkit.dataset.journal_segments import joined_segments, segment_files
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest, SourceInfo
 from shardkit.dataset.shards import shard_header
-from shardkit.errors import HubError, ManifestError, UsageError
+from shardkit.errors import HubError, UsageError
 from shardkit.remote.download import WantedFile
 from shardkit.remote.interface import Remote, RemoteFile
 from shardkit.remote.threads import TransferThreads
@@ -20,10 +21,12 @@ from shardkit.remote.threads import TransferThreads
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Selection:
-    """A part of a dataset: one split (None: all), and a half-open range of shard indices (None: all)."""
+    """A part of a dataset: one split (None: all), and a half-open range of shard indices (None: all); `allow_gaps` says
+    that bare shards may lack one between them."""
 
     split: str | None
     shards: tuple[int, int] | None
+    allow_gaps: bool = False
 
     def includes(self, split: str, index: int) -> bool:
         """Whether the shard `index`, which is of `split`, is in that part."""
@@ -47,10 +50,7 @@ def published(remote: Remote, remote_files: Mapping[str, RemoteFile]) -> tuple[b
     """The manifest at the remote, as bytes and parsed; None for a repo of bare shards. Raises for half a dataset."""
     if MANIFEST_NAME in remote_files:
         text = remote.read(MANIFEST_NAME)
-        try:
-            return text, Manifest.from_json(text.decode(), where=f"{remote.name}/{MANIFEST_NAME}")
-        except UnicodeDecodeError as error:
-            raise ManifestError(f"{remote.name}/{MANIFEST_NAME} is not text ({error}): push it again") from error
+        return text, Manifest.from_json(text, where=f"{remote.name}/{MANIFEST_NAME}")
     if not remote_files:
         raise HubError(f"{remote.name} holds nothing: check the name, or push to it first")
     if any(name.startswith(f"{WORK_DIR}/") for name in remote_files):
@@ -67,9 +67,9 @@ def published_so_far(remote: Remote, remote_files: Mapping[str, RemoteFile]) -> 
     Tokenizer and source files are not known yet. Raises `HubError` if there is no such run, or no shard yet.
     """
     journal = read_journal(remote, remote_files)
-    identity, named = acknowledged(journal, where=f"{remote.name}/{JOURNAL_FILE}")
+    identity = journal.identity
     # a folder was listed a moment before its journal was read
-    shards = tuple(takewhile(lambda s: s.file in remote_files and remote_files[s.file].size == s.bytes, named))
+    shards = tuple(takewhile(lambda s: s.file in remote_files and remote_files[s.file].size == s.bytes, journal.shards))
     if not shards:
         raise HubError(
             f"{remote.name} is still being written and holds no finished shard yet: wait until `tokenize --push` there "
@@ -88,12 +88,16 @@ def published_so_far(remote: Remote, remote_files: Mapping[str, RemoteFile]) -> 
     return Manifest.from_json(manifest.to_json(), where=f"{remote.name}/{JOURNAL_FILE}")  # with its checks
 
 
-def read_journal(remote: Remote, remote_files: Mapping[str, RemoteFile]) -> bytes:
-    """The journal of the run that is at the remote, put together from its segments."""
+def read_journal(remote: Remote, remote_files: Mapping[str, RemoteFile]) -> JournalContent:
+    """The journal of the run that is at the remote, put together from its segments, as far as it holds.
+
+    Raises `OutputError` if nothing of it holds.
+    """
     names = segment_files(remote_files)
     with TransferThreads(8, "shardkit-journal") as threads:
         reads = {name: threads.submit(partial(remote.read, name)) for name in names}
-        return joined_segments({name: read.result() for name, read in reads.items()})
+        journal = joined_segments({name: read.result() for name, read in reads.items()})
+    return parse_journal(journal, where=f"{remote.name}/{JOURNAL_FILE}", way_out="start again in another repo")
 
 
 def check_listing(remote: Remote, wanted: Sequence[WantedFile], remote_files: Mapping[str, RemoteFile]) -> None:

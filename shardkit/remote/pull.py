@@ -7,7 +7,6 @@ pull is complete. What is in the folder already and right is never fetched again
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import NamedTuple
 
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest
 from shardkit.errors import HubError, ManifestError, OutputError, ShardError, UsageError
-from shardkit.files import hold_lock
+from shardkit.files import hold_lock, remove_tree, write_error
 from shardkit.remote.address import open_remote
 from shardkit.remote.bare_shards import pull_bare
 from shardkit.remote.download import WantedFile, download_files, write_manifest
@@ -38,6 +37,7 @@ def pull(
     revision: str | None = None,
     split: str | None = None,
     shards: tuple[int, int] | None = None,
+    allow_gaps: bool = False,
     workers: int = 8,
     progress: TransferProgress | None = None,
 ) -> Manifest:
@@ -48,9 +48,13 @@ def pull(
     any failure; every file in the folder is hashed again, so a damaged one is found and fetched anew.
 
     A repo of bare `.npy` or llm.c `.bin` shards without a manifest is pulled too, with a warning: `.bin` files become
-    `.npy` shards, and the manifest is made here. `progress(file, done_bytes, total_bytes)` follows each fetched file.
+    `.npy` shards, and the manifest is made here. A shard that is missing between them is refused, as a loader would
+    read on over the hole; `allow_gaps` goes without it.
 
-    Raises `HubError`, `AuthError`, `DiskFull`, `OutputError` (the folder holds another dataset), `UsageError`.
+    `progress(file, done_bytes, total_bytes)` follows each fetched file.
+
+    Raises `HubError`, `AuthError`, `DiskFull`, `ManifestError`, `OutputError` (the folder holds another dataset),
+    `UsageError`.
 
     >>> pushed = push("out", "./far")
     >>> manifest = pull("./far", "copy", split="val")
@@ -60,7 +64,12 @@ def pull(
     True
     """
     return pull_checked(
-        repo, directory, revision=revision, selection=Selection(split, shards), workers=workers, progress=progress
+        repo,
+        directory,
+        revision=revision,
+        selection=Selection(split, shards, allow_gaps),
+        workers=workers,
+        progress=progress,
     ).manifest
 
 
@@ -132,7 +141,9 @@ def _only_pull(directory: Path) -> Iterator[None]:
                 yield
             finally:
                 if (directory / MANIFEST_NAME).exists():
-                    shutil.rmtree(work / "incoming", ignore_errors=True)
+                    remove_tree(work / "incoming")
+    except OSError as error:  # of the folder: the remote's are `HubError`s
+        raise write_error(error, Path(error.filename or directory), 0) from error
     except ShardError as error:
         raise HubError(f"{error}; what the remote holds is not a dataset that shardkit can use") from error
     finally:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardkit.dataset.check import check_shard
-from shardkit.dataset.journal import segment_files
+from shardkit.dataset.journal_segments import segment_files
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest
 from shardkit.errors import HubError, ManifestError, UsageError
 from shardkit.remote.address import open_remote
@@ -158,6 +158,6 @@ def another_dataset(remote: Remote, what: str) -> str:
 
 def _fingerprint(manifest: bytes) -> str:
     try:
-        return Manifest.from_json(manifest.decode()).fingerprint
-    except (ManifestError, UnicodeDecodeError):
+        return Manifest.from_json(manifest).fingerprint
+    except ManifestError:
         return ""

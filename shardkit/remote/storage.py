@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -11,11 +10,11 @@ from typing import Any, TypeVar
 
 import fsspec
 
-from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, ShardInfo
-from shardkit.errors import UsageError
-from shardkit.files import sha256_file
+from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest, ShardInfo
+from shardkit.errors import ManifestError, UsageError
+from shardkit.files import open_file, read_small_file, sha256_file
 from shardkit.network import with_retries
-from shardkit.remote.interface import RemoteFile
+from shardkit.remote.interface import RemoteFile, check_small
 from shardkit.remote.upload_record import OLD_RECORD_FILE, UploadRecord, is_record
 
 Result = TypeVar("Result")
@@ -45,6 +44,7 @@ class FsspecRemote:
         self._root = self._root.rstrip("/")
         self._direct = protocol in _WHOLE_OR_NOT_THERE
         self._record = UploadRecord({})
+        self._sizes: dict[str, int] = {}
         self._stated: dict[str, tuple[int, str]] = {}  # what the manifest there says of its shards
         self._lock = threading.Lock()
 
@@ -78,7 +78,7 @@ class FsspecRemote:
                 details |= self._fs.find(self._at(folder), maxdepth=1, detail=True)
             return {path[len(self._root) + 1 :]: int(info["size"]) for path, info in details.items()}
 
-        sizes = self._call("list", list_files)
+        self._sizes = sizes = self._call("list", list_files)
         self._stated = _shards_of(self.read(MANIFEST_NAME)) if MANIFEST_NAME in sizes else {}
         self._record = UploadRecord({file: self.read(file) for file in sizes if is_record(file)})
         arrived = {**self._stated, **self._record.entries}
@@ -88,11 +88,19 @@ class FsspecRemote:
         }
 
     def read(self, file: str) -> bytes:
-        return bytes(self._call(f"read {file}", lambda: self._fs.cat_file(self._at(file))))
+        check_small(self.name, file, self._sizes.get(file, 0))
+        read = self._fs.cat_file if self.local_folder is None else read_small_file  # which waits for no pipe
+        return bytes(self._call(f"read {file}", lambda: read(self._at(file))))
 
     def fetch(self, file: str, folder: Path, *, again: bool) -> tuple[Path, str]:  # noqa: ARG002 (there is no cache to distrust)
         target = folder / Path(file).name
-        self._call(f"download {file}", lambda: self._fs.get_file(self._at(file), str(target)))
+
+        def get() -> None:
+            if self.local_folder is not None:
+                open_file(self._at(file)).close()  # a device would come without an end
+            self._fs.get_file(self._at(file), str(target))
+
+        self._call(f"download {file}", get)
         return target, sha256_file(target)
 
     def upload(self, path: Path, shard: ShardInfo) -> None:
@@ -172,6 +180,6 @@ class FsspecRemote:
 def _shards_of(manifest: bytes) -> dict[str, tuple[int, str]]:
     """Bytes and SHA-256 of the shards in a manifest, by name; nothing if it cannot be read."""
     try:
-        return {shard["file"]: (int(shard["bytes"]), str(shard["sha256"])) for shard in json.loads(manifest)["shards"]}
-    except (ValueError, KeyError, TypeError):
+        return {shard.file: (shard.bytes, shard.sha256) for shard in Manifest.from_json(manifest).shards}
+    except ManifestError:
         return {}  # whoever needs the manifest says what is wrong with it

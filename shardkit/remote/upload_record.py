@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from shardkit.dataset.manifest import WORK_DIR
+from shardkit.dataset.typed_json import parse_json
 
 SEGMENT_BYTES = 64_000
 OLD_RECORD_FILE = f"{WORK_DIR}/uploaded.json"
@@ -67,16 +69,24 @@ class UploadRecord:
 
     def _read_line(self, line: bytes) -> None:
         try:
-            file, entry = json.loads(line)
+            file, entry = parse_json(line)
             if entry is None:
                 self.entries.pop(file, None)
             else:
-                self.entries[file] = int(entry[0]), str(entry[1])
-        except (ValueError, TypeError, KeyError, IndexError):
+                self.entries[file] = _entry(entry)
+        except (ValueError, TypeError):
             return
 
     def _read_old(self, text: bytes) -> None:
         try:
-            self.entries |= {file: (int(entry[0]), str(entry[1])) for file, entry in json.loads(text).items()}
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+            self.entries |= {file: _entry(entry) for file, entry in parse_json(text).items()}
+        except (ValueError, TypeError, AttributeError):
             return
+
+
+def _entry(value: Any) -> tuple[int, str]:
+    """What the record says of a shard. Raises `ValueError` or `TypeError` for what it cannot say."""
+    size, sha256 = value
+    if type(size) is not int or type(sha256) is not str:
+        raise TypeError(f"{type(size).__name__}, {type(sha256).__name__}")
+    return size, sha256

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 
-from shardkit.dataset.journal import JOURNAL_FILE, Journal, changed_segments, segment_files, whole_lines
+from shardkit.dataset.journal import JOURNAL_FILE, Journal, parse_journal, read_local, whole_lines
+from shardkit.dataset.journal_segments import changed_segments, segment_files
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest, ShardInfo
 from shardkit.errors import DiskFull, HubError, OutputError, UsageError
 from shardkit.files import atomic_write, format_bytes
@@ -25,8 +27,8 @@ from shardkit.tokenization.run_spec import RunSpec
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RemoteRun:
-    """What an earlier `tokenize --push` left at `remote`, which lists `files`: the `journal` of an unfinished run, the
-    `manifest` of a finished one, or neither (None)."""
+    """What an earlier `tokenize --push` left at `remote`, which lists `files`: the lines that hold of the `journal` of
+    an unfinished run, the `manifest` of a finished one, or neither (None)."""
 
     remote: Remote
     files: Mapping[str, RemoteFile]
@@ -37,12 +39,12 @@ class RemoteRun:
 def fetch_journal(repo: str, *, revision: str | None = None) -> RemoteRun:
     """Open `repo`, list it, and read what a run left there. A repo that does not exist holds nothing.
 
-    Every shard that the journal names is at the remote.
+    Every shard that the journal names is at the remote. Raises `OutputError` for a journal of which nothing holds.
     """
     remote = open_remote(repo, revision=revision)
     files = remote.files() if not remote.has_commits or remote.exists() else {}
     finished = published(remote, files) if MANIFEST_NAME in files else None
-    journal = read_journal(remote, files) if JOURNAL_FILE in files else None
+    journal = b"".join(read_journal(remote, files).lines) if JOURNAL_FILE in files else None
     return RemoteRun(remote=remote, files=files, journal=journal, manifest=finished[1] if finished else None)
 
 
@@ -56,14 +58,16 @@ def adopt_journal(directory: Path, run: RemoteRun) -> None:
     if run.journal is None:
         return
     path = directory / JOURNAL_FILE
-    remote_lines = whole_lines(run.journal)
-    local_lines = whole_lines(path.read_bytes()) if path.exists() else []
-    if local_lines and remote_lines[:1] != local_lines[:1]:
-        raise HubError(
-            f"{run.remote.name} holds another run than {directory}: push to another repo, or choose another --out"
-        )
-    if len(remote_lines) > len(local_lines):
-        atomic_write(path, b"".join(remote_lines))
+    there, here = parse_journal(run.journal, where=run.remote.name), read_local(directory)
+    if here is not None:
+        both = min(len(here.shards), len(there.shards))
+        if here.identity != there.identity or here.shards[:both] != there.shards[:both]:
+            raise HubError(
+                f"{run.remote.name} holds another run than {directory}: push to another repo, or choose another --out"
+            )
+    if here is None or len(there.lines) > len(here.lines):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, run.journal)
 
 
 def claim_place(run: RemoteRun, head: bytes, *, private: bool = False) -> None:
@@ -107,7 +111,9 @@ class LivePush:
                 "give more, or make smaller shards (--shard-tokens)"
             )
         claim_place(run, journal.lines[0], private=private)
-        self._sent_lines = len(whole_lines(run.journal)) if run.journal is not None else 1
+        there = whole_lines(run.journal) if run.journal is not None else journal.lines[:1]
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(there, journal.lines, strict=False))
+        self._sent_lines = sum(1 for _ in same)
         self._segment_starts: list[int] = []
         self._keep_files = max_disk is None
         self._uploader = Uploader(

@@ -7,16 +7,16 @@ error, or the first bad row, stops the stream at its place: everything before it
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shardkit.dataset.check import check_shard
+from shardkit.dataset.check import SeenShards
 from shardkit.dataset.journal import Journal, Resume
 from shardkit.dataset.manifest import WORK_DIR, ShardInfo, SourceFile
 from shardkit.dataset.shards import ShardWriter
@@ -50,13 +50,15 @@ class TokenizeProgress:
 
 
 class OrderedWriter:
-    """Cuts the stream into shards in `directory`, from where `journal` says that it goes on. A context manager.
+    """Cuts the stream into shards in the folder of `seen`, from where `journal` says it goes on. A context manager.
 
-    `uploads` is handed each finished shard; where it bounds the disk, no shard is begun before it fits.
+    `seen` gets to know the shards that are written and, without `uploads`, the earlier ones. `uploads` is handed each
+    finished shard; where it bounds the disk, no shard is begun before it fits.
     """
 
-    def __init__(self, spec: RunSpec, directory: Path, journal: Journal, uploads: LivePush | None = None) -> None:
-        self.spec, self.directory, self.journal, self.uploads = spec, directory, journal, uploads
+    def __init__(self, spec: RunSpec, seen: SeenShards, journal: Journal, uploads: LivePush | None = None) -> None:
+        self.spec, self.directory, self.journal, self.uploads = spec, seen.directory, journal, uploads
+        self._seen = seen
         self.tokens = sum(shard.tokens for shard in journal.shards)
         self.documents = journal.resume.documents
         self.full = False
@@ -73,7 +75,7 @@ class OrderedWriter:
         self._finishing: Future[None] | None = None
         self._checker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shardkit-check")
         to_check = journal.shards if uploads is None else []  # with a remote, `pull` checks them at the end
-        self._checks = [self._checker.submit(_check_earlier, directory, shard) for shard in to_check]
+        self._checks = [self._checker.submit(check_seen, seen, shard) for shard in to_check]
 
     def __enter__(self) -> OrderedWriter:
         return self
@@ -183,7 +185,7 @@ class OrderedWriter:
         if self.uploads is not None:
             self._wait()  # so that the shard before counts
             self.uploads.wait_for_room()
-        temp = self.directory / WORK_DIR / f"{self._shards:06d}.tmp"
+        temp = self.directory / WORK_DIR / f"{self._shards:06d}.{os.getpid()}.tmp"  # nobody else's, whatever happens
         self._writer = ShardWriter(temp, self.spec.tokenizer.dtype, self.spec.tokens_per_shard)
         self._shard_documents = 0
         return self._writer
@@ -213,6 +215,7 @@ class OrderedWriter:
     def _finish_shard(self, writer: ShardWriter, info: ShardInfo, resume: Resume) -> None:
         made = writer.finish(self.directory / info.file)
         info = dataclasses.replace(info, tokens=made.tokens, bytes=made.bytes, sha256=made.sha256)
+        self._seen.note(info)
         self.journal.append(info, resume)
         if self.uploads is not None:
             self.uploads.submit(info)
@@ -244,8 +247,9 @@ def _row_words(chunk: Chunk, row: int) -> str:
     return f"line {row + 1}" if chunk.input.format.startswith("jsonl") else f"row {row}"
 
 
-def _check_earlier(directory: Path, shard: ShardInfo) -> None:
+def check_seen(seen: SeenShards, shard: ShardInfo) -> None:
+    """`seen.check(shard)`, whose failure is one of the output folder."""
     try:
-        check_shard(directory / shard.file, shard, hashed=True)
+        seen.check(shard)
     except ShardError as error:
         raise OutputError(f"{error}, or start again with --overwrite") from error

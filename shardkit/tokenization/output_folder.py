@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from shardkit.dataset.check import check_shard
+from shardkit.dataset.check import SeenShards, check_shard
+from shardkit.dataset.folder import shard_files
 from shardkit.dataset.journal import JOURNAL_FILE, Journal
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest
-from shardkit.dataset.shards import SHARD_NAME
+from shardkit.dataset.shards import shard_name
 from shardkit.errors import ManifestError, OutputError, ShardError, UsageError
 from shardkit.files import hold_lock, write_error
 from shardkit.sources.open import DEFAULT_SOURCE
+from shardkit.tokenization.run_spec import RunSpec
 
 _LOCK = "lock"
 
@@ -23,7 +26,8 @@ _LOCK = "lock"
 def claim(directory: Path, *, overwrite: bool) -> Iterator[None]:
     """Own `directory` while the block runs: made if missing, refused if it is foreign or another process is at work.
 
-    `overwrite` lets a foreign folder pass; what is in it stays until `clear`. Raises `OutputError`.
+    `overwrite` lets a finished dataset pass, and files that are no shards; all of it stays until `clear`. Raises
+    `OutputError`.
     """
     try:
         if directory.exists() and not directory.is_dir():
@@ -31,9 +35,8 @@ def claim(directory: Path, *, overwrite: bool) -> Iterator[None]:
     except OSError as error:  # a name that is too long
         raise write_error(error, directory, 0) from error
     work = directory / WORK_DIR
-    ours = (directory / JOURNAL_FILE).exists()
-    if directory.is_dir() and not ours and not overwrite:
-        _refuse_foreign(directory)
+    if directory.is_dir() and not (directory / JOURNAL_FILE).exists():
+        _refuse_foreign(directory, overwrite=overwrite)
     with hold_lock(
         work / _LOCK, busy=f"another process is writing to {directory}: wait for it, or choose another --out"
     ):
@@ -45,11 +48,11 @@ def claim(directory: Path, *, overwrite: bool) -> Iterator[None]:
         yield
 
 
-def finished(directory: Path, journal: Journal) -> Manifest | None:
+def finished(directory: Path, journal: Journal, spec: RunSpec) -> Manifest | None:
     """The manifest if this very run is complete in `directory`; None if there is more to do.
 
-    Checks that every shard that the journal or the manifest names is there with the right size; raises `OutputError`
-    for one that is not.
+    Checks that every shard that the journal or the manifest names is there with the right size, and that the manifest
+    is of the shards that the journal names; raises `OutputError` if not.
     """
     try:
         for shard in journal.shards:
@@ -57,6 +60,8 @@ def finished(directory: Path, journal: Journal) -> Manifest | None:
         if not (directory / MANIFEST_NAME).exists():
             return None
         manifest = Manifest.load(directory)
+        if not spec.makes(manifest) or list(manifest.shards[: len(journal.shards)]) != journal.shards:
+            raise ManifestError(f"{directory / MANIFEST_NAME} is of another dataset than this run makes")
         for shard in manifest.shards:
             check_shard(directory / shard.file, shard, dtype=manifest.dtype)
     except (ManifestError, ShardError) as error:
@@ -64,6 +69,17 @@ def finished(directory: Path, journal: Journal) -> Manifest | None:
             f"{error}; if it was pushed, go on with the same --push, else start again with --overwrite"
         ) from error
     return manifest
+
+
+def complete(manifest: Manifest, seen: SeenShards) -> None:
+    """Write the manifest of a run that is at its end, if every shard is there as it was written or hashed by this
+    process. Raises `OutputError`."""
+    try:
+        for shard in manifest.shards:
+            seen.check(shard)
+    except ShardError as error:
+        raise OutputError(f"{error}; no manifest is written, start again with --overwrite") from error
+    manifest.save(seen.directory)
 
 
 def default_prefix(source_id: str) -> str:
@@ -85,12 +101,13 @@ def check_prefix(prefix: str) -> str:
     return prefix
 
 
-def _refuse_foreign(directory: Path) -> None:
+def _refuse_foreign(directory: Path, *, overwrite: bool) -> None:
     try:
         names = sorted(path.name for path in directory.iterdir() if path.name != WORK_DIR)
     except PermissionError as error:
         raise OutputError(f"no permission to read {directory}: choose another --out") from error
-    if not names:
+    _listed_shards(directory)
+    if not names or overwrite:
         return
     if MANIFEST_NAME in names:
         raise OutputError(
@@ -99,19 +116,62 @@ def _refuse_foreign(directory: Path) -> None:
         )
     raise OutputError(
         f"{directory} is not empty and no run of ours (it holds {names[0]}): choose another --out, or --overwrite to "
-        "replace the shards in it"
+        "write beside what is there"
     )
 
 
+def _listed_shards(directory: Path) -> list[Path]:
+    """The shard files in `directory`, each named by our own manifest or journal.
+
+    Raises `OutputError`, naming it, for a manifest that is none of ours, and for a shard that neither names.
+    """
+    try:
+        named = _named_by_journal(directory)
+        if (directory / MANIFEST_NAME).exists():
+            named |= {shard.file for shard in Manifest.load(directory).shards}
+    except ManifestError as error:
+        raise OutputError(
+            f"{error}; shardkit removes what its own manifest names and nothing else: move it away, or choose another "
+            "--out"
+        ) from error
+    found = sorted(shard_files(directory))
+    if foreign := [path.name for path in found if path.name not in named]:
+        raise OutputError(
+            f"{directory} holds {foreign[0]}{f' and {len(foreign) - 1} more' if len(foreign) > 1 else ''}, which no "
+            "journal or manifest of shardkit's names: move that away, or choose another --out (--overwrite removes "
+            "what shardkit made, nothing else)"
+        )
+    return found
+
+
+def _named_by_journal(directory: Path) -> set[str]:
+    """The shards that the journal names, in lines that hold or not, and the next one, which a run that was killed may
+    have finished after its last line."""
+    records = []
+    with suppress(OSError):
+        for line in (directory / JOURNAL_FILE).read_bytes().splitlines():
+            with suppress(ValueError, RecursionError):
+                records.append(json.loads(line))
+    with suppress(KeyError, TypeError, IndexError):
+        named = {str(record["shard"]["file"]) for record in records[1:]}
+        prefix = str(records[0]["identity"]["prefix"])
+        return named | {shard_name(prefix, split, len(named)) for split in ("val", "train")}
+    return set()
+
+
 def clear(directory: Path) -> None:
-    """Remove what shardkit made in `directory` before (shards, manifest, working files) and nothing else.
+    """Remove what shardkit made in `directory` before (the shards that its manifest or journal names, these two, other
+    working files) and nothing else. Raises `OutputError`, and removes nothing, if other shards are there.
 
     For `--overwrite`, once everything else about the run is known to be right: a typing error must not cost a dataset.
     """
-    (directory / MANIFEST_NAME).unlink(missing_ok=True)  # first: what is left is no longer a complete dataset
-    for path in directory.glob("*.npy"):
-        if SHARD_NAME.match(path.name):
+    shards = _listed_shards(directory)
+    try:
+        (directory / MANIFEST_NAME).unlink(missing_ok=True)  # first: what is left is no longer a complete dataset
+        for path in shards:
             path.unlink()
-    for path in (directory / WORK_DIR).iterdir():
-        if path.name != _LOCK:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in (directory / WORK_DIR).iterdir():
+            if path.name != _LOCK:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    except OSError as error:
+        raise write_error(error, directory, 0) from error

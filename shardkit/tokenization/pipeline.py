@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shardkit.dataset.check import SeenShards
 from shardkit.dataset.journal import Journal
 from shardkit.dataset.manifest import WORK_DIR, Manifest
 from shardkit.errors import ShardkitWarning, UsageError
@@ -134,10 +135,11 @@ def tokenize(
             output_folder.clear(directory)  # not before all of the above is known to be right
         if push is None:
             journal = Journal.open(directory, spec.identity())
-            manifest = output_folder.finished(directory, journal)
+            manifest = output_folder.finished(directory, journal, spec)
             if manifest is None:
-                manifest = _run(spec, directory, journal, running, job, None, progress)
-                manifest.save(directory)
+                seen = SeenShards(directory)
+                manifest = _run(spec, seen, journal, running, job, None, progress)
+                output_folder.complete(manifest, seen)
                 _warn_of_missing_splits(manifest, val_shards)
             return manifest
         return _run_and_push(spec, directory, running, job, push, private=private, max_disk=max_disk, progress=progress)
@@ -167,22 +169,22 @@ def _run_and_push(
         Journal.open(directory, spec.identity())  # whose folder it is, also while shards are on their way into it
         return remote_run.manifest if max_disk is not None else pull(repo, directory)
     journal = Journal.open(directory, spec.identity())
-    gone_on_with = bool(journal.shards)
+    gone_on_with, seen = bool(journal.shards), SeenShards(directory)
     with live_push.LivePush(spec, directory, journal, remote_run, private=private, max_disk=max_disk) as uploads:
-        manifest = _run(spec, directory, journal, runner, job, uploads, progress)
+        manifest = _run(spec, seen, journal, runner, job, uploads, progress)
         uploads.complete(manifest)
     _warn_of_missing_splits(manifest, spec.val_shards)
     if max_disk is not None:
         return manifest
     if gone_on_with:  # shards of earlier sessions may be at the remote alone
         return pull(repo, directory)
-    manifest.save(directory)
+    output_folder.complete(manifest, seen)
     return manifest
 
 
 def _run(
     spec: RunSpec,
-    directory: Path,
+    seen: SeenShards,
     journal: Journal,
     runner: LocalRunner | RayRunner,
     job: Job,
@@ -195,7 +197,7 @@ def _run(
     chunks = iter_chunks(source, resume.file, resume.start, resume.part, chunk_bytes=spec.chunk_bytes)
     total = sum(file.bytes for file in source.files)
     done = sum(file.bytes for file in source.files[: resume.file])
-    with OrderedWriter(spec, directory, journal, uploads) as writer:
+    with OrderedWriter(spec, seen, journal, uploads) as writer:
         for result in runner.run(job, chunks):
             writer.append_chunk(result)
             done += result.chunk.weight
@@ -211,7 +213,7 @@ def _run(
         "tokens": writer.session_tokens,
         "audited": writer.audited,
     }
-    atomic_write(directory / WORK_DIR / "summary.json", json.dumps(summary) + "\n")
+    atomic_write(seen.directory / WORK_DIR / "summary.json", json.dumps(summary) + "\n")
     return spec.manifest(journal.shards, files)
 
 

@@ -113,7 +113,12 @@ class RunSpec:
         )
 
     def check_is_this_run(self, manifest: Manifest, repo: str) -> None:
-        """Raise `HubError` if `manifest`, of the finished dataset at `repo`, is not what this run makes.
+        """Raise `HubError` if `manifest`, of the finished dataset at `repo`, is not what this run makes."""
+        if not self.makes(manifest):
+            raise HubError(f"{repo} holds another finished dataset: push to another repo")
+
+    def makes(self, manifest: Manifest) -> bool:
+        """Whether `manifest` is one that this run ends with, as far as can be said without its tokens.
 
         The engine and shardkit's version may differ: they give the same bytes.
         """
@@ -123,10 +128,9 @@ class RunSpec:
             shardkit_version=manifest.shardkit_version,
             encoder=manifest.encoder,
         )
-        same = (
+        return (
             manifest == expected
             and [(file.path, file.bytes) for file in files] == [(file.path, file.bytes) for file in self.source.files]
-            and all(shard.file == self.shard_file(shard.index) for shard in manifest.shards)
+            and [shard.file for shard in manifest.shards] == [self.shard_file(i) for i in range(len(manifest.shards))]
+            and manifest.tokens == sum(file.tokens for file in files)
         )
-        if not same:
-            raise HubError(f"{repo} holds another finished dataset: push to another repo")

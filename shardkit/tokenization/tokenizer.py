@@ -20,7 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardkit.dataset.manifest import TokenizerInfo
+from shardkit.dataset.typed_json import parse_json, read_record
 from shardkit.errors import AuditError, TokenizerError, UsageError
+from shardkit.files import read_small_file
 from shardkit.tokenization.vocabulary import fast_tokenizer_json, rank_line, seed_tiktoken_cache
 
 TokenBatch = tuple[NDArray[np.unsignedinteger], NDArray[np.int64]]
@@ -158,18 +160,20 @@ class Tokenizer:
         import tokenizers
 
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_small_file(path).decode("utf-8")
             reference = tokenizers.Tokenizer.from_str(text)
         except OSError as error:
             raise TokenizerError(f"cannot read tokenizer {path}: {error.strerror or error}") from error
         except Exception as error:
             raise TokenizerError(f"{path} is not a tokenizer.json: {error}") from error
+        if not (vocabulary := reference.get_vocab(with_added_tokens=True)):
+            raise TokenizerError(f"{path} has an empty vocabulary: give the tokenizer.json of a trained tokenizer")
         reference.encode_special_tokens = True  # a literal <|endoftext|> is text, as in encode_ordinary
         reference.no_truncation()  # many published files cut or pad to a model's length
         reference.no_padding()
         self.info = TokenizerInfo(
             name=path.name,
-            vocab_size=max(reference.get_vocab(with_added_tokens=True).values()) + 1,  # ids may have holes
+            vocab_size=max(vocabulary.values()) + 1,  # ids may have holes
             eot_id=_find_eot(path, reference),
             ranks_sha256=hashlib.sha256(text.encode()).hexdigest(),
         )
@@ -278,10 +282,12 @@ def _find_eot(path: Path, tokenizer: Any) -> int:
     config = path.with_name("tokenizer_config.json")
     if config.exists():
         try:
-            stated = json.loads(config.read_text(encoding="utf-8")).get("eos_token")
-        except (ValueError, OSError, AttributeError) as error:
+            stated = read_record(dict[str, Any], parse_json(read_small_file(config))).get("eos_token")
+            stated = stated.get("content") if isinstance(stated, dict) else stated
+            if not isinstance(stated, str | None):
+                raise ValueError("its eos_token is no text")
+        except (ValueError, OSError) as error:
             raise TokenizerError(f"cannot read {config}: {error}") from error
-        stated = stated.get("content") if isinstance(stated, dict) else stated
         names = (stated,) if stated else names
     for name in names:
         if (eot_id := tokenizer.token_to_id(name)) is not None:

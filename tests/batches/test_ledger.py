@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -103,20 +104,47 @@ def test_a_ledger_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     files[1].unlink()
     with pytest.raises(StateError, match="lacks rank 1 of the run from window 0"):
         merge_ledger(tmp_path)
-    files[1].write_bytes(kept.replace(b"[3,", b"[4,"))
+    files[1].write_bytes(without_checks(kept).replace(b"[3,", b"[4,"))
     with pytest.raises(StateError, match="no entry for position 3 on every rank"):
         merge_ledger(tmp_path)
     for damaged in (b"", b"{}\n", b"[1]\n", kept[:-5] + b"?\n", b"\xff\n"):
         files[1].write_bytes(damaged)
         with pytest.raises(StateError, match="is not a whole ledger file"):
             merge_ledger(tmp_path)
-    files[1].write_bytes(kept.replace(b'"seed": 1', b'"seed": 2'))
+    files[1].write_bytes(without_checks(kept).replace(b'"seed": 1', b'"seed": 2'))
     with pytest.raises(StateError, match="is of another dataset or order"):
         merge_ledger(tmp_path)
     files[1].write_bytes(kept)
     feed(tmp_path, (1, 3), start=7, steps=1)
     with pytest.raises(StateError, match="files of an earlier run are missing"):
         merge_ledger(tmp_path)
+
+
+def without_checks(ledger: bytes) -> bytes:
+    """A file of a ledger as the first releases wrote it."""
+    header, *entries = map(json.loads, ledger.splitlines())
+    del header["check"]
+    return b"".join(json.dumps(record).encode() + b"\n" for record in (header, *(entry[:2] for entry in entries)))
+
+
+def test_a_ledger_of_the_first_releases_is_read(tmp_path: Path) -> None:
+    feed(tmp_path / "now", (2, 2))
+    feed(tmp_path / "then", (2, 2))
+    for path in (tmp_path / "then").iterdir():
+        path.write_bytes(without_checks(path.read_bytes()))
+    assert merge_ledger(tmp_path / "then") == merge_ledger(tmp_path / "now")
+
+
+def test_a_changed_byte_is_a_damaged_file_and_never_other_data(tmp_path: Path) -> None:
+    feed(tmp_path, (1, 1), steps=3)
+    whole, [path] = merge_ledger(tmp_path), list(tmp_path.iterdir())
+    text = path.read_bytes()
+    for place in range(len(text) - 1):  # without the last line's end, that line is a torn one
+        path.write_bytes(text[:place] + bytes([text[place] ^ 1]) + text[place + 1 :])
+        with pytest.raises(StateError, match=r"is not a whole ledger file"):
+            merge_ledger(tmp_path)
+    path.write_bytes(text[:-1])
+    assert merge_ledger(tmp_path).running.items() < whole.running.items()
 
 
 def test_ledgers_that_cannot_be_compared_say_so() -> None:
@@ -131,3 +159,35 @@ def test_a_ledger_that_cannot_be_written_says_where(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"cannot write the ledger in .*/file"):
         feed(tmp_path / "file", (1, 1))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(('"rank": 1', f'"rank": {value}') for value in ("-1", "1.0", "true", "null", "2", "[]")),
+        *(('"world_size": 2', f'"world_size": {value}') for value in ("0", "-1", '"2"', "1e999", "{}", "1" * 5_000)),
+        *(('"batch_size": 3', f'"batch_size": {value}') for value in ("0", "-3", "NaN", "3.0", "18446744073709551616")),
+        *(("[6, ", f"[{value}, ") for value in ("-3", "3.0", "true", "null", "1e999", "[" * 100_000)),
+        *(('"]', value) for value in ('00"]', '", 1]', "]", '"}')),
+        ('{"', "[" * 100_000 + '{"'),
+        ('{"', '["start", "batch_size", "world_size", "rank", "'),
+    ],
+)
+def test_a_hostile_ledger_file_is_refused_in_one_line(tmp_path: Path, change: tuple[str, str]) -> None:
+    feed(tmp_path, (3, 2), steps=2)
+    path = sorted(tmp_path.iterdir())[1]
+    text = without_checks(path.read_bytes()).decode()  # else that would find it
+    assert change[0] in text
+    path.write_text(text.replace(*change))
+    with pytest.raises(StateError, match="is not a whole ledger file") as caught:
+        merge_ledger(tmp_path)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_ledger_that_claims_countless_ranks_costs_no_memory(tmp_path: Path) -> None:
+    feed(tmp_path, (3, 2), steps=2)
+    for path in tmp_path.iterdir():
+        text = without_checks(path.read_bytes()).decode()
+        path.write_text(text.replace('"world_size": 2', f'"world_size": {1 << 60}'))
+    with pytest.raises(StateError, match="lacks rank 2, 3, 4, 5, 6 and more of the run"):
+        merge_ledger(tmp_path)

@@ -39,6 +39,11 @@ def test_a_state_survives_json(position: int, step: int, n_windows: int, share: 
         ("seq_len", 16),
         ("shuffle", False),
         ("seed", 2),
+        ("version", True),
+        ("version", 1.0),
+        ("seed", True),
+        ("shuffle", 1),
+        ("seq_len", 8.0),
     ],
 )
 def test_a_state_of_other_data_is_refused(key: str, value: Any) -> None:
@@ -51,6 +56,9 @@ def test_a_state_of_other_data_is_refused(key: str, value: Any) -> None:
     "change",
     [
         {"epoch": -1},
+        {"epoch": 1 << 70},
+        {"step": 10**4000},
+        {"worker": [0, 2, 10**4000]},
         {"window": 10},
         {"window": "3"},
         {"step": 1.5},
@@ -66,6 +74,26 @@ def test_a_damaged_state_is_refused(change: dict[str, Any]) -> None:
     state = make_state(IDENTITY, LoaderState(position=3, step=3), n_windows=10)
     with pytest.raises(StateError, match="the state is damaged"):
         read_state(IDENTITY, {**state, **change}, n_windows=10)
+
+
+@pytest.mark.parametrize("share", [None, WorkerShare(worker=1, workers=2, given=3)])
+def test_a_value_that_changed_since_it_was_saved_is_refused_wherever_it_is(share: WorkerShare | None) -> None:
+    state = make_state(IDENTITY, LoaderState(position=37, step=12, share=share), n_windows=10)
+    for key, value in state.items():
+        changed: list[Any] = [value + 1] if isinstance(value, int) else ["x", [0, 2, 3]]
+        for other in changed:
+            with pytest.raises(StateError, match=r"the state is damaged|was saved with"):
+                read_state(IDENTITY, {**state, key: other}, n_windows=10)
+        lacking = {name: state[name] for name in state if name != key}
+        with pytest.raises(StateError):
+            read_state(IDENTITY, {**lacking, f"{key}_": value}, n_windows=10)
+
+
+def test_a_state_of_the_first_releases_is_read_without_its_checksum() -> None:
+    state = make_state(IDENTITY, LoaderState(position=3, step=3), n_windows=10)
+    for name in ("check", "span", "weights"):
+        del state[name]
+    assert read_state(IDENTITY, state, n_windows=10) == LoaderState(position=3, step=3)
 
 
 @pytest.mark.parametrize("state", [None, [], {}, {"epoch": 0, "window": 0, "step": 0}, "{}", IDENTITY])

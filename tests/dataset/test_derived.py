@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 from shardkit.dataset.derived import Parts, derived_arrays
+from shardkit.files import sha256_file
 
 DTYPES = {"small": "<u2", "large": "<i8"}
 MAKER = """
@@ -141,12 +143,26 @@ def other_json(home: Path) -> None:
     (home / "kept.json").write_text("[]")
 
 
+def nested_json(home: Path) -> None:
+    (home / "kept.json").write_text("[" * 100_000)
+
+
+def of_a_stranger(home: Path) -> None:
+    """Arrays of another shape and type, whose hashes are right."""
+    np.save(home / "small.npy", np.zeros((2, 2), "<f8"))
+    (home / "kept.json").write_text(
+        json.dumps({"key": "key", "files": {f"{name}.npy": sha256_file(home / f"{name}.npy") for name in DTYPES}})
+    )
+
+
 def outside(home: Path) -> None:
     text = (home / "kept.json").read_text()
     (home / "kept.json").write_text(text.replace("small.npy", "../small.npy"))
 
 
-@pytest.mark.parametrize("damage", [cut, flip, lose, lose_key, foreign_key, no_json, other_json, outside])
+@pytest.mark.parametrize(
+    "damage", [cut, flip, lose, lose_key, foreign_key, no_json, other_json, nested_json, of_a_stranger, outside]
+)
 def test_what_is_damaged_or_foreign_is_made_again_and_kept(damage: Callable[[Path], None], tmp_path: Path) -> None:
     calls: list[int] = []
     kept(tmp_path, 1, calls)

@@ -1,8 +1,11 @@
-"""`journal`: what is in it happened; a torn line is cut off, anything else that is wrong is refused."""
+"""`journal`: what is in it happened; a line that is not what was written is where the run goes on from."""
 
 from __future__ import annotations
 
 import json
+import re
+import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardkit.dataset.journal import (
-    JOURNAL_FILE,
-    SEGMENT_BYTES,
-    SEGMENT_LINES,
-    Journal,
-    Resume,
-    acknowledged,
-    changed_segments,
-    joined_segments,
-    segment_files,
-)
+from shardkit.dataset.checked_lines import CheckedLines
+from shardkit.dataset.journal import Journal, Resume, parse_journal
 from shardkit.dataset.manifest import ShardInfo, SourceFile
-from shardkit.errors import OutputError
+from shardkit.errors import OutputError, ShardkitWarning
 
 IDENTITY = {"source": "corpus", "shard tokens": 100, "max docs": None}
 
@@ -50,7 +44,15 @@ def written(tmp_path: Path) -> Path:
     journal = Journal.open(tmp_path, IDENTITY)
     for number in range(3):
         journal.append(shard(number), resume(number))
+        (tmp_path / shard(number).file).touch()
     return journal.path
+
+
+def opened(folder: Path) -> Journal:
+    """The journal of `folder`, whatever it warns of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ShardkitWarning)
+        return Journal.open(folder, IDENTITY)
 
 
 def test_a_new_journal_starts_at_the_beginning(tmp_path: Path) -> None:
@@ -100,122 +102,134 @@ def test_long_options_are_shortened_in_the_message(written: Path, tmp_path: Path
     assert len(str(caught.value)) < 400
 
 
-def damage(lines: list[bytes], kind: str) -> list[bytes]:
-    changes: dict[str, Any] = {
-        "empty": [],
-        "not json": [lines[0], b"{\n", *lines[2:]],
-        "not utf-8": [lines[0], b"\xff\n", *lines[2:]],
-        "no identity": lines[1:],
-        "a shard is missing": [lines[0], lines[1], lines[3]],
-        "a shard is there twice": [*lines, lines[3]],
-        "other fields": [lines[0], json.dumps({"shard": {}, "next": {}}).encode() + b"\n"],
-        "no object": [lines[0], b"3\n"],
-        "nested": [lines[0], b"[" * 100_000 + b"\n"],
-    }
-    return list(changes[kind])
+def test_one_changed_value_in_any_line_is_where_the_run_goes_on_from(written: Path, tmp_path: Path) -> None:
+    lines = written.read_bytes().splitlines(keepends=True)
+    for number in range(1, len(lines)):
+        for value in re.finditer(rb'\d+|"[^"]*"|null|\[|\{', lines[number]):
+            for other in (b"0", b"200001", b'"x"', b"null", b"[]", b"-1", b"true", b"1e9", b""):
+                changed = lines[number][: value.start()] + other + lines[number][value.end() :]
+                if changed == lines[number]:
+                    continue
+                written.write_bytes(b"".join([*lines[:number], changed, *lines[number + 1 :]]))
+                with pytest.warns(
+                    ShardkitWarning, match=f"damaged from line {number + 1} on.* from shard {number - 1},"
+                ):
+                    journal = Journal.open(tmp_path, IDENTITY)
+                assert journal.shards == [shard(n) for n in range(number - 1)]
+                assert journal.resume == (resume(number - 2) if number > 1 else Resume())
+
+
+@given(st.data())
+def test_a_flipped_bit_a_lost_or_moved_line_or_a_cut_never_changes_what_is_believed(data: st.DataObject) -> None:
+    check = CheckedLines()
+    lines = [check.seal({"identity": IDENTITY})]
+    lines += [check.seal({"shard": asdict(shard(n)), "next": asdict(resume(n))}) for n in range(5)]
+    text = bytearray(b"".join(lines))
+    kind = data.draw(st.sampled_from(["bit", "lost", "moved", "twice", "cut"]))
+    first = data.draw(st.integers(0, len(lines) - 1))
+    if kind == "bit":
+        text[data.draw(st.integers(0, len(text) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    elif kind == "cut":
+        del text[data.draw(st.integers(0, len(text) - 1)) :]
+    elif kind == "lost":
+        text = bytearray(b"".join(lines[:first] + lines[first + 1 :]))
+    elif kind == "twice":
+        text = bytearray(b"".join([*lines[: first + 1], *lines[first:]]))
+    else:
+        text = bytearray(b"".join(lines[first:] + lines[:first]))
+    try:
+        journal = parse_journal(bytes(text), where="here")
+    except OutputError as error:
+        assert str(error).startswith("here is damaged (its first line does not hold)")
+        assert not bytes(text).startswith(lines[0])
+        return
+    held = len(journal.shards)
+    assert journal.shards == [shard(n) for n in range(held)]
+    assert journal.resume == (resume(held - 1) if held else Resume())
+    assert bytes(text).startswith(b"".join(lines[: held + 1]))
+    assert not bytes(text).startswith(b"".join(lines[: held + 2])) or held == 5  # no line that holds is given up
+
+
+def test_what_goes_on_after_a_damaged_line_holds_again(written: Path, tmp_path: Path) -> None:
+    whole = written.read_bytes()
+    written.write_bytes(whole.replace(b'"start": 1', b'"start": 7'))
+    journal = opened(tmp_path)
+    for number in (1, 2):
+        journal.append(shard(number), resume(number))
+    assert written.read_bytes() == whole  # the very bytes that it was, at whatever line it was begun again
 
 
 @pytest.mark.parametrize(
-    "kind",
-    [
-        "empty",
-        "not json",
-        "not utf-8",
-        "no identity",
-        "a shard is missing",
-        "a shard is there twice",
-        "other fields",
-        "no object",
-        "nested",
-    ],
+    "head", [b"", b"{\n", b"\xff\n", b"3\n", b"[" * 100_000 + b"\n", b'{"identity": 3, "check": ""}\n', None]
 )
-def test_a_damaged_journal_is_refused_with_the_way_out(written: Path, tmp_path: Path, kind: str) -> None:
-    written.write_bytes(b"".join(damage(written.read_bytes().splitlines(keepends=True), kind)))
-    with pytest.raises(OutputError, match=r"journal\.jsonl is damaged .*--overwrite"):
+def test_a_journal_of_which_nothing_holds_is_refused_with_the_way_out_or_begun_anew_where_no_shard_is(
+    written: Path, tmp_path: Path, head: bytes | None
+) -> None:
+    lines = written.read_bytes().splitlines(keepends=True)
+    written.write_bytes(b"".join([head, *lines[1:]] if head is not None else lines[1:]))
+    before = written.read_bytes()
+    with pytest.raises(OutputError, match=r"journal\.jsonl is damaged .*: start again with --overwrite") as caught:
+        Journal.open(tmp_path, IDENTITY)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+    assert written.read_bytes() == before
+    for path in tmp_path.glob("*.npy"):
+        path.unlink()
+    assert opened(tmp_path).shards == []
+    assert opened(tmp_path).lines == lines[:1]
+
+
+def test_a_journal_of_an_earlier_version_is_refused_in_one_line(written: Path, tmp_path: Path) -> None:
+    records = [json.loads(line) for line in written.read_bytes().splitlines()]
+    for record in records:
+        del record["check"]
+    written.write_bytes(b"".join(json.dumps(record).encode() + b"\n" for record in records))
+    with pytest.raises(OutputError, match=r"begun by an earlier version, its lines have no checksums: .*--overwrite"):
         Journal.open(tmp_path, IDENTITY)
 
 
-def journal_lines(count: int) -> list[bytes]:
-    return [b'{"identity": {}}\n', *(b"line %d\n" % number for number in range(1, count))]
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"file": "../x_train_000000.npy"},
+        {"file": "x.npy"},
+        {"file": 3},
+        {"tokens": "100"},
+        {"tokens": -1},
+        {"bytes": True},
+        {"index": 1},
+        {"sha256": None},
+        {"more": 1},
+    ],
+)
+def test_a_forged_line_that_holds_is_refused_all_the_same(change: dict[str, Any]) -> None:
+    forged = [{"identity": IDENTITY}, {"shard": {**asdict(shard(0)), **change}, "next": asdict(resume(0))}]
+    with pytest.raises(OutputError, match="there is damaged"):
+        parse_journal(b"".join(map(CheckedLines().seal, forged)), where="there")
+    places = [{"skip_tokens": -1}, {"file": "0"}, {"files": [1]}, {"files": {"0": {}}}, {"start": None}, {"else": 1}]
+    for place in places:
+        forged = [{"identity": IDENTITY}, {"shard": asdict(shard(0)), "next": {**asdict(resume(0)), **place}}]
+        with pytest.raises(OutputError, match="there is damaged"):
+            parse_journal(b"".join(map(CheckedLines().seal, forged)), where="there")
 
 
-@given(st.lists(st.integers(0, 200), min_size=1, max_size=12), st.integers(1, 400))
-def test_segments_written_as_the_lines_come_are_the_journal_again(steps: list[int], first: int) -> None:
-    lines, remote, sent = journal_lines(first + sum(steps)), dict[str, bytes](), 0
-    for end in (first, *(first + sum(steps[: number + 1]) for number in range(len(steps)))):
-        for name, content in changed_segments(lines[:end], sent).items() if end > sent else ():
-            remote[name] = content  # one by one, as a folder gets them: at no moment is there a line out of its place
-            assert b"".join(lines).startswith(joined_segments(remote))
-        sent = end
-        assert joined_segments(remote) == b"".join(lines[:end])
-
-
-@given(st.integers(1, 600), st.data())
-def test_what_is_before_a_lost_or_torn_segment_counts_and_nothing_after_it(count: int, data: st.DataObject) -> None:
-    lines = journal_lines(count)
-    segments = changed_segments(lines, 0)
-    number = data.draw(st.integers(0, len(segments) - 1))
-    name = segment_files(segments)[number]
-    whole = b"".join(lines[: number * SEGMENT_LINES])
-    assert joined_segments({other: text for other, text in segments.items() if other != name}) == whole
-    kept = data.draw(st.integers(0, len(segments[name]) - 1))
-    assert joined_segments({**segments, name: segments[name][:kept]}) == whole + segments[name][:kept]
-
-
-def test_a_journal_that_an_earlier_version_left_in_one_file_is_gone_on_with_in_segments() -> None:
-    lines = journal_lines(1000)
-    remote = {JOURNAL_FILE: b"".join(lines[:300])}
-    assert joined_segments(remote) == remote[JOURNAL_FILE]
-    remote |= changed_segments(lines[:301], 300)
-    remote |= changed_segments(lines, 301)
-    assert joined_segments(remote) == b"".join(lines)
-    assert remote[JOURNAL_FILE] == b"".join(lines[:300])  # not sent again
-
-
-def test_only_segments_are_taken_for_segments_and_they_come_in_the_order_of_their_lines() -> None:
-    names = [
-        ".shardkit/journal-001024.jsonl",
-        JOURNAL_FILE,
-        ".shardkit/journal-000128.jsonl",
-        ".shardkit/uploaded.json",
-        "journal-000128.jsonl",
-        ".shardkit/journal-000128.jsonl.part",
-        ".shardkit/journal-1000000.jsonl",
-    ]
-    assert segment_files(names) == [
-        JOURNAL_FILE,
-        ".shardkit/journal-000128.jsonl",
-        ".shardkit/journal-001024.jsonl",
-        ".shardkit/journal-1000000.jsonl",
-    ]
+def test_a_run_whose_journal_was_taken_away_or_written_by_another_appends_nothing(tmp_path: Path) -> None:
+    journal = Journal.open(tmp_path, IDENTITY)
+    journal.append(shard(0), resume(0))
+    other = Journal.open(tmp_path, IDENTITY)
+    other.append(shard(1), resume(1))
+    before = journal.path.read_bytes()
+    with pytest.raises(OutputError, match=r"journal\.jsonl was written to by somebody else"):
+        journal.append(shard(1), resume(1))
+    assert journal.path.read_bytes() == before
+    journal.path.unlink()
+    with pytest.raises(OutputError, match=r"cannot write .*journal\.jsonl"):
+        other.append(shard(2), resume(2))
+    assert not journal.path.exists()
 
 
 def test_the_lines_in_memory_are_those_of_the_file(written: Path, tmp_path: Path) -> None:
     journal = Journal.open(tmp_path, IDENTITY)
     journal.append(shard(3), resume(3))
     assert b"".join(journal.lines) == written.read_bytes()
-    assert acknowledged(b"".join(journal.lines), where="here")[1] == journal.shards
-
-
-def test_the_journal_of_14000_shards_costs_a_small_part_of_shards_of_2_mb(written: Path, tmp_path: Path) -> None:
-    line = written.read_bytes().splitlines(keepends=True)[-1]
-    lines = [line] * 14_001
-    sent, starts = 0, list[int]()
-    for end in range(1, 14_002):
-        sent += sum(len(text) for text in changed_segments(lines[:end], end - 1, starts).values())
-    assert sent < 0.03 * 14_000 * 2_000_000
-    assert len(changed_segments(lines, 0)) < 120  # so many files are read when the run goes on elsewhere
-
-
-@given(st.lists(st.sampled_from([10, 5_000, 30_000, 70_000]), max_size=300), st.integers(0, 300))
-def test_long_lines_of_shards_made_of_many_files_are_not_sent_again_and_again(sizes: list[int], known: int) -> None:
-    lines = [b"x" * (size - 1) + b"\n" for size in [100, *sizes]]
-    remote, starts = dict[str, bytes](), list[int]()
-    for end in range(1, len(lines) + 1):
-        changed = changed_segments(lines[:end], end - 1, starts)
-        assert sum(map(len, changed.values())) <= max(SEGMENT_BYTES, len(lines[end - 1]))
-        remote |= changed
-    assert remote == changed_segments(lines, 0)  # the same whoever cuts them, and however many there were before
-    since = min(known, len(lines) - 1)
-    assert remote | changed_segments(lines, since) == remote
-    assert joined_segments(remote) == b"".join(lines)
+    assert parse_journal(b"".join(journal.lines), where="here").shards == journal.shards

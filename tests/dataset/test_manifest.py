@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -90,14 +91,19 @@ def test_a_manifest_survives_its_file(tmp_path: Path) -> None:
 
 
 @given(
-    st.lists(st.tuples(st.integers(1, 10**12), st.integers(0, 10**9)), max_size=5),
+    st.lists(st.integers(1, 10**12).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))), max_size=5),
     st.text(max_size=20).filter(lambda t: t.isprintable()),
     st.lists(st.integers(0, 10**9), max_size=5),
 )
 def test_any_manifest_survives_its_text(shards: list[tuple[int, int]], name: str, skipped: list[int]) -> None:
+    first = [0, *accumulate(documents for _, documents in shards)]
     manifest = dataclasses.replace(
         FULL,
-        shards=tuple(shard(i, tokens=tokens, documents=documents) for i, (tokens, documents) in enumerate(shards)),
+        tokens_per_shard=10**12,
+        shards=tuple(
+            shard(i, tokens=tokens, documents=documents, first_document=first[i])
+            for i, (tokens, documents) in enumerate(shards)
+        ),
         source=SourceInfo(id=name, files=(SourceFile(path=name, bytes=1, skipped_rows=tuple(skipped)),)),
     )
     assert Manifest.from_json(manifest.to_json()) == manifest
@@ -124,6 +130,10 @@ def test_the_fingerprint_is_of_what_decides_batches_and_of_nothing_else() -> Non
     assert len({FULL.fingerprint, *(change().fingerprint for change in changes)}) == len(changes) + 1
 
 
+def nested(depth: int) -> list[Any]:
+    return [nested(depth - 1)] if depth else []
+
+
 def edited(change: Callable[[dict[str, Any]], object]) -> str:
     data = json.loads(FULL.to_json())
     change(data)
@@ -146,7 +156,30 @@ def edited(change: Callable[[dict[str, Any]], object]) -> str:
         (lambda d: d["shards"][0].update(file="x.npy"), "names a shard 'x.npy'"),
         (lambda d: d["shards"][0].update(tokens=0), "0 tokens"),
         (lambda d: d["shards"][0].update(tokens="10"), "not a shardkit manifest"),
-        (lambda d: d["shards"][0].update(bytes=-1), "-1 bytes"),
+        (lambda d: d["shards"][0].update(bytes=-1), r"shards\[0\]\.bytes is -1, expected a whole number"),
+        (lambda d: d["shards"].reverse(), "not in the order of their indices: x_train_000001"),
+        (lambda d: d["shards"][1].update(first_document=3), "begins with document 3, 2 begin in the shards before it"),
+        (lambda d: d["shards"][0].update(first_document=1), "begins with document 1, 0 begin"),
+        (lambda d: d["shards"][1].update(split="val"), "is stated as shard 1 of split 'val'"),
+        (lambda d: d["shards"][1].update(index=5), "is stated as shard 5 of split 'train'"),
+        (lambda d: d["shards"][0].update(documents=11), "11 documents among them"),
+        (lambda d: d["shards"][0].update(bytes=20), "has 10 uint16 tokens in 20 bytes"),
+        (lambda d: d["shards"][0].update(sha256="A" * 64), "expected 64 hexadecimal digits"),
+        (lambda d: d["shards"][0].update(sha256=""), "expected 64 hexadecimal digits"),
+        (lambda d: d["shards"][0].update(file="x\0_val_000000.npy"), r"names a shard 'x\\x00_val"),
+        (lambda d: d["shards"][0].update(file="x_val_000000.npy\n"), "names a shard"),
+        (lambda d: d["shards"][0].update(file="x" * 300 + "_val_000000.npy"), "names a shard"),
+        (lambda d: d.update(tokens_per_shard=0), "tokens_per_shard is 0"),
+        (lambda d: d.update(tokens_per_shard=-1), "tokens_per_shard is -1"),
+        (lambda d: d.update(tokens_per_shard="x"), "tokens_per_shard is 'x'"),
+        (lambda d: d.update(format_version=True), "format_version is True"),
+        (lambda d: d.update(format_version=1.0), r"format_version is 1\.0"),
+        (lambda d: d["tokenizer"].update(eot_id=50257), "eot_id 50257 of 50257 ids"),
+        (lambda d: d["tokenizer"].update(vocab_size=1 << 20, eot_id=1 << 19), "its shards are uint16"),
+        (lambda d: d["encoder"].update(engine=None), r"encoder\['engine'\] is None, expected text"),
+        (lambda d: d["source"].update(options={"a": [[[[]]] * 2] * 2} | {"b": nested(40)}), "more than 32 deep"),
+        (lambda d: d["source"]["files"][0].update(skipped_rows=[3, None]), r"skipped_rows\[1\] is None"),
+        (lambda d: d["source"].update(id="\ud800"), "surrogates not allowed"),
         (lambda d: d["shards"][0].pop("split"), "not a shardkit manifest"),
         (lambda d: d["shards"][0].update(surprise=1), "not a shardkit manifest"),
         (lambda d: d.update(shards=None), "not a shardkit manifest"),
@@ -155,8 +188,8 @@ def edited(change: Callable[[dict[str, Any]], object]) -> str:
         (lambda d: d.update(source=3), "not a shardkit manifest"),
         (lambda d: d.pop("source"), "no 'source' in it"),
         (lambda d: d.pop("format_version"), "no 'format_version' in it"),
-        (lambda d: d.update(tokens=1), "27 tokens"),
-        (lambda d: d.update(documents=1), "6 documents"),
+        (lambda d: d.update(tokens=1), "states tokens 1, its shards give 27"),
+        (lambda d: d.update(documents=1), "states documents 1, its shards give 6"),
     ],
 )
 def test_an_edited_manifest_is_refused(change: Callable[[dict[str, Any]], object], words: str) -> None:
@@ -165,7 +198,16 @@ def test_an_edited_manifest_is_refused(change: Callable[[dict[str, Any]], object
     assert str(caught.value).startswith("here/manifest.json ")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "1", "null", '"x"', "[" * 100_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", "1", "null", '"x"', "[" * 100_000, '{"a":' * 100_000, "1" * 5_000, "NaN", "\ufeff{}"),
+        GOLDEN.replace("148", "1" * 5_000),
+        GOLDEN.replace("148", "NaN"),
+        GOLDEN.replace("148", "1e999"),
+        GOLDEN.replace('"encoder": {}', '"encoder": {}, "dtype": "uint16"'),
+    ],
+)
 def test_a_text_that_is_no_manifest_is_refused(text: str) -> None:
     with pytest.raises(ManifestError, match="is not a shardkit manifest"):
         Manifest.from_json(text)
@@ -182,7 +224,7 @@ def test_a_missing_manifest_says_that_the_dataset_is_unfinished(tmp_path: Path) 
     with pytest.raises(ManifestError, match=r"has no manifest\.json: the dataset is unfinished"):
         Manifest.load(tmp_path)
     (tmp_path / "manifest.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(ManifestError, match="cannot read"):
+    with pytest.raises(ManifestError, match="is not a shardkit manifest"):
         Manifest.load(tmp_path)
 
 

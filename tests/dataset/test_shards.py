@@ -174,3 +174,46 @@ def test_names_are_those_of_fineweb_py() -> None:
     assert match is not None
     assert (match["prefix"], match["split"], match["index"]) == ("my_train_like_set", "val", "000000")
     assert SHARD_NAME.match("x_train_00001.npy") is None
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *(
+            "'shape': (100.0,)",
+            "'shape': ('100',)",
+            "'shape': {100: 0}",
+            "'shape': [100]",
+            "'shape': 100",
+            "'shape': 1e9",
+        ),
+        *("'shape': (1e999,)", "'shape': (True,)", "'shape': (-1,)", "'shape': (-0.0,)", "'shape': (None,)"),
+        *(
+            f"'shape': ({'9' * 4000},)",
+            f"'shape': ({'9' * 4299},)",
+            f"'shape': ({2**62},)",
+            "'shape': (100,), 'more': 1",
+        ),
+        *("'shape': (100,), 'descr': None", "'shape': (100,), 'descr': 3", "'shape': (100,), 'descr': ['<u2']"),
+        *("'shape': (100,), 'descr': '(9999999999999999999,)u2'", "'shape': (100,), 'descr': 'a5'", "'shape'"),
+        *("'shape': (100,), 'descr': '<u2,<u2'", "'shape': (100,), 'fortran_order': 1", "'shape': (1).__class__"),
+        "'shape': " + "(" * 300 + "100" + ")" * 300,
+    ],
+)
+def test_headers_that_numpy_refuses_or_that_no_shard_has_are_refused(tmp_path: Path, header: str) -> None:
+    text = ("{'descr': '<u2', 'fortran_order': False, " + header + "}").encode()
+    path = tmp_path / "x_train_000000.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(200))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numpy's own, of names that it will forget
+        with pytest.raises(ShardError, match=r"x_train_000000\.npy (has a damaged \.npy header|holds a)") as caught:
+            open_shard(path)
+    assert len(str(caught.value)) < 400
+
+
+def test_a_version_that_numpy_does_not_know_is_refused(tmp_path: Path) -> None:
+    data = saved(np.arange(100, dtype="<u2"))
+    for version in (b"\0\0", b"\1\1", b"\4\0", b"\xff\xff"):
+        (tmp_path / "x.npy").write_bytes(data[:6] + version + data[8:])
+        with pytest.raises(ShardError, match="damaged"):
+            open_shard(tmp_path / "x.npy")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -156,3 +157,29 @@ def test_the_command_peeks_into_a_remote_and_into_bare_shards(
         assert done.exit_code == 0, done.output
         texts.append(json.loads(done.stdout.splitlines()[-1])["text"])
     assert len(set(texts)) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(
+            {name: value}
+            for name in ("micro_batch", "micro_steps", "world_size")
+            for value in (None, "2", 1.0, True, [])
+        ),
+        *({"loader": value} for value in (None, 3, [], {}, {"fingerprint": "a"})),
+        *({"folder": value} for value in (None, 3, ["a"])),
+        {"eot_id": "x"},
+    ],
+)
+def test_a_log_whose_line_on_the_data_is_damaged_is_refused(
+    folder: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    state = ShardLoader(folder, batch_size=2, seq_len=24, seed=3).state_dict()
+    entry = {"after_step": 0, "folder": str(folder), "micro_batch": 2, "world_size": 1, "micro_steps": 1}
+    odd: list[Any] = [{"step": "x"}, {"after_step": "x"}, {"after_step": None}, {"step": 1e999}, {"step": True}, [], 3]
+    run = run_log(tmp_path / "run", folder, {**entry, "loader": state, **change}, {"step": 1, "loss": math.nan}, *odd)
+    with open(run / "log.jsonl", "a") as log:
+        log.write("\n" + "[" * 100_000 + "\n")
+    with pytest.raises(UsageError, match="does not say which data step 1 was given"):
+        peek_run(run, step=1)

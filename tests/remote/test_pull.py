@@ -285,3 +285,34 @@ def test_a_manifest_that_points_outside_the_folder_is_refused(hub: HubServer, tm
     hub.seed_repo(REPO, {MANIFEST_NAME: text.encode(), "../x_val_000000.npy": b"y"})
     with pytest.raises(Exception, match="names a shard"):
         pull(REPO, tmp_path / "b")
+
+
+def test_a_folder_under_a_shards_name_is_one_line(hub: HubServer, tmp_path: Path) -> None:
+    make_dataset(tmp_path / "a")
+    push(tmp_path / "a", REPO)
+    (tmp_path / "b" / "demo_train_000001.npy" / "mine").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"cannot write .*demo_train_000001\.npy: Is a directory"):
+        pull(REPO, tmp_path / "b")
+    assert (tmp_path / "b" / "demo_train_000001.npy" / "mine").is_dir()
+    assert not (tmp_path / "b" / MANIFEST_NAME).exists()
+
+
+def test_a_link_in_the_place_of_incoming_files_is_not_followed(hub: HubServer, tmp_path: Path) -> None:
+    make_dataset(tmp_path / "a")
+    push(tmp_path / "a", REPO)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "mine").touch()
+    (tmp_path / "b" / ".shardkit").mkdir(parents=True)
+    (tmp_path / "b" / ".shardkit" / "incoming").symlink_to(tmp_path / "elsewhere")
+    pull(REPO, tmp_path / "b")
+    assert tree_of(tmp_path / "b") == tree_of(tmp_path / "a")
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["mine"]
+
+
+def test_a_file_in_the_place_of_the_working_folder_is_one_line(hub: HubServer, tmp_path: Path) -> None:
+    make_dataset(tmp_path / "a")
+    push(tmp_path / "a", REPO)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / ".shardkit").touch()
+    with pytest.raises(OutputError, match=r"cannot write .*\.shardkit"):
+        pull(REPO, tmp_path / "b")

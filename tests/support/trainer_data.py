@@ -66,14 +66,14 @@ def write_dataset(
                 index=index,
                 tokens=size,
                 documents=int((tokens == 256).sum()),
-                first_document=0,
+                first_document=sum(shard.documents for shard in shards),
                 sha256=sha256_file(path),
                 bytes=path.stat().st_size,
             )
         )
     manifest = Manifest(
         dtype="uint16",
-        tokens_per_shard=train,
+        tokens_per_shard=max(train, val),
         shards=tuple(shards),
         tokenizer=TokenizerInfo(name="bytes", vocab_size=ids, eot_id=256, ranks_sha256="0" * 64),
     )

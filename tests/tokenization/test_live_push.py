@@ -16,7 +16,8 @@ from reference import folder_bytes, shard_bytes
 from texts import documents, write_parquet
 
 from shardkit import Manifest, pull, tokenize
-from shardkit.dataset.journal import JOURNAL_FILE, SEGMENT_LINES, Journal, Resume, segment_files
+from shardkit.dataset.journal import JOURNAL_FILE, Journal, Resume
+from shardkit.dataset.journal_segments import SEGMENT_LINES, segment_files
 from shardkit.dataset.manifest import ShardInfo
 from shardkit.errors import DiskFull, HubError, OutputError, UsageError
 from shardkit.remote.storage import FsspecRemote
@@ -289,7 +290,7 @@ def test_the_journal_that_travels_grows_with_the_shards_and_not_with_their_squar
                 file=spec.shard_file(index),
                 split="train",
                 index=index,
-                tokens=100,
+                tokens=20,
                 documents=1,
                 first_document=index,
                 sha256=hashlib.sha256(content).hexdigest(),
@@ -314,7 +315,7 @@ def test_a_run_whose_shards_arrived_and_whose_journal_did_not_leaves_no_hole(tmp
             file=spec.shard_file(index),
             split="train",
             index=index,
-            tokens=100,
+            tokens=20,
             documents=1,
             first_document=index,
             sha256=hashlib.sha256(b"x" * 40).hexdigest(),

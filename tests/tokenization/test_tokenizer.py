@@ -267,12 +267,21 @@ def test_the_end_of_text_token_is_the_configs_or_a_usual_name(tmp_path: Path) ->
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "[NONE]"}))
     with pytest.raises(TokenizerError, match=r"none of the end-of-text tokens \[NONE\]"):
         Tokenizer(str(path))
-    (tmp_path / "tokenizer_config.json").write_text("{")
-    with pytest.raises(TokenizerError, match=r"cannot read .*tokenizer_config\.json"):
-        Tokenizer(str(path))
+    for text in (
+        "{",
+        "[" * 100_000,
+        "[]",
+        "3",
+        '{"eos_token": 3}',
+        '{"eos_token": ["a"]}',
+        '{"eos_token": {"content": 1}}',
+    ):
+        (tmp_path / "tokenizer_config.json").write_text(text)
+        with pytest.raises(TokenizerError, match=r"cannot read .*tokenizer_config\.json"):
+            Tokenizer(str(path))
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff\xfe", b"not json"])
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff\xfe", b"not json", b"[" * 100_000])
 def test_a_file_that_is_no_tokenizer_json_is_one_clear_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(TokenizerError, match=r"x\.json is not a tokenizer\.json"):
@@ -289,3 +298,15 @@ def test_importing_the_module_loads_no_engine() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_a_tokenizer_json_without_a_vocabulary_or_of_many_gigabytes_is_one_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    model = {"type": "BPE", "vocab": {}, "merges": []}
+    path.write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
+    with pytest.raises(TokenizerError, match="has an empty vocabulary"):
+        Tokenizer(str(path))
+    with open(path, "r+b") as file:
+        file.truncate(6 << 30)
+    with pytest.raises(TokenizerError, match=r"cannot read tokenizer .*: it has 6\.4 GB, more than"):
+        Tokenizer(str(path))

@@ -25,7 +25,7 @@ class OpenDataset:
         self.shards: dict[str, ShardInfo] = {shard.file: shard for shard in manifest.shards}
         self.sizes = {shard.file: shard.bytes for shard in manifest.shards}
         self.small_bytes = small_bytes(manifest)
-        files = [path for path in folder.path.iterdir() if SHARD_NAME.match(path.name)]
+        files = [path for path in folder.path.iterdir() if SHARD_NAME.match(path.name) and path.is_file()]
         self.contents = CacheContents({path.name: path.stat().st_size for path in files})
 
 

@@ -12,7 +12,6 @@ import dataclasses
 import json
 import logging
 import os
-import shutil
 import signal
 import sys
 import time
@@ -23,7 +22,7 @@ from pathlib import Path
 
 from shardkit.dataset.check import check_shard
 from shardkit.errors import DiskFull, ShardError, ShardkitError
-from shardkit.files import format_bytes, free_bytes
+from shardkit.files import format_bytes, free_bytes, remove_tree, write_error
 from shardkit.network import scrub
 from shardkit.remote.download import download_verified
 from shardkit.remote.streaming.contents import OpenDataset, in_order_of_need, open_dataset, too_much, wanted_file
@@ -179,7 +178,10 @@ class Downloader:
         try:
             check_shard(path, self._dataset.shards[shard], hashed=True)
         except ShardError:
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:  # a folder of that name
+                raise write_error(error, path, 0) from error
             return False
         return True
 
@@ -190,13 +192,13 @@ class Downloader:
         try:
             download_verified(self._dataset.remote, wanted, incoming, self._folder.path / shard)
         finally:
-            shutil.rmtree(incoming, ignore_errors=True)
+            remove_tree(incoming)
         return True
 
 
 def run(folder: CacheFolder, source: str, revision: str | None) -> None:
     """Open the dataset, and serve the readers until none has lived for a moment. Raises why there is no dataset."""
-    shutil.rmtree(folder.incoming, ignore_errors=True)
+    remove_tree(folder.incoming)
     pool = ThreadPoolExecutor(DOWNLOADS, thread_name_prefix="shardkit-download")
     opening = pool.submit(open_dataset, folder, source, revision)
     downloader: Downloader | None = None
@@ -219,7 +221,7 @@ def run(folder: CacheFolder, source: str, revision: str | None) -> None:
             last = status
         downloader.wait()
     folder.status.unlink(missing_ok=True)
-    shutil.rmtree(folder.incoming, ignore_errors=True)
+    remove_tree(folder.incoming)
 
 
 def main(folder: CacheFolder) -> int:

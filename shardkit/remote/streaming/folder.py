@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from shardkit.dataset.manifest import WORK_DIR, Manifest
+from shardkit.dataset.typed_json import parse_json, read_record
 from shardkit.errors import OutputError
-from shardkit.files import write_error
+from shardkit.files import read_small_file, write_error
 from shardkit.remote.address import hub_repo
 
 Record = TypeVar("Record", "Lease", "Status", "Dataset")
@@ -121,8 +122,8 @@ class CacheFolder:
     def read(self, path: Path, kind: type[Record]) -> Record | None:
         """A record; None where there is none, or none that this version writes."""
         try:
-            return kind(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            return read_record(kind, parse_json(read_small_file(path)))
+        except (OSError, ValueError):
             return None
 
     def new_lease(self, name: str) -> int:

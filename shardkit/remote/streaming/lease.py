@@ -118,7 +118,7 @@ class Reader:
         if status.dataset != self.lease.dataset:
             raise HubError(f"{self.folder.path} was given another dataset meanwhile: start again")
         if shard in status.errors:
-            raise _error(*status.errors[shard])
+            raise _error(status.errors[shard])
         self.ready |= {*status.ready} & {*self.lease.wants}
         if shard in self.ready:
             self._killed = 0
@@ -130,7 +130,7 @@ class Reader:
         status = self.folder.read(self.folder.status, Status)  # after that look: the last words of one that ended
         if status is not None and status.seen.get(self.lease.id) == self.lease.serial:
             if status.error is not None:
-                raise _error(*status.error)
+                raise _error(status.error)
         else:
             status = None
         if not running:
@@ -154,6 +154,8 @@ class Reader:
         _children[:] = [child for child in _children if child.poll() is None] + [self._child]
 
 
-def _error(kind: str, message: str) -> ShardkitError:
+def _error(said: list[str]) -> ShardkitError:
+    kind, message = said if len(said) == 2 else ("", " ".join(said))
     error_class = getattr(errors, kind, HubError)
-    return error_class(message) if issubclass(error_class, ShardkitError) else HubError(message)
+    is_ours = isinstance(error_class, type) and issubclass(error_class, ShardkitError)
+    return error_class(message) if is_ours else HubError(message)

@@ -223,7 +223,7 @@ def test_a_folder_that_is_still_written_has_no_revision_to_give(offline: None, t
 def test_a_remote_without_a_finished_shard_or_without_a_manifest_says_what_to_do(
     served: HubServer, tmp_path: Path
 ) -> None:
-    open_uploader(REPO, b'{"identity": {}}\n').close()
+    open_uploader(REPO, Journal.open(tmp_path / "j", {}).path.read_bytes()).close()
     with pytest.raises(HubError, match="holds no finished shard yet"):
         opened(tmp_path / "b")
     make_dataset(tmp_path / "a")
@@ -329,3 +329,35 @@ def test_a_small_files_share_is_enough_for_a_large_dataset(tmp_path: Path) -> No
     manifest = make_dataset(tmp_path / "a", shards=40, tokens=10)
     assert isinstance(manifest, Manifest)
     assert 2 * len(manifest.to_json()) < small_bytes(manifest) < 2**18
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{}", '{"key": 1}', "\\xff", '"x"', "1" * 5_000])
+def test_a_record_that_is_none_is_written_anew(offline: None, tmp_path: Path, text: str) -> None:
+    make_dataset(tmp_path / "a")
+    work = tmp_path / "b" / ".shardkit"
+    (work / "readers").mkdir(parents=True)
+    for name in ("dataset.json", "status.json"):
+        (work / name).write_text(text)
+    cache = opened(tmp_path / "b", str(tmp_path / "a"))
+    assert cache.manifest == Manifest.load(tmp_path / "a")
+    cache.close()
+
+
+def test_what_is_no_file_in_the_cache_is_not_followed_and_not_waited_for(offline: None, tmp_path: Path) -> None:
+    files = [shard.file for shard in make_dataset(tmp_path / "a", shards=5).shards]
+    (tmp_path / "b" / ".shardkit" / "readers").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "b" / ".shardkit" / "incoming").symlink_to(tmp_path / "elsewhere")
+    os.mkfifo(tmp_path / "b" / files[0])
+    (tmp_path / "b" / files[1]).symlink_to(tmp_path / "nowhere")
+    (tmp_path / "b" / files[2] / "mine").mkdir(parents=True)
+    cache = opened(tmp_path / "b", str(tmp_path / "a"))
+    cache.want([*files[:2], *files[3:]])
+    for file in (*files[:2], *files[3:]):
+        cache.wait(file)
+        assert (tmp_path / "b" / file).read_bytes() == (tmp_path / "a" / file).read_bytes()
+    cache.want([files[2]])
+    with pytest.raises(OutputError, match=f"cannot write .*{files[2]}: Is a directory"):
+        cache.wait(files[2])
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    cache.close()

@@ -1,0 +1,59 @@
+"""A JSON value with one thing about it changed, as damage or an enemy may change it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+from collections.abc import Iterator
+from typing import Any
+
+NESTED: Any = json.loads("[" * 900 + "]" * 900)
+HOSTILE: list[Any] = [
+    *(None, True, False, 0, 1, -1, 1.0, 0.5, 1e308, float("inf"), float("nan"), 2**31, 2**63 - 1, 2**63, 10**4000),
+    *("", "x", "0", "1", "../x", "/etc/passwd", "a\0b", "\ud800", "line\nbreak", "\x1b[2J", "f" * 64, "x" * 100_000),
+    *(
+        "x_val_000000.npy",
+        "x_train_000001.npy\n",
+        f"x_train_{chr(0x660) * 6}.npy",
+        "uint16",
+        "uint32",
+        "int64",
+        "val",
+        "train",
+    ),
+    *([], {}, [[]], [None], [1], {"": {}}, {"file": []}, NESTED, {"a": NESTED}),
+]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place in a JSON value, the root too."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in items:
+        yield from places(item, (*path, name))
+
+
+def mutated(value: Any, rng: random.Random) -> Any:
+    """`value` with one thing about it changed."""
+    path = rng.choice(list(places(value)))
+    if not path:
+        return rng.choice(HOSTILE)
+    value = copy.deepcopy(value)
+    holder = value
+    for name in path[:-1]:
+        holder = holder[name]
+    kind = rng.randrange(6)
+    if kind == 0:
+        del holder[path[-1]]
+    elif kind == 1 and isinstance(holder, list):
+        holder.insert(path[-1], copy.deepcopy(rng.choice(holder)))
+    elif kind == 2 and isinstance(holder, list):
+        holder.reverse()
+    elif kind == 3 and isinstance(holder[path[-1]], int):
+        holder[path[-1]] += rng.choice((-1, 1, 1 << 16))
+    elif kind == 4 and isinstance(holder, dict):
+        holder[rng.choice(("surprise", "edges", "directory", "__class__", "\ud800"))] = rng.choice(HOSTILE)
+    else:
+        holder[path[-1]] = rng.choice(HOSTILE)
+    return value
