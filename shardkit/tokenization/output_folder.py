@@ -158,16 +158,16 @@ def _listed_shards(directory: Path) -> list[Path]:
 def _named_by_journal(directory: Path) -> set[str]:
     """The shards that the journal names, in lines that hold or not, and the next one, which a run that was killed may
     have finished after its last line."""
-    records = []
-    with suppress(OSError):
-        for line in (directory / JOURNAL_FILE).read_bytes().splitlines():
-            with suppress(ValueError, RecursionError):
-                records.append(json.loads(line))
-    with suppress(KeyError, TypeError, IndexError):
-        named = {str(record["shard"]["file"]) for record in records[1:]}
-        prefix = str(records[0]["identity"]["prefix"])
-        return named | {shard_name(prefix, split, len(named)) for split in ("val", "train")}
-    return set()
+    path, named = directory / JOURNAL_FILE, set[str]()
+    damage = (ValueError, KeyError, TypeError, IndexError, RecursionError)
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    for line in lines:
+        with suppress(*damage):
+            named.add(str(json.loads(line)["shard"]["file"]))
+    with suppress(*damage):
+        prefix = str(json.loads(lines[0])["identity"]["prefix"])
+        named |= {shard_name(prefix, split, len(named)) for split in ("val", "train")}
+    return named
 
 
 def clear(directory: Path) -> None:

@@ -157,6 +157,8 @@ def test_overwrite_removes_what_the_journal_or_the_manifest_names(whole: Path, s
     damaged = tmp_path / "damaged"
     shutil.copytree(stopped, damaged)
     change_line(damaged, 1, lambda record: record.update(more=1))
+    with open(damaged / JOURNAL_FILE, "ab") as journal:
+        journal.write(b"[]\n{}\n\xff\n")
     for folder in (pulled, killed, begun, damaged):
         (folder / "notes.txt").write_text("mine")
         (folder / "points.npy").write_bytes(b"mine")
