@@ -25,6 +25,7 @@ from shardkit.dataset.folder import WORK_DIR
 from shardkit.dataset.records import ShardInfo, SourceFile
 from shardkit.errors import OutputError
 from shardkit.files import atomic_write, write_error
+from shardkit.redaction import public_address
 
 JOURNAL_FILE = f"{WORK_DIR}/journal.jsonl"
 SEGMENT_LINES = 128  # most lines of a segment: about 60 kB where a shard is made of few source files
@@ -76,6 +77,11 @@ class Journal:
             resume = _resume(records)
         except _DAMAGE as error:
             raise OutputError(f"{path} is damaged ({error}): start again with --overwrite") from error
+        if stated.get("source") != (source := public_address(str(stated.get("source")))):
+            raise OutputError(
+                f"{path} holds a user, password or query of the address {source}, as an earlier version wrote it: "
+                "start again with --overwrite, so that nothing of it is published"
+            )
         if differ := _differences(stated, json.loads(json.dumps(identity))):
             raise OutputError(
                 f"{directory} holds another run ({'; '.join(differ)}): choose another --out, or start again with "
