@@ -23,7 +23,10 @@ _PORT = re.compile(r"(\[[^\]]*\]|[^:]*)(:\d*\W*)?")  # a host and a port, and wh
 _CONTAINERS = ("abfs", "abfss", "wasb", "wasbs")  # CONTAINER@ACCOUNT: what stands before the @ names the place
 _PLAIN_FILES = ("file", "local")  # a name, in which ? and # mean nothing
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_LOGGERS_OF_ADDRESSES = ("fsspec.http", "httpx", "httpx2")
+_LOGGERS_OF_ADDRESSES = (
+    *("fsspec", "fsspec.http", "fsspec.cached", "fsspec.caching", "fsspec.reference"),
+    *("httpx", "httpx2", "s3fs", "urllib3.connectionpool", "webhdfs"),
+)
 
 
 def public_address(address: str) -> str:
