@@ -102,7 +102,8 @@ def _split(match: re.Match[str]) -> tuple[str, str]:
     user, at, host = authority.rpartition("@")
     if at and (match["scheme"].lower() not in _CONTAINERS or ":" in user):
         return user, rest[len(user) + 1 :]
-    if at or match["slashes"] == "/" or _PORT.fullmatch(host):
+    cut = "@" in rest and host.endswith(":")  # by a password that begins with a slash
+    if at or match["slashes"] == "/" or (_PORT.fullmatch(host) and not cut):
         return "", rest
     user, at, host = rest.rpartition("@")  # a password with a slash in it
     return (user, host) if at else (rest, "[hidden]")
