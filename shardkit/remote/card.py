@@ -127,7 +127,7 @@ def _text_section(manifest: Manifest, repo: str) -> str:
             *_origin(manifest),
             "",
             _LOADING.format(
-                repo=shlex.quote(printable(repo, lines=False)),
+                repo=shlex.quote(_one_line(repo)),
                 files=json.dumps(f"data/*_{manifest.shards[-1].split}_*.npy"),
             ),
             _TEXT_END,
@@ -165,7 +165,11 @@ def _plain(value: str) -> str:
 
 def _code(value: str) -> str:
     """The same as a code span, on one line: no HTML, no Markdown, none of our marks."""
-    text = printable(value, lines=False).replace("<!--", "<!- -") or " "
+    text = _one_line(value) or " "
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     space = " " if "`" in (text[0], text[-1]) else ""
     return f"{fence}{space}{text}{space}{fence}"
+
+
+def _one_line(value: str) -> str:
+    return printable(value, lines=False).replace("<!--", "<!- -")  # the marks are comments
