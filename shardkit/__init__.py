@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from shardkit.dataset.manifest import Manifest
     from shardkit.dataset.shards import open_shard
     from shardkit.loader.loader import ShardLoader
+    from shardkit.redaction import printable, public_address
     from shardkit.remote.pull import pull
     from shardkit.remote.push import push
     from shardkit.tokenization.pipeline import tokenize
@@ -32,6 +33,8 @@ __all__ = [
     "__version__",
     "merge_ledger",
     "open_shard",
+    "printable",
+    "public_address",
     "pull",
     "push",
     "tokenize",
@@ -43,6 +46,8 @@ _HOMES = {
     "Tokenizer": "shardkit.tokenization.tokenizer",
     "merge_ledger": "shardkit.batches.ledger",
     "open_shard": "shardkit.dataset.shards",
+    "printable": "shardkit.redaction",
+    "public_address": "shardkit.redaction",
     "pull": "shardkit.remote.pull",
     "push": "shardkit.remote.push",
     "tokenize": "shardkit.tokenization.pipeline",

@@ -19,6 +19,7 @@ import click
 from shardkit import __version__
 from shardkit.errors import ShardkitError, ShardkitWarning, UsageError, machine_fault
 from shardkit.interrupt import prompt_interrupt
+from shardkit.redaction import printable, public_address
 
 DEFAULT_SOURCE = "HuggingFaceFW/fineweb-edu"
 _STOPPED = "stopped: run the same command again to go on from the last finished shard"
@@ -171,6 +172,7 @@ def pull(
     selection = Selection(split, shards, allow_gaps)
     with _warnings_as_lines(), TransferBar("pull") as bar:
         manifest, verified = pull_checked(repo, directory, revision=revision, selection=selection, progress=bar)
+    repo = public_address(repo)
     summary = {"repo": repo, "shards": len(manifest.shards), "tokens": manifest.tokens, "documents": manifest.documents}
     _print({**summary, "fingerprint": manifest.fingerprint, "verified": verified}, as_json)
 
@@ -265,7 +267,7 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
             for item in value:
                 click.echo("  " + "  ".join(_words(v) for v in (item.values() if isinstance(item, dict) else [item])))
         elif name == "text":
-            click.echo(f"{label}:\n{value}")
+            click.echo(f"{label}:\n{printable(value)}")
         elif value is not None:
             click.echo(f"{label}: {_words(value)}")
 
@@ -275,7 +277,7 @@ def _words(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:,.2f}" if isinstance(value, float) else str(value)
+    return f"{value:,.2f}" if isinstance(value, float) else printable(str(value), lines=False)
 
 
 @contextmanager

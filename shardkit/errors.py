@@ -14,20 +14,33 @@
     │   └── AuthError         token missing, wrong, read-only, or not enough for this repo
     └── StateError            a loader or checkpoint state that would silently change the data
 
-Every message says what, where, expected, got, and the next step.
+Every message says what, where, expected, got, and the next step. None holds a secret, or a control character of
+somebody's text: whatever it is made of, it is made fit to be shown here.
 """
 
 from __future__ import annotations
 
 import errno
 
+from shardkit.redaction import printable, redact
+
+
+def _fit_to_show(parts: tuple[object, ...]) -> tuple[object, ...]:
+    return tuple(printable(redact(part)) if isinstance(part, str) else part for part in parts)
+
 
 class ShardkitError(Exception):
     """Base of every error that is the input's, the machine's or the network's fault, not a bug."""
 
+    def __init__(self, *parts: object) -> None:
+        super().__init__(*_fit_to_show(parts))
+
 
 class ShardkitWarning(UserWarning):
     """Something that a user should know and that stops nothing."""
+
+    def __init__(self, *parts: object) -> None:
+        super().__init__(*_fit_to_show(parts))
 
 
 class UsageError(ShardkitError):

@@ -9,15 +9,15 @@ leaves it with a token in it.
 from __future__ import annotations
 
 import errno
-import os
 import re
 import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from shardkit.errors import AuthError, DiskFull, HubError, ShardkitError
+from shardkit.errors import AuthError, DiskFull, HubError, ShardkitError, UsageError
+from shardkit.redaction import hub_token, public_address, redact, redact_logs, user_of
 
 Result = TypeVar("Result")
 TRIES = 5
@@ -25,15 +25,9 @@ FIRST_WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 300.0
 # Modules of the clients. What their code raises is a failure of the network or of the data.
 _CLIENT = re.compile(
-    r"(adlfs|aiohttp|aiobotocore|asyncio|azure|botocore|datasets|fsspec|gcsfs|google|h11|hf_xet|httpcore2?|httpx2?"
-    r"|huggingface_hub|paramiko|pyarrow|requests|s3fs|smbprotocol|urllib3)(\.|$)"
+    r"(adlfs|aiohttp|aiobotocore|asyncio|azure|botocore|datasets|fsspec|ftplib|gcsfs|google|h11|hf_xet|httpcore2?"
+    r"|httpx2?|huggingface_hub|paramiko|pyarrow|requests|s3fs|smbprotocol|urllib3)(\.|$)"
 )
-_SECRETS = [
-    (re.compile(r"hf_[A-Za-z0-9]{8,}"), "hf_[hidden]"),
-    (re.compile(r"(?i)\b(bearer|basic)\s+[^\s'\"]+"), r"\1 [hidden]"),
-    (re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]+"), r"\1"),  # signed URLs carry their key in the query
-    (re.compile(r"(https?://)[^\s/@'\"]+@"), r"\1"),
-]
 _LOGIN = "`hf auth login`, or set HF_TOKEN"
 _NEW_TOKEN = f"make one with write access at https://huggingface.co/settings/tokens, then {_LOGIN}"
 _AGAIN = "run the same command again, it goes on"
@@ -94,6 +88,8 @@ _RULES = [  # the first that fits is followed
     ),
     _Rule({"FileNotFoundError"}, False, None, "has no such file or folder ({said}): check the name"),
     _Rule({"SpecialFileError"}, False, None, "is not a plain file ({said}): put the file there that it should be"),
+    _Rule({"error_perm", "login"}, False, AuthError, _RIGHTS),
+    _Rule({"error_perm"}, False, None, "refused it ({said})"),
     _Rule({"PermissionError", "content"}, False, None, _RIGHTS),
     _Rule({"PermissionError"}, False, AuthError, _RIGHTS),
     *(_Rule({f"{name}Error"}, False, None, _IN_THE_WAY) for name in ("FileExists", "NotADirectory", "IsADirectory")),
@@ -146,6 +142,34 @@ def with_retries(
                 raise failure from None  # the client's own text may hold a header with the token
 
 
+def open_filesystem(address: str, *, error: type[ShardkitError] = HubError) -> tuple[Any, str]:
+    """The fsspec filesystem that `address` is of, and the path in it.
+
+    Some log in right here: raises `error` or `AuthError` where that fails, `UsageError` for a user or password before
+    a place whose driver does not read them there, and fsspec's `ValueError` or `ImportError` for no driver.
+    """
+    import fsspec
+
+    redact_logs()
+
+    def connect() -> tuple[Any, str] | ValueError:
+        try:
+            return fsspec.core.url_to_fs(address)  # type: ignore[no-any-return]
+        except ValueError as unknown:
+            return unknown
+
+    shown = public_address(address)
+    opened = with_retries(connect, shown, "open", error=error)
+    if isinstance(opened, ValueError):
+        raise opened
+    if (user := user_of(address)) and opened[1].lstrip("/").startswith(user):
+        raise UsageError(
+            f"{shown} is given with a user or password before it, which its driver does not read there: leave them out "
+            "and set them as its own tools ask (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3://)"
+        )
+    return opened
+
+
 def as_hub_error(
     raised: Exception, where: str, what: str, *, error: type[ShardkitError] = HubError, content: bool = False
 ) -> tuple[ShardkitError, float | None]:
@@ -165,18 +189,8 @@ def as_hub_error(
 
 def scrub(text: str) -> str:
     """`text` on one line of at most 300 characters, without tokens, credentials or signed queries."""
-    if token := _token():
-        text = text.replace(token, "[hidden]")
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
-    text = " ".join(text.split())
+    text = " ".join(redact(text).split())
     return text if len(text) <= 300 else text[:297] + "..."
-
-
-def _token() -> str | None:
-    """The Hub's token. A process that has not loaded the Hub's client has sent none but the environment's."""
-    hub = sys.modules.get("huggingface_hub")
-    return hub.get_token() if hub is not None else os.environ.get("HF_TOKEN")
 
 
 def _marks_of(error: BaseException) -> set[str | int]:
@@ -192,12 +206,14 @@ def _marks_of(error: BaseException) -> set[str | int]:
         marks.add("Hub")
         if getattr(getattr(error, "response", None), "history", None):
             marks.add("redirected")
-    if not _token():
+    if not hub_token():
         marks.add("no token")
     if "Credentials" in type(error).__name__:
         marks.add("credentials")
     if "Illegal header value" in str(error):
         marks.add("illegal header")
+    if "error_perm" in marks and str(error)[:3] in ("430", "530", "532"):  # of FTP
+        marks.add("login")
     return marks
 
 
@@ -225,6 +241,10 @@ def _root_of(error: BaseException) -> BaseException:
     for item in chain:
         if "HfHubHTTPError" in _class_names(item):
             return item
+    # fsspec calls whatever kept it from a file behind http "not found": a refusal, or no connection
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and cause and type(cause).__module__.startswith("aiohttp."):
+        return error if _status_of(cause) == 404 else cause
     if not (isinstance(error, RuntimeError | ValueError) or "LocalEntryNotFoundError" in _class_names(error)):
         return error
     while (below := causes[-1].__cause__) is not None and below not in causes:

@@ -118,7 +118,8 @@ def test_a_planted_long_file_class_or_function_is_found() -> None:
 
 def test_the_public_names_are_pinned() -> None:
     names = (
-        "Manifest ShardLoader ShardkitError Tokenizer UsageError __version__ merge_ledger open_shard pull push tokenize"
+        "Manifest ShardLoader ShardkitError Tokenizer UsageError __version__ merge_ledger open_shard printable "
+        "public_address pull push tokenize"
     )
     assert shardkit.__all__ == names.split()
     assert all(getattr(shardkit, name) is not None for name in shardkit.__all__)
@@ -133,6 +134,8 @@ SIGNATURES = {
     "Tokenizer": "name encoder fast_json",
     "merge_ledger": "folder",
     "open_shard": "path",
+    "printable": "text lines",
+    "public_address": "address",
     "pull": "repo directory revision split shards allow_gaps workers progress",
     "push": "directory repo private revision tag overwrite workers progress",
     "tokenize": "source out name split revision text_field separator skip_bad_rows tokenizer encoder shard_tokens "

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from shardkit import ShardkitError, UsageError
+from shardkit import ShardkitError, UsageError, printable
 from trainer.config import Config, field_types
 
 
@@ -123,7 +123,7 @@ def sample(run: Path, **options: Any) -> None:
     from trainer.sample import sample_run
 
     for text in sample_run(run, **options):
-        click.echo(text + "\n")
+        click.echo(printable(text) + "\n")
 
 
 @main.command()

@@ -8,8 +8,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from shardkit import ShardkitError, UsageError
-from trainer.checkpoint import is_checkpoint_name, is_hub_repo
+from shardkit import ShardkitError, UsageError, public_address
+from trainer.checkpoint import CheckpointError, is_checkpoint_name, is_hub_repo
 
 
 class Uploader:
@@ -64,9 +64,10 @@ class Uploader:
                 return
             try:
                 (_push_fsspec if "://" in self._remote else _push_hub)(stage, self._remote)
-                self._say(f"pushed {stage.name} to {self._remote}")
+                self._say(f"pushed {stage.name} to {public_address(self._remote)}")
             except (OSError, ValueError, RuntimeError, ImportError, ShardkitError) as error:
-                self._say(f"warning: {stage.name} was not pushed to {self._remote}: {str(error).splitlines()[0]}")
+                shown, why = public_address(self._remote), (str(error) or type(error).__name__).splitlines()[0]
+                self._say(f"warning: {CheckpointError(f'{stage.name} was not pushed to {shown}: {why}')}")
             shutil.rmtree(stage, ignore_errors=True)
 
 

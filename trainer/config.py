@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shardkit import UsageError
+from shardkit import UsageError, public_address
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -59,6 +59,9 @@ CHOICES = {
     "compile": ("auto", "on", "off"),
     "layout": ("contiguous", "document", "packed"),
 }
+
+
+_ADDRESSES = ("data", "hellaswag", "resume", "push_checkpoints")
 
 
 def _field(default: Any, text: str) -> Any:
@@ -114,7 +117,9 @@ class Config:
     save_every: int = _field(250, "Steps between checkpoints; 0 for the last one alone.")
     keep: int = _field(2, "Newest checkpoints to keep, beside the best one.")
     resume: str | None = _own(None, "auto (the newest whole one in --out), a checkpoint, a run, or user/repo.")
-    push_checkpoints: str | None = _own(None, "Hub model repo or fsspec path to send checkpoints to, in background.")
+    push_checkpoints: str | None = _own(
+        None, "Hub model repo or fsspec path to send checkpoints to. No password is saved."
+    )
     data_dir: str | None = _own(None, "Where a remote --data is pulled to. [its own name]")
     ledger: bool = _field(False, "Write the loader's batch ledger into OUT/ledger.")
     tensorboard: bool = _own(False, "Log to TensorBoard in OUT/tensorboard too.")
@@ -159,11 +164,16 @@ class Config:
 
     def shared_settings(self) -> dict[str, Any]:
         """The settings, by flag, that all ranks of a run must have alike."""
-        return {_flag(k): v for k, v in dataclasses.asdict(self).items() if k not in _names("own")}
+        return {_flag(k): v for k, v in self.public_settings().items() if k not in _names("own")}
+
+    def public_settings(self) -> dict[str, Any]:
+        """All settings as they are written down: addresses without user, password and query."""
+        settings = dataclasses.asdict(self)
+        return settings | {name: public_address(settings[name]) for name in _ADDRESSES if settings[name]}
 
     def to_toml(self) -> str:
         """The text of `config.toml`; fields that are None are left out."""
-        lines = [f"{k} = {_toml(v)}" for k, v in dataclasses.asdict(self).items() if v is not None]
+        lines = [f"{k} = {_toml(v)}" for k, v in self.public_settings().items() if v is not None]
         return "\n".join(lines) + "\n"
 
 

@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from shardkit import ShardkitError, UsageError
+from shardkit import ShardkitError, UsageError, printable
 
 _T = TypeVar("_T")
 _E = TypeVar("_E", bound=ShardkitError)
@@ -59,7 +59,7 @@ class World:
     def say(self, text: str) -> None:
         """Print on rank 0 alone."""
         if self.is_main:
-            print(text, flush=True)
+            print(printable(text), flush=True)
 
 
 def find_world(device: str) -> World:

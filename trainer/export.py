@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shardkit import ShardkitError, UsageError
-from trainer.checkpoint import find_checkpoint, load_checkpoint, write_atomically
+from shardkit import ShardkitError, UsageError, printable, public_address
+from trainer.checkpoint import find_checkpoint, is_hub_repo, load_checkpoint, write_atomically
 from trainer.model import Model, ModelConfig
 
 # GPT-2 was published with these as Conv1D: the transpose of a Linear.
 _TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 _CARD = """---
-license: other
-library_name: transformers
-pipeline_tag: text-generation
-tags: [gpt2, shardkit]
+{data}
 ---
 # {title}
 
@@ -155,14 +153,20 @@ def import_model(folder: str | Path) -> Model:
 
 def write_card(out: str | Path, title: str, loaded: Loaded, run: Path | None) -> None:
     """`README.md` of an export: data fingerprint, steps, losses, and the run's plot if there is one."""
+    from huggingface_hub import ModelCardData
+
     state, out = loaded.state, Path(out)
     config = json.loads(state["config"]) if state else {}
+    data = ModelCardData(
+        license="other", library_name="transformers", pipeline_tag="text-generation", tags=["gpt2", "shardkit"]
+    )
     card = _CARD.format(
+        data=data.to_yaml(),
         title=title,
         parameters=loaded.model.parameter_count,
         **dataclasses.asdict(loaded.model.config),
-        source=state.get("source", "unknown"),
-        fingerprint=state.get("fingerprint", "unknown"),
+        source=_words(state.get("source", "unknown")),
+        fingerprint=_words(state.get("fingerprint", "unknown")),
         step=state.get("step", 0),
         batch_tokens=config.get("batch_tokens", 0),
         loss=_number(state.get("loss")),
@@ -188,12 +192,19 @@ def push_model(out: str | Path, repo: str) -> str:
     return str(address)
 
 
+def _words(value: object) -> str:
+    """A checkpoint's words, which may be a stranger's, as text of the page: no secret, no HTML, no markup."""
+    return re.sub(r"[^\w .,:/@+-]", "?", printable(public_address(str(value)), lines=False))
+
+
 def _number(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.4f}"
 
 
 def export_run(run: Path, out: Path, *, which: str, push: str | None) -> str:
     """Export a run or a checkpoint into `out`, push it if asked to; says where it is."""
+    if push and not is_hub_repo(push):
+        raise UsageError(f"--push {push!r}: expected user/model on the Hub")
     loaded = open_model(run, which=which)
     export_model(loaded.model, out, eot_id=loaded.state.get("eot_id", loaded.model.config.vocab_size - 1))
     folder = run if run.is_dir() else run.absolute().parent.parent

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from signal import SIGTERM
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shardkit import Manifest, ShardkitError, ShardLoader, Tokenizer, UsageError
+from shardkit import Manifest, ShardkitError, ShardLoader, Tokenizer, UsageError, public_address
 from trainer.checkpoint import CheckpointError, State, save_checkpoint, write_atomically
 from trainer.checkpoint_upload import Uploader
 from trainer.config import Config
@@ -107,7 +107,7 @@ class Run:
         self.log.write(
             {
                 "after_step": self.step,
-                "source": self.config.data,
+                "source": public_address(self.config.data),
                 "folder": str((manifest.directory or Path()).resolve()),
                 "micro_batch": self.config.micro_batch,
                 "world_size": self.world.size,
@@ -258,9 +258,9 @@ class Run:
             "cuda_rng": cuda_rng,
             "world_size": self.world.size,
             "loader": json.dumps(self.loader.state_dict()),
-            "config": json.dumps(asdict(self.config)),
+            "config": json.dumps(self.config.public_settings()),
             "fingerprint": manifest.fingerprint,
-            "source": manifest.source.id if manifest.source else self.config.data,
+            "source": manifest.source.id if manifest.source else public_address(self.config.data),
             "tokenizer": self.config.tokenizer,
             "eot_id": self.tokenizer_info.eot_id,
         }

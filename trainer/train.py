@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from shardkit import Manifest, pull
+from shardkit import Manifest, public_address, pull
 from trainer.config import Config, make_config, read_settings
 from trainer.distributed import World, check_same, find_world, finish, from_main, on_all_ranks, once_a_node, start
 from trainer.resume import find_state
@@ -46,7 +46,8 @@ def open_data(config: Config, world: World) -> tuple[Config, Manifest]:
     if not all(on_all_ranks(folder.is_dir, world)):
         source, commit = from_main(lambda: pin_commit(config.data), world)
         if not folder.is_dir():
-            folder = Path(config.data_dir or config.data.split("@")[0].rstrip("/").rsplit("/", 1)[-1])
+            name = public_address(config.data).split("@")[0].rstrip("/").rsplit("/", 1)[-1]
+            folder = Path(config.data_dir or name)
             once_a_node(world, "pull", lambda: _pull(source, commit, folder))
     manifest = Manifest.of_folder(folder)
     if config.tokenizer is None:
@@ -74,5 +75,5 @@ def pin_commit(source: str) -> tuple[str, str | None]:
 
 
 def _pull(source: str, commit: str | None, folder: Path) -> None:
-    print(f"pulling {source}{f' at {commit}' if commit else ''} into {folder}", flush=True)
+    print(f"pulling {public_address(source)}{f' at {commit}' if commit else ''} into {folder}", flush=True)
     pull(source, folder, revision=commit)

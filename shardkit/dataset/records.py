@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from shardkit.redaction import public_address
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +49,10 @@ class SourceFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceInfo:
-    """Where the text came from: a Hub dataset at a resolved commit, or local files by name."""
+    """Where the text came from: a Hub dataset at a resolved commit, local files by name, or an address.
+
+    An address is in its public form, whoever makes the record: a manifest is read by strangers.
+    """
 
     id: str
     config: str | None = None
@@ -55,6 +61,12 @@ class SourceInfo:
     text_field: str | None = None
     files: tuple[SourceFile, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", public_address(self.id))
+        if re.search(r"https?://", self.id):  # earlier versions named a file there with its query
+            files = tuple(replace(file, path=re.split(r"[?#]", file.path, maxsplit=1)[0]) for file in self.files)
+            object.__setattr__(self, "files", files)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

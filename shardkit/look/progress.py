@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from shardkit.dataset.manifest import Manifest
 from shardkit.files import format_bytes
+from shardkit.redaction import printable
 from shardkit.tokenization.ordered_writer import TokenizeProgress
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -93,7 +94,7 @@ class TransferBar:
         """Show how far the transfer is."""
         if self._bar is not None:
             self._bar.total = total
-            self._bar.set_postfix_str(file, refresh=False)
+            self._bar.set_postfix_str(printable(file, lines=False), refresh=False)
             self._bar.update(done - self._bar.n)
         elif time.monotonic() - self._shown > _SECONDS_BETWEEN_LINES:
             self._shown = time.monotonic()

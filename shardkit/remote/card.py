@@ -1,15 +1,19 @@
 """The dataset card: README.md of a pushed dataset. Rewrites its own marked sections and nothing else.
 
 A card has two of them: one inside the YAML front matter (between comment lines), one in the text. Whatever a person
-wrote outside them, or made of a card that has none, stays as it is.
+wrote outside them, or made of a card that has none, stays as it is. A pulled manifest's words are a stranger's: they
+are quoted, and none of them becomes a field, HTML or a link.
 """
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from collections.abc import Mapping
 
 from shardkit.dataset.manifest import Manifest
+from shardkit.redaction import printable
 
 CARD_NAME = "README.md"
 
@@ -36,7 +40,7 @@ With plain NumPy:
 import glob
 import numpy as np
 
-files = sorted(glob.glob("data/*_{split}_*.npy"))
+files = sorted(glob.glob({files}))
 B, T = 16, 1024
 for file in files:
     tokens = np.load(file, mmap_mode="r")
@@ -55,7 +59,7 @@ def updated_card(old: str | None, manifest: Manifest, repo: str) -> str:
         title = repo.rstrip("/").rpartition("/")[2]
         return (
             f"---\nlicense: unknown  # set it to the licence of the source text\n{_yaml_section(manifest)}\n---\n\n"
-            f"# {title}\n\n{_text_section(manifest, repo)}\n"
+            f"# {_plain(title)}\n\n{_text_section(manifest, repo)}\n"
         )
     front = re.match(r"---\n.*?\n---\n", old, re.DOTALL)
     head, body = (front.group(), old[front.end() :]) if front else ("", old)
@@ -72,18 +76,26 @@ def _replace(text: str, start: str, end: str, section: str) -> str | None:
 
 
 def _yaml_section(manifest: Manifest) -> str:
-    lines = [_YAML_START, "viewer: false  # token ids, not rows"]
-    if manifest.documents:
-        lines += ["size_categories:", f"- {_size_category(manifest.documents)}"]
-    lines += ["task_categories:", "- text-generation", "tags:", "- shardkit", "- tokenized"]
+    from huggingface_hub import DatasetCardData
+
+    tags = ["shardkit", "tokenized"]
     if manifest.tokenizer is not None:
-        lines.append(f"- {re.sub(r'[^a-z0-9._-]+', '-', manifest.tokenizer.name.lower())}")
-    if manifest.source is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", manifest.source.id):
-        lines += ["source_datasets:", f"- {manifest.source.id}"]
-    lines += ["configs:", "- config_name: default", "  data_files:"]
-    for split in manifest.splits:
-        lines += [f"  - split: {split}", f'    path: "*_{split}_*.npy"']
-    return "\n".join([*lines, _YAML_END])
+        tags.append(re.sub(r"[^a-z0-9._-]+", "-", manifest.tokenizer.name.lower()))
+    on_the_hub = manifest.source is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", manifest.source.id)
+    data = DatasetCardData(
+        viewer=False,
+        size_categories=[_size_category(manifest.documents)] if manifest.documents else None,
+        task_categories=["text-generation"],
+        tags=tags,
+        source_datasets=[manifest.source.id] if manifest.source and on_the_hub else None,
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [{"split": split, "path": f"*_{split}_*.npy"} for split in manifest.splits],
+            }
+        ],
+    )
+    return f"{_YAML_START}\n{data.to_yaml()}\n{_YAML_END}"
 
 
 def _size_category(rows: int) -> str:
@@ -97,8 +109,8 @@ def _size_category(rows: int) -> str:
 
 def _text_section(manifest: Manifest, repo: str) -> str:
     rows = [
-        f"| {split} | {len(shards)} | {sum(s.tokens for s in shards):,} | {sum(s.documents for s in shards):,} |"
-        for split, shards in manifest.splits.items()
+        f"| {_plain(name)} | {len(shards)} | {sum(s.tokens for s in shards):,} | {sum(s.documents for s in shards):,} |"
+        for name, shards in manifest.splits.items()
     ]
     return "\n".join(
         [
@@ -114,7 +126,10 @@ def _text_section(manifest: Manifest, repo: str) -> str:
             "",
             *_origin(manifest),
             "",
-            _LOADING.format(repo=repo, split=manifest.shards[-1].split),
+            _LOADING.format(
+                repo=shlex.quote(_one_line(repo)),
+                files=json.dumps(f"data/*_{manifest.shards[-1].split}_*.npy"),
+            ),
             _TEXT_END,
         ]
     )
@@ -125,18 +140,36 @@ def _origin(manifest: Manifest) -> list[str]:
     lines = []
     if (source := manifest.source) is not None:
         details = {"config": source.config, "split": source.split, "revision": source.revision}
-        lines.append(f"- Source: `{source.id}`{_details(details)}")
+        lines.append(f"- Source: {_code(source.id)}{_details(details)}")
     if (tokenizer := manifest.tokenizer) is not None:
         lines.append(
-            f"- Tokenizer: `{tokenizer.name}` ({tokenizer.vocab_size:,} ids); each document starts with the "
+            f"- Tokenizer: {_code(tokenizer.name)} ({tokenizer.vocab_size:,} ids); each document starts with the "
             f"end-of-text token {tokenizer.eot_id}, documents run on across shards"
         )
     if manifest.encoder:
-        lines.append(f"- Encoder: {', '.join(f'{key} {value}' for key, value in sorted(manifest.encoder.items()))}")
+        facts = sorted(manifest.encoder.items())
+        lines.append(f"- Encoder: {', '.join(f'{_plain(key)} {_plain(value)}' for key, value in facts)}")
     if manifest.shardkit_version:
-        lines.append(f"- Made by shardkit {manifest.shardkit_version}")
+        lines.append(f"- Made by shardkit {_plain(manifest.shardkit_version)}")
     return [*lines, f"- Fingerprint: `{manifest.fingerprint}`"]
 
 
 def _details(values: Mapping[str, str | None]) -> str:
-    return "".join(f", {name} `{value}`" for name, value in values.items() if value is not None)
+    return "".join(f", {name} {_code(value)}" for name, value in values.items() if value is not None)
+
+
+def _plain(value: str) -> str:
+    """A value from the manifest, which may be a stranger's, as text of the page: nothing in it is markup."""
+    return value if re.fullmatch(r"[\w .,:+-]*", value) else _code(value).replace("|", "\\|")
+
+
+def _code(value: str) -> str:
+    """The same as a code span, on one line: no HTML, no Markdown, none of our marks."""
+    text = _one_line(value) or " "
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if "`" in (text[0], text[-1]) else ""
+    return f"{fence}{space}{text}{space}{fence}"
+
+
+def _one_line(value: str) -> str:
+    return printable(value, lines=False).replace("<!--", "<!- -")  # the marks are comments

@@ -13,6 +13,8 @@ from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS, HF_HUB_DOWNL
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils.tqdm import progress_bar_states
 
+from shardkit.redaction import redact_logs
+
 STALL_SECONDS = 300.0  # without a byte from a server, or to it
 
 
@@ -35,6 +37,7 @@ class ClientSettings:
     @contextmanager
     def set_for_us(self) -> Iterator[None]:
         """Have the settings for the calls of this thread that the block makes."""
+        redact_logs()
         session = get_session()
         with self._lock:
             if self._calls == 0 and HF_HUB_DISABLE_PROGRESS_BARS is None:  # else the user has said what to do

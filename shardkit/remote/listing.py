@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import takewhile
@@ -59,6 +60,15 @@ def published(remote: Remote, remote_files: Mapping[str, RemoteFile]) -> tuple[b
             "`tokenize --push`) again to its end, then pull"
         )
     return None
+
+
+def names_secrets(text: bytes, manifest: Manifest) -> bool:
+    """Whether `text`, that `manifest` was read from, names the source with a password or query, as earlier versions
+    wrote it. `manifest` itself names it without."""
+    if (ours := manifest.source) is None:
+        return False
+    stated = json.loads(text)["source"]
+    return (stated["id"], [file["path"] for file in stated["files"]]) != (ours.id, [file.path for file in ours.files])
 
 
 def published_so_far(remote: Remote, remote_files: Mapping[str, RemoteFile]) -> Manifest:

@@ -18,7 +18,7 @@ from shardkit.files import hold_lock, remove_tree, write_error
 from shardkit.remote.address import open_remote
 from shardkit.remote.bare_shards import pull_bare
 from shardkit.remote.download import WantedFile, download_files, write_manifest
-from shardkit.remote.listing import Selection, check_listing, published
+from shardkit.remote.listing import Selection, check_listing, names_secrets, published
 from shardkit.remote.uploader import TransferProgress
 
 
@@ -100,7 +100,8 @@ def pull_checked(
         listed = {shard.file for shard in local.shards} if local else set()
         download_files(remote, directory, wanted, listed, workers, progress)
         part.check_files(directory)
-        write_manifest(directory, text if part is whole else part.to_json().encode())
+        as_published = part is whole and not names_secrets(text, whole)
+        write_manifest(directory, text if as_published else part.to_json().encode())
     return Pulled(part, all(shard.sha256 for shard in part.shards))
 
 

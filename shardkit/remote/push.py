@@ -18,6 +18,7 @@ from shardkit.errors import HubError, ManifestError, UsageError
 from shardkit.remote.address import open_remote
 from shardkit.remote.card import CARD_NAME, updated_card
 from shardkit.remote.interface import CLAIM_FILE, Remote, RemoteFile
+from shardkit.remote.listing import names_secrets
 from shardkit.remote.uploader import TransferProgress, Uploader
 
 
@@ -110,7 +111,13 @@ def publish(remote: Remote, manifest: Manifest, manifest_bytes: bytes) -> None:
 
 
 def _check_local(manifest: Manifest, directory: Path) -> None:
-    """Names, sizes and headers; the hashes are checked as the shards go up."""
+    """What would be published, names, sizes and headers; the hashes are checked as the shards go up."""
+    if names_secrets((directory / MANIFEST_NAME).read_bytes(), manifest):
+        raise ManifestError(
+            f"{directory / MANIFEST_NAME} holds the user, password or query of its source's address, as an earlier "
+            'version wrote it: nothing was published; clean it with `python -c "from shardkit import Manifest; '
+            f"Manifest.load('{directory}').save('{directory}')\"`, then push again"
+        )
     for shard in manifest.shards:
         if len(shard.sha256) != 64:
             raise ManifestError(

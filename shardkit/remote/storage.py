@@ -8,12 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import fsspec
-
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest, ShardInfo
-from shardkit.errors import ManifestError, UsageError
+from shardkit.errors import HubError, ManifestError, UsageError
 from shardkit.files import open_file, read_small_file, sha256_file
-from shardkit.network import with_retries
+from shardkit.network import open_filesystem, with_retries
+from shardkit.redaction import public_address
 from shardkit.remote.interface import RemoteFile, check_small
 from shardkit.remote.upload_record import OLD_RECORD_FILE, UploadRecord, is_record
 
@@ -32,14 +31,16 @@ class FsspecRemote:
     has_commits = False
 
     def __init__(self, url: str) -> None:
+        self.name = public_address(url)
         try:
-            self._fs, self._root = fsspec.core.url_to_fs(str(Path(url).expanduser()) if "://" not in url else url)
+            self._fs, self._root = open_filesystem(str(Path(url).expanduser()) if "://" not in url else url)
         except ImportError as error:
-            raise UsageError(f"{url} needs a driver ({error}): for S3, pip install 'shardkit[s3]'") from error
+            raise UsageError(f"{self.name} needs a driver ({error}): for S3, pip install 'shardkit[s3]'") from error
         except ValueError as error:
-            raise UsageError(f"{url} is no place ({error}): write user/name, s3://bucket/folder, ./folder") from error
+            raise UsageError(
+                f"{self.name} is no place ({error}): write user/name, s3://bucket/folder, ./folder"
+            ) from error
         protocol = self._fs.protocol if isinstance(self._fs.protocol, str) else self._fs.protocol[0]
-        self.name = url
         self.stopping = threading.Event()
         self._root = self._root.rstrip("/")
         self._direct = protocol in _WHOLE_OR_NOT_THERE
@@ -59,7 +60,7 @@ class FsspecRemote:
 
     @property
     def default_folder(self) -> str:
-        return str(self._root).rpartition("/")[2]
+        return public_address(self._root).rpartition("/")[2]
 
     def exists(self) -> bool:
         return bool(self.files())
@@ -76,6 +77,10 @@ class FsspecRemote:
             details: dict[str, Any] = {}
             for folder in ("", WORK_DIR):
                 details |= self._fs.find(self._at(folder), maxdepth=1, detail=True)
+            if not details:
+                self._check_is_empty()
+            if unsized := [path for path, info in details.items() if info["size"] is None]:
+                raise HubError(f"{self.name} does not say how long {unsized[0]} is: no dataset can be checked there")
             return {path[len(self._root) + 1 :]: int(info["size"]) for path, info in details.items()}
 
         self._sizes = sizes = self._call("list", list_files)
@@ -169,6 +174,13 @@ class FsspecRemote:
         work = self._at(WORK_DIR)
         if not self._direct and self._fs.isdir(work) and not self._call("list", partial(self._fs.ls, work)):
             self._call("tidy", partial(self._fs.rmdir, work))
+
+    def _check_is_empty(self) -> None:
+        """Raise why there was nothing to list, if it is another reason: `find` passes over refused connections."""
+        try:
+            self._fs.ls(self._root)
+        except FileNotFoundError:
+            return
 
     def _at(self, file: str) -> str:
         return f"{self._root}/{file}" if file else self._root

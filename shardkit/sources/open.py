@@ -14,7 +14,8 @@ from typing import Any
 
 from shardkit.dataset.manifest import SourceInfo
 from shardkit.errors import SourceError, UsageError
-from shardkit.network import with_retries
+from shardkit.network import open_filesystem, with_retries
+from shardkit.redaction import public_address
 from shardkit.sources.source import FORMATS, InputFile, ReadOptions, Source, format_of
 
 DEFAULT_SOURCE = "HuggingFaceFW/fineweb-edu"
@@ -115,33 +116,39 @@ def _local_files(path: Path) -> tuple[Path, list[Path]]:
 
 
 def _from_url(url: str, options: ReadOptions) -> Source:
-    import fsspec
+    shown = public_address(url)
 
     def list_files() -> dict[str, int | None]:
         paths = filesystem.glob(root) if any(c in url for c in "*[") else [root]
-        if len(paths) == 1 and format_of(paths[0]) is None:
-            paths = filesystem.find(root)
-        return {p: filesystem.size(p) for p in paths if format_of(p.split("?")[0])}
+        if len(paths) == 1 and _format_at(paths[0]) is None:
+            paths = filesystem.find(root) or [filesystem.info(root)["name"]]  # which says why there is nothing
+        return {p: filesystem.size(p) for p in paths if _format_at(p)}
 
     try:
-        filesystem, root = fsspec.core.url_to_fs(url)
+        filesystem, root = open_filesystem(url, error=SourceError)
     except (ValueError, ImportError) as error:
-        raise SourceError(f"cannot open {url}: {error}") from error
-    sizes = with_retries(list_files, url, "list the source", error=SourceError)
+        raise SourceError(f"cannot open {shown}: {error}") from error
+    sizes = with_retries(list_files, shown, "list the source", error=SourceError)
     if not sizes:
-        raise SourceError(f"{url} holds no files to read: expected {', '.join(FORMATS)}")
+        raise SourceError(f"{shown} holds no files to read: expected {', '.join(FORMATS)}")
     if unsized := [path for path, size in sizes.items() if size is None]:
         raise SourceError(f"the server does not say how long {unsized[0]} is: download it first, and give the file")
+    host = url.rstrip("/").removesuffix(root)  # and who logs in there; no driver gives that back
     files = tuple(
         InputFile(
-            path=path.rsplit("/", 1)[-1],
-            url=filesystem.unstrip_protocol(path),
+            path=public_address(path).rsplit("/", 1)[-1],
+            url=host + path if url.rstrip("/").endswith(root) else filesystem.unstrip_protocol(path),
             bytes=int(sizes[path] or 0),
-            format=str(format_of(path.split("?")[0])),
+            format=str(_format_at(path)),
         )
         for path in sorted(sizes, key=natural_key)
     )
-    return Source(info=_info(url, options), files=_with_separator(files, options), options=options)
+    return Source(info=_info(shown, options), files=_with_separator(files, options), options=options)
+
+
+def _format_at(path: str) -> str | None:
+    """The format of a file on a filesystem: http's paths are whole addresses, with their queries."""
+    return format_of(public_address(path))
 
 
 def _from_iterable(texts: Iterable[Any], options: ReadOptions) -> Source:

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from shardkit.errors import SourceError
-from shardkit.network import Result, with_retries
+from shardkit.network import Result, open_filesystem, with_retries
 from shardkit.sources.source import InputFile
 
 _REQUEST_BYTES = 8 << 20  # of one request, where a remote file is read front to back
@@ -121,7 +121,5 @@ class RangeFile(io.RawIOBase):
         return data
 
     def _open(self) -> Any:
-        import fsspec
-
-        fs, path = fsspec.core.url_to_fs(self._file.url)
+        fs, path = open_filesystem(self._file.url, error=SourceError)
         return fs.open(path, "rb", cache_type="none")

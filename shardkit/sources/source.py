@@ -15,14 +15,15 @@ FORMATS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt")  # how a fil
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InputFile:
-    """A file to read: `path` names it in errors and manifests, `url` opens it (a local path, or what fsspec reads).
+    """A file to read: `path` names it in errors and manifests, `url` opens it (a local path, or what fsspec reads, with
+    the password or signature that this takes: it is never recorded or printed).
 
     `format` is its name's ending in `FORMATS` without the first dot, or "txt.separated" (a text file with a separator),
     "docstrings" (the built-in sample) or "texts" (an iterable, with an empty `url`).
     """
 
     path: str
-    url: str
+    url: str = field(repr=False)
     bytes: int
     format: str
 

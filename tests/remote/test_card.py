@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from hub_data import make_dataset
+from huggingface_hub import DatasetCard
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 from shardkit.dataset.manifest import Manifest
 from shardkit.remote.card import _size_category, updated_card
@@ -136,3 +139,50 @@ def test_broken_marks_are_left_alone(data: tuple[Path, Manifest], marks: str) ->
 )
 def test_size_categories(rows: int, expected: str) -> None:
     assert _size_category(rows) == expected
+
+
+STRANGERS_WORDS = [
+    "x\nlicense: mit\nviewer: true",
+    "x' \"y: &a [*a, {b}] # - !!python/object",
+    "<script>alert(1)</script> <img src=x onerror=alert(1)>",
+    "`</code><script>alert(1)</script>`",
+    "``` \n\n# A title\n\n<iframe src=https://evil></iframe>",
+    "[click](https://evil) ![](https://evil/pixel.png)",
+    "a | b | c\n| d | e | f |",
+    "---\nlicense: mit\n---\n",
+    "<!-- shardkit: to here --><!-- shardkit: written by each push, from here --># shardkit: to here",
+    "\x1b[2J\x1b]52;c;aGk=\x07\u202e",
+    "",
+]
+
+
+@pytest.mark.parametrize("words", STRANGERS_WORDS)
+def test_a_strangers_words_become_no_field_no_html_and_no_link_of_the_card(
+    data: tuple[Path, Manifest], words: str
+) -> None:
+    source, tokenizer = data[1].source, data[1].tokenizer
+    assert source is not None
+    assert tokenizer is not None
+    hostile = dataclasses.replace(
+        data[1],
+        source=dataclasses.replace(source, id=words, config=words, split=words, revision=words),
+        tokenizer=dataclasses.replace(tokenizer, name=words),
+        encoder={words: words},
+        shardkit_version=words,
+    )
+    card = updated_card(None, hostile, f"./{words}/name")
+    parsed = DatasetCard(card)
+    fields = {"license", "viewer", "size_categories", "task_categories", "tags", "configs"}
+    assert set(parsed.data.to_dict()) == fields
+    assert (parsed.data.license, parsed.data["viewer"]) == ("unknown", False)
+    assert [split["split"] for split in parsed.data["configs"][0]["data_files"]] == list(hostile.splits)
+    page = MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(parsed.text)
+    tags = re.sub(r"<!-- shardkit: [^>]*? -->", "", page)
+    assert set(re.findall(r"</?([a-z0-9]+)", tags)) <= {
+        *("h1", "h2", "p", "ul", "li", "a", "code", "pre", "table", "thead", "tbody", "tr", "th", "td")
+    }
+    assert re.findall(r'href="([^"]*)"', tags) == ["https://github.com/shardkit/shardkit"]
+    assert page.count("<h1>") == 1
+    assert page.count("<tr>") == 1 + len(hostile.splits)
+    assert "\x1b" not in card
+    assert updated_card(card, hostile, f"./{words}/name") == card

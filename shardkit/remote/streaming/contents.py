@@ -8,11 +8,12 @@ from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest, ShardInfo
 from shardkit.dataset.shards import SHARD_NAME
 from shardkit.errors import HubError, UsageError
+from shardkit.redaction import public_address
 from shardkit.remote.address import open_remote
 from shardkit.remote.download import WantedFile
 from shardkit.remote.interface import Remote
 from shardkit.remote.listing import check_listing, published, published_so_far
-from shardkit.remote.streaming.folder import CacheFolder, Dataset, shown, small_bytes, source_key
+from shardkit.remote.streaming.folder import CacheFolder, Dataset, small_bytes, source_key
 
 
 class OpenDataset:
@@ -40,8 +41,8 @@ def open_dataset(folder: CacheFolder, source: str, revision: str | None) -> Open
     remote = open_remote(source, revision=revision)
     manifest, unfinished = _read_manifest(remote)
     record = Dataset(
-        key=source_key(source),
-        name=shown(remote.name),
+        key=source_key(public_address(source)),
+        name=remote.name,
         asked=revision,
         revision=remote.revision,
         unfinished=unfinished,
@@ -66,13 +67,13 @@ def _read_manifest(remote: Remote) -> tuple[Manifest, bool]:
         whole = published(remote, listing)
         if whole is None:
             raise UsageError(
-                f"{shown(remote.name)} has no {MANIFEST_NAME}, so nobody vouches for its shards: bring it here "
+                f"{remote.name} has no {MANIFEST_NAME}, so nobody vouches for its shards: bring it here "
                 "with `shardkit pull`, and train from the folder"
             )
         manifest = whole[1]
     check_listing(remote, [wanted_file(shard) for shard in manifest.shards], listing)
     if nameless := [shard.file for shard in manifest.shards if len(shard.sha256) != 64]:
-        raise HubError(f"{shown(remote.name)} has no SHA-256 for {nameless[0]}: `shardkit pull` it instead")
+        raise HubError(f"{remote.name} has no SHA-256 for {nameless[0]}: `shardkit pull` it instead")
     return manifest, unfinished
 
 

@@ -26,7 +26,7 @@ from shardkit.files import format_bytes, free_bytes, remove_tree, write_error
 from shardkit.network import scrub
 from shardkit.remote.download import download_verified
 from shardkit.remote.streaming.contents import OpenDataset, in_order_of_need, open_dataset, too_much, wanted_file
-from shardkit.remote.streaming.folder import CacheFolder, Lease, Status, lock_file, shown
+from shardkit.remote.streaming.folder import CacheFolder, Lease, Status, lock_file
 
 DOWNLOADS = 4  # at once
 POLL_SECONDS = 0.03
@@ -214,7 +214,7 @@ def run(folder: CacheFolder, source: str, revision: str | None) -> None:
         dataset = opening.result()
         downloader = downloader or Downloader(folder, dataset, pool)
         ready, failed = downloader.serve(leases)
-        errors = {shard: _described(error, source) for shard, error in failed.items()}
+        errors = {shard: _described(error) for shard, error in failed.items()}
         status = Status(pid=os.getpid(), seen=_seen(leases), dataset=dataset.digest, ready=ready, errors=errors)
         if status != last:
             folder.write(folder.status, status)
@@ -236,7 +236,7 @@ def main(folder: CacheFolder) -> int:
             run(folder, source, revision)
         except ShardkitError as error:
             seen = _seen(folder.living())
-            folder.write(folder.status, Status(pid=os.getpid(), seen=seen, error=_described(error, source)))
+            folder.write(folder.status, Status(pid=os.getpid(), seen=seen, error=_described(error)))
     except Exception:  # noqa: BLE001 (a bug: the log takes it, scrubbed, and the exit code tells)
         print("\n".join(scrub(line) for line in traceback.format_exc().splitlines()), flush=True)
         return 1
@@ -247,8 +247,8 @@ def _seen(leases: Sequence[Lease]) -> dict[str, int]:
     return {lease.id: lease.serial for lease in leases}
 
 
-def _described(error: ShardkitError, source: str) -> list[str]:
-    return [type(error).__name__, str(error).replace(source, shown(source))]
+def _described(error: ShardkitError) -> list[str]:
+    return [type(error).__name__, str(error)]
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from shardkit.dataset.manifest import WORK_DIR, Manifest
 from shardkit.dataset.typed_json import parse_json, read_record
 from shardkit.errors import OutputError
 from shardkit.files import read_small_file, write_error
+from shardkit.redaction import public_address
 from shardkit.remote.address import hub_repo
 
 Record = TypeVar("Record", "Lease", "Status", "Dataset")
@@ -196,9 +197,9 @@ def _lockf(descriptor: int, action: int, path: Path) -> bool:
 def default_folder(source: str, revision: str | None, split: str) -> Path:
     """Where the shards of `source`, as `full_name` gives it, go by default: a folder a dataset, revision and split."""
     base = Path(os.environ.get("SHARDKIT_CACHE") or Path.home() / ".cache" / "shardkit").expanduser().absolute()
-    name = shown(source) + (f"@{revision}" if revision else "") + f"-{split}"
+    name = public_address(source) + (f"@{revision}" if revision else "") + f"-{split}"
     short = re.sub(r"[^\w.@-]+", "-", name.removeprefix("hf://datasets/").rpartition("://")[2]).strip("-.")[-60:]
-    return base / f"{short}-{source_key(chr(0).join([source, revision or '', split]))[:8]}"
+    return base / f"{short}-{source_key(chr(0).join([public_address(source), revision or '', split]))[:8]}"
 
 
 def full_name(source: str, revision: str | None) -> tuple[str, str | None]:
@@ -208,11 +209,6 @@ def full_name(source: str, revision: str | None) -> tuple[str, str | None]:
         return f"hf://datasets/{name}", revision
     path = source.removeprefix("file://")
     return (source if "://" in path else os.path.abspath(Path(path).expanduser())), revision
-
-
-def shown(source: str) -> str:
-    """`source` without what may be a secret in it: a password, a signed query."""
-    return re.sub(r"//[^/@]*@", "//", source).partition("?")[0]
 
 
 def source_key(source: str) -> str:

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from shardkit import errors
 from shardkit.errors import HubError, OutputError, ShardkitError
-from shardkit.remote.streaming.folder import CacheFolder, Dataset, Lease, Status, is_locked, shown, source_key
+from shardkit.redaction import public_address
+from shardkit.remote.streaming.folder import CacheFolder, Dataset, Lease, Status, is_locked, source_key
 
 POLL_SECONDS = 0.02
 _MOST_KILLED = 4  # downloaders of one reader, while it waited for one thing
@@ -95,10 +96,10 @@ class Reader:
         """What the downloader opened, when it has. Raises its error, and `OutputError` where it is another's."""
         while True:
             dataset = self.folder.read(self.folder.dataset, Dataset)
-            if dataset is not None and dataset.key != source_key(self._source):
+            if dataset is not None and dataset.key != source_key(public_address(self._source)):
                 raise OutputError(
-                    f"{self.folder.path} is the cache of {dataset.name}, not of {shown(self._source)}: give each its "
-                    "own folder, or delete it"
+                    f"{self.folder.path} is the cache of {dataset.name}, not of {public_address(self._source)}: "
+                    "give each its own folder, or delete it"
                 )
             status = self._status()
             if dataset is not None and status is not None and status.dataset == dataset.digest:

@@ -33,7 +33,7 @@ from shardkit.dataset.manifest import MANIFEST_NAME, Manifest
 from shardkit.errors import AuthError, DiskFull, HubError, OutputError, ShardkitWarning, UsageError
 from shardkit.remote.push import publish
 from shardkit.remote.streaming.cache import ShardCache
-from shardkit.remote.streaming.folder import CacheFolder, default_folder, full_name, is_locked, shown, small_bytes
+from shardkit.remote.streaming.folder import CacheFolder, default_folder, full_name, is_locked, small_bytes
 
 CDN = "/_cdn/"
 
@@ -309,7 +309,9 @@ def test_names_that_mean_the_same_meet_in_one_folder(monkeypatch: pytest.MonkeyP
     assert default_folder("hf://datasets/u/n", None, "train") != default_folder(*same[0], "train")
     assert full_name("./x", None) == full_name(f"file://{tmp_path}/x", None) == (str(tmp_path / "x"), None)
     assert full_name("s3://bucket/x", None) == ("s3://bucket/x", None)
-    assert shown("https://user:secret@host/x?sig=secret") == "https://host/x"
+    renewed = [full_name(f"ftp://user:secret{number}@host/x?sig={number}", None) for number in (1, 2)]
+    assert default_folder(*renewed[0], "train") == default_folder(*renewed[1], "train")
+    assert "secret" not in default_folder(*renewed[0], "train").name
 
 
 def test_the_readers_process_loads_no_network_client(served: HubServer, tmp_path: Path) -> None:

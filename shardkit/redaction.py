@@ -1,0 +1,119 @@
+"""What may be shown and written down: addresses without their secrets, text without control characters.
+
+Every message of ours passes through here (`errors.py`), and so does every address that is recorded or printed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+
+_TOKENS = [
+    # neither `hf_datasets` nor "basic vocabulary" is one
+    (re.compile(r"hf_(?=[a-z]*[A-Z0-9])[A-Za-z0-9]{8,}"), "hf_[hidden]"),
+    (re.compile(r"(?i:\b(bearer|basic))\s+(?=[a-z]*[^a-z\s'\"])[^\s'\"]+"), r"\1 [hidden]"),
+]
+_SCHEME = r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(?P<slashes>//?)"  # `Path` makes one slash of two
+_QUOTE_AT_END = r"['\"](?:[\s,;:.)\]}>]|$)"
+_IN_TEXT = re.compile(rf"{_SCHEME}(?P<rest>(?:(?!::[A-Za-z]+://|{_QUOTE_AT_END})\S)*)")
+_ALONE = re.compile(rf"{_SCHEME}(?P<rest>(?:(?!::[A-Za-z]+://).)*)", re.DOTALL)  # fsspec chains addresses with `::`
+_PORT = re.compile(r"(\[[^\]]*\]|[^:]*)(:\d*\W*)?")  # a host and a port, and what may follow them in a sentence
+_CONTAINERS = ("abfs", "abfss", "wasb", "wasbs")  # CONTAINER@ACCOUNT: what stands before the @ names the place
+_PLAIN_FILES = ("file", "local")  # a name, in which ? and # mean nothing
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_LOGGERS_OF_ADDRESSES = (
+    *("fsspec", "fsspec.http", "fsspec.cached", "fsspec.caching", "fsspec.reference"),
+    *("httpx", "httpx2", "s3fs", "urllib3.connectionpool", "webhdfs"),
+)
+
+
+def public_address(address: str) -> str:
+    """`address` without user, password, query and fragment: what is recorded and printed of it.
+
+    Local paths and `user/name` have none of these, and stay as they are.
+
+    >>> public_address("https://user:password@host/x.jsonl?X-Amz-Signature=5e1f")
+    'https://host/x.jsonl'
+    """
+    return _ALONE.sub(_public, address)
+
+
+def redact(text: str) -> str:
+    """`text` without tokens, and with every address in it in its public form."""
+    if token := hub_token():
+        text = text.replace(token, "[hidden]")
+    for pattern, replacement in _TOKENS:
+        text = pattern.sub(replacement, text)
+    return _IN_TEXT.sub(_public, text)
+
+
+def printable(text: str, *, lines: bool = True) -> str:
+    r"""`text` with its control characters shown, not sent: a terminal that gets others' words must not obey them.
+
+    Line ends and tabs stay, unless `lines` is False. So do letters of every script; what turns the direction of
+    writing around is shown.
+
+    >>> printable("\x1b[2Jhello")
+    '\\x1b[2Jhello'
+    """
+    text = _CONTROL.sub(_escaped, text)
+    return text if lines else re.sub(r"[\n\t]", _escaped, text)
+
+
+class _Redaction(logging.Filter):
+    """Takes the secrets out of a client's log: clients log whole addresses."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = redact(record.getMessage()), None
+        if record.exc_info:
+            record.exc_text = redact(logging.Formatter().formatException(record.exc_info))
+            record.exc_info = None
+        return True
+
+
+_REDACTION = _Redaction()
+
+
+def redact_logs() -> None:
+    """Have the clients that log the addresses they ask for, at whatever level, log them without secrets."""
+    for name in _LOGGERS_OF_ADDRESSES:
+        logging.getLogger(name).addFilter(_REDACTION)
+
+
+def user_of(address: str) -> str:
+    """The user and password that stand before the host in `address`, as they are there; "" for none."""
+    match = _ALONE.search(address)
+    return _split(match)[0] if match else ""
+
+
+def _public(match: re.Match[str]) -> str:
+    _, rest = _split(match)
+    if match["scheme"].lower() not in _PLAIN_FILES:
+        rest = re.split(r"[?#]", rest, maxsplit=1)[0]
+    return f"{match['scheme']}:{match['slashes']}{rest}"
+
+
+def _split(match: re.Match[str]) -> tuple[str, str]:
+    """User and password of an address, and what comes after them and their @."""
+    rest = match["rest"]
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    user, at, host = authority.rpartition("@")
+    if at and (match["scheme"].lower() not in _CONTAINERS or ":" in user):
+        return user, rest[len(user) + 1 :]
+    cut = "@" in rest and host.endswith(":")  # by a password that begins with a slash
+    if at or match["slashes"] == "/" or (_PORT.fullmatch(host) and not cut):
+        return "", rest
+    user, at, host = rest.rpartition("@")  # a password with a slash in it
+    return (user, host) if at else (rest, "[hidden]")
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
+
+
+def hub_token() -> str | None:
+    """The Hub's token. A process that has not loaded the Hub's client has sent none but the environment's."""
+    hub = sys.modules.get("huggingface_hub")
+    return hub.get_token() if hub is not None else os.environ.get("HF_TOKEN")
