@@ -5,16 +5,15 @@ Files on their way here are hashed as they come, in `remote/download.py`.
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterable
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
 from shardkit.dataset.records import ShardInfo
 from shardkit.dataset.shards import read_header
 from shardkit.errors import ShardError
-from shardkit.files import sha256_file
+from shardkit.files import sha256_open
 
 
 def check_shard(path: Path, shard: ShardInfo, *, dtype: str | None = None, hashed: bool = False) -> None:
@@ -24,31 +23,18 @@ def check_shard(path: Path, shard: ShardInfo, *, dtype: str | None = None, hashe
     every byte is read and the SHA-256 compared, unless the shard has none (a bare one). Raises `ShardError`.
     """
     try:
-        if dtype is None:
-            _check_size(path, path.stat().st_size, shard)
-        else:
+        _check_size(path, path.stat().st_size, shard)
+        if dtype is not None or hashed:
             with open(path, "rb") as file:
-                check_open_shard(file, path, shard, dtype)
-        sha256 = sha256_file(path) if hashed and shard.sha256 else shard.sha256
+                if dtype is not None:
+                    check_open_shard(file, path, shard, dtype)
+                    file.seek(0)
+                if hashed:
+                    check_hash(file, path, shard)
     except FileNotFoundError:
         raise ShardError(f"{path} is missing: fetch or make it again") from None
     except OSError as error:
         raise ShardError(f"cannot open shard {path}: {error.strerror or error}") from error
-    if sha256 != shard.sha256:
-        raise ShardError(
-            f"{path} has SHA-256 {sha256[:12]}..., expected {shard.sha256[:12]}...: it is damaged, fetch or make it "
-            "again"
-        )
-
-
-def check_sizes(directory: Path, shards: Iterable[ShardInfo]) -> None:
-    """Check that each shard is in `directory` with the right size, by one listing: cheap also for many thousands."""
-    sizes: dict[str, int] = {}
-    with contextlib.suppress(OSError), os.scandir(directory) as entries:  # what could not be listed is checked alone
-        sizes.update((entry.name, entry.stat().st_size) for entry in entries if entry.name.endswith(".npy"))
-    for shard in shards:
-        if sizes.get(shard.file) != shard.bytes:
-            check_shard(directory / shard.file, shard)
 
 
 def check_open_shard(file: BinaryIO, path: Path, shard: ShardInfo, dtype: str) -> None:
@@ -59,6 +45,15 @@ def check_open_shard(file: BinaryIO, path: Path, shard: ShardInfo, dtype: str) -
         raise ShardError(
             f"{path} holds {header.tokens:,} {header.dtype.name} tokens, expected {shard.tokens:,} {dtype}: fetch or "
             "make it again"
+        )
+
+
+def check_hash(file: BufferedReader, path: Path, shard: ShardInfo) -> None:
+    """Check the SHA-256 of a file that is open, at its beginning, unless `shard` has none. Raises `OSError` too."""
+    if shard.sha256 and (sha256 := sha256_open(file)) != shard.sha256:
+        raise ShardError(
+            f"{path} has SHA-256 {sha256[:12]}..., expected {shard.sha256[:12]}...: it is damaged, fetch or make it "
+            "again"
         )
 
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 from pathlib import Path
+from typing import BinaryIO
 
 from shardkit.dataset.records import ShardInfo
 from shardkit.dataset.shards import SHARD_NAME, read_header
@@ -41,15 +42,20 @@ def read_bare_shards(directory: Path) -> tuple[list[ShardInfo], str]:
     return list(shards), dtypes[0]
 
 
+def hash_edges(file: BinaryIO, size: int) -> str:
+    """A hash of the first and last 4096 bytes of a file of `size` bytes: it stands in for one that nobody has made."""
+    file.seek(0)
+    head = file.read(_EDGE_BYTES)
+    file.seek(max(0, size - _EDGE_BYTES))
+    return hashlib.sha256(head + file.read(_EDGE_BYTES)).hexdigest()
+
+
 def _read_bare_shard(path: Path, match: re.Match[str]) -> tuple[ShardInfo, str]:
     """The shard and its dtype; its edges stand in for the hash that nobody has made."""
     try:
         with open(path, "rb") as file:
             header, size = read_header(file, path), os.fstat(file.fileno()).st_size
-            file.seek(0)
-            head = file.read(_EDGE_BYTES)
-            file.seek(max(0, size - _EDGE_BYTES))
-            edges = hashlib.sha256(head + file.read(_EDGE_BYTES)).hexdigest()
+            edges = hash_edges(file, size)
     except OSError as error:
         raise ShardError(f"cannot open shard {path}: {error.strerror or error}") from error
     shard = ShardInfo(
