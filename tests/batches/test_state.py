@@ -9,20 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardkit.batches.state import LoaderState, WorkerShare, make_identity, make_state, read_state
+from shardkit.batches.state import LoaderState, make_identity, make_state, read_state
 from shardkit.errors import StateError
 
 IDENTITY = make_identity(fingerprint="abc", split="train", seq_len=8, shuffle=True, seed=1)
 COUNT = st.integers(0, 2**60)
 
 
-@given(position=COUNT, step=COUNT, n_windows=st.integers(1, 2**50), share=st.none() | st.tuples(COUNT, COUNT, COUNT))
-def test_a_state_survives_json(position: int, step: int, n_windows: int, share: tuple[int, int, int] | None) -> None:
-    state = LoaderState(
-        position=position,
-        step=step,
-        share=None if share is None else WorkerShare(worker=share[0], workers=share[1], given=share[2]),
-    )
+@given(position=COUNT, step=COUNT, epoch=COUNT, n_windows=st.integers(1, 2**50), data=st.data())
+def test_a_state_survives_json(position: int, step: int, epoch: int, n_windows: int, data: st.DataObject) -> None:
+    rows_left = data.draw(st.integers(0, n_windows))
+    state = LoaderState(position=position, step=step, epoch=epoch, rows_left=rows_left)
     text = json.dumps(make_state(IDENTITY, state, n_windows=n_windows))
     assert len(text) < 400
     assert read_state(IDENTITY, json.loads(text), n_windows=n_windows) == state
@@ -42,7 +39,7 @@ def test_a_state_survives_json(position: int, step: int, n_windows: int, share: 
     ],
 )
 def test_a_state_of_other_data_is_refused(key: str, value: Any) -> None:
-    state = make_state(IDENTITY, LoaderState(position=3, step=3), n_windows=10)
+    state = make_state(IDENTITY, LoaderState(position=3, step=3, epoch=0, rows_left=7), n_windows=10)
     with pytest.raises(StateError, match=f"saved with {key} {value!r}, this loader has {IDENTITY[key]!r}"):
         read_state(IDENTITY, {**state, key: value}, n_windows=10)
 
@@ -56,16 +53,23 @@ def test_a_state_of_other_data_is_refused(key: str, value: Any) -> None:
         {"step": 1.5},
         {"step": True},
         {"epoch": None},
-        {"worker": 1},
-        {"worker": [0, 2]},
-        {"worker": [0, 2, -1]},
-        {"worker": "abc"},
+        {"run": 1},
+        {"run": [0]},
+        {"run": [0, 11]},
+        {"run": [-1, 3]},
+        {"run": None},
     ],
 )
 def test_a_damaged_state_is_refused(change: dict[str, Any]) -> None:
-    state = make_state(IDENTITY, LoaderState(position=3, step=3), n_windows=10)
+    state = make_state(IDENTITY, LoaderState(position=3, step=3, epoch=0, rows_left=7), n_windows=10)
     with pytest.raises(StateError, match="the state is damaged"):
         read_state(IDENTITY, {**state, **change}, n_windows=10)
+
+
+def test_a_state_of_the_first_releases_is_in_the_epoch_of_its_position() -> None:
+    state = make_state(IDENTITY, LoaderState(position=23, step=3, epoch=1, rows_left=2), n_windows=10)
+    del state["run"]
+    assert read_state(IDENTITY, state, n_windows=10) == LoaderState(position=23, step=3, epoch=2, rows_left=7)
 
 
 @pytest.mark.parametrize("state", [None, [], {}, {"epoch": 0, "window": 0, "step": 0}, "{}", IDENTITY])
