@@ -5,12 +5,19 @@ docs/frameworks.md has a program for each framework; tests run them.
 
 from __future__ import annotations
 
+from torch.utils.data import get_worker_info
+
 from shardkit.errors import UsageError
 
-NO_WORKERS = (
-    "a ShardLoader reads in the process that trains: in DataLoader workers it would begin each epoch anew and lose its "
-    "place at a resume. Give num_workers=0, or loop over the loader itself (for a GPU it reads ahead in a thread)"
-)
+
+def refuse_workers() -> None:
+    """Raise `UsageError` in a DataLoader's worker: the loader that the training loop has would not move."""
+    if get_worker_info() is not None:
+        raise UsageError(
+            "a ShardLoader reads in the process that trains: in DataLoader workers it would begin each epoch anew and "
+            "lose its place at a resume. Give num_workers=0, or loop over the loader itself (for a GPU it reads ahead "
+            "in a thread)"
+        )
 
 
 def refuse_second_sharing(caller: str) -> None:

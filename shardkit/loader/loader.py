@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import Any, cast
 
 import torch
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
 from shardkit.batches.checks import check_count
 from shardkit.batches.layouts import LayoutStats
@@ -29,7 +29,7 @@ from shardkit.errors import UsageError
 from shardkit.loader.agreement import open_alike
 from shardkit.loader.batch import BatchType, check_format, dict_of
 from shardkit.loader.feed import Feed, check_prefetch
-from shardkit.loader.frameworks import NO_WORKERS, refuse_second_sharing
+from shardkit.loader.frameworks import refuse_second_sharing, refuse_workers
 from shardkit.loader.rank import rank_of_process
 from shardkit.loader.signature import with_options_of
 
@@ -202,8 +202,7 @@ class ShardLoader(IterableDataset[BatchType]):
 
     def __iter__(self) -> Iterator[BatchType]:
         """The rest of the current epoch; the next `for` goes on from there, wherever this one was left."""
-        if get_worker_info() is not None:
-            raise UsageError(NO_WORKERS)
+        refuse_workers()
         end = self._position.epoch_end()
         while self._position.next < end:
             yield self.next_batch()
