@@ -19,7 +19,7 @@ import click
 from shardkit import __version__
 from shardkit.errors import ShardkitError, ShardkitWarning, UsageError, machine_fault
 from shardkit.interrupt import prompt_interrupt
-from shardkit.redaction import printable, public_address
+from shardkit.redaction import public_address
 
 DEFAULT_SOURCE = "HuggingFaceFW/fineweb-edu"
 _STOPPED = "stopped: run the same command again to go on from the last finished shard"
@@ -32,14 +32,11 @@ class _Group(click.Group):
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
-        except ShardkitError as error:
-            click.echo(f"error: {error}", err=True)
-            context.exit(2 if isinstance(error, UsageError) else 1)
-        except (OSError, MemoryError) as error:
-            if (line := machine_fault(error)) is None:
+        except (ShardkitError, OSError, MemoryError) as error:
+            if (line := error if isinstance(error, ShardkitError) else machine_fault(error)) is None:
                 raise
             click.echo(f"error: {line}", err=True)
-            context.exit(1)
+            context.exit(2 if isinstance(line, UsageError) else 1)
         except KeyboardInterrupt:
             click.echo(_STOPPED, err=True)
             context.exit(130)
@@ -256,28 +253,11 @@ def peek(
 
 
 def _print(result: dict[str, Any], as_json: bool) -> None:
-    """A result for people (name and value, lists as indented lines), or as one JSON line."""
-    if as_json:
-        click.echo(json.dumps(result))
-        return
-    for name, value in result.items():
-        label = name.replace("_", " ")
-        if isinstance(value, list):
-            click.echo(f"{label}:")
-            for item in value:
-                click.echo("  " + "  ".join(_words(v) for v in (item.values() if isinstance(item, dict) else [item])))
-        elif name == "text":
-            click.echo(f"{label}:\n{printable(value)}")
-        elif value is not None:
-            click.echo(f"{label}: {_words(value)}")
+    """A result for people, or as one JSON line."""
+    from shardkit.look.result_lines import result_lines
 
-
-def _words(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:,.2f}" if isinstance(value, float) else printable(str(value), lines=False)
+    for line in [json.dumps(result)] if as_json else result_lines(result):
+        click.echo(line)
 
 
 @contextmanager

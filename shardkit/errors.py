@@ -107,12 +107,12 @@ _MACHINE_FAULTS = {
 }
 
 
-def machine_fault(error: BaseException) -> str | None:
+def machine_fault(error: BaseException) -> ShardkitError | None:
     """The one line for an error that is the machine's and no bug: no room, no memory, no rights, a failing disk, a file
     that was removed in mid-run; None for any other. For command lines; a library call raises the error itself."""
     if isinstance(error, MemoryError):
-        return "out of memory: use fewer --workers, or a machine with more"
+        return ShardkitError("out of memory: use fewer --workers, or a machine with more")
     if not isinstance(error, OSError) or error.errno not in _MACHINE_FAULTS:
         return None
     where = f" ({error.filename})" if error.filename else ""
-    return f"{error.strerror}{where}: {_MACHINE_FAULTS[error.errno]}, and run the same command again"
+    return ShardkitError(f"{error.strerror}{where}: {_MACHINE_FAULTS[error.errno]}, and run the same command again")

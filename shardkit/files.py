@@ -11,7 +11,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from io import BufferedReader
+from io import BufferedReader, RawIOBase
 from pathlib import Path
 
 import filelock
@@ -268,12 +268,17 @@ def _is_open_as(path: Path, fd: int) -> bool:
 
 def sha256_file(path: Path) -> str:
     """The hex SHA-256 of a file's bytes, read in blocks (flat memory)."""
+    with open_file(path) as file:
+        return sha256_open(file)
+
+
+def sha256_open(file: RawIOBase | BufferedReader) -> str:
+    """The hex SHA-256 of what is left to read of an open file."""
     digest = hashlib.sha256()
     buffer = bytearray(_BLOCK)
     view = memoryview(buffer)
-    with open_file(path) as file:
-        while count := file.readinto(buffer):
-            digest.update(view[:count])
+    while count := file.readinto(buffer):
+        digest.update(view[:count])
     return digest.hexdigest()
 
 

@@ -128,9 +128,9 @@ def test_the_public_names_are_pinned() -> None:
 SIGNATURES = {
     "Manifest": "dtype tokens_per_shard shards tokenizer source encoder shardkit_version format_version directory",
     "ShardLoader": "source batch_size seq_len split rank world_size shuffle seed device prefetch verify ledger layout "
-    "documents ignore_index eot_id span cache cache_bytes revision",
+    "documents ignore_index eot_id span cache cache_bytes revision format",
     "ShardLoader.from_env": "source batch_size seq_len split shuffle seed device prefetch verify ledger layout "
-    "documents ignore_index eot_id span cache cache_bytes revision",
+    "documents ignore_index eot_id span cache cache_bytes revision format",
     "Tokenizer": "name encoder fast_json",
     "merge_ledger": "folder",
     "open_shard": "path",

@@ -1,17 +1,19 @@
-"""Where a run is in the endless sequence of positions: its next global batch, saved, loaded and shared by workers.
+"""Where a run is in the endless sequence of positions: its next global batch, saved and loaded.
 
-No torch: a DataLoader's workers are numbers here.
+An epoch of a run is as many whole global batches as its rows fill, always the same number: what is left over comes
+first in the next one. So a loop of any framework, which counts batches, stays in step with the data, and no row is lost
+or comes twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from shardkit.batches.checks import is_count
 from shardkit.batches.order import Cut
-from shardkit.batches.state import LoaderState, WorkerShare, make_state, read_state
-from shardkit.errors import StateError, UsageError
+from shardkit.batches.state import LoaderState, make_state, read_state
+from shardkit.errors import UsageError
 
 
 class RunPosition:
@@ -25,30 +27,45 @@ class RunPosition:
         self.cut = cut
         self._identity = identity
         self._n_rows = n_rows
-        self._share: WorkerShare | None = None  # this process's part of the epoch, in a DataLoader worker
-        self._share_loaded = False
+        self._counted_from = 0, 0, n_rows  # a position, the epoch that it is in, and the rows that were left of that
 
     @property
     def epoch(self) -> int:
-        """The epoch, from 0, in which the next batch begins."""
-        return self.next // self._n_rows
+        """The epoch, from 0, that the next batch is in."""
+        return self._epoch_and_left()[0]
 
     @property
     def step(self) -> int:
         """Number of the next global batch, from 0."""
         return self.cut.step_at(self.next)
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global batches in an epoch."""
+        return self._n_rows // self.cut.global_batch
+
     def epoch_end(self) -> int:
-        """The end of the batch that holds the current epoch's last window."""
-        left = self._n_rows - self.next % self._n_rows
-        return self.next - -left // self.cut.global_batch * self.cut.global_batch
+        """The end of the current epoch's last batch."""
+        return self.next + self._epoch_and_left()[1] * self.cut.global_batch
+
+    def _epoch_and_left(self) -> tuple[int, int]:
+        """The epoch that the next batch is in, and how many of its batches are left."""
+        size = self.cut.global_batch
+        position, epoch, rows_left = self._counted_from
+        first, done = rows_left // size, (self.next - position) // size
+        if done < first:
+            return epoch, first - done
+        more, done = divmod(done - first, self.steps_per_epoch)
+        return epoch + 1 + more, self.steps_per_epoch - done
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the first batch that begins in `epoch`, as a run from the start would come to it."""
+        """Go to the first batch of `epoch`, as a run from the start would come to it; stay if it is there already."""
         if not is_count(epoch):
             raise UsageError(f"epoch is {epoch!r}: expected a whole number of at least 0")
-        self.cut = Cut(batch_size=self.cut.batch_size, world_size=self.cut.world_size)
-        self._go_to(self.cut.position_of(self.cut.step_at(epoch * self._n_rows)))
+        if epoch != self.epoch:
+            self.cut = Cut(batch_size=self.cut.batch_size, world_size=self.cut.world_size)
+            self.next = self.cut.position_of(epoch * self.steps_per_epoch)
+            self._counted_from = self.next, epoch, self._n_rows
 
     def position_at(self, *, step: int, rank: int, row: int) -> int:
         """The position of `row` of batch `step` on `rank`.
@@ -70,45 +87,13 @@ class RunPosition:
 
     def state_dict(self) -> dict[str, Any]:
         """This position as JSON-able values."""
-        state = LoaderState(position=self.next, step=self.step, share=self._share)
+        epoch, left = self._epoch_and_left()
+        state = LoaderState(position=self.next, step=self.step, epoch=epoch, rows_left=left * self.cut.global_batch)
         return make_state(self._identity, state, n_windows=self._n_rows)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], *, worker: tuple[int, int] | None) -> None:
-        """Go where a saved state was; `worker` is this DataLoader worker's number, and how many there are.
-
-        Raises `StateError`, and changes nothing, where the state is of another identity or another worker.
-        """
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go where a saved state was. Raises `StateError`, and changes nothing, where it is of another identity."""
         state = read_state(self._identity, state_dict, n_windows=self._n_rows)
-        share = state.share
-        if share is not None and worker != (share.worker, share.workers):
-            raise StateError(
-                f"the state is of DataLoader worker {share.worker} of {share.workers}: load it through a "
-                f"StatefulDataLoader with num_workers={share.workers}"
-            )
         self.cut = self.cut.resumed(step=state.step, position=state.position)
-        self._go_to(state.position)
-        self._share, self._share_loaded = share, share is not None
-
-    def share_epoch(self, worker: int, workers: int) -> Iterator[int]:
-        """The positions of every `workers`-th batch of the epoch, from batch `worker` on, as DataLoader asks in turn.
-
-        Each position counts as given when it is asked for. A share whose state was loaded goes on where it was.
-        """
-        if not self._share_loaded:
-            if self._share is not None:  # a worker that lives on: its last epoch was given out
-                self.next = self.epoch_end()
-            self._share = WorkerShare(worker=worker, workers=workers)
-        self._share_loaded = False
-        return self._rest_of_share()
-
-    def _rest_of_share(self) -> Iterator[int]:
-        end = self.epoch_end()
-        while (share := self._share) is not None:
-            position = self.next + (share.worker + share.given * share.workers) * self.cut.global_batch
-            if position >= end:
-                return
-            self._share = WorkerShare(worker=share.worker, workers=share.workers, given=share.given + 1)
-            yield position
-
-    def _go_to(self, position: int) -> None:
-        self.next, self._share, self._share_loaded = position, None, False
+        self.next = state.position
+        self._counted_from = state.position, state.epoch, state.rows_left

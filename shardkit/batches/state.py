@@ -23,21 +23,16 @@ _ADDED_LATER: dict[str, Any] = {"span": None, "weights": None}  # not in states 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WorkerShare:
-    """What one of several DataLoader workers gives of an epoch: every `workers`-th batch from `worker` on."""
-
-    worker: int
-    workers: int
-    given: int = 0  # how many of its batches it has given
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class LoaderState:
-    """Where a run is: the position and the number of its next global batch; of a DataLoader worker, also its share."""
+    """Where a run is: position and number of its next global batch, the epoch that is in, and the rows left of that.
+
+    A run's epoch is a number of batches, so it need not be the one that the position says.
+    """
 
     position: int
     step: int
-    share: WorkerShare | None = None
+    epoch: int
+    rows_left: int
 
 
 def make_identity(
@@ -69,9 +64,8 @@ def make_identity(
 def make_state(identity: Mapping[str, Any], state: LoaderState, *, n_windows: int) -> dict[str, Any]:
     """`state` as JSON-able values, of a loader whose epochs have `n_windows` windows."""
     epoch, window = divmod(state.position, n_windows)
-    saved = {**identity, "epoch": epoch, "window": window, "step": state.step}
-    if state.share is not None:
-        saved["worker"] = [state.share.worker, state.share.workers, state.share.given]
+    run = [state.epoch, state.rows_left]
+    saved = {**identity, "epoch": epoch, "window": window, "step": state.step, "run": run}
     return {**saved, "check": checksum(saved)}
 
 
@@ -89,21 +83,22 @@ def read_state(identity: Mapping[str, Any], state: object, *, n_windows: int) ->
                 f"the state was saved with {key} {saved!r}, this loader has {value!r}: make it as it was then, or "
                 "begin anew without the state"
             )
-    if unknown := sorted(map(str, state.keys() - {*identity, *_COUNTS, "worker", "check"})):
+    if unknown := sorted(map(str, state.keys() - {*identity, *_COUNTS, "run", "worker", "check"})):
         raise StateError(f"the state is damaged: no loader saves {unknown[0]!r}")
     epoch, window, step = (state[key] for key in _COUNTS)
-    share = state.get("worker")
+    if state.get("worker") is not None:
+        raise StateError(
+            "the state is one DataLoader worker's, as an earlier shardkit had them, which does not say where the whole "
+            "run was: go on from a state of a loader without workers, or begin anew"
+        )
     counts = is_count(epoch) and is_count(window) and is_count(step)
     if not (counts and window < n_windows and max(epoch * n_windows + window, step) <= _LAST):
         raise StateError(f"the state is damaged: epoch {epoch!r}, window {window!r} of {n_windows}, step {step!r}")
-    if share is not None and not (
-        isinstance(share, list) and len(share) == 3 and all(is_count(n) and n <= _LAST for n in share)
+    run = state.get("run", [epoch, n_windows - window])  # not in states of the first releases
+    if not (
+        isinstance(run, list) and len(run) == 2 and all(map(is_count, run)) and run[0] <= _LAST and run[1] <= n_windows
     ):
-        raise StateError(f"the state is damaged: worker {share!r}")
+        raise StateError(f"the state is damaged: run {run!r}")
     if "check" in state and state["check"] != checksum({key: state[key] for key in state if key != "check"}):
         raise StateError("the state is damaged: its checksum is of other values; give one as it was saved")
-    return LoaderState(
-        position=epoch * n_windows + window,
-        step=step,
-        share=None if share is None else WorkerShare(worker=share[0], workers=share[1], given=share[2]),
-    )
+    return LoaderState(position=epoch * n_windows + window, step=step, epoch=run[0], rows_left=run[1])

@@ -5,16 +5,15 @@ Files on their way here are hashed as they come, in `remote/download.py`.
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterable
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
 from shardkit.dataset.records import ShardInfo
 from shardkit.dataset.shards import edges_sha256, read_header
 from shardkit.errors import ShardError
-from shardkit.files import open_file, sha256_file
+from shardkit.files import open_file, sha256_open
 
 
 def check_shard(path: Path, shard: ShardInfo, *, dtype: str | None = None, hashed: bool = False) -> None:
@@ -24,63 +23,21 @@ def check_shard(path: Path, shard: ShardInfo, *, dtype: str | None = None, hashe
     every byte is read and the SHA-256 compared; of a shard that has none (a bare one) the edges. Raises `ShardError`.
     """
     try:
-        if dtype is None:
-            _check_size(path, path.stat().st_size, shard)
-        else:
-            with open_file(path) as file:
+        with open_file(path) as file:
+            if dtype is None:
+                check_size(path, os.fstat(file.fileno()).st_size, shard)
+            else:
                 check_open_shard(file, path, shard, dtype)
-        expected = shard.sha256 or shard.edges
-        sha256 = _hash(path, shard) if hashed and expected else expected
+                file.seek(0)
+            if hashed:
+                check_hash(file, path, shard)
     except OSError as error:
-        raise _unreadable(path, error) from error
-    if sha256 != expected:
-        raise ShardError(
-            f"{path} has SHA-256 {sha256[:12]}..., expected {expected[:12]}...: it is damaged, fetch or make it again"
-        )
-
-
-def check_sizes(directory: Path, shards: Iterable[ShardInfo]) -> None:
-    """Check that each shard is in `directory` with the right size, by one listing: cheap also for many thousands."""
-    sizes: dict[str, int] = {}
-    with contextlib.suppress(OSError), os.scandir(directory) as entries:  # what could not be listed is checked alone
-        sizes.update((entry.name, entry.stat().st_size) for entry in entries if entry.name.endswith(".npy"))
-    for shard in shards:
-        if sizes.get(shard.file) != shard.bytes:
-            check_shard(directory / shard.file, shard)
-
-
-class SeenShards:
-    """Shards in `directory` whose content is known, because they were written or hashed: `note` remembers which file
-    that was, and `check` reads a shard again only where another file, or a changed one, is in its place."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self._files: dict[str, tuple[int, int, int]] = {}
-
-    def note(self, shard: ShardInfo) -> None:
-        """The file that is there now is `shard`. Raises `ShardError` if none is."""
-        self._files[shard.file] = self._file_of(shard)
-
-    def check(self, shard: ShardInfo) -> None:
-        """Raise `ShardError` unless `shard` is there, byte for byte."""
-        seen = self._file_of(shard)
-        if self._files.get(shard.file) != seen:
-            check_shard(self.directory / shard.file, shard, hashed=True)
-            self._files[shard.file] = seen
-
-    def _file_of(self, shard: ShardInfo) -> tuple[int, int, int]:
-        path = self.directory / shard.file
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise _unreadable(path, error) from error
-        _check_size(path, status.st_size, shard)
-        return status.st_ino, status.st_mtime_ns, status.st_size
+        raise unreadable(path, error) from error
 
 
 def check_open_shard(file: BinaryIO, path: Path, shard: ShardInfo, dtype: str) -> None:
     """`check_shard` of a file that is open, at its beginning: size and header. Raises `OSError` too."""
-    _check_size(path, os.fstat(file.fileno()).st_size, shard)
+    check_size(path, os.fstat(file.fileno()).st_size, shard)
     header = read_header(file, path)
     if header.tokens != shard.tokens or header.dtype.name != dtype:
         raise ShardError(
@@ -89,20 +46,27 @@ def check_open_shard(file: BinaryIO, path: Path, shard: ShardInfo, dtype: str) -
         )
 
 
-def _hash(path: Path, shard: ShardInfo) -> str:
-    """The hash of the file that says most of what is known of `shard`."""
-    if shard.sha256:
-        return sha256_file(path)
-    with open_file(path) as file:
-        return edges_sha256(file)
+def check_hash(file: BufferedReader, path: Path, shard: ShardInfo) -> None:
+    """Check the SHA-256 of a file that is open, at its beginning; of a shard that has none (a bare one) the edges.
+
+    Raises `ShardError`, and `OSError`.
+    """
+    expected = shard.sha256 or shard.edges
+    sha256 = sha256_open(file) if shard.sha256 else edges_sha256(file) if shard.edges else ""
+    if sha256 != expected:
+        raise ShardError(
+            f"{path} has SHA-256 {sha256[:12]}..., expected {expected[:12]}...: it is damaged, fetch or make it again"
+        )
 
 
-def _check_size(path: Path, size: int, shard: ShardInfo) -> None:
+def check_size(path: Path, size: int, shard: ShardInfo) -> None:
+    """Check the `size` in bytes of the file at `path`. Raises `ShardError`."""
     if size != shard.bytes:
         raise ShardError(f"{path} has {size:,} bytes, expected {shard.bytes:,}: fetch or make it again")
 
 
-def _unreadable(path: Path, error: OSError) -> ShardError:
+def unreadable(path: Path, error: OSError) -> ShardError:
+    """The one line for a shard's file that cannot be opened or read."""
     if isinstance(error, FileNotFoundError):
         return ShardError(f"{path} is missing: fetch or make it again")
     return ShardError(f"cannot open shard {path}: {error.strerror or error}")

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from shardkit.dataset.token_stream import TokenStream
 from shardkit.dataset.typed_json import parse_json, read_record
-from shardkit.errors import OutputError, ShardError
+from shardkit.errors import OutputError
 from shardkit.files import hold_lock, read_small_file, sha256_file
 
 _KEY_FILE = "kept.json"
@@ -44,8 +44,7 @@ def content_key(stream: TokenStream) -> str:
     A bare shard has a hash of its edges alone, so when it was last written stands in for the rest.
     """
     shards = [
-        [s.tokens, s.sha256] if s.sha256 else [s.tokens, s.edges, _written_ns(stream.directory / s.file)]
-        for s in stream.shards
+        [s.tokens, s.sha256] if s.sha256 else [s.tokens, s.edges, stream.known.written_ns(s)] for s in stream.shards
     ]
     return json.dumps([stream.dtype.str, shards])
 
@@ -113,10 +112,3 @@ def _save(home: Path, key: str, arrays: Arrays) -> None:
         os.replace(temp, home)
     except OSError:
         shutil.rmtree(temp, ignore_errors=True)
-
-
-def _written_ns(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except OSError as error:
-        raise ShardError(f"cannot open shard {path}: {error.strerror or error}") from error

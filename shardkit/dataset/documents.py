@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from shardkit.dataset.derived import content_key, derived_arrays
 from shardkit.dataset.manifest import Manifest, SourceFile
-from shardkit.dataset.shards import open_shard
 from shardkit.dataset.token_stream import TokenStream
 from shardkit.errors import UsageError
 
@@ -73,7 +72,7 @@ def locate_token(manifest: Manifest, stream: TokenStream, token: int) -> Locatio
     shard = stream.shards[number]
     document = None
     if manifest.tokenizer is not None:
-        tokens = open_shard(stream.directory / shard.file).view(np.ndarray)[: offset + 1]
+        tokens = stream.known.map(shard, manifest.dtype).view(np.ndarray)[: offset + 1]
         eot = manifest.tokenizer.eot_id
         blocks = (tokens[begin : begin + _BLOCK_TOKENS] for begin in range(0, len(tokens), _BLOCK_TOKENS))
         document = shard.first_document - 1 + sum(int(np.count_nonzero(block == eot)) for block in blocks)

@@ -73,10 +73,15 @@ def open_shard(path: str | Path) -> np.memmap:
     path = Path(path)
     try:
         with open_file(path) as file:
-            header = read_header(file, path)
-            return np.memmap(file, dtype=header.dtype, mode="r", offset=header.bytes, shape=(header.tokens,))
+            return map_tokens(file, path)
     except OSError as error:
         raise ShardError(f"cannot open shard {path}: {error.strerror or error}") from error
+
+
+def map_tokens(file: BinaryIO, path: Path) -> np.memmap:
+    """`open_shard` of a file that is open, at its beginning; `path` names it in errors. Raises `OSError` too."""
+    header = read_header(file, path)
+    return np.memmap(file, dtype=header.dtype, mode="r", offset=header.bytes, shape=(header.tokens,))
 
 
 def read_header(file: BinaryIO, path: Path) -> ShardHeader:

@@ -3,7 +3,7 @@
 A long run is handed out straight from a shard's memory map, and every 64 MB what was read is given back to the kernel:
 the page cache may keep it, the process's resident set may not. Scattered rows are read with `preadv` instead: a map
 grows by up to 2 MB for each 2 kB row (the kernel maps whole folios), and a read at a place costs less than that fault.
-A shard is checked when it is first opened; opened again it is only compared with the file that was checked.
+A shard is checked when it is first opened; opened again it must be the file that was checked (`known_files.py`).
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shardkit.dataset.check import check_open_shard, check_shard, check_sizes
+from shardkit.dataset.check import check_shard
 from shardkit.dataset.folder import MANIFEST_NAME, check_gapless
+from shardkit.dataset.known_files import KnownFiles
 from shardkit.dataset.manifest import Manifest
 from shardkit.dataset.open_files import OpenFiles
 from shardkit.dataset.records import ShardInfo
@@ -49,19 +50,19 @@ class TokenStream:
     shard that is missing, damaged, or another one by now.
     """
 
-    def __init__(self, directory: Path, shards: Sequence[ShardInfo], dtype: str) -> None:
-        self.directory = directory
+    def __init__(self, known: KnownFiles, shards: Sequence[ShardInfo], dtype: str) -> None:
+        self.directory = known.directory
+        self.known = known
         self.dtype = np.dtype(dtype).newbyteorder("<")
         self.shards = tuple(shards)
         self.starts = array("q", [0, *accumulate(shard.tokens for shard in self.shards)])
         self.wait: Callable[[str], None] | None = None
         self.eot_id: int | None = None  # the token that begins each document, where it is known
-        self._prefix = os.path.join(directory, "")
+        self._prefix = os.path.join(known.directory, "")
         self._header_bytes = array("i", (s.bytes - s.tokens * self.dtype.itemsize for s in self.shards))
         self._files = OpenFiles(len(self.shards))
         self._descriptors = self._files.descriptors
         self._maps: dict[int, _MappedShard] = {}
-        self._checked: dict[int, tuple[int, int, int]] = {}  # which file each shard was when it was checked
         self._touched = 0
 
     @property
@@ -122,10 +123,11 @@ class TokenStream:
         return place // size
 
     def close_all_but(self, numbers: Collection[int]) -> None:
-        """Unmap and close every shard but those: their files may be deleted then."""
+        """Unmap and close every shard but those: their files may be deleted then, and come again as others."""
         for number in [number for number in self._maps if number not in numbers]:
             del self._maps[number]
         self._files.close(but=numbers)
+        self.known.forget(but={self.shards[number].file for number in numbers})
 
     def close(self) -> None:
         """Unmap and close every shard."""
@@ -135,7 +137,7 @@ class TokenStream:
 
     def __getstate__(self) -> dict[str, object]:
         files = OpenFiles(len(self.shards))
-        ours = {"_files": files, "_descriptors": files.descriptors, "_maps": {}, "_checked": {}}
+        ours = {"_files": files, "_descriptors": files.descriptors, "_maps": {}}
         return {**self.__dict__, **ours}
 
     def _copy(self, number: int, offset: int, out: Tokens) -> None:
@@ -191,28 +193,21 @@ class TokenStream:
         return self._maps[number]
 
     def _open(self, number: int) -> int:
-        """Open a shard's file; the shard is checked unless it is the very file that was checked before."""
+        """Open a shard's file; raises `ShardError` where it is not the one that the dataset was opened with."""
         shard = self.shards[number]
         if self.wait is not None:
             self.wait(shard.file)
         try:
             descriptor = self._files.open(number, self._prefix + shard.file)
-            status = os.fstat(descriptor)
-            identity = (status.st_ino, status.st_mtime_ns, status.st_size)
-            if self._checked.get(number) != identity:
-                self._check(number, descriptor)
-                self._checked[number] = identity
+            try:
+                with open(descriptor, "rb", closefd=False) as file:
+                    self.known.check(file, shard, self.dtype.name)
+            except (ShardError, OSError):
+                self._files.close_one(number)  # else it would be read the next time without a check
+                raise
         except OSError as error:
             raise self._unreadable(number, error) from error
         return descriptor
-
-    def _check(self, number: int, descriptor: int) -> None:
-        try:
-            with open(descriptor, "rb", closefd=False) as file:
-                check_open_shard(file, self._path(number), self.shards[number], self.dtype.name)
-        except (ShardError, OSError):
-            self._files.close_one(number)  # else it would be read the next time without a check
-            raise
 
     def _path(self, number: int) -> Path:
         return self.directory / self.shards[number].file
@@ -229,33 +224,52 @@ def open_split(source: str | os.PathLike[str] | Manifest, split: str, *, verify:
     the first shard that is not what the manifest says.
     """
     if isinstance(source, Manifest):
-        manifest = source
+        manifest, known = source, KnownFiles(_directory_of(source))
+        _check_current(manifest, split)
     else:
         directory = Path(source)
+        known = KnownFiles(directory)
         if not directory.is_dir():
             raise ManifestError(f"no folder {directory}: give a folder of shards (`shardkit pull` fetches one)")
         manifest = Manifest.of_folder(directory)
         if not (directory / MANIFEST_NAME).exists():
             numbers = [shard.index for shard in manifest.shards]
             check_gapless(numbers, str(directory), "fetch them, or give Manifest.from_shards(folder) to go without")
-    stream = open_stream(manifest, split)
+    stream = open_stream(manifest, split, known)
     if verify and not all(shard.sha256 for shard in stream.shards):
         raise UsageError(f"{stream.directory} has no {MANIFEST_NAME}, so no hashes to verify against: drop verify=True")
-    check_sizes(stream.directory, stream.shards)
+    known.check_sizes(stream.shards)
     if verify:
         for shard in stream.shards:
             check_shard(stream.directory / shard.file, shard, dtype=manifest.dtype, hashed=True)
     return manifest, stream
 
 
-def open_stream(manifest: Manifest, split: str) -> TokenStream:
+def open_stream(manifest: Manifest, split: str, known: KnownFiles) -> TokenStream:
     """The stream of `split`, of shards that need not be in the manifest's folder yet. Raises `UsageError`."""
-    if manifest.directory is None:
-        raise UsageError("this Manifest was not read from a folder: give the folder, or Manifest.load(folder)")
     shards = manifest.splits.get(split)
     if not shards:
-        raise UsageError(_no_split(manifest, manifest.directory, split))
-    return TokenStream(manifest.directory, shards, manifest.dtype)
+        raise UsageError(_no_split(manifest, known.directory, split))
+    return TokenStream(known, shards, manifest.dtype)
+
+
+def _directory_of(manifest: Manifest) -> Path:
+    if manifest.directory is None:
+        raise UsageError("this Manifest was not read from a folder: give the folder, or Manifest.load(folder)")
+    return manifest.directory
+
+
+def _check_current(manifest: Manifest, split: str) -> None:
+    """Refuse a manifest whose folder holds another dataset by now. Bare shards have nothing that would say so."""
+    hashes = {(shard.file, shard.sha256) for shard in manifest.splits.get(split, []) if shard.sha256}
+    if not hashes:
+        return
+    now = Manifest.load(_directory_of(manifest))
+    if not hashes <= {(shard.file, shard.sha256) for shard in now.shards}:
+        raise ManifestError(
+            f"{manifest.directory} holds another dataset (fingerprint {now.fingerprint[:12]}...) than when its "
+            f"manifest was read ({manifest.fingerprint[:12]}...): read it again, with Manifest.load"
+        )
 
 
 def _no_split(manifest: Manifest, directory: Path, split: str) -> str:

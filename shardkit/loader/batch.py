@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from typing_extensions import TypeVar
+
+from shardkit.errors import UsageError
 
 
 class Documents(NamedTuple):
@@ -36,7 +39,9 @@ class DocumentBatch(NamedTuple):
     documents: Documents
 
 
-BatchType = TypeVar("BatchType", bound=Batch | DocumentBatch, default=Batch, covariant=True)
+BatchType = TypeVar("BatchType", bound=Batch | DocumentBatch | dict[str, Tensor], default=Batch, covariant=True)
+_FORMATS = ("tuple", "dict")
+_NO_LABEL = -100  # what a `transformers` model leaves out
 
 
 def batch_of(tensors: list[Tensor]) -> Batch | DocumentBatch:
@@ -46,6 +51,26 @@ def batch_of(tensors: list[Tensor]) -> Batch | DocumentBatch:
         return Batch(inputs, targets)
     cu_seqlens, position_ids = documents
     return DocumentBatch(inputs, targets, Documents(cu_seqlens, inputs.shape[1], position_ids))
+
+
+def check_format(name: str) -> str:
+    """`name`, if it is one of a loader's formats. Raises `UsageError`."""
+    if name not in _FORMATS:
+        raise UsageError(f"format is {name!r}: expected one of {', '.join(_FORMATS)}")
+    return name
+
+
+def dict_of(batch: Batch | DocumentBatch) -> dict[str, Tensor]:
+    """The batch as keyword arguments of a `transformers` model: `input_ids`, `labels` and `shift_labels`.
+
+    These models shift `labels` themselves, so the label of each place is the token at it, and of the first one none;
+    `shift_labels` are the targets as they are, which count instead where a model knows them: the last one of a row too.
+    A `DocumentBatch` has `position_ids` as well.
+    """
+    inputs, targets = batch.inputs, batch.targets
+    labels = torch.cat([targets.new_full((len(targets), 1), _NO_LABEL), targets[:, :-1]], dim=1)
+    made = {"input_ids": inputs, "labels": labels, "shift_labels": targets}
+    return made if isinstance(batch, Batch) else {**made, "position_ids": batch.documents.position_ids}
 
 
 def tensors_of(batch: Batch | DocumentBatch) -> list[Tensor]:

@@ -7,13 +7,14 @@ makes tensors on the device, `rank.py` says which rank this is.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import Any, cast
 
 import torch
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
 from shardkit.batches.checks import check_count
 from shardkit.batches.layouts import LayoutStats
@@ -26,8 +27,9 @@ from shardkit.batches.run_position import RunPosition
 from shardkit.dataset.documents import Location
 from shardkit.errors import UsageError
 from shardkit.loader.agreement import open_alike
-from shardkit.loader.batch import BatchType
+from shardkit.loader.batch import BatchType, check_format, dict_of
 from shardkit.loader.feed import Feed, check_prefetch
+from shardkit.loader.frameworks import refuse_second_sharing, refuse_workers
 from shardkit.loader.rank import rank_of_process
 from shardkit.loader.signature import with_options_of
 
@@ -49,7 +51,7 @@ class ShardLoader(IterableDataset[BatchType]):
     `source` is a dataset folder, a folder of bare `.npy` shards, a `Manifest` that was read from a folder, a remote
     (`user/name`, `hf://datasets/...`, `s3://...`, `file://...`), or a list of `(source, weight)` to mix. `shuffle`
     mixes the rows anew each epoch by `(seed, epoch)`. All ranks must be made alike but for `rank`. Nothing is dropped:
-    the batch that closes an epoch is filled up from the next one.
+    the windows after an epoch's last whole global batch come first in the next one.
 
     `layout` says what a row of `seq_len` tokens is: `contiguous` windows across shard ends; `document`, windows that
     begin at a document's start (what a window's end cuts off a document is left out); `packed`, whole documents packed
@@ -69,9 +71,8 @@ class ShardLoader(IterableDataset[BatchType]):
     shard is first read. With `device="cuda"`, `prefetch` batches (default: 2) are read ahead and wait on the GPU.
     `ledger` is a folder to which each rank writes hashes of what it was given (see `shardkit.merge_ledger`).
 
-    In a `torch.utils.data.DataLoader` (`batch_size=None`) worker processes share the batches of an epoch, in order. The
-    loader in the main process does not move then: between epochs call `set_epoch`, or use `persistent_workers=True`;
-    to save the state use torchdata's `StatefulDataLoader`.
+    Frameworks take the loader as it is (docs/frameworks.md): it is this rank's share already, and needs no DataLoader
+    workers. With `format="dict"` a batch is what a `transformers` model takes (`loader/batch.py`).
 
     Raises `UsageError` for options that cannot work, `ManifestError` and `ShardError` for a bad dataset.
     """
@@ -99,6 +100,7 @@ class ShardLoader(IterableDataset[BatchType]):
         cache: str | os.PathLike[str] | None = None,
         cache_bytes: int | None = None,
         revision: str | None = None,
+        format: str = "tuple",
     ) -> None:
         super().__init__()
         cut = Cut(batch_size=batch_size, world_size=world_size)
@@ -111,7 +113,7 @@ class ShardLoader(IterableDataset[BatchType]):
         self.device = torch.device("cpu" if device is None else device)
         self.prefetch = check_prefetch(prefetch, self.device)
         self.ledger = None if ledger is None else Path(ledger)
-        self.wait_seconds = 0.0
+        self.wait_seconds, self.format = 0.0, check_format(format)
         options = RowOptions(
             split=split,
             seq_len=seq_len,
@@ -158,17 +160,17 @@ class ShardLoader(IterableDataset[BatchType]):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole global batches in an epoch; the remainder of `windows_per_epoch` is carried into the next one."""
-        return self._sequence.n_rows // self._stride
+        """Global batches in an epoch; the remainder of `windows_per_epoch` is carried into the next one."""
+        return self._position.steps_per_epoch
 
     @property
     def remainder_windows(self) -> int:
-        """Windows left over after an epoch's last whole global batch: a batch that the next epoch fills up."""
+        """Windows left over after an epoch's last global batch: the next epoch begins with them."""
         return self._sequence.n_rows % self._stride
 
     @property
     def epoch(self) -> int:
-        """The epoch, from 0, in which the next batch begins."""
+        """The epoch, from 0, that the next batch is in: `steps_per_epoch` batches each."""
         return self._position.epoch
 
     @property
@@ -196,17 +198,35 @@ class ShardLoader(IterableDataset[BatchType]):
             self._ledger.record(position)
         self._position.next = position + self._stride
         self.wait_seconds += perf_counter() - began
-        return cast(BatchType, batch)
+        return cast(BatchType, batch if self.format == "tuple" else dict_of(batch))
 
     def __iter__(self) -> Iterator[BatchType]:
-        """The rest of the current epoch, up to and with the batch that closes it; the next `for` goes on from there."""
-        worker = get_worker_info()
-        return self._rest_of_epoch() if worker is None else self._share_epoch(worker.id, worker.num_workers)
+        """The rest of the current epoch; the next `for` goes on from there, wherever this one was left."""
+        refuse_workers()
+        end = self._position.epoch_end()
+        while self._position.next < end:
+            yield self.next_batch()
+
+    def __len__(self) -> int:
+        """`steps_per_epoch`, for frameworks that ask: how many batches a `for` over a whole epoch gives."""
+        return self.steps_per_epoch
+
+    @property
+    def sampler(self) -> ShardLoader[BatchType]:
+        """The loader itself: Lightning calls `sampler.set_epoch` when an epoch begins."""
+        return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the first batch that begins in `epoch`, as a run from the start would come to it."""
+        """Go to the first batch of `epoch`, as a run from the start would come to it.
+
+        Where the run is in that epoch already, however far, it stays: to call this before every epoch's loop is right
+        after a resume too. Raises `UsageError` where accelerate calls it, which would share this rank's part out again.
+        """
+        refuse_second_sharing(sys._getframe(1).f_globals.get("__name__", ""))
+        before = self._position.next
         self._position.set_epoch(epoch)
-        self._end_ledger_file()
+        if self._position.next != before:
+            self._end_ledger_file()
 
     def state_dict(self) -> dict[str, Any]:
         """Where the run is: small, JSON-able, the same on every rank. Counts windows, so any cut may go on from it."""
@@ -218,9 +238,7 @@ class ShardLoader(IterableDataset[BatchType]):
         Any cut may go on from any state. Raises `StateError`, and changes nothing, where the state is of another
         version, dataset, split, seq_len, shuffle or seed: going on would silently change the data.
         """
-        worker = get_worker_info()
-        number = None if worker is None else (worker.id, worker.num_workers)
-        self._position.load_state_dict(state_dict, worker=number)
+        self._position.load_state_dict(state_dict)
         self._end_ledger_file()
 
     def locate(self, *, step: int, rank: int | None = None, row: int = 0) -> Location:
@@ -247,7 +265,8 @@ class ShardLoader(IterableDataset[BatchType]):
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        self._check_workable()
+        if self.device.type != "cpu" or self._ledger is not None:
+            raise UsageError("a copy in another process cannot feed a GPU or write the ledger: make a loader there")
         return self.__dict__
 
     def _open_feed(self, cut: Cut) -> None:
@@ -265,20 +284,3 @@ class ShardLoader(IterableDataset[BatchType]):
     def _end_ledger_file(self) -> None:
         if self._ledger is not None:
             self._ledger.close()
-
-    def _rest_of_epoch(self) -> Iterator[BatchType]:
-        end = self._position.epoch_end()
-        while self._position.next < end:
-            yield self.next_batch()
-
-    def _share_epoch(self, worker: int, workers: int) -> Iterator[BatchType]:
-        """This DataLoader worker's part of an epoch."""
-        self._check_workable()
-        return (cast(BatchType, self._feed.batch_at(at)) for at in self._position.share_epoch(worker, workers))
-
-    def _check_workable(self) -> None:
-        if self.device.type != "cpu" or self._ledger is not None:
-            raise UsageError(
-                "a DataLoader worker or a copy in another process cannot feed a GPU or write the ledger: use the "
-                "loader itself, or num_workers=0"
-            )

@@ -17,8 +17,8 @@ from shardkit.batches.row_sequence import RowSequence, Sources
 from shardkit.batches.rows import DatasetRows, RowOptions
 from shardkit.batches.state import read_state
 from shardkit.dataset.documents import locate_token, source_of
+from shardkit.dataset.known_files import KnownFiles
 from shardkit.dataset.manifest import Manifest
-from shardkit.dataset.shards import open_shard
 from shardkit.dataset.token_stream import Tokens
 from shardkit.dataset.typed_json import read_record
 from shardkit.errors import ShardError, UsageError
@@ -33,16 +33,17 @@ def peek_document(
 
     Raises `UsageError` if there is no such document, or nothing says which tokenizer made it.
     """
+    known = KnownFiles(directory)
     manifest = Manifest.of_folder(directory)
     decoder = decoder_of(manifest, str(directory), tokenizer)
-    counts = _document_counts(directory, manifest, decoder.eot_id)
+    counts = _document_counts(known, manifest, decoder.eot_id)
     if not 0 <= document < sum(counts):
         raise UsageError(f"no document {document}: {directory} holds {sum(counts):,} documents, from 0")
     number, before = 0, 0
     while before + counts[number] <= document:
         before += counts[number]
         number += 1
-    offset, ids = _read_document(directory, manifest, number, document - before, decoder.eot_id, max_tokens)
+    offset, ids = _read_document(known, manifest, number, document - before, decoder.eot_id, max_tokens)
     file, row = source_of(manifest, document)
     return {
         "document": document,
@@ -65,28 +66,28 @@ def decoder_of(manifest: Manifest, where: str, tokenizer: str | None) -> Tokeniz
     return decoder
 
 
-def _document_counts(directory: Path, manifest: Manifest, eot_id: int) -> list[int]:
+def _document_counts(known: KnownFiles, manifest: Manifest, eot_id: int) -> list[int]:
     if manifest.tokenizer is not None:
         return [shard.documents for shard in manifest.shards]
-    return [int(np.count_nonzero(open_shard(directory / shard.file) == eot_id)) for shard in manifest.shards]
+    return [int(np.count_nonzero(known.map(shard, manifest.dtype) == eot_id)) for shard in manifest.shards]
 
 
 def _read_document(
-    directory: Path, manifest: Manifest, number: int, nth: int, eot_id: int, max_tokens: int
+    known: KnownFiles, manifest: Manifest, number: int, nth: int, eot_id: int, max_tokens: int
 ) -> tuple[int, NDArray[np.unsignedinteger]]:
     """Offset of the `nth` EOT in shard `number`, and the ids after it up to the next EOT, across shard ends."""
-    tokens = open_shard(directory / manifest.shards[number].file)
+    tokens = known.map(manifest.shards[number], manifest.dtype)
     places = np.flatnonzero(tokens == eot_id)
     if nth >= len(places):
         raise ShardError(
-            f"{directory / manifest.shards[number].file} holds {len(places):,} EOT tokens, the manifest says "
+            f"{known.directory / manifest.shards[number].file} holds {len(places):,} EOT tokens, the manifest says "
             f"{manifest.shards[number].documents:,}: it is damaged, fetch or make it again"
         )
     offset = int(places[nth])
     parts: list[NDArray[np.unsignedinteger]] = []
     begin, wanted = offset + 1, max_tokens
     for shard in manifest.shards[number:]:
-        tokens = open_shard(directory / shard.file)
+        tokens = known.map(shard, manifest.dtype)
         part = np.array(tokens[begin : begin + wanted])
         ends = np.flatnonzero(part == eot_id)
         parts.append(part[: ends[0]] if len(ends) else part)

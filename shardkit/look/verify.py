@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from shardkit.dataset.check import check_shard
+from shardkit.dataset.check import check_hash
+from shardkit.dataset.known_files import KnownFiles
 from shardkit.dataset.manifest import Manifest
 from shardkit.dataset.records import ShardInfo
-from shardkit.dataset.shards import open_shard
+from shardkit.dataset.shards import map_tokens
 from shardkit.errors import ShardError
 
 _BLOCK_TOKENS = 1 << 22
@@ -22,12 +23,18 @@ def verify(directory: Path, *, hashes: bool = True) -> dict[str, Any]:
     Sizes and headers come first, for they are quick. What it returns says `verified` only where every byte was compared
     with a SHA-256. Raises `ShardError` naming the first shard that is not what the manifest says.
     """
+    known = KnownFiles(directory)
     manifest = Manifest.of_folder(directory)
     manifest.check_files(directory)
     for shard in manifest.shards:
-        check_shard(directory / shard.file, shard, hashed=hashes)
-        if manifest.tokenizer is not None:
-            _check_ids(directory / shard.file, shard, manifest.tokenizer.vocab_size, manifest.tokenizer.eot_id)
+        path = directory / shard.file
+        with known.open(shard, manifest.dtype) as file:  # one file for all that is said of it
+            if hashes:
+                check_hash(file, path, shard)
+                file.seek(0)
+            if manifest.tokenizer is not None:
+                tokens = map_tokens(file, path)
+                _check_ids(tokens, path, shard, manifest.tokenizer.vocab_size, manifest.tokenizer.eot_id)
     unhashed = sum(not (hashes and shard.sha256) for shard in manifest.shards)
     return {
         "verified": unhashed == 0,
@@ -39,8 +46,7 @@ def verify(directory: Path, *, hashes: bool = True) -> dict[str, Any]:
     }
 
 
-def _check_ids(path: Path, shard: ShardInfo, vocab_size: int, eot_id: int) -> None:
-    tokens = open_shard(path)
+def _check_ids(tokens: np.memmap, path: Path, shard: ShardInfo, vocab_size: int, eot_id: int) -> None:
     documents = 0
     for begin in range(0, len(tokens), _BLOCK_TOKENS):
         block = tokens[begin : begin + _BLOCK_TOKENS]

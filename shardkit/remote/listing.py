@@ -68,7 +68,8 @@ def names_secrets(text: bytes, manifest: Manifest) -> bool:
     if (ours := manifest.source) is None:
         return False
     stated = json.loads(text)["source"]
-    return (stated["id"], [file["path"] for file in stated["files"]]) != (ours.id, [file.path for file in ours.files])
+    named = stated["id"], [file["path"] for file in stated.get("files", [])]
+    return named != (ours.id, [file.path for file in ours.files])
 
 
 def published_so_far(remote: Remote, remote_files: Mapping[str, RemoteFile]) -> Manifest:

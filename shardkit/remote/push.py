@@ -13,6 +13,7 @@ from pathlib import Path
 
 from shardkit.dataset.check import check_shard
 from shardkit.dataset.journal_segments import segment_files
+from shardkit.dataset.known_files import unchanged
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest
 from shardkit.errors import HubError, ManifestError, UsageError
 from shardkit.remote.address import open_remote
@@ -58,7 +59,7 @@ def push(
     0
     """
     directory = Path(directory)
-    manifest = Manifest.load(directory)
+    manifest, manifest_bytes = _load_manifest(directory)
     _check_local(manifest, directory)
     remote = open_remote(repo, revision=revision)
     if tag is not None and not remote.has_commits:
@@ -74,7 +75,7 @@ def push(
             if not uploader.has(shard):
                 uploader.submit(directory / shard.file, shard)
         uploader.flush()
-    publish(remote, manifest, (directory / MANIFEST_NAME).read_bytes())
+    publish(remote, manifest, manifest_bytes)
     if tag is not None:
         remote.tag(tag, overwrite=overwrite)
     return PushResult(
@@ -108,6 +109,12 @@ def publish(remote: Remote, manifest: Manifest, manifest_bytes: bytes) -> None:
     small |= dict.fromkeys([*segment_files(remote_files), *(name for name in remote_files if name == CLAIM_FILE)])
     if small:
         remote.commit([], small, f"Complete the dataset: {manifest.tokens:,} tokens")
+
+
+def _load_manifest(directory: Path) -> tuple[Manifest, bytes]:
+    """The manifest and its bytes as they are now: the folder may be given another dataset before all is sent."""
+    with unchanged(directory / MANIFEST_NAME):
+        return Manifest.load(directory), (directory / MANIFEST_NAME).read_bytes()
 
 
 def _check_local(manifest: Manifest, directory: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 
 from shardkit.dataset.check import check_shard
+from shardkit.dataset.known_files import unchanged
 from shardkit.dataset.manifest import ShardInfo
 from shardkit.errors import DiskFull
 from shardkit.files import format_bytes
@@ -155,8 +156,9 @@ class Uploader:
         """Check and upload one shard; returns when it had arrived."""
         shard = item.shard
         if not item.at_remote:
-            check_shard(item.path, shard, hashed=True)
-            self.remote.upload(item.path, shard)
+            with unchanged(item.path):  # what arrives is what was hashed
+                check_shard(item.path, shard, hashed=True)
+                self.remote.upload(item.path, shard)
         with self._changed:
             self._done_bytes += shard.bytes
             if not item.at_remote:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from shardkit.dataset.check import SeenShards
 from shardkit.dataset.journal import Journal, Resume
+from shardkit.dataset.known_files import SeenShards
 from shardkit.dataset.manifest import WORK_DIR, ShardInfo, SourceFile
 from shardkit.dataset.shards import ShardWriter
 from shardkit.errors import OutputError, ShardError, ShardkitWarning, SourceError

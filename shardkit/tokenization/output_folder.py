@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from shardkit.dataset.check import SeenShards, check_shard
+from shardkit.dataset.check import check_shard
 from shardkit.dataset.folder import shard_files
 from shardkit.dataset.journal import JOURNAL_FILE, Journal
+from shardkit.dataset.known_files import SeenShards
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest
 from shardkit.dataset.shards import shard_name
 from shardkit.errors import ManifestError, OutputError, ShardError, UsageError

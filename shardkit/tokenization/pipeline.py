@@ -16,8 +16,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shardkit.dataset.check import SeenShards
 from shardkit.dataset.journal import Journal
+from shardkit.dataset.known_files import SeenShards
 from shardkit.dataset.manifest import WORK_DIR, Manifest
 from shardkit.errors import ShardkitWarning, UsageError
 from shardkit.files import atomic_write

@@ -9,20 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardkit.batches.state import LoaderState, WorkerShare, make_identity, make_state, read_state
+from shardkit.batches.state import LoaderState, make_identity, make_state, read_state
 from shardkit.errors import StateError
 
 IDENTITY = make_identity(fingerprint="abc", split="train", seq_len=8, shuffle=True, seed=1)
 COUNT = st.integers(0, 2**60)
 
 
-@given(position=COUNT, step=COUNT, n_windows=st.integers(1, 2**50), share=st.none() | st.tuples(COUNT, COUNT, COUNT))
-def test_a_state_survives_json(position: int, step: int, n_windows: int, share: tuple[int, int, int] | None) -> None:
-    state = LoaderState(
-        position=position,
-        step=step,
-        share=None if share is None else WorkerShare(worker=share[0], workers=share[1], given=share[2]),
-    )
+@given(position=COUNT, step=COUNT, epoch=COUNT, n_windows=st.integers(1, 2**50), data=st.data())
+def test_a_state_survives_json(position: int, step: int, epoch: int, n_windows: int, data: st.DataObject) -> None:
+    rows_left = data.draw(st.integers(0, n_windows))
+    state = LoaderState(position=position, step=step, epoch=epoch, rows_left=rows_left)
     text = json.dumps(make_state(IDENTITY, state, n_windows=n_windows))
     assert len(text) < 400
     assert read_state(IDENTITY, json.loads(text), n_windows=n_windows) == state
@@ -47,7 +44,7 @@ def test_a_state_survives_json(position: int, step: int, n_windows: int, share: 
     ],
 )
 def test_a_state_of_other_data_is_refused(key: str, value: Any) -> None:
-    state = make_state(IDENTITY, LoaderState(position=3, step=3), n_windows=10)
+    state = make_state(IDENTITY, LoaderState(position=3, step=3, epoch=0, rows_left=7), n_windows=10)
     with pytest.raises(StateError, match=f"saved with {key} {value!r}, this loader has {IDENTITY[key]!r}"):
         read_state(IDENTITY, {**state, key: value}, n_windows=10)
 
@@ -58,29 +55,29 @@ def test_a_state_of_other_data_is_refused(key: str, value: Any) -> None:
         {"epoch": -1},
         {"epoch": 1 << 70},
         {"step": 10**4000},
-        {"worker": [0, 2, 10**4000]},
         {"window": 10},
         {"window": "3"},
         {"step": 1.5},
         {"step": True},
         {"epoch": None},
-        {"worker": 1},
-        {"worker": [0, 2]},
-        {"worker": [0, 2, -1]},
-        {"worker": "abc"},
+        {"run": 1},
+        {"run": [0]},
+        {"run": [0, 11]},
+        {"run": [10**4000, 3]},
+        {"run": [-1, 3]},
+        {"run": None},
     ],
 )
 def test_a_damaged_state_is_refused(change: dict[str, Any]) -> None:
-    state = make_state(IDENTITY, LoaderState(position=3, step=3), n_windows=10)
+    state = make_state(IDENTITY, LoaderState(position=3, step=3, epoch=0, rows_left=7), n_windows=10)
     with pytest.raises(StateError, match="the state is damaged"):
         read_state(IDENTITY, {**state, **change}, n_windows=10)
 
 
-@pytest.mark.parametrize("share", [None, WorkerShare(worker=1, workers=2, given=3)])
-def test_a_value_that_changed_since_it_was_saved_is_refused_wherever_it_is(share: WorkerShare | None) -> None:
-    state = make_state(IDENTITY, LoaderState(position=37, step=12, share=share), n_windows=10)
+def test_a_value_that_changed_since_it_was_saved_is_refused_wherever_it_is() -> None:
+    state = make_state(IDENTITY, LoaderState(position=37, step=12, epoch=3, rows_left=3), n_windows=10)
     for key, value in state.items():
-        changed: list[Any] = [value + 1] if isinstance(value, int) else ["x", [0, 2, 3]]
+        changed: list[Any] = [value + 1] if isinstance(value, int) else ["x", [0, 2, 3], [3, 2]]
         for other in changed:
             with pytest.raises(StateError, match=r"the state is damaged|was saved with"):
                 read_state(IDENTITY, {**state, key: other}, n_windows=10)
@@ -89,11 +86,11 @@ def test_a_value_that_changed_since_it_was_saved_is_refused_wherever_it_is(share
             read_state(IDENTITY, {**lacking, f"{key}_": value}, n_windows=10)
 
 
-def test_a_state_of_the_first_releases_is_read_without_its_checksum() -> None:
-    state = make_state(IDENTITY, LoaderState(position=3, step=3), n_windows=10)
-    for name in ("check", "span", "weights"):
+def test_a_state_of_the_first_releases_is_in_the_epoch_of_its_position() -> None:
+    state = make_state(IDENTITY, LoaderState(position=23, step=3, epoch=1, rows_left=2), n_windows=10)
+    for name in ("check", "span", "weights", "run"):
         del state[name]
-    assert read_state(IDENTITY, state, n_windows=10) == LoaderState(position=3, step=3)
+    assert read_state(IDENTITY, state, n_windows=10) == LoaderState(position=23, step=3, epoch=2, rows_left=7)
 
 
 @pytest.mark.parametrize("state", [None, [], {}, {"epoch": 0, "window": 0, "step": 0}, "{}", IDENTITY])

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from shardkit.dataset.known_files import KnownFiles
 from shardkit.dataset.manifest import Manifest
 from shardkit.dataset.token_stream import TokenStream, open_stream
 from shardkit.errors import HubError, ShardkitWarning, UsageError
@@ -109,7 +110,7 @@ class ShardCache:
 
     def open_stream(self) -> TokenStream:
         """The split as a stream, which waits for a shard where it opens it."""
-        stream = open_stream(self.manifest, self.split)
+        stream = open_stream(self.manifest, self.split, KnownFiles(self.directory, listed=False))
         stream.wait = self.wait
         return stream
 
