@@ -74,9 +74,10 @@ class Journal:
         try:
             stated, records, shards = _parse(lines)
             resume = _resume(records)
+            differ = _differences(stated, json.loads(json.dumps(identity)))
         except _DAMAGE as error:
             raise OutputError(f"{path} is damaged ({error}): start again with --overwrite") from error
-        if differ := _differences(stated, json.loads(json.dumps(identity))):
+        if differ:
             raise OutputError(
                 f"{directory} holds another run ({'; '.join(differ)}): choose another --out, or start again with "
                 "--overwrite"
@@ -194,7 +195,18 @@ def _resume(records: list[dict[str, Any]]) -> Resume:
 
 
 def _differences(stated: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Each option that differs, as `name: theirs there, ours now`."""
+    """Each option that differs, as `name: theirs there, ours now`; a source file that differs alone, by its name.
+
+    The states of the files (a list of [name, state]) are not in journals of earlier versions.
+    """
+    states = zip(stated.get("file states") or (), wanted.get("file states") or (), strict=False)
+    if changed := [
+        f"source file {name}: {then} then, {now} now"
+        for (name, then), (same_name, now) in states
+        if name == same_name and then != now
+    ]:
+        return changed[:3]
+    stated, wanted = ({**identity, "file states": None} for identity in (stated, wanted))
     return [
         f"{name}: {_brief(stated.get(name))} there, {_brief(wanted.get(name))} now"
         for name in sorted({*stated, *wanted})

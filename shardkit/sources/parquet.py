@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shardkit.errors import SourceError
-from shardkit.sources.ranges import RangeFile, checked_read, modified_ns
+from shardkit.sources.ranges import DamagedSource, RangeFile, checked_read
 from shardkit.sources.source import Chunk, InputFile, Source
 
 _GIANT_CHUNKS = 8  # a row group larger than this many chunks is read front to back by the main process
@@ -18,7 +18,7 @@ _GIANT_CHUNKS = 8  # a row group larger than this many chunks is read front to b
 def iter_parquet_chunks(source: Source, number: int, start: int, part: int, chunk_bytes: int) -> Iterator[Chunk]:
     """The chunks of a parquet file from row group `start` (and row `part` of it) on."""
     file, column = source.files[number], source.options.text_field
-    meta = checked_read(file, lambda: _open_parquet(file)).metadata
+    meta = _opened(file).metadata
     index = _text_column(file, column)
     sizes = [meta.row_group(g).column(index).total_uncompressed_size for g in range(meta.num_row_groups)]
     share = file.bytes / max(1, sum(sizes))
@@ -37,7 +37,7 @@ def iter_parquet_chunks(source: Source, number: int, start: int, part: int, chun
 
 def _iter_giant(file: InputFile, number: int, group: int, part: int, column: str, chunk_bytes: int) -> Iterator[Chunk]:
     """A row group too large for one chunk, in batches that the main process reads in order."""
-    handle = checked_read(file, lambda: _open_parquet(file))
+    handle = _opened(file)
     meta = handle.metadata.row_group(group)
     rows = max(1, meta.num_rows * chunk_bytes // max(1, meta.total_byte_size))
     weight = file.bytes * rows // max(1, handle.metadata.num_rows)
@@ -84,21 +84,33 @@ def read_column(chunk: Chunk, column: str) -> pa.ChunkedArray:
     return table.column(column)
 
 
-def _open_parquet(file: InputFile) -> pq.ParquetFile:
-    """The open file, cached for its next chunk; a local file that has changed is opened again."""
-    return _open_version(file, modified_ns(file))
+def _opened(file: InputFile) -> pq.ParquetFile:
+    """The open file; a remote footer that seems to be damaged is read again before the file is blamed."""
+    try:
+        return checked_read(file, lambda: _open_parquet(file))
+    except DamagedSource:
+        if not file.is_remote:
+            raise
+        return checked_read(file, lambda: _open_parquet(file))
+
+
+def close_parquet_files() -> None:
+    """Have the next chunk open its file anew."""
+    _open_parquet.cache_clear()
 
 
 @lru_cache(maxsize=2)
-def _open_version(file: InputFile, _modified_ns: int) -> pq.ParquetFile:
+def _open_parquet(file: InputFile) -> pq.ParquetFile:
+    """The open file, cached for its next chunk. Pages are checked against their checksums, where the file has them."""
     if file.is_remote:
-        return pq.ParquetFile(pa.PythonFile(RangeFile(file), mode="r"), pre_buffer=False)
+        handle = pa.PythonFile(RangeFile(file), mode="r")
+        return pq.ParquetFile(handle, pre_buffer=False, page_checksum_verification=True)
     # without a buffer size, a giant row group would be read whole before its first batch
-    return pq.ParquetFile(file.url, buffer_size=1 << 20)
+    return pq.ParquetFile(file.url, buffer_size=1 << 20, page_checksum_verification=True)
 
 
 def _check_rows(file: InputFile, rows: int, expected: int) -> None:
     if rows != expected:
-        raise SourceError(
+        raise DamagedSource(
             f"{file.path} gives {rows:,} rows where its footer says {expected:,}: it is damaged, fetch it again"
         )

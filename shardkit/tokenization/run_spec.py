@@ -72,6 +72,7 @@ class RunSpec:
             "revision": info.revision,
             "text field": info.text_field,
             "input files": hashlib.sha256(files.encode()).hexdigest(),
+            "file states": [[file.path, file.state] for file in self.source.files if file.version],
             "separator": options.separator,
             "skip bad rows": options.skip_bad_rows,
             "tokenizer": tokenizer.info.name,
