@@ -100,3 +100,9 @@ def check_answer(file: InputFile, headers: Mapping[str, str]) -> None:
     length = re.search(r"/([0-9]+)$", headers.get("Content-Range", ""))
     size = int(length[1]) if length else file.bytes
     _refuse_another(file, file.state_with(size, stated if comparable else file.version))
+
+
+def check_size(file: InputFile, size: int | None) -> None:
+    """Raise `SourceError` if `size`, as the client found it when it opened the file, is not the one that was listed."""
+    if size is not None:
+        _refuse_another(file, file.state_with(size, file.version))

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from shardkit.errors import SourceError
 from shardkit.network import Result, with_retries
-from shardkit.sources.file_version import HttpAnswers, check_answer, check_unchanged
+from shardkit.sources.file_version import HttpAnswers, check_answer, check_size, check_unchanged
 from shardkit.sources.source import InputFile
 
 REQUEST_BYTES = 8 << 20  # of one request, where a remote file is read front to back
@@ -134,6 +134,7 @@ class RangeFile(io.RawIOBase):
 
         fs, path = fsspec.core.url_to_fs(self._file.url)
         handle = fs.open(path, "rb", cache_type="none")
+        check_size(self._file, getattr(handle, "size", None))
         if self._file.url.startswith(("http://", "https://")):
             handle.session = HttpAnswers(handle.session, self._file)
             if (answer := getattr(handle, "r", None)) is not None:  # it has begun already: a server without ranges
