@@ -20,6 +20,7 @@ def iter_parquet_chunks(source: Source, number: int, start: int, part: int, chun
     file, column = source.files[number], source.options.text_field
     meta = _opened(file).metadata
     index = _text_column(file, column)
+    _check_rows(file, sum(meta.row_group(g).num_rows for g in range(meta.num_row_groups)), meta.num_rows)
     sizes = [meta.row_group(g).column(index).total_uncompressed_size for g in range(meta.num_row_groups)]
     share = file.bytes / max(1, sum(sizes))
     group = start
