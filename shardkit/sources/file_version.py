@@ -37,7 +37,7 @@ def local_version(status: os.stat_result) -> str:
 def stated_version(details: Mapping[str, Any]) -> str:
     """The version that fsspec's `info`, or the headers of an HTTP answer, state; empty if they state none."""
     name = next((name for name in _STATED if details.get(name)), None)
-    return "" if name is None else f"{name} {details[name]}"
+    return "" if name is None else f"{name} {str(details[name]).removeprefix('W/')}"
 
 
 def check_unchanged(file: InputFile) -> None:

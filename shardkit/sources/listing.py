@@ -39,6 +39,7 @@ def local_files(path: Path) -> tuple[InputFile, ...]:
 def url_files(url: str) -> tuple[InputFile, ...]:
     """The files of a URL that fsspec reads (a file, a folder or a glob), in natural order."""
     import fsspec
+    from fsspec.implementations.local import LocalFileSystem
 
     def list_files() -> dict[str, Mapping[str, Any]]:
         paths = filesystem.glob(root) if any(c in url for c in "*[") else [root]
@@ -65,13 +66,14 @@ def url_files(url: str) -> tuple[InputFile, ...]:
         raise SourceError(f"{url} holds no files to read: expected {', '.join(FORMATS)}")
     if unsized := [path for path, info in found.items() if info["size"] is None]:
         raise SourceError(f"the server does not say how long {unsized[0]} is: download it first, and give the file")
+    is_local = isinstance(filesystem, LocalFileSystem)
     return tuple(
         InputFile(
             path=path.rsplit("/", 1)[-1],
-            url=path if "file" in filesystem.protocol else filesystem.unstrip_protocol(path),
+            url=path if is_local else filesystem.unstrip_protocol(path),
             bytes=int(found[path]["size"]),
             format=str(_format_behind(path)),
-            version=local_version(os.stat(path)) if "file" in filesystem.protocol else stated_version(found[path]),
+            version=local_version(os.stat(path)) if is_local else stated_version(found[path]),
         )
         for path in sorted(found, key=natural_key)
     )

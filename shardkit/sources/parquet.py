@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import count
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -42,9 +43,8 @@ def _iter_giant(file: InputFile, number: int, group: int, part: int, column: str
     meta = handle.metadata.row_group(group)
     rows = max(1, meta.num_rows * chunk_bytes // max(1, meta.total_byte_size))
     weight = file.bytes * rows // max(1, handle.metadata.num_rows)
-    batches = handle.iter_batches(batch_size=rows, row_groups=[group], columns=[column], use_threads=False)
     row = 0
-    while (batch := checked_read(file, lambda: next(batches, None))) is not None:
+    for batch in _iter_batches(file, group, rows, column):
         first, row = row, row + batch.num_rows
         if row <= part:
             continue
@@ -56,6 +56,26 @@ def _iter_giant(file: InputFile, number: int, group: int, part: int, column: str
         at = max(part, first)
         yield Chunk(file=number, start=group, stop=group + 1, part=at, weight=weight, input=file, payload=payload)
     _check_rows(file, row, meta.num_rows)
+
+
+def _iter_batches(file: InputFile, group: int, rows: int, column: str) -> Iterator[pa.RecordBatch]:
+    """A row group in batches of `rows`; what seems to be damaged in a remote file is read again, once."""
+    options = {"batch_size": rows, "row_groups": [group], "columns": [column], "use_threads": False}
+    done, tries = 0, 2 if file.is_remote else 1
+    while True:
+        batches = _opened(file).iter_batches(**options)
+        try:
+            for number in count():
+                if (batch := checked_read(file, lambda: next(batches, None))) is None:  # noqa: B023 (called at once)
+                    return
+                if number == done:
+                    done += 1
+                    yield batch
+        except DamagedSource:
+            tries -= 1
+            if tries == 0:
+                raise
+            close_parquet_files()
 
 
 def _text_column(file: InputFile, column: str) -> int:

@@ -53,6 +53,7 @@ class RunSpec:
         """What the workers need of it. Raises `UsageError` for a function that cannot travel to them."""
         return Job(
             tokenizer=self.tokenizer.name,
+            vocabulary=self.tokenizer.info.ranks_sha256,
             encoder="fast" if self.tokenizer.is_fast else "tiktoken",
             fast_json=self.tokenizer.fast_json,
             read=self.source.options,

@@ -20,11 +20,11 @@ from shardkit.sources.open import open_source
 TEXTS = [f"{number:04} {random.Random(number).randbytes(60).hex()}" for number in range(300)]
 
 
-def write_parquet(path: Path) -> None:
+def write_parquet(path: Path, rows: int = 100) -> None:
     pq.write_table(
         pa.table({"text": TEXTS}),
         path,
-        row_group_size=100,
+        row_group_size=rows,
         write_page_checksum=True,
         use_dictionary=False,
         compression="none",  # of which any change would pass for text
@@ -32,9 +32,9 @@ def write_parquet(path: Path) -> None:
     )
 
 
-def read(source: str, **options: bool) -> list[str]:
-    opened = open_source(source, **options)
-    chunks = iter_chunks(opened, 0, 0, 0, chunk_bytes=15_000)
+def read(source: str, *, chunk_bytes: int = 15_000, skip_bad_rows: bool = False) -> list[str]:
+    opened = open_source(source, skip_bad_rows=skip_bad_rows)
+    chunks = iter_chunks(opened, 0, 0, 0, chunk_bytes=chunk_bytes)
     return [text for chunk in chunks for text in read_chunk(chunk, opened.options).texts]
 
 
@@ -82,6 +82,14 @@ def test_a_parquet_page_that_came_wrong_is_fetched_again(tmp_path: Path, server:
     write_parquet(tmp_path / "a.parquet")
     server.faults = [*[None] * nth, "flip"]
     assert read(f"{server.url}/a.parquet") == TEXTS
+    assert server.faults == []
+
+
+@pytest.mark.parametrize("nth", range(2))
+def test_a_giant_row_group_that_came_wrong_is_fetched_again(tmp_path: Path, server: FileServer, nth: int) -> None:
+    write_parquet(tmp_path / "a.parquet", rows=300)
+    server.faults = [*[None] * nth, "flip"]
+    assert read(f"{server.url}/a.parquet", chunk_bytes=1500) == TEXTS
     assert server.faults == []
 
 

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 from file_server import serving
 from reference import folder_bytes, shard_bytes
 
 from shardkit import Manifest, network, tokenize
-from shardkit.errors import OutputError, SourceError
+from shardkit.errors import OutputError, SourceError, TokenizerError
 from shardkit.tokenization.ordered_writer import TokenizeProgress
+from shardkit.tokenization.run_spec import RunSpec
+from shardkit.tokenization.worker import Job
 
 OPTIONS: dict[str, Any] = {"shard_tokens": 2000, "prefix": "p", "workers": 2, "chunk_bytes": 1 << 13}
 
@@ -87,6 +90,23 @@ def test_a_stopped_run_does_not_go_on_with_another_file_of_the_same_name_and_siz
             tokenize(source, out, **OPTIONS)
     assert folder_bytes(out) == before
     assert holds_only(out, shard_bytes(texts("older"), 2000, "p"))
+
+
+def test_a_tokenizer_file_that_is_another_where_the_workers_load_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, model = tmp_path / "tokenizer.json", tokenizers.models.WordLevel({"a": 0, "b": 1, "</s>": 2}, "a")
+    tokenizers.Tokenizer(model).save(str(path))
+    job = RunSpec.job
+
+    def late(spec: RunSpec) -> Job:  # what a worker that starts after an update of the file would load
+        tokenizers.Tokenizer(tokenizers.models.WordLevel({"b": 0, "a": 1, "</s>": 2}, "a")).save(str(path))
+        return job(spec)
+
+    monkeypatch.setattr(RunSpec, "job", late)
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json has changed since the run began"):
+        tokenize(["a", "b"], tmp_path / "out", tokenizer=str(path), shard_tokens=2, workers=1)
+    assert folder_bytes(tmp_path / "out") == {}
 
 
 def test_when_a_source_was_written_is_not_in_the_manifest(tmp_path: Path) -> None:
