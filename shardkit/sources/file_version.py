@@ -81,9 +81,9 @@ class HttpAnswers:
     def __init__(self, session: Any, file: InputFile) -> None:
         self._session, self._file = session, file
 
-    async def get(self, url: str, *, headers: Mapping[str, str], **options: Any) -> Any:
+    async def get(self, url: str, *, headers: Mapping[str, str] | None = None, **options: Any) -> Any:
         """The answer to a GET of a range. Raises `SourceError` if it is of another version or length."""
-        answer = await self._session.get(url, headers={"Accept-Encoding": "identity", **headers}, **options)
+        answer = await self._session.get(url, headers={"Accept-Encoding": "identity", **(headers or {})}, **options)
         try:
             if answer.status < 400 or answer.status == 416:
                 check_answer(self._file, answer.headers)
