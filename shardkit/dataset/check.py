@@ -51,12 +51,13 @@ def check_hash(file: BufferedReader, path: Path, shard: ShardInfo) -> None:
 
     Raises `ShardError`, and `OSError`.
     """
-    expected = shard.sha256 or shard.edges
-    sha256 = sha256_open(file) if shard.sha256 else edges_sha256(file) if shard.edges else ""
-    if sha256 != expected:
+    if shard.sha256 and (sha256 := sha256_open(file)) != shard.sha256:
         raise ShardError(
-            f"{path} has SHA-256 {sha256[:12]}..., expected {expected[:12]}...: it is damaged, fetch or make it again"
+            f"{path} has SHA-256 {sha256[:12]}..., expected {shard.sha256[:12]}...: it is damaged, fetch or make it "
+            "again"
         )
+    if not shard.sha256 and shard.edges not in ("", edges_sha256(file)):
+        raise ShardError(f"{path} is not the file that its manifest was made of: it is damaged, or was replaced")
 
 
 def check_size(path: Path, size: int, shard: ShardInfo) -> None:

@@ -216,7 +216,18 @@ def _resume(places: Sequence[Resume]) -> Resume:
 
 
 def _differences(stated: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Each option that differs, as `name: theirs there, ours now`."""
+    """Each option that differs, as `name: theirs there, ours now`; a source file that differs alone, by its name.
+
+    The states of the files (a list of [name, state]) are not in journals of earlier versions.
+    """
+    states = zip(stated.get("file states") or (), wanted.get("file states") or (), strict=False)
+    if changed := [
+        f"source file {name}: {then} then, {now} now"
+        for (name, then), (same_name, now) in states
+        if name == same_name and then != now
+    ]:
+        return changed[:3]
+    stated, wanted = ({**identity, "file states": None} for identity in (stated, wanted))
     return [
         f"{name}: {_brief(stated.get(name))} there, {_brief(wanted.get(name))} now"
         for name in sorted({*stated, *wanted})

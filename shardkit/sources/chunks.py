@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shardkit.errors import SourceError
-from shardkit.sources.parquet import iter_parquet_chunks, read_column
-from shardkit.sources.ranges import checked_read, open_stream, read_range
+from shardkit.sources.parquet import close_parquet_files, iter_parquet_chunks, read_column
+from shardkit.sources.ranges import DamagedSource, checked_read, open_stream, read_range
 from shardkit.sources.sample import read_documents
 from shardkit.sources.source import Chunk, InputFile, ReadOptions, Source
+from shardkit.sources.whole_files import WholeCopies, read_whole
 
 MAX_ROW_BYTES = 256 << 20  # a row in progress is held in memory; one with no end would fill it
 
@@ -53,12 +55,15 @@ def iter_chunks(source: Source, file: int, start: int, part: int, *, chunk_bytes
 
     A file is opened when its first chunk is asked for. Raises `SourceError` for a file that cannot be read.
     """
-    for number in range(file, len(source.files)):
-        position = (start, part) if number == file else (0, 0)
-        yield from _iter_file_chunks(source, number, *position, chunk_bytes=chunk_bytes)
+    with WholeCopies(source.files) as copies:
+        for number in range(file, len(source.files)):
+            position = (start, part) if number == file else (0, 0)
+            yield from _iter_file_chunks(source, number, *position, chunk_bytes, copies)
 
 
-def _iter_file_chunks(source: Source, number: int, start: int, part: int, *, chunk_bytes: int) -> Iterator[Chunk]:
+def _iter_file_chunks(
+    source: Source, number: int, start: int, part: int, chunk_bytes: int, copies: WholeCopies
+) -> Iterator[Chunk]:
     file = source.files[number]
     if file.format == "parquet":
         yield from iter_parquet_chunks(source, number, start, part, chunk_bytes)
@@ -67,8 +72,7 @@ def _iter_file_chunks(source: Source, number: int, start: int, part: int, *, chu
             stop = min(first + chunk_bytes, file.bytes)
             yield Chunk(file=number, start=first, stop=stop, weight=stop - first, input=file)
     elif file.format in ("jsonl.gz", "jsonl.zst", "txt.separated"):
-        separator = b"\n" if source.options.separator is None else source.options.separator.encode()
-        yield from _iter_stream_chunks(file, number, start, chunk_bytes, separator)
+        yield from _iter_stream_chunks(source, number, start, chunk_bytes, copies)
     elif file.format == "texts":
         yield from _iter_batches(source, number, start, chunk_bytes)
     elif start == 0:
@@ -76,16 +80,17 @@ def _iter_file_chunks(source: Source, number: int, start: int, part: int, *, chu
 
 
 def _iter_stream_chunks(
-    file: InputFile, number: int, start: int, chunk_bytes: int, separator: bytes
+    source: Source, number: int, start: int, chunk_bytes: int, copies: WholeCopies
 ) -> Iterator[Chunk]:
     """Chunks of whole rows of a file that can only be read front to back; `start` counts rows already done.
 
     Each byte is searched once: `pending` holds the blocks of the row in progress (of `row_bytes` so far), and of these
     only `overlap`, in which a separator may have begun, is looked at again.
     """
+    file, separator = source.files[number], (source.options.separator or "\n").encode()
     pending: list[bytes] = []
     overlap, row_bytes, row = b"", 0, 0
-    with checked_read(file, lambda: open_stream(file)) as stream:
+    with checked_read(file, lambda: open_stream(file, copies.open(number))) as stream:
         while True:
             block = checked_read(file, lambda: stream.read(chunk_bytes))
             window = overlap + block
@@ -162,11 +167,20 @@ def _texts_chunk(file: InputFile, number: int, stop: int, batch: list[str | None
 
 
 def read_chunk(chunk: Chunk, options: ReadOptions) -> Texts:
-    """The documents of a chunk.
-
+    """The documents of a chunk; what seems to be damaged in a remote file is read again before the file is blamed.
     Raises `BadRow` for a row that is not text (unless bad rows are skipped), `SourceError` for a file that cannot be
     read.
     """
+    if not chunk.input.is_remote or chunk.payload is not None:
+        return _read_once(chunk, options)
+    with suppress(BadRow, DamagedSource):
+        if not (texts := _read_once(chunk, options)).bad:
+            return texts
+    close_parquet_files()
+    return _read_once(chunk, options)
+
+
+def _read_once(chunk: Chunk, options: ReadOptions) -> Texts:
     kind = chunk.input.format
     if isinstance(chunk.payload, tuple):
         return _plain_texts([text or "" for text in chunk.payload])
@@ -175,8 +189,7 @@ def read_chunk(chunk: Chunk, options: ReadOptions) -> Texts:
     if kind == "docstrings":
         return _plain_texts(checked_read(chunk.input, lambda: read_documents(Path(chunk.input.url))))
     if kind == "txt":
-        data = checked_read(chunk.input, lambda: read_range(chunk.input, 0, chunk.input.bytes))
-        return _decode_rows([data], options)
+        return _decode_rows([read_whole(chunk.input)], options)
     if kind == "txt.separated":
         separator = (options.separator or "").encode()
         return _decode_rows(_split_rows(chunk.payload or b"", separator), options)

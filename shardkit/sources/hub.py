@@ -28,11 +28,18 @@ def hub_source(dataset: str, *, name: str | None, split: str, revision: str | No
     paths = [url.removeprefix(prefix) for url in urls]
     if bad := [path for path in paths if format_of(path) is None]:
         raise SourceError(f"dataset {dataset} has {bad[0]}, of no known format: expected {', '.join(FORMATS)}")
-    sizes = _ask(where, lambda: _sizes(api, dataset, commit, paths))
-    if missing := [path for path in paths if path not in sizes]:
+    listed = _ask(where, lambda: _list(api, dataset, commit, paths))
+    if missing := [path for path in paths if path not in listed]:
         raise SourceError(f"dataset {dataset} at {commit} lists {missing[0]} but does not hold it")
     files = tuple(
-        InputFile(path=path, url=prefix + path, bytes=sizes[path], format=str(format_of(path))) for path in paths
+        InputFile(
+            path=path,
+            url=prefix + path,
+            bytes=listed[path].size,
+            format=str(format_of(path)),
+            oid=listed[path].lfs.sha256 if listed[path].lfs else listed[path].blob_id,
+        )
+        for path in paths
     )
     info = SourceInfo(id=dataset, config=config, split=split, revision=commit, text_field=options.text_field)
     return Source(info=info, files=files, options=options)
@@ -67,9 +74,10 @@ def _resolve(dataset: str, name: str | None, split: str, commit: str) -> tuple[s
     return str(builder.config.name), [str(url) for url in files[split]]
 
 
-def _sizes(api: Any, dataset: str, commit: str, paths: list[str]) -> dict[str, int]:
-    sizes: dict[str, int] = {}
+def _list(api: Any, dataset: str, commit: str, paths: list[str]) -> dict[str, Any]:
+    """What the Hub says of each of the files: a `RepoFile` with its size and hashes."""
+    listed: dict[str, Any] = {}
     for first in range(0, len(paths), 500):
         entries = api.get_paths_info(dataset, paths[first : first + 500], repo_type="dataset", revision=commit)
-        sizes.update({entry.path: entry.size for entry in entries})
-    return sizes
+        listed.update({entry.path: entry for entry in entries})
+    return listed

@@ -1,22 +1,23 @@
 """How the user's name for a source is understood: `sample`, a path, a glob, a URL, a Hub dataset id, or an iterable.
 
-The Hub is in `hub.py`, the built-in sample in `sample.py`; formats are listed in `source.py`, read in `chunks.py`.
+The files of a path or URL are found in `listing.py`, those of a Hub dataset in `hub.py`, the built-in sample is in
+`sample.py`; formats are listed in `source.py`, read in `chunks.py`.
 """
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from shardkit.dataset.manifest import SourceInfo
 from shardkit.errors import SourceError, UsageError
-from shardkit.network import open_filesystem, with_retries
 from shardkit.redaction import public_address
-from shardkit.sources.source import FORMATS, InputFile, ReadOptions, Source, format_of
+from shardkit.sources.listing import local_files, url_files
+from shardkit.sources.source import InputFile, ReadOptions, Source, format_of
 
 DEFAULT_SOURCE = "HuggingFaceFW/fineweb-edu"
 DEFAULT_CONFIG = "sample-10BT"
@@ -35,24 +36,33 @@ def open_source(
 ) -> Source:
     """List the files of `source`.
 
-    `source` is "sample", a local file, folder or glob, a URL that fsspec reads, a Hub dataset id, or any iterable of
-    texts or of rows with a `text_field` (a `datasets.Dataset`).
+    `source` is "sample", a local file, folder or glob, a URL that fsspec reads, a Hub dataset id, a list of local
+    paths, or any iterable of texts or of rows with a `text_field` (a `datasets.Dataset`). A list (or tuple) is one of
+    paths if its first item is a `Path`, or if every item is a string that ends as a file name in `FORMATS` does.
+
+    A folder gives its files of one kind: parquet, jsonl (compressed or not) or txt, whichever has the most bytes. All
+    others but hidden ones are named in a warning; a glob or a list of paths reads any kinds together.
 
     Raises `SourceError` if it does not exist or has no files to read, `AuthError` if it may not be read, `UsageError`
     if it is none of these.
     """
     options = ReadOptions(text_field=text_field, separator=separator, skip_bad_rows=skip_bad_rows)
-    if not isinstance(source, str | os.PathLike):
-        return _from_iterable(source, options)
-    text = os.fspath(source)
+    if isinstance(source, str | os.PathLike):
+        return _checked(_from_name(os.fspath(source), name, split, revision, options))
+    paths = _paths_in(source)
+    return _checked(_from_iterable(source, options) if paths is None else _from_paths(paths, options))
+
+
+def _from_name(text: str, name: str | None, split: str, revision: str | None, options: ReadOptions) -> Source:
     if text == "sample":
         from shardkit.sources.sample import sample_source
 
         return sample_source(options)
     if "://" in text and not text.startswith("hf://datasets/"):
-        return _from_url(text, options)
+        return Source(info=_info(public_address(text), options), files=url_files(text), options=options)
     if _is_local_name(text):
-        return _from_files(text, options)
+        identity = Path(os.path.abspath(_path(text))).name or "files"  # the same from whichever folder it is named
+        return Source(info=_info(identity, options), files=local_files(_path(text)), options=options)
     if text.startswith("hf://datasets/"):
         text = text.removeprefix("hf://datasets/")
     if not _HUB_ID.match(text):
@@ -67,12 +77,6 @@ def open_source(
     return hub_source(text, name=name, split=split, revision=revision, options=options)
 
 
-def natural_key(path: str) -> tuple[list[tuple[int, int | str]], str]:
-    """Sort key that counts: `part-2` before `part-10`. Depends on the name alone, not on the machine."""
-    parts = re.split(r"([0-9]+)", path)  # every second one is digits
-    return [(0, int(part)) if at % 2 else (1, part) for at, part in enumerate(parts) if part], path
-
-
 def _is_local_name(text: str) -> bool:
     return (
         os.path.exists(text)
@@ -83,72 +87,33 @@ def _is_local_name(text: str) -> bool:
     )
 
 
-def _from_files(text: str, options: ReadOptions) -> Source:
-    path = Path(os.path.expanduser(text))  # Path.expanduser raises for an unknown user
-    if max(map(len, path.parts), default=0) > 255:
-        raise SourceError(f"no such file or folder: {text[:80]}... (a name of more than 255 characters)")
-    base, paths = _local_files(path)
-    if bad := [p for p in paths if format_of(p.name) is None]:
-        raise SourceError(f"{bad[0]} has a name that says no known format: expected {', '.join(FORMATS)}")
-    names = sorted((p.relative_to(base).as_posix() for p in paths), key=natural_key)
-    if bad_name := next((n for n in names if not _is_utf8(n)), None):
-        raise SourceError(f"{bad_name!r} is a file name that is not UTF-8: rename it, a manifest could not name it")
-    files = tuple(
-        InputFile(path=n, url=str(base / n), bytes=(base / n).stat().st_size, format=str(format_of(n))) for n in names
-    )
-    identity = Path(os.path.abspath(path)).name or "files"  # the same from whichever folder it is named
-    return Source(info=_info(identity, options), files=_with_separator(files, options), options=options)
+def _from_paths(names: list[str], options: ReadOptions) -> Source:
+    """The files of a list of names, in its order; local ones are named relative to the folder that they share."""
+    if remote := [name for name in names if "://" in name]:
+        raise UsageError(f"{remote[0]} stands in a list of files: expected local paths there, give a URL by itself")
+    files = [replace(file, url=os.path.abspath(file.url)) for name in names for file in local_files(_path(name))]
+    base = Path(os.path.commonpath([os.path.dirname(file.url) for file in files]))
+    named = tuple(replace(file, path=Path(file.url).relative_to(base).as_posix()) for file in files)
+    return Source(info=_info(base.name or "files", options), files=named, options=options)
 
 
-def _local_files(path: Path) -> tuple[Path, list[Path]]:
-    """The files that a local file, folder or glob names, and the folder that their names are relative to."""
-    if path.is_dir():
-        files = [p for p in path.rglob("*") if p.is_file() and format_of(p.name)]
-        if files := [p for p in files if not _is_hidden(p.relative_to(path))]:
-            return path, files
-        raise SourceError(f"{path} holds no files to read: expected {', '.join(FORMATS)}")
-    if path.is_file():
-        return path.parent, [path]
-    files = [p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file() and not _is_in_a_link_loop(p)]
-    if not files:
-        raise SourceError(f"no such file or folder: {path} (looked from {Path.cwd()})")
-    return Path(os.path.commonpath([p.parent for p in files])), files
+def _paths_in(source: Iterable[Any]) -> list[str] | None:
+    """The names in a list of files; None if `source` is no such list, but texts."""
+    if not isinstance(source, list | tuple) or not source:
+        return None
+    if isinstance(source[0], os.PathLike):
+        if bad := [item for item in source if not isinstance(item, str | os.PathLike)]:
+            raise UsageError(f"a list of paths holds a {type(bad[0]).__name__}: expected paths only")
+        return [os.fspath(item) for item in source]
+    return list(source) if all(_is_file_name(item) for item in source) else None
 
 
-def _from_url(url: str, options: ReadOptions) -> Source:
-    shown = public_address(url)
-
-    def list_files() -> dict[str, int | None]:
-        paths = filesystem.glob(root) if any(c in url for c in "*[") else [root]
-        if len(paths) == 1 and _format_at(paths[0]) is None:
-            paths = filesystem.find(root) or [filesystem.info(root)["name"]]  # which says why there is nothing
-        return {p: filesystem.size(p) for p in paths if _format_at(p)}
-
-    try:
-        filesystem, root = open_filesystem(url, error=SourceError)
-    except (ValueError, ImportError) as error:
-        raise SourceError(f"cannot open {shown}: {error}") from error
-    sizes = with_retries(list_files, shown, "list the source", error=SourceError)
-    if not sizes:
-        raise SourceError(f"{shown} holds no files to read: expected {', '.join(FORMATS)}")
-    if unsized := [path for path, size in sizes.items() if size is None]:
-        raise SourceError(f"the server does not say how long {unsized[0]} is: download it first, and give the file")
-    host = url.rstrip("/").removesuffix(root)  # and who logs in there; no driver gives that back
-    files = tuple(
-        InputFile(
-            path=public_address(path).rsplit("/", 1)[-1],
-            url=host + path if url.rstrip("/").endswith(root) else filesystem.unstrip_protocol(path),
-            bytes=int(sizes[path] or 0),
-            format=str(_format_at(path)),
-        )
-        for path in sorted(sizes, key=natural_key)
-    )
-    return Source(info=_info(shown, options), files=_with_separator(files, options), options=options)
+def _is_file_name(item: Any) -> bool:
+    return isinstance(item, str) and len(item) < 4096 and "\n" not in item and format_of(item) is not None
 
 
-def _format_at(path: str) -> str | None:
-    """The format of a file on a filesystem: http's paths are whole addresses, with their queries."""
-    return format_of(public_address(path))
+def _path(name: str) -> Path:
+    return Path(os.path.expanduser(name))  # Path.expanduser raises for an unknown user
 
 
 def _from_iterable(texts: Iterable[Any], options: ReadOptions) -> Source:
@@ -166,33 +131,23 @@ def _from_iterable(texts: Iterable[Any], options: ReadOptions) -> Source:
     return Source(info=info, files=(file,), options=options, texts=texts)
 
 
-def _with_separator(files: tuple[InputFile, ...], options: ReadOptions) -> tuple[InputFile, ...]:
-    if options.separator is None:
-        return files
-    if options.separator == "":
+def _checked(source: Source) -> Source:
+    """`source`, if its files can hold what they should, and with the separator known to them."""
+    for file in source.files:
+        if file.bytes == 0 and file.format in ("jsonl.gz", "jsonl.zst"):
+            raise SourceError(
+                f"{file.path} has no bytes, and even an empty {file.format} file has some: it was not written or sent "
+                "to its end; fetch or make it again, or remove it"
+            )
+    separator = source.options.separator
+    if separator is None or source.texts is not None:
+        return source
+    if separator == "":
         raise UsageError("--separator is empty: expected the text that stands between two documents")
-    if bad := [f for f in files if f.format != "txt"]:
+    if bad := [f for f in source.files if f.format != "txt"]:
         raise UsageError(f"--separator is for .txt files, {bad[0].path} is {bad[0].format}")
-    return tuple(InputFile(path=f.path, url=f.url, bytes=f.bytes, format="txt.separated") for f in files)
+    return replace(source, files=tuple(replace(file, format="txt.separated") for file in source.files))
 
 
 def _info(identity: str, options: ReadOptions) -> SourceInfo:
     return SourceInfo(id=identity, text_field=options.text_field)
-
-
-def _is_in_a_link_loop(path: Path) -> bool:
-    """True for a file reached through a link back to a folder that holds it: `**` follows those until names run out."""
-    folders = [os.path.realpath(p) for p in path.parents]
-    return len(set(folders)) < len(folders)
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)

@@ -7,23 +7,33 @@ that trusts it would end up with documents cut short.
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 
 from shardkit.errors import SourceError
 from shardkit.network import Result, open_filesystem, with_retries
+from shardkit.sources.file_version import HttpAnswers, check_answer, check_size, check_unchanged
 from shardkit.sources.source import InputFile
 
-_REQUEST_BYTES = 8 << 20  # of one request, where a remote file is read front to back
+REQUEST_BYTES = 8 << 20  # of one request, where a remote file is read front to back
+
+
+class DamagedSource(SourceError):
+    """Bytes that came as they were asked for, and are not what the file's format says."""
 
 
 def checked_read(file: InputFile, action: Callable[[], Result]) -> Result:
     """Run `action`, which reads `file`, once: `RangeFile` repeats what may help. Its failures become a `SourceError`
-    that names the file."""
-    return with_retries(action, file.url, f"read {file.path}", error=SourceError, content=True)
+    that names the file; so does a file that is no longer the one that was listed."""
+    try:
+        result = with_retries(action, file.url, f"read {file.path}", error=DamagedSource, content=True)
+    except SourceError:
+        check_unchanged(file)  # then that is the reason
+        raise
+    check_unchanged(file)
+    return result
 
 
 def read_range(file: InputFile, start: int, stop: int) -> bytes:
@@ -43,16 +53,15 @@ def read_range(file: InputFile, start: int, stop: int) -> bytes:
     return data
 
 
-def open_stream(file: InputFile) -> Any:
-    """Open a file to be read front to back, decompressed if its format says so."""
-    raw: Any = io.BufferedReader(RangeFile(file), _REQUEST_BYTES) if file.is_remote else open(file.url, "rb")  # noqa: SIM115
+def open_stream(file: InputFile, copy: IO[bytes] | None = None) -> Any:
+    """Open a file, or a `copy` of it, to be read front to back, decompressed if its format says so."""
+    raw: Any = copy or _open_raw(file)
     codec = {"jsonl.gz": "gzip", "jsonl.zst": "zstd"}.get(file.format)
     return raw if codec is None else pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec)
 
 
-def modified_ns(file: InputFile) -> int:
-    """When a local file was last changed, in nanoseconds; 0 for a remote one."""
-    return 0 if file.is_remote else os.stat(file.url).st_mtime_ns
+def _open_raw(file: InputFile) -> Any:
+    return io.BufferedReader(RangeFile(file), REQUEST_BYTES) if file.is_remote else open(file.url, "rb")
 
 
 class RangeFile(io.RawIOBase):
@@ -122,4 +131,10 @@ class RangeFile(io.RawIOBase):
 
     def _open(self) -> Any:
         fs, path = open_filesystem(self._file.url, error=SourceError)
-        return fs.open(path, "rb", cache_type="none")
+        handle = fs.open(path, "rb", cache_type="none")
+        check_size(self._file, getattr(handle, "size", None))
+        if self._file.url.startswith(("http://", "https://")):
+            handle.session = HttpAnswers(handle.session, self._file)
+            if (answer := getattr(handle, "r", None)) is not None:  # it has begun already: a server without ranges
+                check_answer(self._file, answer.headers)
+        return handle

@@ -19,18 +19,32 @@ class InputFile:
     the password or signature that this takes: it is never recorded or printed).
 
     `format` is its name's ending in `FORMATS` without the first dot, or "txt.separated" (a text file with a separator),
-    "docstrings" (the built-in sample) or "texts" (an iterable, with an empty `url`).
+    "docstrings" (the built-in sample) or "texts" (an iterable, with an empty `url`). `version` tells it from another
+    file of that name and size (see `file_version.py`); it is empty where nothing does, or where nothing needs to: `url`
+    names a commit. `oid` is the hash that the Hub states: SHA-256 (64 hex digits), or that of git, SHA-1 (40).
     """
 
     path: str
     url: str = field(repr=False)
     bytes: int
     format: str
+    version: str = ""
+    oid: str = ""
 
     @property
     def is_remote(self) -> bool:
         """True if the file is read through fsspec."""
         return "://" in self.url
+
+    @property
+    def state(self) -> str:
+        """Size and version in words: what must stay the same while the file is read, and from run to run."""
+        return self.state_with(self.bytes, self.version)
+
+    @staticmethod
+    def state_with(size: int | None, version: str) -> str:
+        """The `state` of a file of that size and version."""
+        return f"{size} bytes, {version}" if version else f"{size} bytes"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -73,11 +73,15 @@ def tokenize(
 ) -> Manifest:
     """Tokenize `source` into `.npy` shards and a manifest in the folder `out`; return the manifest.
 
-    `source` is a Hub dataset id, a local file, folder or glob, a URL, `sample`, or any iterable of texts (a
-    `datasets.Dataset` too). The stream is `[EOT] + encode_ordinary(text)` for each row in order, cut into shards of
-    exactly `shard_tokens` tokens (the last one shorter); the first `val_shards` shards are the split `val`, the others
-    `train`. `max_docs` and `max_tokens` end the stream after that many. `transform(text) -> str | None` and
-    `filter(text) -> bool` run on each document, in the workers.
+    `source` is a Hub dataset id, a local file, folder or glob, a list of local paths, a URL, `sample`, or any iterable
+    of texts (a `datasets.Dataset` too). A list is one of paths if its first item is a `Path`, or if every item is a
+    string that ends in `.parquet`, `.jsonl`, `.jsonl.gz`, `.jsonl.zst` or `.txt`. A folder gives one kind of file, and
+    a warning names the others; a glob or a list reads any kinds together. A source must not change until the run ends.
+
+    The stream is `[EOT] + encode_ordinary(text)` for each row in order, cut into shards of exactly `shard_tokens`
+    tokens (the last one shorter); the first `val_shards` shards are the split `val`, the others `train`. `max_docs` and
+    `max_tokens` end the stream after that many. `transform(text) -> str | None` and `filter(text) -> bool` run on each
+    document, in the workers.
 
     `push` sends each finished shard to that repo (as `shardkit.push` understands it) while the next is made. The same
     call in an empty folder, on another machine, goes on from the remote. It ends with the whole dataset in `out` too:
@@ -111,8 +115,9 @@ def tokenize(
         skip_bad_rows=skip_bad_rows,
     )
     if shard_tokens is None:
-        shard_tokens = SAMPLE_SHARD_TOKENS if source == "sample" else TOKENS_PER_SHARD
-    directory = Path(DEFAULT_OUT if out is None and source == DEFAULT_SOURCE else _required(out))
+        shard_tokens = SAMPLE_SHARD_TOKENS if isinstance(source, str) and source == "sample" else TOKENS_PER_SHARD
+    is_default = isinstance(source, str) and source == DEFAULT_SOURCE
+    directory = Path(DEFAULT_OUT if out is None and is_default else _required(out))
     prefix = output_folder.check_prefix(prefix or output_folder.default_prefix(opened.info.id))
     with ExitStack() as stack:
         stack.enter_context(output_folder.claim(directory, overwrite=overwrite))

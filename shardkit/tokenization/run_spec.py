@@ -53,6 +53,7 @@ class RunSpec:
         """What the workers need of it. Raises `UsageError` for a function that cannot travel to them."""
         return Job(
             tokenizer=self.tokenizer.name,
+            vocabulary=self.tokenizer.info.ranks_sha256,
             encoder="fast" if self.tokenizer.is_fast else "tiktoken",
             fast_json=self.tokenizer.fast_json,
             read=self.source.options,
@@ -72,6 +73,7 @@ class RunSpec:
             "revision": info.revision,
             "text field": info.text_field,
             "input files": hashlib.sha256(files.encode()).hexdigest(),
+            "file states": [[file.path, file.state] for file in self.source.files if file.version],
             "separator": options.separator,
             "skip bad rows": options.skip_bad_rows,
             "tokenizer": tokenizer.info.name,

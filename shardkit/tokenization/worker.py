@@ -17,7 +17,7 @@ import dill
 import numpy as np
 from numpy.typing import NDArray
 
-from shardkit.errors import ShardkitError, SourceError
+from shardkit.errors import ShardkitError, SourceError, TokenizerError
 from shardkit.sources.source import Chunk, ReadOptions
 from shardkit.tokenization.tokenizer import Tokenizer
 
@@ -34,6 +34,7 @@ class Job:
     that those defined in a notebook or a script travel with the globals that they use."""
 
     tokenizer: str
+    vocabulary: str  # its hash: a file of that name may be another where the worker is, or by then
     encoder: str
     fast_json: str | None
     read: ReadOptions
@@ -96,6 +97,7 @@ class ChunkEncoder:
         light = Chunk(**{name: getattr(chunk, name) for name in _LIGHT})  # the payload does not travel back
         result = EncodedChunk(chunk=light, read_at=time.time())
         try:
+            self._check_vocabulary()
             read = read_chunk(chunk, self.job.read)
             texts, rows = self._apply(read.texts, read.rows, chunk.where)
             ids, offsets = self.tokenizer.encode_batch(texts)
@@ -114,6 +116,13 @@ class ChunkEncoder:
         except Exception:  # noqa: BLE001 (a bug: its traceback goes to the main process, which raises it)
             result.error = WorkerBug(f"in the worker, at {chunk.where}:\n{traceback.format_exc()}")
         return result
+
+    def _check_vocabulary(self) -> None:
+        if self.tokenizer.info.ranks_sha256 != self.job.vocabulary:
+            raise TokenizerError(
+                f"{self.job.tokenizer} has changed since the run began, or is another file where this worker runs: "
+                "leave it alone until the run has ended, and run the same command again"
+            )
 
     def _apply(self, texts: list[str], rows: list[int] | range, where: str) -> tuple[list[str], list[int] | range]:
         """Run the user's `transform` and `filter`; a transform that returns None drops the document."""

@@ -233,3 +233,19 @@ def test_the_lines_in_memory_are_those_of_the_file(written: Path, tmp_path: Path
     journal.append(shard(3), resume(3))
     assert b"".join(journal.lines) == written.read_bytes()
     assert parse_journal(b"".join(journal.lines), where="here").shards == journal.shards
+
+
+def test_a_source_file_that_is_another_by_now_is_named(tmp_path: Path) -> None:
+    then = {**IDENTITY, "file states": [["a.jsonl", "9 bytes, modified 1"], ["b.jsonl", "9 bytes, modified 2"]]}
+    Journal.open(tmp_path, then).append(shard(0), resume(0))
+    assert Journal.open(tmp_path, then).shards == [shard(0)]
+    now = {**IDENTITY, "file states": [["a.jsonl", "9 bytes, modified 1"], ["b.jsonl", "9 bytes, modified 3"]]}
+    words = r"source file b\.jsonl: 9 bytes, modified 2 then, 9 bytes, modified 3 now\): .*--overwrite"
+    with pytest.raises(OutputError, match=words):
+        Journal.open(tmp_path, now)
+
+
+def test_a_journal_of_an_earlier_version_which_knows_no_files_states_is_gone_on_with(tmp_path: Path) -> None:
+    Journal.open(tmp_path, IDENTITY).append(shard(0), resume(0))
+    now = {**IDENTITY, "file states": [["a.jsonl", "9 bytes, modified 1"]]}
+    assert Journal.open(tmp_path, now).shards == [shard(0)]

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from file_server import FileServer, serving
 from source_data import TEXTS, lines, packed, texts_of
 
 from shardkit import network
@@ -22,70 +19,11 @@ from shardkit.sources.chunks import iter_chunks, read_chunk
 from shardkit.sources.open import open_source
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Files of a folder over HTTP with Range; `faults` says what goes wrong with the next GETs."""
-
-    protocol_version = "HTTP/1.1"
-    server: FileServer
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Keep quiet."""
-
-    def do_HEAD(self) -> None:
-        self.answer(body=False)
-
-    def do_GET(self) -> None:
-        self.answer(body=True)
-
-    def answer(self, *, body: bool) -> None:
-        path = self.server.folder / self.path.lstrip("/")
-        fault = self.server.faults.pop(0) if body and self.server.faults else None
-        if not path.is_file() or isinstance(fault, int):
-            self.send_response(fault if isinstance(fault, int) else 404)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        data, asked = path.read_bytes(), self.headers.get("Range")
-        self.server.asked.append(asked)
-        ranged = re.fullmatch(r"bytes=(\d+)-(\d*)", asked or "") if self.server.ranges else None
-        start = int(ranged[1]) if ranged else 0
-        part = data[start : int(ranged[2]) + 1 if ranged and ranged[2] else None]
-        sent = part[: len(part) // 2] if fault else part
-        self.send_response(206 if ranged else 200)
-        if self.server.sized or body:
-            self.send_header("Content-Length", str(len(sent if fault == "short" else part)))
-        if ranged:
-            self.send_header("Content-Range", f"bytes {start}-{start + len(part) - 1}/{len(data)}")
-            self.send_header("Accept-Ranges", "bytes")
-        self.end_headers()
-        if body:
-            self.wfile.write(sent)
-        self.close_connection = self.close_connection or fault == "drop"
-
-
-class FileServer(ThreadingHTTPServer):
-    """`faults` holds, for each GET in turn, None, a status, `drop` (cut midway) or `short` (half, as if all)."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.folder, self.ranges, self.sized = folder, True, True
-        self.faults: list[int | str | None] = []
-        self.asked: list[str | None] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
     monkeypatch.setattr(network, "FIRST_WAIT_SECONDS", 0.001)
-    with FileServer(tmp_path) as running:
-        thread = threading.Thread(target=partial(running.serve_forever, poll_interval=0.01))
-        thread.start()
+    with serving(tmp_path) as running:
         yield running
-        running.shutdown()
-        thread.join()
 
 
 REMOTE = ["a.parquet", "a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.txt"]

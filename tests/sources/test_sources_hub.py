@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -164,3 +165,51 @@ def test_without_a_network_there_is_one_line() -> None:
 
 def test_the_progress_bars_of_the_callers_process_stay_as_they_were(hub: HubServer) -> None:
     assert read(hub)["bars"] == [True, True]
+
+
+@pytest.fixture(scope="module")
+def whole_files(hub: HubServer) -> dict[str, list[str]]:
+    """A repo of files that are read from front to back, in a config for each kind; their texts."""
+    texts = {"gz": prose("gz", 600), "small": prose("small", 3), "txt": ["\n".join(prose("txt", 900))]}
+
+    def lines(part: list[str]) -> bytes:
+        return b"".join(json.dumps({"text": text}).encode() + b"\n" for text in part)
+
+    names = {"gz": "gz/*.jsonl.gz", "small": "small/*.txt", "txt": "txt/*.txt"}
+    configs = "".join(f'- {{config_name: {name}, data_files: "{pattern}"}}\n' for name, pattern in names.items())
+    hub.lfs_threshold = 10_000
+    hub.seed_repo(
+        "alice/whole",
+        {
+            "README.md": f"---\nconfigs:\n{configs}---\n".encode(),
+            "gz/0.jsonl.gz": gzip.compress(lines(texts["gz"][:300])),
+            "gz/1.jsonl.gz": gzip.compress(lines(texts["gz"][300:])),
+            "small/0.txt": texts["small"][0].encode(),  # lies in the repo itself
+            "txt/0.txt": texts["txt"][0].encode(),  # in LFS
+        },
+    )
+    return {"gz": texts["gz"], "small": texts["small"][:1], "txt": texts["txt"]}
+
+
+@pytest.mark.parametrize("name", ["gz", "small", "txt"])
+def test_a_file_that_is_read_whole_and_came_wrong_is_fetched_again(
+    hub: HubServer, whole_files: dict[str, list[str]], name: str
+) -> None:
+    fault = hub.fault("corrupt", "GET", rf"/{name}/0", at=0.9)
+    found = read(hub, "alice/whole", name=name)
+    assert found.get("texts") == whole_files[name], found
+    assert fault.fired == 1
+
+
+def test_a_file_that_comes_wrong_every_time_is_refused_before_any_of_it_is_used(
+    hub: HubServer, whole_files: dict[str, list[str]]
+) -> None:
+    fault = hub.fault("corrupt", "GET", "/gz/1", times=None)
+    message = read(hub, "alice/whole", name="gz")["message"]
+    fault.times = 0
+    assert "cannot read gz/1.jsonl.gz: its bytes came 3 times with another hash than the Hub states (" in message
+
+
+def test_a_compressed_file_without_a_byte_on_the_hub_is_refused(hub: HubServer) -> None:
+    hub.seed_repo("alice/broken", {"a.jsonl.gz": gzip.compress(b'{"text": "x"}\n'), "b.jsonl.gz": b""})
+    assert "b.jsonl.gz has no bytes" in read(hub, "alice/broken")["message"]

@@ -293,18 +293,19 @@ def test_what_is_wrong_first_in_the_stream_is_reported_first_and_all_before_it_i
     lines = [json.dumps({"text": text}) for text in texts]
     folder = tmp_path / "in"
     folder.mkdir()
+    both = f"{folder}/*"
     (folder / "b.parquet").write_bytes(b"PAR1 and no more")
     (folder / "a.jsonl").write_text("\n".join([*lines, "{"]) + "\n")
     options = {"workers": workers, "shard_tokens": 1000, "prefix": "p", "chunk_bytes": 20_000}
     with pytest.raises(SourceError, match=rf"a\.jsonl, line {len(texts) + 1}: not JSON"):
-        tokenize(folder, tmp_path / "bad row", **options)  # type: ignore[arg-type]
+        tokenize(both, tmp_path / "bad row", **options)  # type: ignore[arg-type]
     (folder / "a.jsonl").write_text("\n".join(lines) + "\n")
     with pytest.raises(SourceError, match=r"b\.parquet"):
-        tokenize(folder, tmp_path / "bad file", **options)  # type: ignore[arg-type]
+        tokenize(both, tmp_path / "bad file", **options)  # type: ignore[arg-type]
     whole = folder_bytes(tmp_path / "bad file")
     assert whole == {name: data for name, data in shard_bytes(texts, 1000, "p").items() if name in whole}
     assert len(whole) == len(shard_bytes(texts, 1000, "p")) - 1  # the last one was not full yet
-    tokenize(folder, tmp_path / "enough", max_docs=150, **options)  # type: ignore[arg-type]
+    tokenize(both, tmp_path / "enough", max_docs=150, **options)  # type: ignore[arg-type]
 
 
 def test_a_bug_in_sending_ends_the_run_and_does_not_hang_it(tmp_path: Path) -> None:

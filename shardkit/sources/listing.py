@@ -1,0 +1,177 @@
+"""The files that a path, a glob, a URL or a list of these stands for. A folder gives one kind of file; what it holds
+beside that is named in a warning, so that nothing is left out in silence.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from shardkit.errors import ShardkitWarning, SourceError
+from shardkit.network import open_filesystem, with_retries
+from shardkit.redaction import public_address
+from shardkit.sources.file_version import local_version, stated_version
+from shardkit.sources.source import FORMATS, InputFile, format_of
+
+_NAMED = 5  # files left out that are named one by one
+
+
+def natural_key(path: str) -> tuple[list[tuple[int, int | str]], str]:
+    """Sort key that counts: `part-2` before `part-10`. Depends on the name alone, not on the machine."""
+    parts = re.split(r"([0-9]+)", path)  # every second one is digits
+    return [(0, int(part)) if at % 2 else (1, part) for at, part in enumerate(parts) if part], path
+
+
+def local_files(path: Path) -> tuple[InputFile, ...]:
+    """The files of a local file, folder or glob, in natural order, named relative to the folder that they share."""
+    if max(map(len, path.parts), default=0) > 255:
+        raise SourceError(f"no such file or folder: {str(path)[:80]}... (a name of more than 255 characters)")
+    base, paths = _local_paths(path)
+    if bad := [p for p in paths if format_of(p.name) is None]:
+        raise SourceError(f"{bad[0]} has a name that says no known format: expected {', '.join(FORMATS)}")
+    return tuple(_local_file(base, p) for p in sorted(paths, key=lambda p: natural_key(p.relative_to(base).as_posix())))
+
+
+def url_files(url: str) -> tuple[InputFile, ...]:
+    """The files of a URL that fsspec reads (a file, a folder or a glob), in natural order."""
+    from fsspec.implementations.local import LocalFileSystem
+
+    shown = public_address(url)
+
+    def list_files() -> dict[str, Mapping[str, Any]]:
+        paths = filesystem.glob(root) if any(c in url for c in "*[") else [root]
+        is_folder = len(paths) == 1 and _format_behind(paths[0]) is None
+        if is_folder:
+            paths = filesystem.find(root) or [filesystem.info(root)["name"]]  # which says why there is nothing
+        details = {p: filesystem.info(p) for p in paths if _format_behind(p)}
+        others = [p for p in paths if p not in details]
+        if is_folder:
+            above = root.rstrip("/") + "/"
+            named = {p.removeprefix(above): p for p in details}
+            sizes = {name: details[p]["size"] or 0 for name, p in named.items()}
+            chosen = _of_one_kind(shown, sizes, [p.removeprefix(above) for p in others])
+            return {named[name]: details[named[name]] for name in chosen}
+        _warn_of_others(shown, f"files that end in {', '.join(FORMATS)}", others)
+        return details
+
+    try:
+        filesystem, root = open_filesystem(url, error=SourceError)
+    except (ValueError, ImportError) as error:
+        raise SourceError(f"cannot open {shown}: {error}") from error
+    found = with_retries(list_files, shown, "list the source", error=SourceError)
+    if not found:
+        raise SourceError(f"{shown} holds no files to read: expected {', '.join(FORMATS)}")
+    if unsized := [path for path, info in found.items() if info["size"] is None]:
+        raise SourceError(f"the server does not say how long {unsized[0]} is: download it first, and give the file")
+    is_local = isinstance(filesystem, LocalFileSystem)
+    host = url.rstrip("/").removesuffix(root)  # and who logs in there; no driver gives that back
+    is_whole = url.rstrip("/").endswith(root)
+    return tuple(
+        InputFile(
+            path=public_address(path).rsplit("/", 1)[-1],
+            url=path if is_local else host + path if is_whole else filesystem.unstrip_protocol(path),
+            bytes=int(found[path]["size"]),
+            format=str(_format_behind(path)),
+            version=local_version(os.stat(path)) if is_local else stated_version(found[path]),
+        )
+        for path in sorted(found, key=natural_key)
+    )
+
+
+def _local_file(base: Path, path: Path) -> InputFile:
+    name, status = path.relative_to(base).as_posix(), path.stat()
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise SourceError(
+            f"{name!r} is a file name that is not UTF-8: rename it, a manifest could not name it"
+        ) from None
+    return InputFile(
+        path=name,
+        url=str(path),
+        bytes=status.st_size,
+        format=str(format_of(name)),
+        version=local_version(status),
+    )
+
+
+def _local_paths(path: Path) -> tuple[Path, list[Path]]:
+    """The paths that a local file, folder or glob names, and the folder that their names are relative to."""
+    if path.is_dir():
+        names = _names_below(path)
+        sizes = {name: (path / name).stat().st_size for name in names if format_of(name) and (path / name).is_file()}
+        if not sizes:
+            raise SourceError(f"{path} holds no files to read: expected {', '.join(FORMATS)}")
+        return path, [path / name for name in _of_one_kind(str(path), sizes, [n for n in names if n not in sizes])]
+    if path.is_file():
+        return path.parent, [path]
+    found = [p for p in map(Path, glob.glob(str(path), recursive=True)) if not p.is_dir() and not _is_in_a_link_loop(p)]
+    files = [p for p in found if p.is_file()]
+    if not files:
+        raise SourceError(f"no such file or folder: {path} (looked from {Path.cwd()})")
+    _warn_of_others(str(path), "whole files", [str(p) for p in found if not p.is_file()])
+    return Path(os.path.commonpath([p.parent for p in files])), files
+
+
+def _names_below(folder: Path) -> list[str]:
+    """What is in a folder and below, by name relative to it: files, and links to folders, which are not followed.
+
+    Hidden files and folders are no part of it.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise SourceError(f"cannot list {error.filename}: {error.strerror}") from error
+
+    names: list[str] = []
+    for at, folders, files in os.walk(folder, onerror=refuse):
+        here = Path(at)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        shown = [name for name in files if not name.startswith(".")]
+        shown += [name for name in folders if (here / name).is_symlink()]
+        names += [(here / name).relative_to(folder).as_posix() for name in shown]
+    return names
+
+
+def _of_one_kind(where: str, sizes: Mapping[str, int], others: Iterable[str]) -> list[str]:
+    """The names of one kind, of those in `sizes`: parquet, jsonl (compressed or not) or txt, whichever has the most
+    bytes. The rest and the `others` are named in a warning."""
+    kinds: dict[str, list[str]] = {}
+    for name in sizes:
+        kinds.setdefault(_kind(name), []).append(name)
+    if not kinds:
+        return []
+    order = [ending[1:] for ending in FORMATS]
+    kind = max(kinds, key=lambda kind: (sum(sizes[name] for name in kinds[kind]), -order.index(kind)))
+    rest = sorted((name for name in sizes if _kind(name) != kind), key=lambda name: (-sizes[name], name))
+    _warn_of_others(where, f"its {kind} files", [*rest, *sorted(others)])
+    return kinds[kind]
+
+
+def _kind(name: str) -> str:
+    return (_format_behind(name) or "").partition(".")[0]
+
+
+def _format_behind(path: str) -> str | None:
+    return format_of(public_address(path))  # http's paths are whole addresses, with their queries
+
+
+def _warn_of_others(where: str, read: str, names: list[str]) -> None:
+    if not names:
+        return
+    shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else "")
+    warnings.warn(
+        f"{where}: only {read} are read, not {shown}; a glob, or a list of paths, names files of several kinds",
+        ShardkitWarning,
+        stacklevel=2,
+    )
+
+
+def _is_in_a_link_loop(path: Path) -> bool:
+    """True for a file reached through a link back to a folder that holds it: `**` follows those until names run out."""
+    folders = [os.path.realpath(p) for p in path.parents]
+    return len(set(folders)) < len(folders)

@@ -1,0 +1,127 @@
+"""A source that changes in a run, or between two, is never mixed into one dataset."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tokenizers
+from file_server import serving
+from reference import folder_bytes, shard_bytes
+
+from shardkit import Manifest, network, tokenize
+from shardkit.errors import OutputError, SourceError, TokenizerError
+from shardkit.tokenization.ordered_writer import TokenizeProgress
+from shardkit.tokenization.run_spec import RunSpec
+from shardkit.tokenization.worker import Job
+
+OPTIONS: dict[str, Any] = {"shard_tokens": 2000, "prefix": "p", "workers": 2, "chunk_bytes": 1 << 13}
+
+
+def texts(word: str) -> list[str]:
+    return [f"{number:05} {word} and some more words of no meaning" for number in range(3000)]
+
+
+def write(path: Path, word: str) -> None:
+    """The file, put in place of what is there, as a download does it; of one size for words of one length."""
+    new = path.with_suffix(".new")
+    new.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts(word)))
+    os.replace(new, path)
+
+
+def after(shards: int, act: Callable[[], None]) -> Callable[[TokenizeProgress], None]:
+    """A progress callback that acts once that many shards are done."""
+    done = []
+
+    def call(progress: TokenizeProgress) -> None:
+        if progress.shards >= shards and not done:
+            done.append(True)
+            act()
+
+    return call
+
+
+def holds_only(out: Path, expected: dict[str, bytes]) -> bool:
+    """Whether each shard in the folder is the one that is expected, and some but not all of them are there."""
+    there = folder_bytes(out)
+    return 0 < len(there) < len(expected) and all(expected[name] == data for name, data in there.items())
+
+
+def test_a_file_that_is_replaced_in_a_run_stops_it_and_no_shard_holds_a_token_of_the_new_one(tmp_path: Path) -> None:
+    source, out = tmp_path / "a.jsonl", tmp_path / "out"
+    write(source, "older")
+    with pytest.raises(SourceError, match=r"a\.jsonl has changed since the run began .*--overwrite"):
+        tokenize(source, out, progress=after(3, lambda: write(source, "newer")), **OPTIONS)
+    assert holds_only(out, shard_bytes(texts("older"), 2000, "p"))
+    assert not (out / "manifest.json").exists()
+    with pytest.raises(OutputError, match=r"source file a\.jsonl: \d+ bytes, modified \d+, inode \d+ then, .* now"):
+        tokenize(source, out, **OPTIONS)
+    tokenize(source, out, overwrite=True, **OPTIONS)
+    assert folder_bytes(out) == shard_bytes(texts("newer"), 2000, "p")
+
+
+class Stop(Exception):
+    """Ends a run from its progress callback."""
+
+
+def stop() -> None:
+    raise Stop
+
+
+@pytest.mark.parametrize("place", ["folder", "http"])
+def test_a_stopped_run_does_not_go_on_with_another_file_of_the_same_name_and_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setattr(network, "FIRST_WAIT_SECONDS", 0.001)
+    out = tmp_path / "out"
+    with serving(tmp_path) as server:
+        server.states = "ETag"
+        source = str(tmp_path / "a.jsonl") if place == "folder" else f"{server.url}/a.jsonl"
+        write(tmp_path / "a.jsonl", "older")
+        with pytest.raises(Stop):
+            tokenize(source, out, progress=after(3, stop), **OPTIONS)
+        before = folder_bytes(out)
+        write(tmp_path / "a.jsonl", "newer")
+        with pytest.raises(OutputError, match=r"source file a\.jsonl: .* then, .* now"):
+            tokenize(source, out, **OPTIONS)
+    assert folder_bytes(out) == before
+    assert holds_only(out, shard_bytes(texts("older"), 2000, "p"))
+
+
+def test_a_tokenizer_file_that_is_another_where_the_workers_load_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, model = tmp_path / "tokenizer.json", tokenizers.models.WordLevel({"a": 0, "b": 1, "</s>": 2}, "a")
+    tokenizers.Tokenizer(model).save(str(path))
+    job = RunSpec.job
+
+    def late(spec: RunSpec) -> Job:  # what a worker that starts after an update of the file would load
+        tokenizers.Tokenizer(tokenizers.models.WordLevel({"b": 0, "a": 1, "</s>": 2}, "a")).save(str(path))
+        return job(spec)
+
+    monkeypatch.setattr(RunSpec, "job", late)
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json has changed since the run began"):
+        tokenize(["a", "b"], tmp_path / "out", tokenizer=str(path), shard_tokens=2, workers=1)
+    assert folder_bytes(tmp_path / "out") == {}
+
+
+def test_when_a_source_was_written_is_not_in_the_manifest(tmp_path: Path) -> None:
+    for out in ("a", "b"):
+        write(tmp_path / "a.jsonl", "words")  # a new inode and time
+        tokenize(tmp_path / "a.jsonl", tmp_path / out, **OPTIONS)
+    assert (tmp_path / "a" / "manifest.json").read_bytes() == (tmp_path / "b" / "manifest.json").read_bytes()
+    assert Manifest.load(tmp_path / "a") == Manifest.load(tmp_path / "b")
+
+
+def test_a_list_of_paths_is_tokenized_as_files(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        (tmp_path / f"{name}.txt").write_text(f"text of {name}")
+    sources = [tmp_path / "b.txt", tmp_path / "a.txt"]
+    manifest = tokenize(sources, tmp_path / "out", shard_tokens=4, workers=1, prefix="p")
+    assert manifest.source is not None
+    assert [file.path for file in manifest.source.files] == ["b.txt", "a.txt"]
+    assert folder_bytes(tmp_path / "out") == shard_bytes(["text of b", "text of a"], 4, "p")
