@@ -110,13 +110,16 @@ def test_one_changed_value_in_any_line_is_where_the_run_goes_on_from(written: Pa
                 changed = lines[number][: value.start()] + other + lines[number][value.end() :]
                 if changed == lines[number]:
                     continue
-                written.write_bytes(b"".join([*lines[:number], changed, *lines[number + 1 :]]))
-                with pytest.warns(
-                    ShardkitWarning, match=f"damaged from line {number + 1} on.* from shard {number - 1},"
-                ):
-                    journal = Journal.open(tmp_path, IDENTITY)
-                assert journal.shards == [shard(n) for n in range(number - 1)]
-                assert journal.resume == (resume(number - 2) if number > 1 else Resume())
+                text = b"".join([*lines[:number], changed, *lines[number + 1 :]])
+                content = parse_journal(text, where="here")
+                assert content.damaged
+                assert content.shards == [shard(n) for n in range(number - 1)]
+                assert content.resume == (resume(number - 2) if number > 1 else Resume())
+        written.write_bytes(text)
+        said = f"damaged from line {number + 1} on: the run goes on from shard {number - 1},"
+        with pytest.warns(ShardkitWarning, match=said):
+            assert Journal.open(tmp_path, IDENTITY).lines == lines[:number]
+        assert written.read_bytes() == b"".join(lines[:number])
 
 
 @given(st.data())
