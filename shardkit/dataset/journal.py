@@ -135,6 +135,8 @@ def read_local(directory: Path) -> JournalContent | None:
     """What the journal in `directory` says; None if there is none, or nothing of it holds and no shard is there either:
     of a folder that was removed while a run was at work. Raises `OutputError` as `parse_journal` does."""
     path = directory / JOURNAL_FILE
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path} is no plain file: move it away")
     try:
         return parse_journal(read_small_file(path), where=str(path))
     except FileNotFoundError:

@@ -75,7 +75,7 @@ class OrderedWriter:
         self._finishing: Future[None] | None = None
         self._checker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shardkit-check")
         to_check = journal.shards if uploads is None else []  # with a remote, `pull` checks them at the end
-        self._checks = [self._checker.submit(check_seen, seen, shard) for shard in to_check]
+        self._checks = [self._checker.submit(_check_earlier, seen, shard) for shard in to_check]
 
     def __enter__(self) -> OrderedWriter:
         return self
@@ -247,8 +247,7 @@ def _row_words(chunk: Chunk, row: int) -> str:
     return f"line {row + 1}" if chunk.input.format.startswith("jsonl") else f"row {row}"
 
 
-def check_seen(seen: SeenShards, shard: ShardInfo) -> None:
-    """`seen.check(shard)`, whose failure is one of the output folder."""
+def _check_earlier(seen: SeenShards, shard: ShardInfo) -> None:
     try:
         seen.check(shard)
     except ShardError as error:

@@ -48,26 +48,37 @@ def claim(directory: Path, *, overwrite: bool) -> Iterator[None]:
         yield
 
 
+_WAY_OUT = "if it was pushed, go on with the same --push, else start again with --overwrite"
+
+
 def finished(directory: Path, journal: Journal, spec: RunSpec) -> Manifest | None:
     """The manifest if this very run is complete in `directory`; None if there is more to do.
 
-    Checks that every shard that the journal or the manifest names is there with the right size, and that the manifest
-    is of the shards that the journal names; raises `OutputError` if not.
+    Checks that every shard that the journal or the manifest names is there with the right size. Raises `OutputError`
+    for one that is not, and as `own_manifest` does.
     """
     try:
         for shard in journal.shards:
             check_shard(directory / shard.file, shard)
-        if not (directory / MANIFEST_NAME).exists():
+        if (manifest := own_manifest(directory, journal, spec)) is None:
             return None
-        manifest = Manifest.load(directory)
-        if not spec.makes(manifest) or list(manifest.shards[: len(journal.shards)]) != journal.shards:
-            raise ManifestError(f"{directory / MANIFEST_NAME} is of another dataset than this run makes")
         for shard in manifest.shards:
             check_shard(directory / shard.file, shard, dtype=manifest.dtype)
-    except (ManifestError, ShardError) as error:
-        raise OutputError(
-            f"{error}; if it was pushed, go on with the same --push, else start again with --overwrite"
-        ) from error
+    except ShardError as error:
+        raise OutputError(f"{error}; {_WAY_OUT}") from error
+    return manifest
+
+
+def own_manifest(directory: Path, journal: Journal, spec: RunSpec) -> Manifest | None:
+    """The manifest in `directory`, if there is one. Raises `OutputError` if it is not what this run ends with."""
+    if not (directory / MANIFEST_NAME).exists():
+        return None
+    try:
+        manifest = Manifest.load(directory)
+    except ManifestError as error:
+        raise OutputError(f"{error}; {_WAY_OUT}") from error
+    if not spec.makes(manifest) or list(manifest.shards[: len(journal.shards)]) != journal.shards:
+        raise OutputError(f"{directory / MANIFEST_NAME} is of another dataset than this run makes; {_WAY_OUT}")
     return manifest
 
 
@@ -147,16 +158,16 @@ def _listed_shards(directory: Path) -> list[Path]:
 def _named_by_journal(directory: Path) -> set[str]:
     """The shards that the journal names, in lines that hold or not, and the next one, which a run that was killed may
     have finished after its last line."""
-    records = []
-    with suppress(OSError):
-        for line in (directory / JOURNAL_FILE).read_bytes().splitlines():
-            with suppress(ValueError, RecursionError):
-                records.append(json.loads(line))
-    with suppress(KeyError, TypeError, IndexError):
-        named = {str(record["shard"]["file"]) for record in records[1:]}
-        prefix = str(records[0]["identity"]["prefix"])
-        return named | {shard_name(prefix, split, len(named)) for split in ("val", "train")}
-    return set()
+    path, named = directory / JOURNAL_FILE, set[str]()
+    damage = (ValueError, KeyError, TypeError, IndexError, RecursionError)
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    for line in lines:
+        with suppress(*damage):
+            named.add(str(json.loads(line)["shard"]["file"]))
+    with suppress(*damage):
+        prefix = str(json.loads(lines[0])["identity"]["prefix"])
+        named |= {shard_name(prefix, split, len(named)) for split in ("val", "train")}
+    return named
 
 
 def clear(directory: Path) -> None:

@@ -169,6 +169,7 @@ def _run_and_push(
         Journal.open(directory, spec.identity())  # whose folder it is, also while shards are on their way into it
         return remote_run.manifest if max_disk is not None else pull(repo, directory)
     journal = Journal.open(directory, spec.identity())
+    output_folder.own_manifest(directory, journal, spec)
     gone_on_with, seen = bool(journal.shards), SeenShards(directory)
     with live_push.LivePush(spec, directory, journal, remote_run, private=private, max_disk=max_disk) as uploads:
         manifest = _run(spec, seen, journal, runner, job, uploads, progress)

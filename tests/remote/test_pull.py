@@ -18,7 +18,7 @@ from hub_server import HubServer
 from shardkit.cli import main
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest
 from shardkit.dataset.shards import open_shard
-from shardkit.errors import DiskFull, HubError, OutputError, ShardkitWarning, UsageError
+from shardkit.errors import DiskFull, HubError, ManifestError, OutputError, ShardkitWarning, UsageError
 from shardkit.remote import download
 from shardkit.remote.download import FETCHES
 from shardkit.remote.listing import Selection
@@ -227,6 +227,35 @@ def test_other_shards_in_the_folder_are_not_listed(hub: HubServer, tmp_path: Pat
     assert {n: tree_of(tmp_path / "b")[n] for n in tree_of(tmp_path / "a") if n != MANIFEST_NAME} == {
         n: c for n, c in tree_of(tmp_path / "a").items() if n != MANIFEST_NAME
     }
+
+
+def test_a_gap_between_bare_shards_is_refused_unless_it_is_meant(hub: HubServer, tmp_path: Path) -> None:
+    made = make_dataset(tmp_path / "a", shards=9)
+    names = [shard.file for shard in made.shards if shard.index not in (2, 3, 6)]
+    hub.seed_repo(REPO, {name: tmp_path / "a" / name for name in names})
+    said = r"has shards 0 to 8, but lacks 2, 3, 6: .*--shards.* --allow-gaps"
+    for chosen in ({}, {"shards": (0, 100)}):
+        with pytest.raises(ManifestError, match=said):
+            pull(REPO, tmp_path / "b", **chosen)  # type: ignore[arg-type]
+    with pytest.raises(ManifestError, match="has shards 1 to 8, but lacks 2, 3, 6"):
+        pull(REPO, tmp_path / "b", split="train")
+    assert not list((tmp_path / "b").glob("*.npy"))  # before anything is fetched
+    with pytest.warns(ShardkitWarning, match="made here"):
+        assert [shard.index for shard in pull(REPO, tmp_path / "part", shards=(4, 6)).shards] == [4, 5]
+    result = CliRunner().invoke(main, ["pull", REPO, str(tmp_path / "c")])
+    assert (result.exit_code, "--allow-gaps" in result.output) == (1, True)
+    with pytest.warns(ShardkitWarning, match="made here"):
+        assert [shard.file for shard in pull(REPO, tmp_path / "d", allow_gaps=True).shards] == names
+    with pytest.warns(ShardkitWarning, match="made here"):
+        result = CliRunner().invoke(main, ["pull", REPO, str(tmp_path / "c"), "--allow-gaps"])
+    assert result.exit_code == 0, result.output
+    assert Manifest.load(tmp_path / "c") == Manifest.load(tmp_path / "d")
+
+
+def test_a_gap_as_wide_as_a_name_can_say_is_refused_at_once(hub: HubServer, tmp_path: Path) -> None:
+    hub.seed_repo(REPO, {"x_val_000000.npy": b"a", "x_train_999999999999999999.npy": b"b"})
+    with pytest.raises(ManifestError, match="lacks 1, 2, 3, 4, 5 and more"):
+        pull(REPO, tmp_path / "b")
 
 
 def llmc_bin(tokens: np.ndarray) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -13,35 +12,13 @@ import numpy as np
 import pytest
 from hub_data import make_dataset, tree_of
 from reference import folder_bytes
+from run_data import after, change_line, make, stop
 
-from shardkit import Manifest, tokenize
+from shardkit import Manifest
 from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.manifest import MANIFEST_NAME
 from shardkit.errors import OutputError, ShardkitWarning
 from shardkit.tokenization.output_folder import claim, clear
-
-TEXTS = [f"document {number} " * 40 for number in range(400)]
-
-
-def make(out: Path, **options: Any) -> Manifest:
-    settings = {"tokenizer": "bytes", "shard_tokens": 20_000, "prefix": "p", "chunk_bytes": 1 << 13, "workers": 1}
-    return tokenize(TEXTS, out, **{**settings, **options})
-
-
-def after(shards: int, action: Callable[[], object]) -> Callable[[Any], None]:
-    """A `progress` that does `action` once, when so many shards are finished."""
-    done: list[object] = []
-
-    def progress(now: Any) -> None:
-        if now.shards > shards and not done:
-            done.append(True)
-            action()
-
-    return progress
-
-
-def stop() -> None:
-    raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")
@@ -58,16 +35,6 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.raises(KeyboardInterrupt):
         make(out, progress=after(7, stop))
     return out
-
-
-def change_line(folder: Path, number: int, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change a value in a line of the journal that has the form of one, and nothing else."""
-    path = folder / JOURNAL_FILE
-    lines = path.read_bytes().splitlines(keepends=True)
-    record = json.loads(lines[number])
-    change(record)
-    lines[number] = json.dumps(record).encode() + b"\n"
-    path.write_bytes(b"".join(lines))
 
 
 @pytest.mark.parametrize(
@@ -190,6 +157,8 @@ def test_overwrite_removes_what_the_journal_or_the_manifest_names(whole: Path, s
     damaged = tmp_path / "damaged"
     shutil.copytree(stopped, damaged)
     change_line(damaged, 1, lambda record: record.update(more=1))
+    with open(damaged / JOURNAL_FILE, "ab") as journal:
+        journal.write(b"[]\n{}\n\xff\n")
     for folder in (pulled, killed, begun, damaged):
         (folder / "notes.txt").write_text("mine")
         (folder / "points.npy").write_bytes(b"mine")

@@ -1,0 +1,44 @@
+"""Runs of `tokenize` that take a moment, ways to end them early, and damage to their journals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from shardkit import Manifest, tokenize
+from shardkit.dataset.journal import JOURNAL_FILE
+
+TEXTS = [f"document {number} " * 40 for number in range(400)]
+
+
+def make(out: Path, **options: Any) -> Manifest:
+    settings = {"tokenizer": "bytes", "shard_tokens": 20_000, "prefix": "p", "chunk_bytes": 1 << 13, "workers": 1}
+    return tokenize(TEXTS, out, **{**settings, **options})
+
+
+def after(shards: int, action: Callable[[], object]) -> Callable[[Any], None]:
+    """A `progress` that does `action` once, when so many shards are finished."""
+    done: list[object] = []
+
+    def progress(now: Any) -> None:
+        if now.shards > shards and not done:
+            done.append(True)
+            action()
+
+    return progress
+
+
+def stop() -> None:
+    raise KeyboardInterrupt
+
+
+def change_line(folder: Path, number: int, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a value in a line of the journal that has the form of one, and nothing else."""
+    path = folder / JOURNAL_FILE
+    lines = path.read_bytes().splitlines(keepends=True)
+    record = json.loads(lines[number])
+    change(record)
+    lines[number] = json.dumps(record).encode() + b"\n"
+    path.write_bytes(b"".join(lines))
