@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from trainer_data import LONG_SECONDS, ROOT, TINY, command, environment, write_dataset
@@ -70,6 +72,16 @@ def test_bad_input_is_one_line_and_tells_usage_from_the_rest(tmp_path: Path) -> 
     assert "no checkpoint" in refused("train", *data, *out, *TINY, "--resume", tmp_path / "x.pt", code=1)
     assert "holds no last checkpoint" in refused("sample", tmp_path / "none", code=1)
     assert not (tmp_path / "run").exists()
+
+
+def test_an_id_beyond_the_vocabulary_ends_training_with_its_shard_and_place(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data")
+    shard = tmp_path / "data" / "tiny_train_000001.npy"
+    tokens = np.load(shard)
+    tokens[1000:] = 300
+    np.save(shard, tokens)
+    error = refused("train", "--data", tmp_path / "data", "--out", tmp_path / "run", *TINY, code=1)
+    assert re.search(r"tiny_train_000001\.npy holds id 300 at token \d,\d\d\d, the vocabulary has 257 ids", error)
 
 
 def test_train_eval_sample_and_export_follow_each_other(tmp_path: Path) -> None:
