@@ -12,14 +12,15 @@ import sys
 
 _TOKENS = [
     # neither `hf_datasets` nor "basic vocabulary" is one
-    (re.compile(r"hf_(?=[a-z]*[A-Z0-9])[A-Za-z0-9]{8,}"), "hf_[hidden]"),
+    (re.compile(r"hf_(?=[a-z]*[A-Z0-9])[A-Za-z0-9]{10,}"), "hf_[hidden]"),
     (re.compile(r"(?i:\b(bearer|basic))\s+(?=[a-z]*[^a-z\s'\"])[^\s'\"]+"), r"\1 [hidden]"),
 ]
 _SCHEME = r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(?P<slashes>//?)"  # `Path` makes one slash of two
 _QUOTE_AT_END = r"['\"](?:[\s,;:.)\]}>]|$)"
 _IN_TEXT = re.compile(rf"{_SCHEME}(?P<rest>(?:(?!::[A-Za-z]+://|{_QUOTE_AT_END})\S)*)")
 _ALONE = re.compile(rf"{_SCHEME}(?P<rest>(?:(?!::[A-Za-z]+://).)*)", re.DOTALL)  # fsspec chains addresses with `::`
-_PORT = re.compile(r"(\[[^\]]*\]|[^:]*)(:\d*\W*)?")  # a host and a port, and what may follow them in a sentence
+_HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(:\d+)?")
+_HOST_AT_END = re.compile(rf"{_HOST.pattern}:?\W*")  # and what may follow it in a sentence
 _CONTAINERS = ("abfs", "abfss", "wasb", "wasbs")  # CONTAINER@ACCOUNT: what stands before the @ names the place
 _PLAIN_FILES = ("file", "local")  # a name, in which ? and # mean nothing
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -102,8 +103,8 @@ def _split(match: re.Match[str]) -> tuple[str, str]:
     user, at, host = authority.rpartition("@")
     if at and (match["scheme"].lower() not in _CONTAINERS or ":" in user):
         return user, rest[len(user) + 1 :]
-    cut = "@" in rest and host.endswith(":")  # by a password that begins with a slash
-    if at or match["slashes"] == "/" or (_PORT.fullmatch(host) and not cut):
+    plausible = _HOST_AT_END if host == rest or "@" not in rest else _HOST
+    if at or match["slashes"] == "/" or plausible.fullmatch(host):
         return "", rest
     user, at, host = rest.rpartition("@")  # a password with a slash in it
     return (user, host) if at else (rest, "[hidden]")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,10 @@ from click.testing import CliRunner
 from reference import folder_bytes, shard_bytes
 from texts import documents, write_parquet
 
-from shardkit import ShardLoader, Tokenizer
+from shardkit import ShardLoader, Tokenizer, tokenize
 from shardkit.cli import Size, main
+from shardkit.dataset.records import SourceFile, SourceInfo
+from shardkit.look.progress import TransferBar
 
 ROOT = Path(__file__).parent.parent
 
@@ -176,3 +181,59 @@ def test_peek_says_what_it_needs(arguments: list[str], message: str, dataset: Pa
     done = run("peek", *(str(dataset) if word == "DIR" else word for word in arguments))
     assert done.returncode == 2
     assert message in done.stderr
+
+
+ESCAPES = "\x1b[2J\x1b]52;c;aGk=\x07\x9b31m\u202e"
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset whose every word is a stranger's and would clear the screen and set the clipboard."""
+    out = tmp_path_factory.mktemp("hostile") / "out"
+    made = tokenize([f"Text {ESCAPES}\nof two lines."] * 9, out, tokenizer="bytes", shard_tokens=150, workers=1)
+    files = (SourceFile(path=f"x{ESCAPES}.txt", bytes=9, rows=9, documents=9, tokens=made.tokens),)
+    source = SourceInfo(id=ESCAPES, config=ESCAPES, split=ESCAPES, revision=ESCAPES, files=files)
+    replace(made, source=source, encoder={"engine": ESCAPES}, shardkit_version=ESCAPES).save(out)
+    return out
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_no_command_sends_a_strangers_control_characters_to_the_terminal(
+    hostile: Path, tmp_path: Path, more: list[str]
+) -> None:
+    row = ["--step", "0", "--batch-size", "1", "--seq-len", "8"]
+    broken = tmp_path / f"far{ESCAPES}"
+    shutil.copytree(hostile, broken)
+    next(broken.glob("*.npy")).unlink()
+    said = ""
+    for words, code in (
+        (["info", hostile], 0),
+        (["verify", hostile], 0),
+        (["peek", hostile], 0),
+        (["peek", hostile, *row], 0),
+        (["peek", hostile, "--document", "99"], 2),
+        (["push", hostile, tmp_path / "far"], 0),
+        (["pull", tmp_path / "far", tmp_path / "in"], 0),
+        (["verify", broken], 1),
+        (["pull", broken, tmp_path / "in2"], 1),
+        (["tokenize", f"./{ESCAPES}.txt", "--out", tmp_path / "made"], 1),
+        (["tokenize", "sample", "--out", tmp_path / "made", "--prefix", ESCAPES], 2),
+    ):
+        done = CliRunner().invoke(main, [*map(str, words), *more], catch_exceptions=False)
+        assert done.exit_code == code, done.output
+        said += done.output
+    assert not set(said) & {"\x1b", "\x07", "\x9b", "\u202e"}
+    assert "\\x1b[2J" in said
+    if not more:
+        assert "Text \\x1b[2J\\x1b]52;c;aGk=\\x07\\x9b31m\\u202e\nof two lines." in said
+
+
+def test_progress_bars_show_a_file_name_and_do_not_send_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with TransferBar("pull") as bar:
+        bar(f"x{ESCAPES}.npy", 1, 2)
+    assert not set(sys.stderr.getvalue()) & {"\x1b", "\x07", "\x9b", "\u202e"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -48,6 +49,8 @@ class FsspecRemote:
         self._sizes: dict[str, int] = {}
         self._stated: dict[str, tuple[int, str]] = {}  # what the manifest there says of its shards
         self._lock = threading.Lock()
+        # FTP is one connection, on which nothing may come between a request and its answer
+        self._turn = threading.Lock() if protocol == "ftp" else contextlib.nullcontext()
 
     @property
     def local_folder(self) -> Path | None:
@@ -186,7 +189,11 @@ class FsspecRemote:
         return f"{self._root}/{file}" if file else self._root
 
     def _call(self, what: str, action: Callable[[], Result]) -> Result:
-        return with_retries(action, self.name, what, self.stopping)
+        def in_turn() -> Result:
+            with self._turn:
+                return action()
+
+        return with_retries(in_turn, self.name, what, self.stopping)
 
 
 def _shards_of(manifest: bytes) -> dict[str, tuple[int, str]]:

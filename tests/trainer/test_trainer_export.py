@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from shardkit import UsageError
@@ -106,6 +107,22 @@ def test_the_card_says_what_the_model_was_fed(tmp_path: Path) -> None:
     ):
         assert part in card
     assert "loss.png" not in card
+
+
+@pytest.mark.parametrize("words", ["<script>x</script>", "[x](https://evil)", "a\n---\n# b", "`x` | \x1b[2J"])
+def test_a_strangers_checkpoint_writes_no_markup_into_the_card(tmp_path: Path, words: str) -> None:
+    state = {"config": "{}", "fingerprint": words, "source": words}
+    write_card(tmp_path, "alice/gpt", Loaded(model=make(), state=state), None)
+    card = ModelCard((tmp_path / "README.md").read_text())
+    assert card.data.to_dict() == {
+        "license": "other",
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["gpt2", "shardkit"],
+    }
+    rows = [line for line in card.text.splitlines() if line.startswith("| data")]
+    assert [row.count("|") for row in rows] == [3, 3]
+    assert not set("".join(rows)) & set("<>[]()\x1b#")
 
 
 def test_an_export_is_pushed_and_a_refusal_is_one_line(
