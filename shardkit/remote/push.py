@@ -7,7 +7,7 @@ and the `Uploader`.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from shardkit.dataset.manifest import MANIFEST_NAME, Manifest
 from shardkit.errors import HubError, ManifestError, UsageError
 from shardkit.remote.address import open_remote
 from shardkit.remote.card import CARD_NAME, updated_card
+from shardkit.remote.claim import another_dataset, check_not_claimed, claim_for, holds_data, mark
 from shardkit.remote.interface import CLAIM_FILE, Remote, RemoteFile
 from shardkit.remote.uploader import TransferProgress, Uploader
 
@@ -121,39 +122,31 @@ def _check_local(manifest: Manifest, directory: Path) -> None:
 
 
 def _claim(remote: Remote, manifest: Manifest, *, overwrite: bool) -> dict[str, RemoteFile]:
-    """Refuse or clear what is not this dataset, leave our mark if it is unfinished, and list what is at the remote."""
-    remote_files = remote.files()
-    mark = json.dumps({"fingerprint": manifest.fingerprint}).encode()
-    if MANIFEST_NAME in remote_files and _fingerprint(remote.read(MANIFEST_NAME)) == manifest.fingerprint:
-        return remote_files
-    claimed = CLAIM_FILE in remote_files and remote.read(CLAIM_FILE) == mark
-    ours = {shard.file: RemoteFile(shard.bytes, shard.sha256) for shard in manifest.shards}
-    strangers = [
-        name
-        for name, listed in sorted(remote_files.items())
-        if holds_data(name) and ours.get(name) != listed and not (claimed and name in ours and not listed.sha256)
-    ]
-    if strangers and not overwrite:
-        raise HubError(another_dataset(remote, f"{strangers[0]} and {len(strangers) - 1} other files"))
-    small: dict[str, bytes | None] = {} if claimed else {CLAIM_FILE: mark}
-    # The old manifest goes first: from here on nobody may take what is there for a whole dataset.
-    small |= {name: None for name in (MANIFEST_NAME, *strangers) if name in remote_files}
-    if small:
-        remote.commit([], small, "Begin" if not strangers else "Make way for another dataset")
-    return {name: listed for name, listed in remote_files.items() if name not in small}
+    """Refuse or clear what is not this dataset, leave our mark if there is something to do, and list what is there."""
+    ours = mark(fingerprint=manifest.fingerprint)
+    wanted = {shard.file: RemoteFile(shard.bytes, shard.sha256) for shard in manifest.shards}
 
+    def begin(files: Mapping[str, RemoteFile], held: bytes | None) -> dict[str, bytes | None] | None:
+        same = MANIFEST_NAME in files and _fingerprint(remote.read(MANIFEST_NAME)) == manifest.fingerprint
+        whole = all(files.get(name) == file for name, file in wanted.items()) and (remote.has_commits or not overwrite)
+        if same and whole and held is None:
+            return None
+        if not overwrite:
+            check_not_claimed(remote, held, ours)
+        strangers = [
+            name
+            for name, listed in sorted(files.items(), key=lambda item: (item[0] != MANIFEST_NAME, item[0]))
+            if holds_data(name)
+            and wanted.get(name) != listed
+            and not (held == ours and name in wanted and not listed.sha256)
+        ]
+        if same:  # what is not right is sent again, and what else is there is somebody's who put it there later
+            strangers = [] if whole else [MANIFEST_NAME]
+        elif strangers and not overwrite:
+            raise HubError(another_dataset(remote, f"{strangers[0]} and {len(strangers) - 1} other files"))
+        return dict.fromkeys(strangers)  # the old manifest first: from here on nobody takes what is there for a dataset
 
-def holds_data(name: str) -> bool:
-    """Whether a file at a remote, by its name, is a part of a dataset: its manifest, or a shard."""
-    return name == MANIFEST_NAME or ("/" not in name and name.endswith((".npy", ".bin")))
-
-
-def another_dataset(remote: Remote, what: str) -> str:
-    """The error message for a remote that holds something else, `what`."""
-    return (
-        f"{remote.name} holds another dataset ({what}): push to another repo, or `shardkit push --overwrite` to "
-        "replace what is there"
-    )
+    return claim_for(remote, ours, begin)
 
 
 def _fingerprint(manifest: bytes) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
+import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,8 +18,9 @@ from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, ShardInfo
 from shardkit.errors import UsageError
 from shardkit.files import sha256_file
 from shardkit.network import with_retries
-from shardkit.remote.interface import RemoteFile
-from shardkit.remote.upload_record import OLD_RECORD_FILE, UploadRecord, is_record
+from shardkit.remote.claim import LOOKS, is_complete, is_written, not_ours_any_more
+from shardkit.remote.interface import CLAIM_FILE, PlaceChanged, RemoteFile
+from shardkit.remote.upload_record import UploadRecord, is_record
 
 Result = TypeVar("Result")
 # Object stores show a file only when it is whole; anywhere else a file is written beside its name and then renamed.
@@ -45,6 +49,9 @@ class FsspecRemote:
         self._root = self._root.rstrip("/")
         self._direct = protocol in _WHOLE_OR_NOT_THERE
         self._record = UploadRecord({})
+        self._seen: dict[str, Any] = {}  # the listing of the last `files`
+        self._mark: bytes | None = None
+        self._writer = uuid.uuid4().hex[:8]  # in the names of half-written files: two who push write two files
         self._stated: dict[str, tuple[int, str]] = {}  # what the manifest there says of its shards
         self._lock = threading.Lock()
 
@@ -71,21 +78,30 @@ class FsspecRemote:
             self._call("create", partial(self._fs.makedirs, self._root, exist_ok=True))
 
     def files(self) -> dict[str, RemoteFile]:
-        def list_files() -> dict[str, int]:
+        def look() -> dict[str, RemoteFile]:
             self._fs.invalidate_cache()
             details: dict[str, Any] = {}
             for folder in ("", WORK_DIR):
                 details |= self._fs.find(self._at(folder), maxdepth=1, detail=True)
-            return {path[len(self._root) + 1 :]: int(info["size"]) for path, info in details.items()}
+            self._seen = {path[len(self._root) + 1 :]: info for path, info in details.items()}
+            names = [file for file in self._seen if is_record(file) or file == MANIFEST_NAME]
+            small = {file: self._fs.cat_file(self._at(file)) for file in names}
+            self._stated = _shards_of(small.pop(MANIFEST_NAME, b"{}"))
+            self._record = UploadRecord(small)
+            arrived = {**self._stated, **self._record.entries}
+            sizes = {file: int(info["size"]) for file, info in self._seen.items()}
+            return {
+                file: RemoteFile(size, arrived[file][1] if file in arrived and arrived[file][0] == size else "")
+                for file, size in sizes.items()
+            }
 
-        sizes = self._call("list", list_files)
-        self._stated = _shards_of(self.read(MANIFEST_NAME)) if MANIFEST_NAME in sizes else {}
-        self._record = UploadRecord({file: self.read(file) for file in sizes if is_record(file)})
-        arrived = {**self._stated, **self._record.entries}
-        return {
-            file: RemoteFile(size, arrived[file][1] if file in arrived and arrived[file][0] == size else "")
-            for file, size in sizes.items()
-        }
+        def look_again() -> dict[str, RemoteFile]:
+            for _ in range(LOOKS):
+                with suppress(FileNotFoundError):  # somebody else took a file away since it was listed
+                    return look()
+            return look()
+
+        return self._call("list", look_again)
 
     def read(self, file: str) -> bytes:
         return bytes(self._call(f"read {file}", lambda: self._fs.cat_file(self._at(file))))
@@ -95,8 +111,33 @@ class FsspecRemote:
         self._call(f"download {file}", lambda: self._fs.get_file(self._at(file), str(target)))
         return target, sha256_file(target)
 
+    def claimed_by(self) -> bytes | None:
+        def get() -> bytes | None:
+            try:
+                return bytes(self._fs.cat_file(self._at(CLAIM_FILE)))
+            except FileNotFoundError:
+                return None
+
+        return self._call(f"read {CLAIM_FILE}", get)
+
+    def claim(self, mark: bytes, held: bytes | None, small: Mapping[str, bytes | None], message: str) -> None:
+        if held != mark:
+            seen = self._seen
+            if held is not None:
+                self._delete(CLAIM_FILE)
+            if not self._call(f"write {CLAIM_FILE}", partial(self._create, CLAIM_FILE, mark)):
+                raise PlaceChanged(f"{self.name} has changed meanwhile")
+            self.files()
+            if _without_claim(self._seen) != _without_claim(seen):  # another push has begun and ended since
+                self._delete(CLAIM_FILE)
+                raise PlaceChanged(f"{self.name} has changed meanwhile")
+        self._mark = mark
+        self.commit([], small, message)
+
     def upload(self, path: Path, shard: ShardInfo) -> None:
         def put() -> None:
+            if not self._still_ours([shard], {}):
+                return
             target = self._first_name(shard.file)
             self._fs.put_file(str(path), target)
             self._fs.invalidate_cache()
@@ -104,12 +145,21 @@ class FsspecRemote:
                 raise OSError(f"{size:,} of {shard.bytes:,} bytes arrived")
             if self.stopping.is_set():  # the file that was written may be another run's by now
                 raise ConnectionAbortedError("stopped")
-            if not self._direct:
+            if not self._direct and self._still_ours([shard], {}):
                 self._fs.mv(target, self._at(shard.file))
 
-        self._call(f"upload {shard.file}", put)
+        def put_unless_complete() -> None:
+            try:
+                put()
+            except FileNotFoundError:  # another push of the same has completed it, and tidied up
+                if self._still_ours([shard], {}):
+                    raise
+
+        self._call(f"upload {shard.file}", put_unless_complete)
 
     def commit(self, shards: Sequence[ShardInfo], small: Mapping[str, bytes | None], message: str) -> None:  # noqa: ARG002
+        if not self._still_ours(shards, small):
+            return
         with self._lock:
             arrived = {shard.file: (shard.bytes, shard.sha256) for shard in shards}
             if small.get(MANIFEST_NAME, b"") is None:  # from here on the record alone says what has arrived
@@ -122,12 +172,11 @@ class FsspecRemote:
             else:
                 self._delete(file)
         if small.get(MANIFEST_NAME) is not None:
-            for file in (
-                *self._record.files,
-                f"{OLD_RECORD_FILE}.part",
-            ):  # of an earlier version
+            for file in self._record.files:
                 self._delete(file)
             self._tidy()
+        elif shards:
+            self._still_ours(shards, {})
 
     def tag(self, name: str, *, overwrite: bool) -> None:  # noqa: ARG002
         raise UsageError(f"{self.name} is not a Hub repo: leave --tag {name} out")
@@ -150,17 +199,56 @@ class FsspecRemote:
 
         self._call(f"delete {file}", delete)
 
+    def _create(self, file: str, content: bytes) -> bool:
+        """Write `file` only if there is none, all of it at once where the place can; False if there is one."""
+        target = self._at(file)
+        try:
+            if self.local_folder is None:
+                self._fs.pipe_file(target, content, mode="create")
+                return True
+            whole = self._first_name(file)
+            self._fs.pipe_file(whole, content)
+            try:
+                os.link(whole, target)
+            except FileExistsError:
+                return False
+            except OSError:  # a file system without links
+                with open(target, "xb") as created:
+                    created.write(content)
+            finally:
+                os.unlink(whole)
+        except FileExistsError:
+            return False
+        return True
+
+    def _still_ours(self, shards: Sequence[ShardInfo], small: Mapping[str, bytes | None]) -> bool:
+        """Whether the place has our claim. If not, another push of the same must have completed it."""
+        if (held := self.claimed_by()) == self._mark:
+            return True
+        files = self.files()
+        if held is not None or not is_complete(files) or not is_written(self, files, shards, small):
+            raise not_ours_any_more(self)
+        return False
+
     def _first_name(self, file: str) -> str:
         """Where `file` is written first: its own place, or, where that would show half a file, beside it."""
         if self._direct:
             return self._at(file)
         self._fs.makedirs(self._at(WORK_DIR), exist_ok=True)
-        return self._at(f"{WORK_DIR}/{Path(file).name}.part")
+        return self._at(f"{WORK_DIR}/{Path(file).name}.{self._writer}.part")
 
     def _tidy(self) -> None:
+        """Remove what killed pushes left half written, and the folder of working files if it is empty then."""
         work = self._at(WORK_DIR)
-        if not self._direct and self._fs.isdir(work) and not self._call("list", partial(self._fs.ls, work)):
-            self._call("tidy", partial(self._fs.rmdir, work))
+        if self._direct or not self._fs.isdir(work):
+            return
+        self._fs.invalidate_cache()
+        names = self._call("list", partial(self._fs.ls, work, detail=False))
+        for name in names:
+            if name.endswith(".part"):
+                self._delete(f"{WORK_DIR}/{Path(name).name}")
+        with suppress(OSError):  # it is not empty
+            self._fs.rmdir(work)
 
     def _at(self, file: str) -> str:
         return f"{self._root}/{file}" if file else self._root
@@ -175,3 +263,8 @@ def _shards_of(manifest: bytes) -> dict[str, tuple[int, str]]:
         return {shard["file"]: (int(shard["bytes"]), str(shard["sha256"])) for shard in json.loads(manifest)["shards"]}
     except (ValueError, KeyError, TypeError):
         return {}  # whoever needs the manifest says what is wrong with it
+
+
+def _without_claim(listing: Mapping[str, Any]) -> dict[str, Any]:
+    """The listing but for the claim, and files that are only half written."""
+    return {file: info for file, info in listing.items() if file != CLAIM_FILE and not file.endswith(".part")}
