@@ -110,22 +110,30 @@ def is_right(path: Path, item: WantedFile) -> bool:
 def download_verified(remote: Remote, item: WantedFile, incoming: Path, target: Path) -> None:
     """Fetch one file into the folder `incoming`, check it, and only then move it to `target`.
 
-    A file that arrives with another size or SHA-256 is fetched again. Raises `HubError` if that does not help.
+    Raises `HubError` if it arrives with another size or SHA-256 again and again.
     """
+    path = fetch_right(remote, item, incoming)
+    if path is None:
+        raise HubError(
+            f"{item.file} from {remote.name} arrived {FETCHES} times with other bytes than promised (size or SHA-256): "
+            "pull again later; if it stays so, the copy there is damaged, and its owner mends it with "
+            "`shardkit push --repair`"
+        )
+    if item.is_bin:
+        path = bin_to_npy(path)
+    elif not item.sha256:
+        open_shard(path)
+    os.replace(path, target)
+
+
+def fetch_right(remote: Remote, item: WantedFile, incoming: Path) -> Path | None:
+    """Fetch one file into the folder `incoming`, again if it arrives wrong; None if it does so `FETCHES` times."""
     for attempt in range(FETCHES):
         path, sha256 = remote.fetch(item.file, incoming, again=attempt > 0)
         if path.stat().st_size == item.size and item.sha256 in ("", sha256):
-            if item.is_bin:
-                path = bin_to_npy(path)
-            elif not item.sha256:
-                open_shard(path)
-            os.replace(path, target)
-            return
+            return path
         path.unlink()
-    raise HubError(
-        f"{item.file} from {remote.name} arrived {FETCHES} times with other bytes than promised (size or SHA-256): the "
-        "copy there is damaged, its owner must push it again with --overwrite"
-    )
+    return None
 
 
 def write_manifest(directory: Path, manifest: bytes) -> None:

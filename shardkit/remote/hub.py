@@ -7,6 +7,7 @@ import io
 import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -51,6 +52,7 @@ class HubRemote:
         self._commit: str | None = None
         self._listed: dict[str, RepoFile] = {}
         self._staged: dict[str, CommitOperationAdd] = {}
+        self._distrusted: set[str] = set()
         self._mark: bytes | None = None
         self._holder: tuple[bytes | None] | None = None  # the mark at the commit that was seen last, if it was read
 
@@ -135,21 +137,35 @@ class HubRemote:
         with open(path, "wb", buffering=0) as target:
             return path, self._call(f"download {file}", Download(url, target, self.stopping))
 
+    def discard(self, shards: Sequence[ShardInfo]) -> None:
+        doomed = {shard.sha256 for shard in shards}
+
+        def delete() -> None:
+            # The Hub asks for no bytes of an object that it has, so the object goes; its pointers in all commits stay.
+            stored = [f for f in self._api.list_lfs_files(self.repo_id, repo_type="dataset") if f.file_oid in doomed]
+            self._api.permanently_delete_lfs_files(self.repo_id, stored, rewrite_history=False, repo_type="dataset")
+
+        self._call("delete what is served wrong from", delete)
+        self._distrusted |= {shard.file for shard in shards}
+
     def upload(self, path: Path, shard: ShardInfo) -> None:
-        operation = CommitOperationAdd(path_in_repo=shard.file, path_or_fileobj=path)
-        # Our SHA-256, checked a moment ago, is the LFS oid: the client would read and hash the file once more for it.
-        operation.upload_info.sha256 = bytes.fromhex(shard.sha256)
-        send = partial(
-            self._api.preupload_lfs_files,
-            self.repo_id,
-            [operation],
-            repo_type="dataset",
-            revision=self.branch,
-            num_threads=1,
-            free_memory=False,
-        )
-        self._call(f"upload {shard.file}", send)
-        self._staged[shard.file] = operation
+        def send() -> CommitOperationAdd:
+            # A file object goes by LFS and not by Xet, whose client keeps notes of what it has sent before.
+            with open(path, "rb") if shard.file in self._distrusted else nullcontext(path) as source:
+                operation = CommitOperationAdd(path_in_repo=shard.file, path_or_fileobj=source)
+                # Our SHA-256, checked a moment ago, is the LFS oid: the client would read and hash the file for it.
+                operation.upload_info.sha256 = bytes.fromhex(shard.sha256)
+                self._api.preupload_lfs_files(
+                    self.repo_id,
+                    [operation],
+                    repo_type="dataset",
+                    revision=self.branch,
+                    num_threads=1,
+                    free_memory=False,
+                )
+            return operation
+
+        self._staged[shard.file] = self._call(f"upload {shard.file}", send)
 
     def claimed_by(self) -> bytes | None:
         if self._holder is None:
@@ -205,20 +221,23 @@ class HubRemote:
         if not changes:
             return self._commit
         try:
-            return self._api.create_commit(
+            made = self._api.create_commit(
                 self.repo_id,
                 changes,
                 commit_message=message,
                 repo_type="dataset",
                 revision=self.branch,
                 parent_commit=self._commit,
-            ).oid
+            )
         except EntryNotFoundError as error:  # what was to be deleted is gone
             raise PlaceChanged(f"{self.name} has changed meanwhile") from error
         except HfHubHTTPError as error:
             if error.response.status_code == _PARENT_IS_OLD:
                 raise PlaceChanged(f"{self.name} has changed meanwhile") from error
             raise
+        for file in (file for file, content in small.items() if content is None):
+            self._listed.pop(file, None)
+        return made.oid
 
     def tag(self, name: str, *, overwrite: bool) -> None:
         api, repo = self._api, self.repo_id

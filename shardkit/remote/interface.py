@@ -84,6 +84,9 @@ class Remote(Protocol):
         `commit` raise `HubError` once the place has another mark, or none.
         """
 
+    def discard(self, shards: Sequence[ShardInfo]) -> None:
+        """Forget the bytes of `shards`, which are served wrong: the next `upload` sends them, whatever is there."""
+
     def upload(self, path: Path, shard: ShardInfo) -> None:
         """Send the bytes of a shard. Thread-safe; not acknowledged until `commit`."""
 

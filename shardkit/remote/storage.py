@@ -134,6 +134,9 @@ class FsspecRemote:
         self._mark = mark
         self.commit([], small, message)
 
+    def discard(self, shards: Sequence[ShardInfo]) -> None:
+        """Nothing to do: an upload replaces what is there."""
+
     def upload(self, path: Path, shard: ShardInfo) -> None:
         def put() -> None:
             if not self._still_ours([shard], {}):

@@ -1,4 +1,4 @@
-"""An S3 on loopback, and a bucket in it for each test."""
+"""The places that datasets are pushed to: the Hub, a folder, and S3, all of them here."""
 
 from __future__ import annotations
 
@@ -39,3 +39,15 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3_server: str) -> I
     s3fs.S3FileSystem().mkdir(name)
     yield f"s3://{name}/sets/demo"
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(params=["hub", "folder", "s3"])
+def repo(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A place of each kind, with nothing in it."""
+    if request.param == "hub":
+        request.getfixturevalue("hub")
+        yield "alice/demo"
+    elif request.param == "folder":
+        yield str(tmp_path / "far")
+    else:
+        yield request.getfixturevalue("bucket")

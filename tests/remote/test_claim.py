@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,6 @@ from shardkit.remote.pull import pull
 from shardkit.remote.push import push
 from shardkit.remote.storage import FsspecRemote
 from shardkit.remote.uploader import Uploader
-
-
-@pytest.fixture(params=["hub", "folder", "s3"])
-def repo(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A place of each kind, with nothing in it."""
-    if request.param == "hub":
-        request.getfixturevalue("hub")
-        yield "alice/demo"
-    elif request.param == "folder":
-        yield str(tmp_path / "far")
-    else:
-        yield request.getfixturevalue("bucket")
 
 
 def at_the_first(

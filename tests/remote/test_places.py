@@ -214,7 +214,7 @@ def test_bytes_damaged_at_the_remote_are_found_and_mended_by_overwrite(place: tu
     push(tmp_path / "a", repo)
     target = f"{repo}/{manifest.shards[1].file}"
     fs.pipe_file(target, fs.cat_file(target)[:-1] + b"\0")
-    with pytest.raises(HubError, match=r"arrived 3 times with other bytes .* --overwrite"):
+    with pytest.raises(HubError, match="arrived 3 times with other bytes"):
         pull(repo, tmp_path / "b")
     assert not (tmp_path / "b" / MANIFEST_NAME).exists()
     push(tmp_path / "a", repo, overwrite=True)
