@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import random
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from huggingface_hub import (
     CommitOperationAdd,
@@ -29,7 +30,7 @@ from shardkit.errors import HubError
 from shardkit.files import sha256_file
 from shardkit.network import with_retries
 from shardkit.remote.claim import LOOKS, always_changing, is_complete, is_written, not_ours_any_more
-from shardkit.remote.hub_client import CLIENT, Download
+from shardkit.remote.hub_client import CLIENT, Download, SilentError, while_bytes_come
 from shardkit.remote.interface import CLAIM_FILE, PlaceChanged, RemoteFile
 
 CommitOperation = CommitOperationAdd | CommitOperationCopy | CommitOperationDelete  # what the client's list holds
@@ -53,6 +54,7 @@ class HubRemote:
         self._listed: dict[str, RepoFile] = {}
         self._staged: dict[str, CommitOperationAdd] = {}
         self._distrusted: set[str] = set()
+        self._xet_is_silent = False
         self._mark: bytes | None = None
         self._holder: tuple[bytes | None] | None = None  # the mark at the commit that was seen last, if it was read
 
@@ -118,24 +120,33 @@ class HubRemote:
 
         return self._call(f"read {file}", get)
 
-    def fetch(self, file: str, folder: Path, *, again: bool) -> tuple[Path, str]:
+    def fetch(self, file: str, folder: Path, *, again: bool) -> tuple[Path, str]:  # noqa: ARG002 (no copy here is trusted)
         listed = self._listed.get(file)
-        if listed is not None and listed.xet_hash and is_xet_available():
-            get = partial(
-                self._api.hf_hub_download,
-                self.repo_id,
-                file,
-                repo_type="dataset",
-                revision=self.revision,
-                local_dir=folder,
-                force_download=again,
-            )
-            path = Path(self._call(f"download {file}", get))
-            return path, sha256_file(path)
+        if listed is not None and listed.xet_hash and is_xet_available() and not self._xet_is_silent:
+            try:
+                path = self._call(f"download {file}", partial(self._fetch_by_xet, file, folder))
+                return path, sha256_file(path)
+            except SilentError:
+                self._xet_is_silent = True  # from here on by HTTP, which goes on from where a connection broke
         path = folder / Path(file).name
         url = hf_hub_url(self.repo_id, file, repo_type="dataset", revision=self.revision)
         with open(path, "wb", buffering=0) as target:
             return path, self._call(f"download {file}", Download(url, target, self.stopping))
+
+    def _fetch_by_xet(self, file: str, folder: Path) -> Path:
+        own = tempfile.mkdtemp(dir=folder)  # where there is no copy yet, and a call left to itself disturbs nobody
+
+        def get(bar: type[Any]) -> str:
+            return self._api.hf_hub_download(
+                self.repo_id,
+                file,
+                repo_type="dataset",
+                revision=self.revision,
+                local_dir=own,
+                tqdm_class=bar,
+            )
+
+        return Path(while_bytes_come(get, self.stopping))
 
     def discard(self, shards: Sequence[ShardInfo]) -> None:
         doomed = {shard.sha256 for shard in shards}

@@ -1,8 +1,8 @@
 """`push`, and what `tokenize --push` needs: a dataset to a remote, verified and resumable.
 
 Decides in which order files are written at the remote: it holds a whole dataset once `manifest.json` is there, which is
-written last; until then the claim under `.shardkit/` says whose push is in progress. How bytes travel is for the remotes
-and the `Uploader`, and whose a place is, for `claim.py`.
+written last; until then the claim under `.shardkit/` says whose push is in progress (`claim.py`). How bytes travel is
+for the remotes and the `Uploader`.
 """
 
 from __future__ import annotations

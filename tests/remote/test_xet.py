@@ -119,6 +119,37 @@ def test_bytes_that_the_store_lost_are_sent_again_by_repair(
     assert tree_of(tmp_path / "b") == tree_of(tmp_path / "a")
 
 
+IMPATIENT = """
+import sys
+from shardkit.cli import run
+from shardkit.remote import hub_client
+
+hub_client.SILENT_SECONDS = 0.5
+sys.argv[0] = "shardkit"
+run()
+"""
+
+
+@pytest.mark.parametrize("silent", ["/_xorb/", "/_cas/v1/reconstructions/", "/xet-read-token/"])
+def test_a_download_by_xet_that_falls_silent_goes_on_by_http(
+    hub: HubServer, tmp_path: Path, environment: dict[str, str], silent: str
+) -> None:
+    make_dataset(tmp_path / "a", tokens=50_000)
+    run(environment, "push", tmp_path / "a", REPO)
+    fault = hub.fault("hold", "GET", silent, times=None)
+    done = subprocess.run(
+        [sys.executable, "-c", IMPATIENT, "pull", REPO, str(tmp_path / "b"), "--json"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    fault.gate.set()
+    assert done.returncode == 0, done.stderr
+    assert fault.fired >= 1
+    assert tree_of(tmp_path / "b") == tree_of(tmp_path / "a")
+
+
 @pytest.mark.parametrize("nth", [1, 3])
 def test_a_push_by_xet_that_is_killed_goes_on(
     hub: HubServer, tmp_path: Path, environment: dict[str, str], nth: int
