@@ -199,7 +199,7 @@ class HubRemote:
                 files = {path: _as_listed(item) for path, item in self._listed.items()}
                 if is_written(self, files, shards, small) and (ours or is_complete(files)):
                     break
-            if not ours:
+            if not ours or (again and self._mark is None):  # without a claim, nobody says whose the change is
                 raise not_ours_any_more(self)
             try:
                 self._commit = self._call("commit to", partial(self._send_commit, shards, small, message))

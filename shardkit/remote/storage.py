@@ -18,7 +18,7 @@ from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, ShardInfo
 from shardkit.errors import UsageError
 from shardkit.files import sha256_file
 from shardkit.network import with_retries
-from shardkit.remote.claim import LOOKS, is_complete, is_written, not_ours_any_more
+from shardkit.remote.claim import is_complete, is_written, not_ours_any_more
 from shardkit.remote.interface import CLAIM_FILE, PlaceChanged, RemoteFile
 from shardkit.remote.upload_record import UploadRecord, is_record
 
@@ -96,10 +96,10 @@ class FsspecRemote:
             }
 
         def look_again() -> dict[str, RemoteFile]:
-            for _ in range(LOOKS):
-                with suppress(FileNotFoundError):  # somebody else took a file away since it was listed
-                    return look()
-            return look()
+            try:
+                return look()
+            except FileNotFoundError:  # somebody else may have taken a file away since it was listed
+                return look()
 
         return self._call("list", look_again)
 
@@ -204,12 +204,11 @@ class FsspecRemote:
 
     def _create(self, file: str, content: bytes) -> bool:
         """Write `file` only if there is none, all of it at once where the place can; False if there is one."""
-        target = self._at(file)
+        target, whole = self._at(file), self._first_name(file)
         try:
             if self.local_folder is None:
                 self._fs.pipe_file(target, content, mode="create")
                 return True
-            whole = self._first_name(file)
             self._fs.pipe_file(whole, content)
             try:
                 os.link(whole, target)
