@@ -35,7 +35,13 @@ def claim_for(
     for _ in range(LOOKS):
         files = remote.files()
         held = remote.claimed_by()
-        small = begin(files, held)
+        if (held is None) != (CLAIM_FILE not in files):
+            continue  # it has come or gone between the two looks
+        try:
+            small = begin(files, held)
+        except HubError:
+            remote.release()
+            raise
         if small is None:
             return files
         clears = any(holds_data(name) for name in small)

@@ -189,6 +189,9 @@ class HubRemote:
         self._mark = mark
         self._holder = (mark,)
 
+    def release(self) -> None:
+        """Nothing to do: a claim is made only of a place that has not changed."""
+
     def commit(self, shards: Sequence[ShardInfo], small: Mapping[str, bytes | None], message: str) -> None:
         again = False
         if not shards and not small:

@@ -84,6 +84,9 @@ class Remote(Protocol):
         `commit` raise `HubError` once the place has another mark, or none.
         """
 
+    def release(self) -> None:
+        """Take back a claim that `claim` may have made before it raised `PlaceChanged`."""
+
     def discard(self, shards: Sequence[ShardInfo]) -> None:
         """Forget the bytes of `shards`, which are served wrong: the next `upload` sends them, whatever is there."""
 

@@ -127,12 +127,16 @@ class FsspecRemote:
                 self._delete(CLAIM_FILE)
             if not self._call(f"write {CLAIM_FILE}", partial(self._create, CLAIM_FILE, mark)):
                 raise PlaceChanged(f"{self.name} has changed meanwhile")
+            self._mark = mark
             self.files()
-            if _without_claim(self._seen) != _without_claim(seen):  # another push has begun and ended since
-                self._delete(CLAIM_FILE)
+            if _without_claim(self._seen) != _without_claim(seen):  # others were there between the look and the claim
                 raise PlaceChanged(f"{self.name} has changed meanwhile")
         self._mark = mark
         self.commit([], small, message)
+
+    def release(self) -> None:
+        if self._mark is not None and self.claimed_by() == self._mark:
+            self._delete(CLAIM_FILE)
 
     def discard(self, shards: Sequence[ShardInfo]) -> None:
         """Nothing to do: an upload replaces what is there."""
@@ -150,15 +154,10 @@ class FsspecRemote:
                 raise ConnectionAbortedError("stopped")
             if not self._direct and self._still_ours([shard], {}):
                 self._fs.mv(target, self._at(shard.file))
+            elif not self._direct:
+                self._tidy()
 
-        def put_unless_complete() -> None:
-            try:
-                put()
-            except FileNotFoundError:  # another push of the same has completed it, and tidied up
-                if self._still_ours([shard], {}):
-                    raise
-
-        self._call(f"upload {shard.file}", put_unless_complete)
+        self._call(f"upload {shard.file}", partial(self._unless_complete, put, [shard]))
 
     def commit(self, shards: Sequence[ShardInfo], small: Mapping[str, bytes | None], message: str) -> None:  # noqa: ARG002
         if not self._still_ours(shards, small):
@@ -174,12 +173,11 @@ class FsspecRemote:
                 self._write(file, content)
             else:
                 self._delete(file)
-        if small.get(MANIFEST_NAME) is not None:
+        # What completed the dataset may have been another push of it, while we wrote.
+        if small.get(MANIFEST_NAME) is not None or (shards and not self._still_ours(shards, {})):
             for file in self._record.files:
                 self._delete(file)
             self._tidy()
-        elif shards:
-            self._still_ours(shards, {})
 
     def tag(self, name: str, *, overwrite: bool) -> None:  # noqa: ARG002
         raise UsageError(f"{self.name} is not a Hub repo: leave --tag {name} out")
@@ -191,7 +189,15 @@ class FsspecRemote:
             if not self._direct:
                 self._fs.mv(target, self._at(file))
 
-        self._call(f"write {file}", write)
+        self._call(f"write {file}", partial(self._unless_complete, write, []))
+
+    def _unless_complete(self, write: Callable[[], None], shards: Sequence[ShardInfo]) -> None:
+        """Run `write`; what another push of the same, which has completed it, tidied away meanwhile is no failure."""
+        try:
+            write()
+        except (FileNotFoundError, FileExistsError):  # the folder of working files comes and goes
+            if self._still_ours(shards, {}):
+                raise
 
     def _delete(self, file: str) -> None:
         def delete() -> None:
@@ -204,8 +210,9 @@ class FsspecRemote:
 
     def _create(self, file: str, content: bytes) -> bool:
         """Write `file` only if there is none, all of it at once where the place can; False if there is one."""
-        target, whole = self._at(file), self._first_name(file)
+        target = self._at(file)
         try:
+            whole = self._first_name(file)
             if self.local_folder is None:
                 self._fs.pipe_file(target, content, mode="create")
                 return True
@@ -219,7 +226,7 @@ class FsspecRemote:
                     created.write(content)
             finally:
                 os.unlink(whole)
-        except FileExistsError:
+        except (FileExistsError, FileNotFoundError):  # or its folder was tidied away this moment
             return False
         return True
 
@@ -241,16 +248,18 @@ class FsspecRemote:
 
     def _tidy(self) -> None:
         """Remove what killed pushes left half written, and the folder of working files if it is empty then."""
-        work = self._at(WORK_DIR)
-        if self._direct or not self._fs.isdir(work):
-            return
-        self._fs.invalidate_cache()
-        names = self._call("list", partial(self._fs.ls, work, detail=False))
-        for name in names:
-            if name.endswith(".part"):
-                self._delete(f"{WORK_DIR}/{Path(name).name}")
-        with suppress(OSError):  # it is not empty
-            self._fs.rmdir(work)
+
+        def tidy() -> None:
+            work = self._at(WORK_DIR)
+            self._fs.invalidate_cache()
+            with suppress(OSError):  # it is not there, or not empty
+                for name in self._fs.ls(work, detail=False):
+                    if name.endswith(".part"):
+                        self._fs.rm_file(name)
+                self._fs.rmdir(work)
+
+        if not self._direct:
+            self._call("tidy", tidy)
 
     def _at(self, file: str) -> str:
         return f"{self._root}/{file}" if file else self._root

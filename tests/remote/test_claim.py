@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -78,40 +79,48 @@ def test_a_place_where_another_dataset_is_on_its_way_is_refused_and_left_alone(
     assert holds(repo, tmp_path / "a", tmp_path / "c")
 
 
-def test_of_two_that_begin_at_once_one_ends_well_and_its_dataset_is_there(
-    repo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    names = ["a", "b", "c"]
-    for seed, name in enumerate(names):
-        make_dataset(tmp_path / name, seed=seed)
-    together = threading.Barrier(len(names))
+def push_at_once(monkeypatch: pytest.MonkeyPatch, repo: str, folders: list[Path]) -> list[str]:
+    """Push each folder in a thread of its own, all claiming the place in the same moment; the errors, "" for none."""
+    together = threading.Barrier(len(folders))
     for kind in (HubRemote, FsspecRemote):
-        real, first = kind.claim, threading.local()
+        real, thread = kind.claim, threading.local()
 
-        def claim(self: Any, *arguments: Any, real: Any = real, first: Any = first) -> Any:
-            if not hasattr(first, "was"):
-                first.was = together.wait(60)
+        def claim(self: Any, *arguments: Any, real: Any = real, thread: Any = thread) -> Any:
+            if not hasattr(thread, "waited"):
+                thread.waited = together.wait(60)
             return real(self, *arguments)
 
         monkeypatch.setattr(kind, "claim", claim)
-    ended: dict[str, str] = {}
 
-    def run(name: str) -> None:
+    def run(folder: Path) -> str:
         try:
-            push(tmp_path / name, repo)
-            ended[name] = ""
+            push(folder, repo)
         except ShardkitError as error:
-            ended[name] = str(error)
+            return str(error)
+        return ""
 
-    threads = [threading.Thread(target=run, args=(name,)) for name in names]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    winners = [name for name in names if ended[name] == ""]
-    assert len(winners) == 1, ended
-    assert all("another dataset" in text for text in ended.values() if text)
-    assert holds(repo, tmp_path / winners[0], tmp_path / "pulled")
+    with ThreadPoolExecutor(len(folders)) as threads:
+        return list(threads.map(run, folders))
+
+
+def test_of_three_that_begin_at_once_one_ends_well_and_its_dataset_is_there(
+    repo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [tmp_path / name for name in ("a", "b", "c")]
+    for seed, folder in enumerate(folders):
+        make_dataset(folder, seed=seed)
+    errors = push_at_once(monkeypatch, repo, folders)
+    (winner,) = (folder for folder, error in zip(folders, errors, strict=True) if not error)
+    assert sum("another dataset" in error for error in errors) == 2, errors
+    assert holds(repo, winner, tmp_path / "pulled")
+
+
+def test_three_that_push_the_same_at_once_all_end_well(
+    repo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_dataset(tmp_path / "a")
+    assert push_at_once(monkeypatch, repo, [tmp_path / "a"] * 3) == ["", "", ""]
+    assert holds(repo, tmp_path / "a", tmp_path / "pulled")
 
 
 MOMENTS: dict[str, tuple[str, Callable[..., bool]]] = {
@@ -185,6 +194,7 @@ def test_while_a_dataset_is_replaced_a_reader_finds_the_old_the_new_or_an_unfini
 # -- tokenize --push ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("repo", ["hub", "folder"], indirect=True)
 @pytest.mark.parametrize("moment", ["claim", "upload"])
 def test_a_second_run_is_refused_before_it_makes_a_shard(
     repo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
