@@ -126,6 +126,7 @@ def tokenize(source: str, as_json: bool, **options: Any) -> None:
 @click.option("--revision", help="Branch of the Hub repo; made if need be.")
 @click.option("--tag", help="Name the resulting commit.")
 @click.option("--overwrite", is_flag=True, help="Replace another dataset that is there.")
+@click.option("--repair", is_flag=True, help="Read back what is there, and send again what is served wrong.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
 def push(directory: Path, repo: str, as_json: bool, **options: Any) -> None:
     """Send the dataset folder DIR to REPO: only what is missing there, verified, the manifest last.

@@ -137,7 +137,7 @@ SIGNATURES = {
     "printable": "text lines",
     "public_address": "address",
     "pull": "repo directory revision split shards allow_gaps workers progress",
-    "push": "directory repo private revision tag overwrite workers progress",
+    "push": "directory repo private revision tag overwrite repair workers progress",
     "tokenize": "source out name split revision text_field separator skip_bad_rows tokenizer encoder shard_tokens "
     "val_shards prefix workers max_docs max_tokens transform filter runner push private max_disk overwrite progress "
     "chunk_bytes",
@@ -178,7 +178,7 @@ OPTIONS = {
     "tokenize": "source --out --name --split --revision --text-field --separator --skip-bad-rows --tokenizer --encoder "
     "--shard-tokens --val-shards --prefix --workers --max-docs --max-tokens --push --private --max-disk --runner "
     "--overwrite --json",
-    "push": "directory repo --private --revision --tag --overwrite --json",
+    "push": "directory repo --private --revision --tag --overwrite --repair --json",
     "pull": "repo directory --revision --split --shards --allow-gaps --json",
     "info": "directory --json",
     "verify": "directory --hashes --json",

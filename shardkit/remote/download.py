@@ -16,7 +16,7 @@ from shardkit.dataset.llmc import bin_to_npy
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, ShardInfo
 from shardkit.dataset.shards import open_shard
 from shardkit.errors import DiskFull, HubError, ShardError
-from shardkit.files import atomic_write, format_bytes, free_bytes, read_small_file, remove_tree, write_error
+from shardkit.files import atomic_write, format_bytes, free_bytes, read_small_file, remove_tree
 from shardkit.remote.interface import Remote
 from shardkit.remote.threads import TransferThreads
 from shardkit.remote.uploader import TransferProgress
@@ -109,25 +109,33 @@ def is_right(path: Path, item: WantedFile) -> bool:
 def download_verified(remote: Remote, item: WantedFile, incoming: Path, target: Path) -> None:
     """Fetch one file into the folder `incoming`, check it, and only then move it to `target`.
 
-    A file that arrives with another size or SHA-256 is fetched again. Raises `HubError` if that does not help.
+    Raises `HubError` if it arrives with another size or SHA-256 again and again.
     """
+    path = fetch_right(remote, item, incoming)
+    if path is None:
+        raise HubError(
+            f"{item.file} from {remote.name} arrived {FETCHES} times with other bytes than promised (size or SHA-256): "
+            "pull again later; if it stays so, the copy there is damaged, and its owner mends it with "
+            "`shardkit push --repair`"
+        )
+    if item.is_bin:
+        path = bin_to_npy(path)
+    elif not item.sha256:
+        open_shard(path)
+    try:
+        os.replace(path, target)
+    except OSError as error:  # a folder of that name
+        raise write_error(error, target, 0) from error
+
+
+def fetch_right(remote: Remote, item: WantedFile, incoming: Path) -> Path | None:
+    """Fetch one file into the folder `incoming`, again if it arrives wrong; None if it does so `FETCHES` times."""
     for attempt in range(FETCHES):
         path, sha256 = remote.fetch(item.file, incoming, again=attempt > 0)
         if path.stat().st_size == item.size and item.sha256 in ("", sha256):
-            if item.is_bin:
-                path = bin_to_npy(path)
-            elif not item.sha256:
-                open_shard(path)
-            try:
-                os.replace(path, target)
-            except OSError as error:  # a folder of that name
-                raise write_error(error, target, 0) from error
-            return
+            return path
         path.unlink()
-    raise HubError(
-        f"{item.file} from {remote.name} arrived {FETCHES} times with other bytes than promised (size or SHA-256): the "
-        "copy there is damaged, its owner must push it again with --overwrite"
-    )
+    return None
 
 
 def write_manifest(directory: Path, manifest: bytes) -> None:

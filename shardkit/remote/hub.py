@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import random
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from huggingface_hub import (
     CommitOperationAdd,
@@ -17,19 +20,22 @@ from huggingface_hub import (
     HfApi,
     hf_hub_url,
 )
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils._runtime import is_xet_available
 
+from shardkit import network
 from shardkit.dataset.manifest import ShardInfo
 from shardkit.errors import HubError
 from shardkit.files import sha256_file
-from shardkit.network import TRIES, with_retries
-from shardkit.remote.hub_client import CLIENT, Download
-from shardkit.remote.interface import RemoteFile, check_small
+from shardkit.network import with_retries
+from shardkit.remote.claim import LOOKS, always_changing, is_complete, is_written, not_ours_any_more
+from shardkit.remote.hub_client import CLIENT, Download, SilentError, while_bytes_come
+from shardkit.remote.interface import CLAIM_FILE, PlaceChanged, RemoteFile, check_small
 
 CommitOperation = CommitOperationAdd | CommitOperationCopy | CommitOperationDelete  # what the client's list holds
 Result = TypeVar("Result")
+_PARENT_IS_OLD = 412  # "A commit has happened since. Please refresh and try again."
 
 
 class HubRemote:
@@ -47,6 +53,10 @@ class HubRemote:
         self._commit: str | None = None
         self._listed: dict[str, RepoFile] = {}
         self._staged: dict[str, CommitOperationAdd] = {}
+        self._distrusted: set[str] = set()
+        self._xet_is_silent = False
+        self._mark: bytes | None = None
+        self._holder: tuple[bytes | None] | None = None  # the mark at the commit that was seen last, if it was read
 
     @property
     def revision(self) -> str:
@@ -87,12 +97,13 @@ class HubRemote:
         # snapshot_download is not asked: into a folder with files it calls a 401, 404 or 503 a success
         head = partial(self._api.repo_info, self.repo_id, repo_type="dataset", revision=self.branch)
         self._commit = self._call("look at", head).sha
+        self._holder = None
         return self._call("list", partial(self._tree, self._commit))
 
     def _tree(self, revision: str | None) -> dict[str, RemoteFile]:
         tree = self._api.list_repo_tree(self.repo_id, recursive=True, revision=revision, repo_type="dataset")
         self._listed = {item.path: item for item in tree if isinstance(item, RepoFile)}
-        return {path: RemoteFile(item.size, item.lfs.sha256 if item.lfs else "") for path, item in self._listed.items()}
+        return {path: _as_listed(item) for path, item in self._listed.items()}
 
     def read(self, file: str) -> bytes:
         url = hf_hub_url(self.repo_id, file, repo_type="dataset", revision=self.revision)
@@ -111,78 +122,138 @@ class HubRemote:
 
         return self._call(f"read {file}", get)
 
-    def fetch(self, file: str, folder: Path, *, again: bool) -> tuple[Path, str]:
+    def fetch(self, file: str, folder: Path, *, again: bool) -> tuple[Path, str]:  # noqa: ARG002 (no copy here is trusted)
         listed = self._listed.get(file)
-        if listed is not None and listed.xet_hash and is_xet_available():
-            get = partial(
-                self._api.hf_hub_download,
-                self.repo_id,
-                file,
-                repo_type="dataset",
-                revision=self.revision,
-                local_dir=folder,
-                force_download=again,
-            )
-            path = Path(self._call(f"download {file}", get))
-            return path, sha256_file(path)
+        if listed is not None and listed.xet_hash and is_xet_available() and not self._xet_is_silent:
+            try:
+                path = self._call(f"download {file}", partial(self._fetch_by_xet, file, folder))
+                return path, sha256_file(path)
+            except SilentError:
+                self._xet_is_silent = True  # from here on by HTTP, which goes on from where a connection broke
         path = folder / Path(file).name
         url = hf_hub_url(self.repo_id, file, repo_type="dataset", revision=self.revision)
         with open(path, "wb", buffering=0) as target:
             return path, self._call(f"download {file}", Download(url, target, self.stopping))
 
+    def _fetch_by_xet(self, file: str, folder: Path) -> Path:
+        own = tempfile.mkdtemp(dir=folder)  # where there is no copy yet, and a call left to itself disturbs nobody
+
+        def get(bar: type[Any]) -> str:
+            return self._api.hf_hub_download(
+                self.repo_id,
+                file,
+                repo_type="dataset",
+                revision=self.revision,
+                local_dir=own,
+                tqdm_class=bar,
+            )
+
+        return Path(while_bytes_come(get, self.stopping))
+
+    def discard(self, shards: Sequence[ShardInfo]) -> None:
+        doomed = {shard.sha256 for shard in shards}
+
+        def delete() -> None:
+            # The Hub asks for no bytes of an object that it has, so the object goes; its pointers in all commits stay.
+            stored = [f for f in self._api.list_lfs_files(self.repo_id, repo_type="dataset") if f.file_oid in doomed]
+            self._api.permanently_delete_lfs_files(self.repo_id, stored, rewrite_history=False, repo_type="dataset")
+
+        self._call("delete what is served wrong from", delete)
+        self._distrusted |= {shard.file for shard in shards}
+
     def upload(self, path: Path, shard: ShardInfo) -> None:
-        operation = CommitOperationAdd(path_in_repo=shard.file, path_or_fileobj=path)
-        # Our SHA-256, checked a moment ago, is the LFS oid: the client would read and hash the file once more for it.
-        operation.upload_info.sha256 = bytes.fromhex(shard.sha256)
-        send = partial(
-            self._api.preupload_lfs_files,
-            self.repo_id,
-            [operation],
-            repo_type="dataset",
-            revision=self.branch,
-            num_threads=1,
-            free_memory=False,
-        )
-        self._call(f"upload {shard.file}", send)
-        self._staged[shard.file] = operation
+        def send() -> CommitOperationAdd:
+            # A file object goes by LFS and not by Xet, whose client keeps notes of what it has sent before.
+            with open(path, "rb") if shard.file in self._distrusted else nullcontext(path) as source:
+                operation = CommitOperationAdd(path_in_repo=shard.file, path_or_fileobj=source)
+                # Our SHA-256, checked a moment ago, is the LFS oid: the client would read and hash the file for it.
+                operation.upload_info.sha256 = bytes.fromhex(shard.sha256)
+                self._api.preupload_lfs_files(
+                    self.repo_id,
+                    [operation],
+                    repo_type="dataset",
+                    revision=self.branch,
+                    num_threads=1,
+                    free_memory=False,
+                )
+            return operation
+
+        self._staged[shard.file] = self._call(f"upload {shard.file}", send)
+
+    def claimed_by(self) -> bytes | None:
+        if self._holder is None:
+            self._holder = (self.read(CLAIM_FILE) if CLAIM_FILE in self._listed else None,)
+        return self._holder[0]
+
+    def claim(self, mark: bytes, held: bytes | None, small: Mapping[str, bytes | None], message: str) -> None:
+        wanted = dict(small) if held == mark else {CLAIM_FILE: mark, **small}
+        self._commit = self._call("commit to", partial(self._send_commit, [], wanted, message))
+        self._mark = mark
+        self._holder = (mark,)
+
+    def release(self) -> None:
+        """Nothing to do: a claim is made only of a place that has not changed."""
 
     def commit(self, shards: Sequence[ShardInfo], small: Mapping[str, bytes | None], message: str) -> None:
-        tries = iter(range(TRIES))
-
-        def send() -> str:
-            if next(tries) == 0:
-                try:
-                    return self._send_commit(shards, small, message, None)
-                except EntryNotFoundError:
-                    pass  # what was to be deleted is gone: somebody else is pushing the same
-            # A commit whose answer was lost has happened: now only what is not there is sent.
-            return self._send_commit(shards, small, message, self._tree(self.branch))
-
-        self._commit = self._call("commit to", send)
+        again = False
+        if not shards and not small:
+            self.files()
+        for _ in range(LOOKS):
+            ours = self.claimed_by() == self._mark
+            if again or not ours:
+                files = {path: _as_listed(item) for path, item in self._listed.items()}
+                if is_written(self, files, shards, small) and (ours or is_complete(files)):
+                    break
+            if not ours or (again and self._mark is None):  # without a claim, nobody says whose the change is
+                raise not_ours_any_more(self)
+            try:
+                self._commit = self._call("commit to", partial(self._send_commit, shards, small, message))
+                break
+            except PlaceChanged:
+                self.files()
+                again = True
+                self.stopping.wait(random.random() * network.FIRST_WAIT_SECONDS)  # not in step with others
+        else:
+            raise always_changing(self)
         for shard in shards:
-            del self._staged[shard.file]
+            self._staged.pop(shard.file, None)
 
-    def _send_commit(
-        self,
-        shards: Sequence[ShardInfo],
-        small: Mapping[str, bytes | None],
-        message: str,
-        remote_files: Mapping[str, RemoteFile] | None,
-    ) -> str:
-        """Commit what `remote_files` does not list yet (None: not known); returns the commit's name."""
+    def _send_commit(self, shards: Sequence[ShardInfo], small: Mapping[str, bytes | None], message: str) -> str | None:
+        """Commit what is not there yet on top of the commit that was seen last, and no other; returns its name.
+
+        Raises `PlaceChanged` if there are others since (one of them may be ours, its answer lost).
+        """
         changes: list[CommitOperation] = [
             self._staged[shard.file]
             for shard in shards
-            if remote_files is None or remote_files.get(shard.file) != RemoteFile(shard.bytes, shard.sha256)
+            if shard.file not in self._listed
+            or _as_listed(self._listed[shard.file]) != RemoteFile(shard.bytes, shard.sha256)
         ]
         for file, content in small.items():
             if content is not None:
                 changes.append(CommitOperationAdd(path_in_repo=file, path_or_fileobj=content))
-            elif remote_files is None or file in remote_files:
+            elif file in self._listed:
                 changes.append(CommitOperationDelete(path_in_repo=file, is_folder=False))
-        return self._api.create_commit(
-            self.repo_id, changes, commit_message=message, repo_type="dataset", revision=self.branch
-        ).oid
+        if not changes:
+            return self._commit
+        try:
+            made = self._api.create_commit(
+                self.repo_id,
+                changes,
+                commit_message=message,
+                repo_type="dataset",
+                revision=self.branch,
+                parent_commit=self._commit,
+            )
+        except EntryNotFoundError as error:  # what was to be deleted is gone
+            raise PlaceChanged(f"{self.name} has changed meanwhile") from error
+        except HfHubHTTPError as error:
+            if error.response.status_code == _PARENT_IS_OLD:
+                raise PlaceChanged(f"{self.name} has changed meanwhile") from error
+            raise
+        for file in (file for file, content in small.items() if content is None):
+            self._listed.pop(file, None)
+        return made.oid
 
     def tag(self, name: str, *, overwrite: bool) -> None:
         api, repo = self._api, self.repo_id
@@ -203,3 +274,7 @@ class HubRemote:
                 return action()
 
         return with_retries(attempt, self.name, what, self.stopping)
+
+
+def _as_listed(item: RepoFile) -> RemoteFile:
+    return RemoteFile(item.size, item.lfs.sha256 if item.lfs else "")

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from huggingface_hub import get_session, hf_raise_for_status
 from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS, HF_HUB_DOWNLOAD_TIMEOUT
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils.tqdm import progress_bar_states
+from tqdm.std import tqdm
 
 from shardkit.redaction import redact_logs
 
-STALL_SECONDS = 300.0  # without a byte from a server, or to it
+STALL_SECONDS = 300.0  # without a byte from a server, or to it, which may be at work with what it got
+SILENT_SECONDS = 20.0  # without a byte of a download that has begun
+_LISTEN_SECONDS = 0.1
+Result = TypeVar("Result")
 
 
 class ClientSettings:
@@ -119,3 +125,42 @@ class Download:
                 if self._stop.is_set():  # Ctrl-C, or another file that failed for good
                     raise ConnectionAbortedError("stopped")
         return self._digest.hexdigest()
+
+
+class SilentError(Exception):
+    """A transfer from which nothing has been heard for `SILENT_SECONDS`."""
+
+
+def while_bytes_come(transfer: Callable[[type[tqdm[Any]]], Result], stop: threading.Event) -> Result:
+    """Run `transfer(bar)` in a thread of its own, and return what it returns: a call of the client that takes the class
+    `bar` for its progress bars, and so says that bytes arrive.
+
+    Raises `SilentError` if none do for `SILENT_SECONDS`, `ConnectionAbortedError` once `stop` is set. The call, which
+    cannot be cut short, is then left to itself: its files must be nobody else's.
+    """
+    heard, ended = time.monotonic(), threading.Event()
+    future: Future[Result] = Future()
+
+    class Bar(tqdm):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **{**options, "disable": True})
+
+        def update(self, n: float | None = 1) -> None:  # noqa: ARG002
+            nonlocal heard
+            heard = time.monotonic()
+
+    def run() -> None:
+        try:
+            with CLIENT.set_for_us():
+                future.set_result(transfer(Bar))
+        except BaseException as error:  # noqa: BLE001 (whoever waits for it gets it)
+            future.set_exception(error)
+        ended.set()
+
+    threading.Thread(target=run, name="shardkit-transfer", daemon=True).start()
+    while not ended.wait(_LISTEN_SECONDS):
+        if stop.is_set():
+            raise ConnectionAbortedError("stopped")
+        if time.monotonic() - heard > SILENT_SECONDS:
+            raise SilentError
+    return future.result()

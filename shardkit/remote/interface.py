@@ -4,7 +4,8 @@ To add a place: write a class with the methods of `Remote` beside `hub.py`, and 
 
 `HubRemote` is a dataset repo, through `huggingface_hub`; `FsspecRemote` is everything else that fsspec reaches: a
 mounted drive, S3, GCS. Both take shards in two steps, `upload` (the bytes) and `commit` (the acknowledgement, with
-small files and deletions), so that the push after a killed one knows what has arrived.
+small files and deletions), so that the push after a killed one knows what has arrived. Both are written only by whoever
+has the claim (`claim.py`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ from shardkit.errors import HubError
 from shardkit.files import SMALL_BYTES, format_bytes
 
 CLAIM_FILE = f"{WORK_DIR}/push.json"
+
+
+class PlaceChanged(HubError):
+    """Somebody else has written to the place since it was looked at: look again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +84,30 @@ class Remote(Protocol):
     def fetch(self, file: str, folder: Path, *, again: bool) -> tuple[Path, str]:
         """Download `file` into `folder`; its path and SHA-256. `again` distrusts every copy on this machine."""
 
+    def claimed_by(self) -> bytes | None:
+        """The mark in the claim file; None if there is none."""
+
+    def claim(self, mark: bytes, held: bytes | None, small: Mapping[str, bytes | None], message: str) -> None:
+        """Put `mark` into the claim file in place of `held`, and write the `small` files as `commit` does.
+
+        Raises `PlaceChanged` if the place is not as the last `files` and `claimed_by` saw it. From now on `upload` and
+        `commit` raise `HubError` once the place has another mark, or none.
+        """
+
+    def release(self) -> None:
+        """Take back a claim that `claim` may have made before it raised `PlaceChanged`."""
+
+    def discard(self, shards: Sequence[ShardInfo]) -> None:
+        """Forget the bytes of `shards`, which are served wrong: the next `upload` sends them, whatever is there."""
+
     def upload(self, path: Path, shard: ShardInfo) -> None:
         """Send the bytes of a shard. Thread-safe; not acknowledged until `commit`."""
 
     def commit(self, shards: Sequence[ShardInfo], small: Mapping[str, bytes | None], message: str) -> None:
-        """Acknowledge uploaded `shards`, then write the `small` files, by name, in their order (None deletes one)."""
+        """Acknowledge uploaded `shards`, then write the `small` files, by name, in their order (None deletes one).
+
+        When it returns, the place was still ours; with nothing to write it makes sure of that alone.
+        """
 
     def tag(self, name: str, *, overwrite: bool) -> None:
         """Give the last commit a name."""

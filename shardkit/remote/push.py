@@ -1,13 +1,13 @@
 """`push`, and what `tokenize --push` needs: a dataset to a remote, verified and resumable.
 
 Decides in which order files are written at the remote: it holds a whole dataset once `manifest.json` is there, which is
-written last; until then a file under `.shardkit/` says that a push is in progress. How bytes travel is for the remotes
-and the `Uploader`.
+written last; until then the claim under `.shardkit/` says whose push is in progress (`claim.py`). How bytes travel is
+for the remotes and the `Uploader`.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +18,10 @@ from shardkit.dataset.manifest import MANIFEST_NAME, Manifest
 from shardkit.errors import HubError, ManifestError, UsageError
 from shardkit.remote.address import open_remote
 from shardkit.remote.card import CARD_NAME, updated_card
+from shardkit.remote.claim import another_dataset, check_not_claimed, claim_for, holds_data, mark
 from shardkit.remote.interface import CLAIM_FILE, Remote, RemoteFile
 from shardkit.remote.listing import names_secrets
+from shardkit.remote.repair import served_wrong
 from shardkit.remote.uploader import TransferProgress, Uploader
 
 
@@ -42,15 +44,17 @@ def push(
     revision: str | None = None,
     tag: str | None = None,
     overwrite: bool = False,
+    repair: bool = False,
     workers: int = 5,
     progress: TransferProgress | None = None,
 ) -> PushResult:
     """Send the dataset in `directory` to `repo`: what is missing there, checked against its SHA-256, manifest last.
 
     `repo` is `user/name` on the Hub, a path, or a URL that fsspec reaches. `revision` is a branch, made if need be;
-    `tag` names the resulting commit. Safe to repeat after any failure. Raises `ManifestError` or `ShardError` for a
-    dataset that does not verify, `HubError` if the remote holds another one (and not `overwrite`), `AuthError`,
-    `UsageError`.
+    `tag` names the resulting commit. With `overwrite` another dataset that is there, or on its way, is replaced. With
+    `repair` every shard that is there is read back first, and one that is served with other bytes than it should have
+    is sent anew. Safe to repeat after any failure. Raises `ManifestError` or `ShardError` for a dataset that does not
+    verify, `HubError` if the remote holds another one (and not `overwrite`), `AuthError`, `UsageError`.
 
     >>> result = push("out", "./remote")
     >>> result.skipped_files  # nothing was there before
@@ -67,13 +71,16 @@ def push(
     if remote.local_folder == directory.resolve():
         raise UsageError(f"{repo} is the folder to push itself: give another place")
     remote.create(private=private)
-    remote_files = _claim(remote, manifest, overwrite=overwrite)
+    wrong = served_wrong(remote, manifest.shards, workers, progress) if repair else []
+    remote_files = _claim(remote, manifest, wrong, overwrite=overwrite)
     if overwrite and not remote.has_commits:
         remote_files = {}  # its record says what arrived, not what is there today
     with Uploader(remote, remote_files, workers=workers, progress=progress) as uploader:
-        for shard in manifest.shards:
-            if not uploader.has(shard):
-                uploader.submit(directory / shard.file, shard)
+        missing = [shard for shard in manifest.shards if not uploader.has(shard)]
+        if repair and missing:
+            remote.discard(missing)
+        for shard in missing:
+            uploader.submit(directory / shard.file, shard)
         uploader.flush()
     publish(remote, manifest, manifest_bytes)
     if tag is not None:
@@ -134,40 +141,37 @@ def _check_local(manifest: Manifest, directory: Path) -> None:
         check_shard(directory / shard.file, shard, dtype=manifest.dtype)
 
 
-def _claim(remote: Remote, manifest: Manifest, *, overwrite: bool) -> dict[str, RemoteFile]:
-    """Refuse or clear what is not this dataset, leave our mark if it is unfinished, and list what is at the remote."""
-    remote_files = remote.files()
-    mark = json.dumps({"fingerprint": manifest.fingerprint}).encode()
-    if MANIFEST_NAME in remote_files and _fingerprint(remote.read(MANIFEST_NAME)) == manifest.fingerprint:
-        return remote_files
-    claimed = CLAIM_FILE in remote_files and remote.read(CLAIM_FILE) == mark
-    ours = {shard.file: RemoteFile(shard.bytes, shard.sha256) for shard in manifest.shards}
-    strangers = [
-        name
-        for name, listed in sorted(remote_files.items())
-        if holds_data(name) and ours.get(name) != listed and not (claimed and name in ours and not listed.sha256)
-    ]
-    if strangers and not overwrite:
-        raise HubError(another_dataset(remote, f"{strangers[0]} and {len(strangers) - 1} other files"))
-    small: dict[str, bytes | None] = {} if claimed else {CLAIM_FILE: mark}
-    # The old manifest goes first: from here on nobody may take what is there for a whole dataset.
-    small |= {name: None for name in (MANIFEST_NAME, *strangers) if name in remote_files}
-    if small:
-        remote.commit([], small, "Begin" if not strangers else "Make way for another dataset")
-    return {name: listed for name, listed in remote_files.items() if name not in small}
+def _claim(remote: Remote, manifest: Manifest, wrong: Sequence[str], *, overwrite: bool) -> dict[str, RemoteFile]:
+    """Refuse or clear what is not this dataset, leave our mark if there is something to do, and list what is there.
 
+    Files that are `wrong` whatever the listing says are cleared too.
+    """
+    ours = mark(fingerprint=manifest.fingerprint)
+    wanted = {shard.file: RemoteFile(shard.bytes, shard.sha256) for shard in manifest.shards}
 
-def holds_data(name: str) -> bool:
-    """Whether a file at a remote, by its name, is a part of a dataset: its manifest, or a shard."""
-    return name == MANIFEST_NAME or ("/" not in name and name.endswith((".npy", ".bin")))
+    def begin(files: Mapping[str, RemoteFile], held: bytes | None) -> dict[str, bytes | None] | None:
+        same = MANIFEST_NAME in files and _fingerprint(remote.read(MANIFEST_NAME)) == manifest.fingerprint
+        whole = all(files.get(name) == file for name, file in wanted.items()) and (remote.has_commits or not overwrite)
+        whole = whole and not wrong
+        if same and whole and held is None:
+            return None
+        if not overwrite:
+            check_not_claimed(remote, held, ours)
+        strangers = [
+            name
+            for name, listed in sorted(files.items(), key=lambda item: (item[0] != MANIFEST_NAME, item[0]))
+            if holds_data(name)
+            and wanted.get(name) != listed
+            and not (held == ours and name in wanted and not listed.sha256)
+        ]
+        if same:  # what is not right is sent again, and what else is there is somebody's who put it there later
+            strangers = [] if whole else [MANIFEST_NAME]
+        elif strangers and not overwrite:
+            raise HubError(another_dataset(remote, f"{strangers[0]} and {len(strangers) - 1} other files"))
+        strangers += [name for name in wrong if name in files]
+        return dict.fromkeys(strangers)  # the old manifest first: from here on nobody takes what is there for a dataset
 
-
-def another_dataset(remote: Remote, what: str) -> str:
-    """The error message for a remote that holds something else, `what`."""
-    return (
-        f"{remote.name} holds another dataset ({what}): push to another repo, or `shardkit push --overwrite` to "
-        "replace what is there"
-    )
+    return claim_for(remote, ours, begin)
 
 
 def _fingerprint(manifest: bytes) -> str:

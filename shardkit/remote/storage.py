@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
+import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest, ShardInfo
-from shardkit.errors import HubError, ManifestError, UsageError
+from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, ShardInfo
+from shardkit.errors import HubError, UsageError
 from shardkit.files import open_file, read_small_file, sha256_file
 from shardkit.network import open_filesystem, with_retries
 from shardkit.redaction import public_address
-from shardkit.remote.interface import RemoteFile, check_small
-from shardkit.remote.upload_record import OLD_RECORD_FILE, UploadRecord, is_record
+from shardkit.remote.claim import is_complete, is_written, not_ours_any_more
+from shardkit.remote.interface import CLAIM_FILE, PlaceChanged, RemoteFile, check_small
+from shardkit.remote.upload_record import UploadRecord, is_record, stated_shards
 
 Result = TypeVar("Result")
 # Object stores show a file only when it is whole; anywhere else a file is written beside its name and then renamed.
@@ -46,7 +50,9 @@ class FsspecRemote:
         self._root = self._root.rstrip("/")
         self._direct = protocol in _WHOLE_OR_NOT_THERE
         self._record = UploadRecord({})
-        self._sizes: dict[str, int] = {}
+        self._seen: dict[str, Any] = {}  # the listing of the last `files`
+        self._mark: bytes | None = None
+        self._writer = uuid.uuid4().hex[:8]  # in the names of half-written files: two who push write two files
         self._stated: dict[str, tuple[int, str]] = {}  # what the manifest there says of its shards
         self._lock = threading.Lock()
         # FTP is one connection, on which nothing may come between a request and its answer
@@ -75,7 +81,7 @@ class FsspecRemote:
             self._call("create", partial(self._fs.makedirs, self._root, exist_ok=True))
 
     def files(self) -> dict[str, RemoteFile]:
-        def list_files() -> dict[str, int]:
+        def look() -> dict[str, RemoteFile]:
             self._fs.invalidate_cache()
             details: dict[str, Any] = {}
             for folder in ("", WORK_DIR):
@@ -84,21 +90,33 @@ class FsspecRemote:
                 self._check_is_empty()
             if unsized := [path for path, info in details.items() if info["size"] is None]:
                 raise HubError(f"{self.name} does not say how long {unsized[0]} is: no dataset can be checked there")
-            return {path[len(self._root) + 1 :]: int(info["size"]) for path, info in details.items()}
+            self._seen = {path[len(self._root) + 1 :]: info for path, info in details.items()}
+            names = [file for file in self._seen if is_record(file) or file == MANIFEST_NAME]
+            small = {file: self._read(file) for file in names}
+            self._stated = stated_shards(small.pop(MANIFEST_NAME, b"{}"))
+            self._record = UploadRecord(small)
+            arrived = {**self._stated, **self._record.entries}
+            sizes = {file: int(info["size"]) for file, info in self._seen.items()}
+            return {
+                file: RemoteFile(size, arrived[file][1] if file in arrived and arrived[file][0] == size else "")
+                for file, size in sizes.items()
+            }
 
-        self._sizes = sizes = self._call("list", list_files)
-        self._stated = _shards_of(self.read(MANIFEST_NAME)) if MANIFEST_NAME in sizes else {}
-        self._record = UploadRecord({file: self.read(file) for file in sizes if is_record(file)})
-        arrived = {**self._stated, **self._record.entries}
-        return {
-            file: RemoteFile(size, arrived[file][1] if file in arrived and arrived[file][0] == size else "")
-            for file, size in sizes.items()
-        }
+        def look_again() -> dict[str, RemoteFile]:
+            try:
+                return look()
+            except FileNotFoundError:  # somebody else may have taken a file away since it was listed
+                return look()
+
+        return self._call("list", look_again)
 
     def read(self, file: str) -> bytes:
-        check_small(self.name, file, self._sizes.get(file, 0))
+        return self._call(f"read {file}", partial(self._read, file))
+
+    def _read(self, file: str) -> bytes:
+        check_small(self.name, file, int(self._seen[file]["size"]) if file in self._seen else 0)
         read = self._fs.cat_file if self.local_folder is None else read_small_file  # which waits for no pipe
-        return bytes(self._call(f"read {file}", lambda: read(self._at(file))))
+        return bytes(read(self._at(file)))
 
     def fetch(self, file: str, folder: Path, *, again: bool) -> tuple[Path, str]:  # noqa: ARG002 (there is no cache to distrust)
         target = folder / Path(file).name
@@ -111,8 +129,40 @@ class FsspecRemote:
         self._call(f"download {file}", get)
         return target, sha256_file(target)
 
+    def claimed_by(self) -> bytes | None:
+        def get() -> bytes | None:
+            try:
+                return self._read(CLAIM_FILE)
+            except FileNotFoundError:
+                return None
+
+        return self._call(f"read {CLAIM_FILE}", get)
+
+    def claim(self, mark: bytes, held: bytes | None, small: Mapping[str, bytes | None], message: str) -> None:
+        if held != mark:
+            seen = self._seen
+            if held is not None:
+                self._delete(CLAIM_FILE)
+            if not self._call(f"write {CLAIM_FILE}", partial(self._create, CLAIM_FILE, mark)):
+                raise PlaceChanged(f"{self.name} has changed meanwhile")
+            self._mark = mark
+            self.files()
+            if _without_claim(self._seen) != _without_claim(seen):  # others were there between the look and the claim
+                raise PlaceChanged(f"{self.name} has changed meanwhile")
+        self._mark = mark
+        self.commit([], small, message)
+
+    def release(self) -> None:
+        if self._mark is not None and self.claimed_by() == self._mark:
+            self._delete(CLAIM_FILE)
+
+    def discard(self, shards: Sequence[ShardInfo]) -> None:
+        """Nothing to do: an upload replaces what is there."""
+
     def upload(self, path: Path, shard: ShardInfo) -> None:
         def put() -> None:
+            if not self._still_ours([shard], {}):
+                return
             target = self._first_name(shard.file)
             self._fs.put_file(str(path), target)
             self._fs.invalidate_cache()
@@ -120,12 +170,16 @@ class FsspecRemote:
                 raise OSError(f"{size:,} of {shard.bytes:,} bytes arrived")
             if self.stopping.is_set():  # the file that was written may be another run's by now
                 raise ConnectionAbortedError("stopped")
-            if not self._direct:
+            if not self._direct and self._still_ours([shard], {}):
                 self._fs.mv(target, self._at(shard.file))
+            elif not self._direct:
+                self._tidy()
 
-        self._call(f"upload {shard.file}", put)
+        self._call(f"upload {shard.file}", partial(self._unless_complete, put, [shard]))
 
     def commit(self, shards: Sequence[ShardInfo], small: Mapping[str, bytes | None], message: str) -> None:  # noqa: ARG002
+        if not self._still_ours(shards, small):
+            return
         with self._lock:
             arrived = {shard.file: (shard.bytes, shard.sha256) for shard in shards}
             if small.get(MANIFEST_NAME, b"") is None:  # from here on the record alone says what has arrived
@@ -137,11 +191,9 @@ class FsspecRemote:
                 self._write(file, content)
             else:
                 self._delete(file)
-        if small.get(MANIFEST_NAME) is not None:
-            for file in (
-                *self._record.files,
-                f"{OLD_RECORD_FILE}.part",
-            ):  # of an earlier version
+        # What completed the dataset may have been another push of it, while we wrote.
+        if small.get(MANIFEST_NAME) is not None or (shards and not self._still_ours(shards, {})):
+            for file in self._record.files:
                 self._delete(file)
             self._tidy()
 
@@ -155,7 +207,15 @@ class FsspecRemote:
             if not self._direct:
                 self._fs.mv(target, self._at(file))
 
-        self._call(f"write {file}", write)
+        self._call(f"write {file}", partial(self._unless_complete, write, []))
+
+    def _unless_complete(self, write: Callable[[], None], shards: Sequence[ShardInfo]) -> None:
+        """Run `write`; what another push of the same, which has completed it, tidied away meanwhile is no failure."""
+        try:
+            write()
+        except (FileNotFoundError, FileExistsError):  # the folder of working files comes and goes
+            if self._still_ours(shards, {}):
+                raise
 
     def _delete(self, file: str) -> None:
         def delete() -> None:
@@ -166,17 +226,58 @@ class FsspecRemote:
 
         self._call(f"delete {file}", delete)
 
+    def _create(self, file: str, content: bytes) -> bool:
+        """Write `file` only if there is none, all of it at once where the place can; False if there is one."""
+        target = self._at(file)
+        try:
+            whole = self._first_name(file)
+            if self.local_folder is None:
+                self._fs.pipe_file(target, content, mode="create")
+                return True
+            self._fs.pipe_file(whole, content)
+            try:
+                os.link(whole, target)
+            except FileExistsError:
+                return False
+            except OSError:  # a file system without links
+                with open(target, "xb") as created:
+                    created.write(content)
+            finally:
+                os.unlink(whole)
+        except (FileExistsError, FileNotFoundError):  # or its folder was tidied away this moment
+            return False
+        return True
+
+    def _still_ours(self, shards: Sequence[ShardInfo], small: Mapping[str, bytes | None]) -> bool:
+        """Whether the place has our claim. If not, another push of the same must have completed it."""
+        if (held := self.claimed_by()) == self._mark:
+            return True
+        files = self.files()
+        if held is not None or not is_complete(files) or not is_written(self, files, shards, small):
+            raise not_ours_any_more(self)
+        return False
+
     def _first_name(self, file: str) -> str:
         """Where `file` is written first: its own place, or, where that would show half a file, beside it."""
         if self._direct:
             return self._at(file)
         self._fs.makedirs(self._at(WORK_DIR), exist_ok=True)
-        return self._at(f"{WORK_DIR}/{Path(file).name}.part")
+        return self._at(f"{WORK_DIR}/{Path(file).name}.{self._writer}.part")
 
     def _tidy(self) -> None:
-        work = self._at(WORK_DIR)
-        if not self._direct and self._fs.isdir(work) and not self._call("list", partial(self._fs.ls, work)):
-            self._call("tidy", partial(self._fs.rmdir, work))
+        """Remove what killed pushes left half written, and the folder of working files if it is empty then."""
+
+        def tidy() -> None:
+            work = self._at(WORK_DIR)
+            self._fs.invalidate_cache()
+            with suppress(OSError):  # it is not there, or not empty
+                for name in self._fs.ls(work, detail=False):
+                    if name.endswith(".part"):
+                        self._fs.rm_file(name)
+                self._fs.rmdir(work)
+
+        if not self._direct:
+            self._call("tidy", tidy)
 
     def _check_is_empty(self) -> None:
         """Raise why there was nothing to list, if it is another reason: `find` passes over refused connections."""
@@ -196,9 +297,6 @@ class FsspecRemote:
         return with_retries(in_turn, self.name, what, self.stopping)
 
 
-def _shards_of(manifest: bytes) -> dict[str, tuple[int, str]]:
-    """Bytes and SHA-256 of the shards in a manifest, by name; nothing if it cannot be read."""
-    try:
-        return {shard.file: (shard.bytes, shard.sha256) for shard in Manifest.from_json(manifest).shards}
-    except ManifestError:
-        return {}  # whoever needs the manifest says what is wrong with it
+def _without_claim(listing: Mapping[str, Any]) -> dict[str, Any]:
+    """The listing but for the claim, and files that are only half written."""
+    return {file: info for file, info in listing.items() if file != CLAIM_FILE and not file.endswith(".part")}

@@ -12,8 +12,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from shardkit.dataset.manifest import WORK_DIR
+from shardkit.dataset.manifest import WORK_DIR, Manifest
 from shardkit.dataset.typed_json import parse_json
+from shardkit.errors import ManifestError
 
 SEGMENT_BYTES = 64_000
 OLD_RECORD_FILE = f"{WORK_DIR}/uploaded.json"
@@ -90,3 +91,11 @@ def _entry(value: Any) -> tuple[int, str]:
     if type(size) is not int or type(sha256) is not str:
         raise TypeError(f"{type(size).__name__}, {type(sha256).__name__}")
     return size, sha256
+
+
+def stated_shards(manifest: bytes) -> dict[str, tuple[int, str]]:
+    """Bytes and SHA-256 of the shards in a manifest, by name; nothing if it cannot be read."""
+    try:
+        return {shard.file: (shard.bytes, shard.sha256) for shard in Manifest.from_json(manifest).shards}
+    except ManifestError:
+        return {}  # whoever needs the manifest says what is wrong with it

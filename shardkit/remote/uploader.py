@@ -183,6 +183,8 @@ class Uploader:
         if new:
             small = {name: content for item in run for name, content in item.small.items()}
             self.remote.commit(new, small, f"Add {len(new)} shards" if len(new) > 1 else f"Add {new[0].file}")
+        elif self._delete_local:
+            self.remote.commit([], {}, "")  # which makes sure that what is there is still ours
         with self._changed:
             if self._closed:  # meanwhile the files may be another run's
                 return

@@ -6,11 +6,14 @@ stream goes on; it never names a shard that is not at the remote.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from shardkit.dataset.journal import JOURNAL_FILE, Journal, parse_journal, read_local, whole_lines
 from shardkit.dataset.journal_segments import changed_segments, segment_files
@@ -18,9 +21,10 @@ from shardkit.dataset.manifest import MANIFEST_NAME, Manifest, ShardInfo
 from shardkit.errors import DiskFull, HubError, OutputError, UsageError
 from shardkit.files import atomic_write, format_bytes
 from shardkit.remote.address import open_remote
+from shardkit.remote.claim import another_dataset, check_not_claimed, claim_for, holds_data, mark
 from shardkit.remote.interface import Remote, RemoteFile
 from shardkit.remote.listing import published, read_journal
-from shardkit.remote.push import another_dataset, holds_data, publish
+from shardkit.remote.push import publish
 from shardkit.remote.uploader import Uploader
 from shardkit.tokenization.run_spec import RunSpec
 
@@ -48,15 +52,21 @@ def fetch_journal(repo: str, *, revision: str | None = None) -> RemoteRun:
     return RemoteRun(remote=remote, files=files, journal=journal, manifest=finished[1] if finished else None)
 
 
-def adopt_journal(directory: Path, run: RemoteRun) -> None:
+def adopt_journal(directory: Path, run: RemoteRun, identity: Mapping[str, Any]) -> None:
     """Put the remote's journal into `directory` if it is further than the one in it, or the only one.
 
-    Raises `HubError` if the two are of different runs, `UsageError` if the remote is `directory` itself.
+    Raises `HubError` if it is of another run than the one that `identity` describes or the one in `directory`,
+    `UsageError` if the remote is `directory` itself.
     """
     if run.remote.local_folder == directory.resolve():
         raise UsageError(f"--push {run.remote.name} is the output folder itself: give another place")
     if run.journal is None:
         return
+    theirs, ours = parse_journal(run.journal, where=run.remote.name).identity, json.loads(json.dumps(identity))
+    if differ := sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name)):
+        raise HubError(
+            f"{run.remote.name} holds another run ({', '.join(differ)} are not as in this one): push to another repo"
+        )
     path = directory / JOURNAL_FILE
     there, here = parse_journal(run.journal, where=run.remote.name), read_local(directory)
     if here is not None:
@@ -70,19 +80,26 @@ def adopt_journal(directory: Path, run: RemoteRun) -> None:
         atomic_write(path, run.journal)
 
 
-def claim_place(run: RemoteRun, head: bytes, *, private: bool = False) -> None:
-    """Make the place if need be, and leave the journal's first line there, so that nobody takes a part for a dataset.
+def claim_place(run: RemoteRun, head: bytes, *, private: bool = False) -> dict[str, RemoteFile]:
+    """Make the place if need be, and leave our mark and the journal's first line, `head`, there, so that nobody takes a
+    part for a dataset, or the place for another one. Returns the files that are there.
 
-    Raises `HubError` if another dataset is there.
+    Raises `HubError` if another dataset is there, or on its way.
     """
-    remote, files = run.remote, run.files
+    remote = run.remote
     remote.create(private=private)
-    if run.journal is not None:
-        return
-    if strangers := [name for name in (MANIFEST_NAME, *sorted(files)) if name in files and holds_data(name)]:
-        raise HubError(another_dataset(remote, f"{strangers[0]} and {len(strangers) - 1} other files"))
-    # Segments without a first one are the rest of a run whose end was cut short: they must not seem to be of this run.
-    remote.commit([], {**dict.fromkeys(segment_files(files)), JOURNAL_FILE: head}, "Begin")
+    ours = mark(run=hashlib.sha256(head).hexdigest())
+
+    def begin(files: Mapping[str, RemoteFile], held: bytes | None) -> dict[str, bytes | None]:
+        check_not_claimed(remote, held, ours)
+        if JOURNAL_FILE in files and remote.read(JOURNAL_FILE).startswith(head):
+            return {}
+        if strangers := [name for name in sorted(files) if name == JOURNAL_FILE or holds_data(name)]:
+            raise HubError(another_dataset(remote, f"{strangers[-1]} and {len(strangers) - 1} other files"))
+        # Segments without a first one are the rest of a run whose end was cut short: they must not seem of this run.
+        return {**dict.fromkeys(segment_files(files)), JOURNAL_FILE: head}
+
+    return claim_for(remote, ours, begin)
 
 
 class LivePush:
@@ -110,15 +127,13 @@ class LivePush:
                 f"--max-disk {format_bytes(max_disk)} has no room for two shards of {format_bytes(spec.shard_bytes)}: "
                 "give more, or make smaller shards (--shard-tokens)"
             )
-        claim_place(run, journal.lines[0], private=private)
+        files = claim_place(run, journal.lines[0], private=private)
         there = whole_lines(run.journal) if run.journal is not None else journal.lines[:1]
         same = takewhile(lambda pair: pair[0] == pair[1], zip(there, journal.lines, strict=False))
         self._sent_lines = sum(1 for _ in same)
         self._segment_starts: list[int] = []
         self._keep_files = max_disk is None
-        self._uploader = Uploader(
-            run.remote, run.files, workers=2, delete_local=not self._keep_files, max_bytes=max_disk
-        )
+        self._uploader = Uploader(run.remote, files, workers=2, delete_local=not self._keep_files, max_bytes=max_disk)
         try:
             if not self._keep_files:  # shards are about to leave the folder: it holds no whole dataset any more
                 (directory / MANIFEST_NAME).unlink(missing_ok=True)
@@ -156,8 +171,8 @@ class LivePush:
         """Submit a shard of an earlier session, unless the remote has it."""
         path = self._directory / shard.file
         if self._uploader.has(shard):
-            if not self._keep_files:
-                path.unlink(missing_ok=True)
+            if not self._keep_files and path.exists():
+                self._uploader.submit(path, shard)  # which deletes it here, if the remote is ours
         elif path.exists():
             self.submit(shard)
         else:

@@ -168,7 +168,7 @@ def _run_and_push(
 ) -> Manifest:
     """Make what is not made yet, here or at `repo`, and complete the dataset there; without `max_disk` also here."""
     remote_run = live_push.fetch_journal(repo)
-    live_push.adopt_journal(directory, remote_run)
+    live_push.adopt_journal(directory, remote_run, spec.identity())
     if remote_run.manifest is not None:
         spec.check_is_this_run(remote_run.manifest, repo)
         Journal.open(directory, spec.identity())  # whose folder it is, also while shards are on their way into it

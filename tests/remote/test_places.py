@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,43 +70,15 @@ def test_two_revisions_are_one_too_many() -> None:
 # -- a folder and S3, the same tests -----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture(params=["folder", "s3"])
-def place(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3_server: str
-) -> Iterator[tuple[str, Any]]:
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Any]:
     """A REPO that is not the Hub's, and its fsspec filesystem."""
     import fsspec
 
     monkeypatch.setattr(network, "FIRST_WAIT_SECONDS", 0.001)
     if request.param == "folder":
-        yield f"file://{tmp_path}/far", fsspec.filesystem("file")
-        return
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": s3_server,
-    }.items():
-        monkeypatch.setenv(name, value)
-    import s3fs
-
-    s3fs.S3FileSystem.clear_instance_cache()
-    fs = s3fs.S3FileSystem()
-    bucket = f"b{abs(hash(str(tmp_path))) % 10**12}"
-    fs.mkdir(bucket)
-    yield f"s3://{bucket}/sets/demo", fs
-    s3fs.S3FileSystem.clear_instance_cache()
+        return f"file://{tmp_path}/far", fsspec.filesystem("file")
+    return request.getfixturevalue("bucket"), fsspec.filesystem("s3")
 
 
 def test_a_pushed_dataset_is_pulled_back_byte_identical(place: tuple[str, Any], tmp_path: Path) -> None:
@@ -243,7 +214,7 @@ def test_bytes_damaged_at_the_remote_are_found_and_mended_by_overwrite(place: tu
     push(tmp_path / "a", repo)
     target = f"{repo}/{manifest.shards[1].file}"
     fs.pipe_file(target, fs.cat_file(target)[:-1] + b"\0")
-    with pytest.raises(HubError, match=r"arrived 3 times with other bytes .* --overwrite"):
+    with pytest.raises(HubError, match="arrived 3 times with other bytes"):
         pull(repo, tmp_path / "b")
     assert not (tmp_path / "b" / MANIFEST_NAME).exists()
     push(tmp_path / "a", repo, overwrite=True)

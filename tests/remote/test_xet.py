@@ -103,6 +103,53 @@ def test_bytes_that_stay_wrong_never_get_a_final_name(
     assert not (tmp_path / "b" / MANIFEST_NAME).exists()
 
 
+def test_bytes_that_the_store_lost_are_sent_again_by_repair(
+    hub: HubServer, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    manifest = make_dataset(tmp_path / "a", shards=2, tokens=100_000)
+    run(environment, "push", tmp_path / "a", REPO)
+    (term,) = hub.xet.by_sha256[manifest.shards[1].sha256].terms
+    xorb = hub.xet.xorb(term.xorb)
+    content = bytearray(xorb.read_bytes())
+    content[len(content) // 4] ^= 1
+    xorb.write_bytes(content)
+    assert "sent files: 0" in run(environment, "push", tmp_path / "a", REPO)
+    assert "sent files: 1" in run(environment, "push", "--repair", tmp_path / "a", REPO)
+    run(environment, "pull", REPO, tmp_path / "b")
+    assert tree_of(tmp_path / "b") == tree_of(tmp_path / "a")
+
+
+IMPATIENT = """
+import sys
+from shardkit.cli import run
+from shardkit.remote import hub_client
+
+hub_client.SILENT_SECONDS = 0.5
+sys.argv[0] = "shardkit"
+run()
+"""
+
+
+@pytest.mark.parametrize("silent", ["/_xorb/", "/_cas/v1/reconstructions/", "/xet-read-token/"])
+def test_a_download_by_xet_that_falls_silent_goes_on_by_http(
+    hub: HubServer, tmp_path: Path, environment: dict[str, str], silent: str
+) -> None:
+    make_dataset(tmp_path / "a", tokens=50_000)
+    run(environment, "push", tmp_path / "a", REPO)
+    fault = hub.fault("hold", "GET", silent, times=None)
+    done = subprocess.run(
+        [sys.executable, "-c", IMPATIENT, "pull", REPO, str(tmp_path / "b"), "--json"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    fault.gate.set()
+    assert done.returncode == 0, done.stderr
+    assert fault.fired >= 1
+    assert tree_of(tmp_path / "b") == tree_of(tmp_path / "a")
+
+
 @pytest.mark.parametrize("nth", [1, 3])
 def test_a_push_by_xet_that_is_killed_goes_on(
     hub: HubServer, tmp_path: Path, environment: dict[str, str], nth: int

@@ -354,6 +354,26 @@ class HubHandler(XetHandler):
             raise HubError(422, "", f"No object with this sha256 and size arrived: {wish['oid']}, {wish['size']}")
         self.answer(200, {"success": True})
 
+    @route("GET", f"{API}/lfs-files", "write")
+    def lfs_files(self, repo: Repo) -> None:
+        stored = {entry.sha256: name for c in repo.commits.values() for name, entry in c.files.items() if entry.lfs}
+        items = [
+            {"fileOid": oid, "oid": oid, "filename": name, "size": size, "pushedAt": "2026-01-01T00:00:00.000Z"}
+            for oid, name in sorted(stored.items())
+            if repo.blob(oid).exists() and (size := repo.blob(oid).stat().st_size) >= 0
+        ]
+        self.answer_page(items, self.site.page_size)
+
+    @route("POST", f"{API}/lfs-files/batch", "write")
+    def delete_lfs_files(self, repo: Repo) -> None:
+        wish = self.json()["deletions"]
+        if wish["rewriteHistory"]:
+            raise HubError(400, "", "Not served here: rewriting history")
+        for oid in wish["sha"]:
+            self.site.xet.forget(oid)
+            repo.blob(oid).unlink(missing_ok=True)
+        self.answer(200, {"success": True})
+
     @route("POST", f"{API}/commit/{REV}", "write")
     def commit(self, repo: Repo, revision: str) -> None:
         header: Json = {}

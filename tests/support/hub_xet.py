@@ -75,6 +75,11 @@ class XetStore:
                 raise HttpError(400, f"The chunks of {file.hash} have SHA-256 {digest.hexdigest()}, not {file.sha256}")
             self.files[file.hash] = self.by_sha256[file.sha256] = file
 
+    def forget(self, sha256: str) -> None:
+        """Serve that file by Xet no more."""
+        if (file := self.by_sha256.pop(sha256, None)) is not None:
+            del self.files[file.hash]
+
     def content(self, file: XetFile) -> Iterator[bytes]:
         """The bytes of a file, chunk by chunk."""
         for term in file.terms:

@@ -1,0 +1,100 @@
+"""Whose a remote is while a dataset is written there: two who push never mix or replace each other's shards unasked.
+
+Whoever writes first leaves a mark of its dataset (or run) in the claim file, and writes on only while that mark is
+there. The mark goes with the completed dataset's `manifest.json`. Those who push the same dataset have the same mark,
+and help each other. The remotes see to it that a claim, and on the Hub every commit, builds on what was looked at.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+
+from shardkit.dataset.manifest import MANIFEST_NAME, ShardInfo
+from shardkit.errors import HubError
+from shardkit.remote.interface import CLAIM_FILE, PlaceChanged, Remote, RemoteFile
+
+LOOKS = 50  # at a place that changes each time
+Small = Mapping[str, bytes | None]
+
+
+def mark(**of: str) -> bytes:
+    """What the claim file holds while the dataset or run that `of` describes is on its way."""
+    return json.dumps(of).encode()
+
+
+def claim_for(
+    remote: Remote, ours: bytes, begin: Callable[[Mapping[str, RemoteFile], bytes | None], Small | None]
+) -> dict[str, RemoteFile]:
+    """Look at the place, claim it with the mark `ours`, and return the files that are there then.
+
+    `begin(files, held)` is asked what to write with the claim, by name (None deletes a file), where `held` is the mark
+    that is there; it raises to refuse, and returns None if there is nothing to write at all. It is asked again if
+    somebody else wrote meanwhile.
+    """
+    for _ in range(LOOKS):
+        files = remote.files()
+        held = remote.claimed_by()
+        if (held is None) != (CLAIM_FILE not in files):
+            continue  # it has come or gone between the two looks
+        try:
+            small = begin(files, held)
+        except HubError:
+            remote.release()
+            raise
+        if small is None:
+            return files
+        clears = any(holds_data(name) for name in small)
+        try:
+            remote.claim(ours, held, small, "Make way for another dataset" if clears else "Begin")
+        except PlaceChanged:
+            continue
+        return {name: listed for name, listed in files.items() if name not in small}
+    raise always_changing(remote)
+
+
+def is_written(remote: Remote, files: Mapping[str, RemoteFile], shards: Sequence[ShardInfo], small: Small) -> bool:
+    """Whether all of this is at the remote, which lists `files`: by a commit whose answer was lost, or by others."""
+    return all(files.get(shard.file) == RemoteFile(shard.bytes, shard.sha256) for shard in shards) and all(
+        (remote.read(name) if name in files else None) == content for name, content in small.items()
+    )
+
+
+def is_complete(files: Mapping[str, RemoteFile]) -> bool:
+    """Whether a dataset is there that nobody is writing."""
+    return MANIFEST_NAME in files and CLAIM_FILE not in files
+
+
+def always_changing(remote: Remote) -> HubError:
+    """The error for a place that was another one each time that we were about to write."""
+    return HubError(f"{remote.name} is being written by others all the time: run the same command again later")
+
+
+def not_ours_any_more(remote: Remote) -> HubError:
+    """The error for a place whose claim was ours and is another's now, or nobody's."""
+    return HubError(
+        f"{remote.name} is not ours any more: another push there replaced this one, or completed the dataset; look at "
+        "what it holds, then run the same command again, or push to another place"
+    )
+
+
+def check_not_claimed(remote: Remote, held: bytes | None, ours: bytes) -> None:
+    """Refuse a place that somebody else has claimed. Raises `HubError`."""
+    if held not in (None, ours):
+        raise HubError(
+            f"another dataset is on its way to {remote.name} (a push that is running, or was stopped): push to another "
+            "place, or `shardkit push --overwrite` to replace what is there"
+        )
+
+
+def another_dataset(remote: Remote, what: str) -> str:
+    """The error message for a remote that holds something else, `what`."""
+    return (
+        f"{remote.name} holds another dataset ({what}): push to another repo, or `shardkit push --overwrite` to "
+        "replace what is there"
+    )
+
+
+def holds_data(name: str) -> bool:
+    """Whether a file at a remote, by its name, is a part of a dataset: its manifest, or a shard."""
+    return name == MANIFEST_NAME or ("/" not in name and name.endswith((".npy", ".bin")))

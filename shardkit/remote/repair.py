@@ -1,0 +1,48 @@
+"""What a place serves, read back: its listing may be right while the bytes that come are not."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from shardkit.dataset.manifest import ShardInfo
+from shardkit.remote.download import WantedFile, fetch_right
+from shardkit.remote.interface import Remote, RemoteFile
+from shardkit.remote.threads import TransferThreads
+from shardkit.remote.uploader import TransferProgress
+
+
+def served_wrong(
+    remote: Remote, shards: Sequence[ShardInfo], workers: int, progress: TransferProgress | None
+) -> list[str]:
+    """Download those of `shards` that are listed at `remote` as they should be; returns the files that arrive wrong.
+
+    Needs room for `workers` shards in the system's folder for temporary files.
+    """
+    files = remote.files()
+    listed = [shard for shard in shards if files.get(shard.file) == RemoteFile(shard.bytes, shard.sha256)]
+    total, done, wrong = sum(shard.bytes for shard in listed), 0, []
+    with (
+        tempfile.TemporaryDirectory(prefix="shardkit-") as folder,
+        TransferThreads(workers, "shardkit-repair") as threads,
+    ):
+
+        def is_right(shard: ShardInfo) -> bool:
+            path = fetch_right(remote, WantedFile.of(shard), Path(folder))
+            if path is not None:
+                path.unlink()
+            return path is not None
+
+        try:
+            for shard, arrived in [(shard, threads.submit(partial(is_right, shard))) for shard in listed]:
+                if not arrived.result():
+                    wrong.append(shard.file)
+                done += shard.bytes
+                if progress is not None:
+                    progress(shard.file, done, total)
+        except BaseException:
+            remote.stopping.set()
+            raise
+    return wrong
