@@ -16,6 +16,7 @@ from shardkit.batches.order import ORDER_VERSION
 from shardkit.errors import StateError
 
 STATE_VERSION = 1
+_MOST = 1 << 62  # positions and steps are 64-bit numbers
 _COUNTS = ("epoch", "window", "step")
 _ADDED_LATER: dict[str, Any] = {"span": None, "weights": None}  # not in states of the first releases
 
@@ -86,7 +87,10 @@ def read_state(identity: Mapping[str, Any], state: object, *, n_windows: int) ->
             )
     epoch, window, step = (state[key] for key in _COUNTS)
     share = state.get("worker")
-    if not (is_count(epoch) and is_count(window) and is_count(step) and window < n_windows):
+    if (
+        not (is_count(epoch) and is_count(window) and is_count(step) and window < n_windows and step < _MOST)
+        or not epoch * n_windows + window < _MOST
+    ):
         raise StateError(f"the state is damaged: epoch {epoch!r}, window {window!r} of {n_windows}, step {step!r}")
     if share is not None and not (isinstance(share, list) and len(share) == 3 and all(map(is_count, share))):
         raise StateError(f"the state is damaged: worker {share!r}")

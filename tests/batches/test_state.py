@@ -13,7 +13,7 @@ from shardkit.batches.state import LoaderState, WorkerShare, make_identity, make
 from shardkit.errors import StateError
 
 IDENTITY = make_identity(fingerprint="abc", split="train", seq_len=8, shuffle=True, seed=1)
-COUNT = st.integers(0, 2**60)
+COUNT = st.integers(0, 2**62 - 1)
 
 
 @given(position=COUNT, step=COUNT, n_windows=st.integers(1, 2**50), share=st.none() | st.tuples(COUNT, COUNT, COUNT))
@@ -55,6 +55,8 @@ def test_a_state_of_other_data_is_refused(key: str, value: Any) -> None:
         {"window": "3"},
         {"step": 1.5},
         {"step": True},
+        {"step": 1 << 62},
+        {"epoch": 1 << 60},
         {"epoch": None},
         {"worker": 1},
         {"worker": [0, 2]},
