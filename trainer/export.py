@@ -33,7 +33,7 @@ trained from scratch with the shardkit trainer.
 | | |
 |---|---|
 | data | {source} |
-| data fingerprint | `{fingerprint}` |
+| data fingerprint | {fingerprint} |
 | steps | {step:,} of {batch_tokens:,} tokens |
 | train loss | {loss} |
 | validation loss | {val_loss} |
@@ -170,8 +170,8 @@ def write_card(out: str | Path, title: str, loaded: Loaded, run: Path | None) ->
         title=title,
         parameters=loaded.model.parameter_count,
         **dataclasses.asdict(loaded.model.config),
-        source=state.get("source", "unknown"),
-        fingerprint=state.get("fingerprint", "unknown"),
+        source=_quoted(state.get("source", "unknown")),
+        fingerprint=_quoted(state.get("fingerprint", "unknown")),
         step=state.get("step", 0),
         batch_tokens=config.get("batch_tokens", 0),
         loss=_number(state.get("loss")),
@@ -195,6 +195,12 @@ def push_model(out: str | Path, repo: str) -> str:
     except Exception as error:  # noqa: BLE001 (of the client, of what it is built on)
         raise ExportError(f"cannot push {out} to {repo}: {one_line(error)}; run `hf auth login`?") from None
     return str(address)
+
+
+def _quoted(text: str) -> str:
+    """Words of a checkpoint in a table of Markdown: as code on one line, so that nothing in them is markup."""
+    shown = "".join(char if char.isprintable() else " " for char in text)
+    return f"`{shown.replace('`', chr(39)).replace('|', '/')}`"
 
 
 def _number(value: float | None) -> str:

@@ -108,6 +108,13 @@ def test_the_card_says_what_the_model_was_fed(tmp_path: Path) -> None:
     assert "loss.png" not in card
 
 
+def test_a_strangers_words_are_no_markup_of_the_card(tmp_path: Path) -> None:
+    words = "x` |\n\n---\nlicense: mit\n<img src='//spy'>\x1b[2J"
+    write_card(tmp_path, "alice/gpt", Loaded(model=make(), state={"config": "{}", "source": words}), None)
+    card = (tmp_path / "README.md").read_text()
+    assert "| data | `x' /  --- license: mit <img src='//spy'> [2J` |\n" in card
+
+
 def test_an_export_is_pushed_and_a_refusal_is_one_line(
     tmp_path: Path, hub: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:

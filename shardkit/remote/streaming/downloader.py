@@ -23,7 +23,7 @@ from pathlib import Path
 
 from shardkit.dataset.check import check_shard
 from shardkit.errors import DiskFull, ShardError, ShardkitError
-from shardkit.files import format_bytes, free_bytes
+from shardkit.files import format_bytes, free_bytes, write_error
 from shardkit.network import scrub
 from shardkit.remote.download import download_verified
 from shardkit.remote.streaming.contents import OpenDataset, in_order_of_need, open_dataset, too_much, wanted_file
@@ -86,6 +86,8 @@ class Downloader:
                 self._verified.add(shard)
                 continue
             self._dataset.contents.forget(shard)
+            if isinstance(error, OSError):  # of the disk: a client's are in words already
+                error = write_error(error, self._folder.path / shard, self._dataset.sizes[shard])
             if isinstance(error, ShardkitError):
                 self._failures[shard] = _Failure(error, readers, time.monotonic() + AGAIN_SECONDS)
             elif error is not None:
@@ -235,7 +237,7 @@ def main(folder: CacheFolder) -> int:
         except ShardkitError as error:
             seen = _seen(folder.living())
             folder.write(folder.status, Status(pid=os.getpid(), seen=seen, error=_described(error, source)))
-    except Exception:  # noqa: BLE001 (a bug: the log takes it, scrubbed, and the exit code tells)
+    except BaseException:  # noqa: BLE001 (a bug, or a client's panic: the log takes it, scrubbed, and the code tells)
         print("\n".join(scrub(line) for line in traceback.format_exc().splitlines()), flush=True)
         return 1
     return 0
