@@ -32,7 +32,6 @@ def test_a_state_survives_json(position: int, step: int, n_windows: int, share: 
     ("key", "value"),
     [
         ("version", 2),
-        ("order", 2),
         ("layout", "packed"),
         ("fingerprint", "abd"),
         ("split", "val"),
@@ -45,6 +44,13 @@ def test_a_state_of_other_data_is_refused(key: str, value: Any) -> None:
     state = make_state(IDENTITY, LoaderState(position=3, step=3), n_windows=10)
     with pytest.raises(StateError, match=f"saved with {key} {value!r}, this loader has {IDENTITY[key]!r}"):
         read_state(IDENTITY, {**state, key: value}, n_windows=10)
+
+
+def test_a_state_of_the_old_order_of_spans_is_refused_with_what_to_do() -> None:
+    identity = make_identity(fingerprint="abc", split="train", seq_len=8, shuffle=True, seed=1, span=4, order=2)
+    state = make_state(identity, LoaderState(position=33, step=3), n_windows=10)
+    with pytest.raises(StateError, match=r"saved with order 1, this version reads with 2: .* set_epoch\(3\)"):
+        read_state(identity, {**state, "order": 1}, n_windows=10)
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,8 @@ class Downloader:
         order = in_order_of_need(wants)
         contents.note_wanted(order)
         bounds = [lease.cache_bytes for lease in leases if lease.cache_bytes is not None]
-        bound = min(bounds) - self._dataset.small_bytes if bounds else None
+        edge_bytes = max((lease.edge_bytes for lease in leases), default=0)
+        bound = min(bounds) - self._dataset.small_bytes - edge_bytes if bounds else None
         refused = {} if bound is None else self._too_large(wants, bound)
         refused |= self._start([shard for shard in order if shard not in refused], bound, wants)
         errors = {shard: self._failures[shard].error for shard in order if self._rests(shard)} | refused
