@@ -31,6 +31,7 @@ class SpanReader:
         if visit == self._entered:
             return
         self._keep_edges(in_turn=visit == self._entered + 1)
+        self._entered = -1  # until all of this is done: it may fail, and is begun anew then
         here, following = self._order.shards(visit), self._order.shards(visit + 1)
         missing = list(self._lacking(visit))
         for first in range(0, len(missing), len(here)):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,8 @@ class EdgeFolder:
             temp.write_bytes(data + _crc(data))
             os.replace(temp, self._folder / name)
         except OSError as error:
-            temp.unlink(missing_ok=True)
+            with suppress(OSError):
+                temp.unlink(missing_ok=True)
             raise write_error(error, self._folder / name, len(data)) from error
 
 
