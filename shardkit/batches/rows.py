@@ -133,9 +133,8 @@ class DatasetRows:
         """
         if self._span_reader is None:
             self.layout.read(row, out)
-            return
-        self.enter(visit)
-        self._span_reader.read(row * (len(out) - 1), out)
+        else:
+            self._span_reader.read_row(row, visit, out)
 
     def enter(self, visit: int) -> None:
         """Tell the cache, if there is one, that rows of `visit` are read from now on."""
@@ -179,9 +178,8 @@ class DatasetRows:
         if options.layout != "contiguous" or (options.span is None and not options.spanned):
             return Order(n_windows=self.layout.n_rows, seed=seed, shuffle=shuffle, salt=salt)
         rows = ShardRows([shard.tokens for shard in self.stream.shards], options.seq_len)
-        edges = rows.edges()
         if self.cache is not None:
-            self.cache.reserve_edges([edge.count for edge in edges.values()])
+            self.cache.reserve_edges([edge.count for edge in rows.edges.values()])
         self.span = choose_span(
             [shard.bytes for shard in self.stream.shards],
             room=None if self.cache is None else self.cache.room_bytes,
@@ -190,7 +188,7 @@ class DatasetRows:
         )
         order = SpanOrder(rows, span=self.span, seed=seed, shuffle=shuffle, salt=salt)
         if self.cache is not None:
-            self._span_reader = SpanReader(self.cache, self.stream, order, edges)
+            self._span_reader = SpanReader(self.cache, self.stream, order, rows)
         return order
 
     def _open_layout(self, options: RowOptions) -> Layout:

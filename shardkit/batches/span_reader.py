@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from shardkit.batches.spans import Edge, SpanOrder
+from shardkit.batches.spans import ShardRows, SpanOrder
 from shardkit.dataset.token_stream import Tokens, TokenStream
 from shardkit.errors import HubError, ShardError
 from shardkit.remote.streaming.cache import ShardCache
@@ -21,8 +21,9 @@ from shardkit.remote.streaming.cache import ShardCache
 class SpanReader:
     """Enters visits of `order`, one after the other, and reads tokens of their rows. For one thread at a time."""
 
-    def __init__(self, cache: ShardCache, stream: TokenStream, order: SpanOrder, edges: dict[int, Edge]) -> None:
-        self._cache, self._stream, self._order, self._edges = cache, stream, order, edges
+    def __init__(self, cache: ShardCache, stream: TokenStream, order: SpanOrder, rows: ShardRows) -> None:
+        self._cache, self._stream, self._order = cache, stream, order
+        self._seams, self._edges = rows.seams, rows.edges
         self._entered = -1
         self._here: list[int] = []
 
@@ -43,6 +44,12 @@ class SpanReader:
         self._cache.switch(self._stream, self._that_fit([*here, *following], ahead))
         self._entered, self._here = visit, here
 
+    def read_row(self, row: int, visit: int, out: Tokens) -> None:
+        """Copy `row`, which a position in `visit` has, into `out`."""
+        self.enter(visit)
+        read = self.read if row in self._seams else self._stream.read
+        read(row * (len(out) - 1), out)
+
     def read(self, token: int, out: Tokens) -> None:
         """Copy `len(out)` tokens from `token` on, of a row of the visit that was entered last."""
         while len(out):
@@ -58,8 +65,11 @@ class SpanReader:
         return {**self.__dict__, "_entered": -1, "_here": []}
 
     def _keep_edges(self, *, in_turn: bool) -> None:
-        """Keep the edges of the span that is left; where another one than the next comes, of what has arrived."""
-        for shard in self._order.shards(self._entered) if self._entered >= 0 else ():
+        """Keep the edges of the span that is left; where another one than the next comes, of all that has arrived."""
+        if self._entered < 0:
+            return
+        skipped = [] if in_turn else self._order.shards(self._entered + 1)
+        for shard in [*self._order.shards(self._entered), *skipped]:
             if self._lacks(shard) and (in_turn or self._cache.has_arrived(self._stream.shards[shard].file)):
                 with suppress(HubError):  # this rank has read no row of it: who needs it says so
                     self._keep_edge(shard)

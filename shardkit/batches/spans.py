@@ -61,7 +61,7 @@ class ShardRows:
     """Which rows of `seq_len` tokens lie in which of the shards, which hold `tokens`.
 
     Shard `i` has whole the rows from `firsts[i]` up to `ends[i]`. `seams` are the rows that no shard has whole, with
-    the shards that each reads.
+    the shards that each reads, and `edges`, by shard, what is ever needed of those when they are gone.
     """
 
     def __init__(self, tokens: Sequence[int], seq_len: int) -> None:
@@ -75,9 +75,9 @@ class ShardRows:
             for shard, row in enumerate(self.ends.tolist())
             if row < firsts[shard + 1]
         }
+        self.edges = self._find_edges()
 
-    def edges(self) -> dict[int, Edge]:
-        """For each shard that a seam row reads, what is ever needed of it when it is gone."""
+    def _find_edges(self) -> dict[int, Edge]:
         heads: dict[int, int] = {}
         tails: dict[int, int] = {}
         for row, shards in self.seams.items():

@@ -37,7 +37,7 @@ def test_every_row_comes_once_an_epoch_and_what_it_reads_is_here_or_was(
     tokens: list[int], span: int, seq_len: int, seed: int, shuffle: bool, data: st.DataObject
 ) -> None:
     rows = ShardRows(tokens, seq_len)
-    edges = rows.edges()
+    edges = rows.edges
     order = SpanOrder(rows, span=span, seed=seed, shuffle=shuffle)
     count = rows.n_rows
     if not count:
