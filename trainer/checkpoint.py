@@ -8,26 +8,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from shardkit import ShardkitError
+from trainer.checkpoint_parts import FORMAT, CheckpointError, State, check_parts
+from trainer.places import one_line
 
-FORMAT = 1
 _NAME = re.compile(r"step_(\d{8})\.pt")
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
-
-State = dict[str, Any]
-
-
-class CheckpointError(ShardkitError):
-    """A checkpoint that is missing, damaged, or of another version."""
 
 
 def checkpoint_name(step: int) -> str:
@@ -95,28 +87,32 @@ def verify_checkpoint(path: Path) -> None:
     """Read all of `path` once, against the CRC-32 of each tensor. Raises `CheckpointError` if it is not whole."""
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+            packed = [part.filename for part in archive.infolist() if part.compress_type != zipfile.ZIP_STORED]
+            damaged = packed[0] if packed else archive.testzip()
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}") from None
-    except (OSError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a whole checkpoint ({error}): resume from an older one") from error
+    except Exception as error:  # whatever Python's zip reader makes of a damaged file
+        raise _not_whole(path, error) from error
     if damaged is not None:
-        raise CheckpointError(f"{path} is damaged (in {damaged}): resume from an older checkpoint")
+        raise CheckpointError(f"{path} is damaged (in {damaged!r:.80}): resume from an older checkpoint")
 
 
 def map_checkpoint(path: Path) -> State:
     """The state in a verified file, its tensors memory-mapped: all processes of a node share one copy of the pages.
 
-    Raises `CheckpointError` for a file of another program, or one that holds more than plain data and tensors.
+    Raises `CheckpointError` for a file of another program, one that holds more than plain data and tensors, and one
+    with a part that cannot be.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is not a whole checkpoint ({reason}): resume from an older one") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not a checkpoint of this trainer (format {FORMAT})")
-    return state
+    except Exception as error:  # whatever torch makes of another program's file
+        raise _not_whole(path, error) from error
+    return check_parts(state, path)
+
+
+def _not_whole(path: Path, error: Exception) -> CheckpointError:
+    reason = ascii((str(error).splitlines() or [""])[0])[1:-1] or type(error).__name__
+    return CheckpointError(f"{path} is not a whole checkpoint ({reason:.200}): resume from an older one")
 
 
 def load_checkpoint(path: Path) -> State:
@@ -192,6 +188,8 @@ def download_newest(remote: str, folder: Path) -> Path:
         temp = folder / f".{names[-1]}.{os.getpid()}.tmp"
         fs.get_file(f"{root}/checkpoints/{names[-1]}", str(temp))
         os.replace(temp, folder / names[-1])
-    except (OSError, ValueError, ImportError, RuntimeError) as error:  # the Hub client's errors are OSErrors
-        raise CheckpointError(f"cannot fetch a checkpoint from {remote}: {str(error).splitlines()[0]}") from error
+    except CheckpointError:
+        raise
+    except Exception as error:  # noqa: BLE001 (of any client of any place)
+        raise CheckpointError(f"cannot fetch a checkpoint from {remote}: {one_line(error)}") from None
     return folder / names[-1]

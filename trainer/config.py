@@ -2,12 +2,16 @@
 
 What is given wins in this order: flags, `--config FILE`, the checkpoint that is resumed, the model's own defaults, the
 defaults below. `--help`, `config.toml` and the checks all come from this one list of fields.
+
+A checkpoint may be a stranger's. Places (what is read, and where anything is sent or reported) are never taken from
+one: they come from this command, or from the `config.toml` of the run that goes on.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -62,6 +66,7 @@ CHOICES = {
 
 
 _ADDRESSES = ("data", "hellaswag", "resume", "push_checkpoints")
+_MOST_SEED = 1 << 63
 
 
 def _field(default: Any, text: str) -> Any:
@@ -73,22 +78,24 @@ def _fixed(default: Any, text: str) -> Any:
     return dataclasses.field(default=default, metadata={"help": text, "fixed": True})
 
 
-def _own(default: Any, text: str) -> Any:
-    """A field that ranks may have each its own of: a path on their node, or what rank 0 alone does."""
-    return dataclasses.field(default=default, metadata={"help": text, "own": True})
+def _place(default: Any, text: str, *, own: bool = True) -> Any:
+    """A place that is read, or that something is sent to: no checkpoint decides it. Ranks may have each its `own`."""
+    return dataclasses.field(default=default, metadata={"help": text, "place": True, "own": own})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """A run's settings. Sizes name their unit; None is "work it out", and says from what."""
 
-    data: str = _own("", "Folder of shards, or a remote repo, which is pulled first.")
-    out: str = _own("", "Folder of the run: config.toml, log.jsonl, checkpoints/, loss.png.")
+    data: str = _place("", "Folder of shards, or a remote repo, which is pulled first.")
+    out: str = _place("", "Folder of the run: config.toml, log.jsonl, checkpoints/, loss.png.")
     model: str = _fixed("gpt2-124m", "One of " + ", ".join(MODELS) + "; gpt2- may be left out.")
     n_layer: int | None = _fixed(None, "Layers. [the model's]")
     n_head: int | None = _fixed(None, "Attention heads. [the model's]")
     n_embd: int | None = _fixed(None, "Width. [the model's]")
-    tokenizer: str | None = _field(None, "To decode with, and for the vocabulary's size. [the manifest's, else gpt2]")
+    tokenizer: str | None = _place(
+        None, "To decode with, and for the vocabulary's size. [the manifest's, else gpt2]", own=False
+    )
     batch_tokens: int = _fixed(524288, "Tokens in a step, over all ranks and micro-steps.")
     micro_batch: int = _field(64, "Windows in one forward pass of one rank.")
     seq_len: int = _fixed(1024, "Tokens in a window, and positions of the model.")
@@ -113,37 +120,49 @@ class Config:
     val_tokens: int = _field(10485760, "Length of the pinned range at the start of the val split.")
     sample_every: int = _field(0, "Steps between samples of text; 0 for none.")
     prompt: str = _field("Hello, I'm a language model,", "Of the samples.")
-    hellaswag: str | None = _field(None, "HellaSwag .jsonl (a file, a URL, hf://datasets/...), run at validations.")
+    hellaswag: str | None = _place(
+        None, "HellaSwag .jsonl (a file, a URL, hf://datasets/...), run at validations.", own=False
+    )
     save_every: int = _field(250, "Steps between checkpoints; 0 for the last one alone.")
     keep: int = _field(2, "Newest checkpoints to keep, beside the best one.")
-    resume: str | None = _own(None, "auto (the newest whole one in --out), a checkpoint, a run, or user/repo.")
-    push_checkpoints: str | None = _own(
-        None, "Hub model repo or fsspec path to send checkpoints to. No password is saved."
-    )
-    data_dir: str | None = _own(None, "Where a remote --data is pulled to. [its own name]")
+    resume: str | None = _place(None, "auto (the newest whole one in --out), a checkpoint, a run, or user/repo.")
+    push_checkpoints: str | None = _place(None, "Hub model repo or fsspec path for checkpoints. No password is saved.")
+    data_dir: str | None = _place(None, "Where a remote --data is pulled to. [its own name]")
     ledger: bool = _field(False, "Write the loader's batch ledger into OUT/ledger.")
-    tensorboard: bool = _own(False, "Log to TensorBoard in OUT/tensorboard too.")
-    wandb: str | None = _own(None, "Log to this Weights & Biases project too.")
+    tensorboard: bool = _place(False, "Log to TensorBoard in OUT/tensorboard too.")
+    wandb: str | None = _place(None, "Log to this Weights & Biases project too.")
 
     def check(self) -> None:
         """Raise `UsageError` for the first value that cannot work."""
         for name in ("data", "out"):
             if not getattr(self, name):
                 raise UsageError(f"--{name} is missing: give it, or {name} = in the --config file")
+        for field in dataclasses.fields(self):
+            if isinstance(value := getattr(self, field.name), float) and not math.isfinite(value):
+                raise UsageError(f"{flag_of(field.name)} is {value}: expected a finite number")
         for name in ("batch_tokens", "micro_batch", "seq_len", "keep", "val_tokens", "lr"):
             if getattr(self, name) <= 0:
-                raise UsageError(f"{_flag(name)} is {getattr(self, name)}: expected more than 0")
+                raise UsageError(f"{flag_of(name)} is {getattr(self, name)}: expected more than 0")
         for name in ("seed", "val_every", "save_every", "sample_every", "weight_decay", "grad_clip", "min_lr"):
             if getattr(self, name) < 0:
-                raise UsageError(f"{_flag(name)} is {getattr(self, name)}: expected 0 or more")
+                raise UsageError(f"{flag_of(name)} is {getattr(self, name)}: expected 0 or more")
         for name in ("steps", "epochs"):
             if (value := getattr(self, name)) is not None and value <= 0:
-                raise UsageError(f"{_flag(name)} is {value}: expected more than 0")
+                raise UsageError(f"{flag_of(name)} is {value}: expected more than 0")
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
-                raise UsageError(f"{_flag(name)} is {getattr(self, name)!r}: expected one of {', '.join(allowed)}")
+                raise UsageError(f"{flag_of(name)} is {getattr(self, name)!r}: expected one of {', '.join(allowed)}")
         if self.steps is not None and self.epochs is not None:
             raise UsageError(f"--steps {self.steps} and --epochs {self.epochs:g} are both given: give one")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"{flag_of(name)} is {getattr(self, name)}: expected at least 0, and less than 1")
+        if self.seed >= _MOST_SEED:
+            raise UsageError(f"--seed is {self.seed}: expected less than 2**63")
+        for name in ("n_layer", "n_head", "n_embd"):
+            least = 1 if self.n_layer and name != "n_layer" else 0
+            if (value := getattr(self, name)) is not None and value < least:
+                raise UsageError(f"{flag_of(name)} is {value}: expected at least {least}")
         if self.n_head and self.n_embd and self.n_embd % self.n_head:
             raise UsageError(f"--n-embd {self.n_embd} is not a multiple of --n-head {self.n_head}")
 
@@ -164,7 +183,7 @@ class Config:
 
     def shared_settings(self) -> dict[str, Any]:
         """The settings, by flag, that all ranks of a run must have alike."""
-        return {_flag(k): v for k, v in self.public_settings().items() if k not in _names("own")}
+        return {flag_of(k): v for k, v in self.public_settings().items() if k not in names_of("own")}
 
     def public_settings(self) -> dict[str, Any]:
         """All settings as they are written down: addresses without user, password and query."""
@@ -185,18 +204,22 @@ def read_settings(flags: Mapping[str, Any], file: str | Path | None) -> dict[str
     return given
 
 
-def make_config(given: Mapping[str, Any], saved: Mapping[str, Any] | None = None) -> Config:
+def make_config(
+    given: Mapping[str, Any], saved: Mapping[str, Any] | None = None, own: Mapping[str, Any] | None = None
+) -> Config:
     """The config of a run: `given` settings over those `saved` in the checkpoint that it resumes, over the defaults.
 
+    Of the saved ones no place is taken. Those in the run's `own` config.toml are (places.py), where none is given.
     Raises `UsageError` for a value out of range, or a change that a resumed run may not make.
     """
-    saved = saved or {}
+    places = names_of("place")
+    saved = {key: value for key, value in (saved or {}).items() if key not in places}
     name = model_name(given["model"] if "model" in given else saved.get("model", Config().model))
-    given = {**given, "model": name}
+    given = {**(own or {}), **given, "model": name}
     before = {**dataclasses.asdict(Config()), **saved}  # a field that is younger than the checkpoint had its default
-    changed = [key for key in _names("fixed") if saved and key in given and given[key] != before[key]]
+    changed = [key for key in names_of("fixed") if saved and key in given and given[key] != before[key]]
     if changed:
-        said = ", ".join(f"{_flag(key)} {given[key]} (was {before[key]})" for key in changed)
+        said = ", ".join(f"{flag_of(key)} {given[key]} (was {before[key]})" for key in changed)
         raise UsageError(
             f"the run to resume has another config: {said}; leave that out, or begin a run in another --out"
         )
@@ -221,15 +244,21 @@ def read_toml(path: Path) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read the config file {path}: {error}") from error
-    kinds = field_types()
+    return check_types(values, str(path))
+
+
+def check_types(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`values` as settings, whole numbers made floats where those belong. Raises `UsageError` for names and types."""
+    kinds, checked = field_types(), dict(values)
+    optional = {field.name for field in dataclasses.fields(Config) if field.default is None}
     for key, value in values.items():
         if key not in kinds:
-            raise UsageError(f"{path} has an unknown setting {key!r}: expected some of {', '.join(kinds)}")
-        if kinds[key] is float and type(value) is int:
-            values[key] = float(value)
-        elif type(value) is not kinds[key]:
-            raise UsageError(f"{path} has {key} = {value!r}: expected {kinds[key].__name__}")
-    return values
+            raise UsageError(f"{where} has an unknown setting {key!r:.40}: expected some of {', '.join(kinds)}")
+        if kinds[key] is float and type(value) is int and abs(value) < 1 << 63:
+            checked[key] = float(value)
+        elif type(value) is not kinds[key] and not (value is None and key in optional):
+            raise UsageError(f"{where} has {key} = {value!r:.60}: expected {kinds[key].__name__}")
+    return checked
 
 
 def field_types() -> dict[str, type]:
@@ -238,12 +267,12 @@ def field_types() -> dict[str, type]:
     return {f.name: names[str(f.type).split(" |")[0]] for f in dataclasses.fields(Config)}
 
 
-def _names(mark: str) -> list[str]:
-    """The fields that are `fixed`, or `own`."""
+def names_of(mark: str) -> list[str]:
+    """The fields that are `fixed`, `own`, or a `place`."""
     return [field.name for field in dataclasses.fields(Config) if field.metadata.get(mark)]
 
 
-def _flag(name: str) -> str:
+def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 

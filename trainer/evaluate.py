@@ -22,6 +22,7 @@ from trainer.distributed import World, autocast, check_same, choose_precision, f
 from trainer.export import open_model
 from trainer.hellaswag import load_hellaswag, score_hellaswag
 from trainer.model import Model
+from trainer.places import places_beside
 
 _GROUP_WINDOWS = 8
 
@@ -126,9 +127,9 @@ def evaluate_run(
     start(world)
     dtype = choose_precision(precision, world.device)
     loaded = open_model(run, which=which, device=world.device)
-    config = json.loads(loaded.state["config"]) if loaded.state else {}
-    codec = Tokenizer(tokenizer or loaded.state.get("tokenizer", "gpt2"))
-    folder = data or (Path(config["data"]) if config else None)
+    config, places = json.loads(loaded.state["config"]) if loaded.state else {}, places_beside(run)
+    codec = Tokenizer(tokenizer or places.get("tokenizer") or loaded.tokenizer)
+    folder = data or (Path(places["data"]) if "data" in places else None)
     if folder is None and hellaswag is None:
         raise UsageError(f"{run} does not say what it was trained on: give --data or --hellaswag")
     manifest = None if folder is None else _manifest(folder)

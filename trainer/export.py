@@ -16,6 +16,7 @@ from torch import Tensor
 from shardkit import ShardkitError, UsageError, printable, public_address
 from trainer.checkpoint import find_checkpoint, is_hub_repo, load_checkpoint, write_atomically
 from trainer.model import Model, ModelConfig
+from trainer.places import one_line
 
 # GPT-2 was published with these as Conv1D: the transpose of a Linear.
 _TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
@@ -30,7 +31,7 @@ trained from scratch with the shardkit trainer.
 | | |
 |---|---|
 | data | {source} |
-| data fingerprint | `{fingerprint}` |
+| data fingerprint | {fingerprint} |
 | steps | {step:,} of {batch_tokens:,} tokens |
 | train loss | {loss} |
 | validation loss | {val_loss} |
@@ -55,6 +56,14 @@ class Loaded:
     model: Model
     state: dict[str, Any]
 
+    @property
+    def tokenizer(self) -> str:
+        """The name of its tokenizer, gpt2 where none is known. No checkpoint says which file of this disk is read."""
+        name = self.state.get("tokenizer") or "gpt2"
+        if name.endswith(".json"):
+            raise UsageError(f"the checkpoint's tokenizer is a file, {name!a}: give --tokenizer")
+        return str(name)
+
 
 def open_model(where: str | Path, *, which: str = "last", device: str | torch.device = "cpu") -> Loaded:
     """The model of a run, of a checkpoint file, or of a folder that `export` or `transformers` wrote."""
@@ -62,7 +71,7 @@ def open_model(where: str | Path, *, which: str = "last", device: str | torch.de
     if (where / "model.safetensors").exists():
         return Loaded(model=import_model(where).to(device), state={})
     state = load_checkpoint(find_checkpoint(where, which))
-    model = Model(ModelConfig(**json.loads(state["model_config"])))
+    model = Model(ModelConfig(**json.loads(state["model_config"])))  # the weights' own sizes: check_parts saw to that
     model.load_state_dict(state.pop("model"))
     del state["optimizers"]
     return Loaded(model=model.to(device), state=state)
@@ -187,8 +196,8 @@ def push_model(out: str | Path, repo: str) -> str:
     try:
         address = api.create_repo(repo, exist_ok=True, private=True)
         api.upload_folder(repo_id=repo, folder_path=out, commit_message="Export")
-    except (OSError, ValueError, RuntimeError) as error:  # the client's errors are among these
-        raise ExportError(f"cannot push {out} to {repo}: {str(error).splitlines()[0]}; run `hf auth login`?") from error
+    except Exception as error:  # noqa: BLE001 (of the client, of what it is built on)
+        raise ExportError(f"cannot push {out} to {repo}: {one_line(error)}; run `hf auth login`?") from None
     return str(address)
 
 

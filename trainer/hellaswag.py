@@ -13,6 +13,7 @@ from torch import Tensor
 from shardkit import ShardkitError, Tokenizer
 from trainer.distributed import World, autocast, sum_over_ranks
 from trainer.model import Model
+from trainer.places import one_line
 
 _GROUP_ITEMS = 8  # scored in one forward pass: 32 rows
 
@@ -38,8 +39,9 @@ def load_hellaswag(path: str, tokenizer: Tokenizer) -> list[HellaSwagItem]:
     try:
         with fsspec.open(path, "rt", encoding="utf-8") as file:
             items.extend(_read_item(json.loads(line), tokenizer) for line in file if line.strip())
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise HellaSwagError(f"cannot read HellaSwag from {path}, line {len(items) + 1}: {error!r}") from error
+    except Exception as error:  # of the client of any place, and of what a line may hold
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise HellaSwagError(f"cannot read HellaSwag from {path}, line {len(items) + 1}: {reason}") from error
     if not items:
         raise HellaSwagError(f"{path} has no HellaSwag items: expected a JSON object a line")
     return items

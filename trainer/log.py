@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from trainer.attention import mask_kind
 from trainer.checkpoint import write_atomically
 from trainer.config import Config
 from trainer.distributed import World
+from trainer.places import one_line
 
 if TYPE_CHECKING:
     from trainer.run import Run
@@ -48,8 +50,7 @@ class RunLog:
     def __init__(self, config: Config, *, step: int, reference: dict[str, float]) -> None:
         self.path = Path(config.out) / "log.jsonl"
         self._reference = reference
-        self._closers: list[Any] = []
-        self._board = _open_board(config, self._closers)
+        self._boards = _open_boards(config)
         kept = [line for line in _read_lines(self.path) if line.get("step", line.get("after_step", math.inf)) <= step]
         write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = open(self.path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed by close)
@@ -57,9 +58,10 @@ class RunLog:
     def write(self, entry: dict[str, Any]) -> None:
         """Add an entry; floats keep their full precision."""
         self._file.write(json.dumps(entry) + "\n")
-        for key, value in entry.items():
-            if self._board is not None and "step" in entry and isinstance(value, int | float):
-                self._board(key, value, entry["step"])
+        if "step" in entry:
+            numbers = {key: value for key, value in entry.items() if isinstance(value, int | float)}
+            for board in self._boards:
+                board.guard(partial(board.add, numbers, entry["step"]))
 
     def draw(self) -> None:
         """Make `loss.png` anew, if matplotlib is there."""
@@ -69,8 +71,8 @@ class RunLog:
     def close(self) -> None:
         """Close the file and whatever else is fed."""
         self._file.close()
-        for close in self._closers:
-            close()
+        for board in self._boards:
+            board.guard(board.close)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -165,23 +167,44 @@ def draw_losses(entries: list[dict[str, Any]], path: Path, reference: dict[str, 
     temp.replace(path)
 
 
-def _open_board(config: Config, closers: list[Any]) -> Any:
-    """A function `(name, value, step)` that feeds what was asked for; None for nothing. Adds to `closers`."""
-    sinks: list[Any] = []
+class _Board:
+    """TensorBoard or W&B, fed by `add(numbers, step)`. What it raises is a warning, the first time of several."""
+
+    def __init__(self, name: str, add: Callable[[Mapping[str, float], int], None], close: Callable[[], None]) -> None:
+        self.name, self.add, self.close = name, add, close
+        self._fails = False
+
+    def guard(self, action: Callable[[], None]) -> None:
+        """Run `action`; its network and its disk do not end the training."""
+        try:
+            action()
+            self._fails = False
+        except Exception as error:  # noqa: BLE001 (of any client; it is tried again at the next entry)
+            if not self._fails:
+                print(f"warning: {self.name} did not get an entry: {one_line(error)}", flush=True)
+            self._fails = True
+
+
+def _open_boards(config: Config) -> list[_Board]:
+    """Those that were asked for."""
+    boards = []
     if config.tensorboard:
         if find_spec("tensorboard") is None:
             raise UsageError("--tensorboard: `pip install tensorboard` first")
         from torch.utils.tensorboard import SummaryWriter
 
         writer: Any = SummaryWriter(str(Path(config.out) / "tensorboard"))
-        sinks.append(writer.add_scalar)
-        closers.append(writer.close)
+
+        def add(numbers: Mapping[str, float], step: int) -> None:
+            for key, value in numbers.items():
+                writer.add_scalar(key, value, step)
+
+        boards.append(_Board("TensorBoard", add, writer.close))
     if config.wandb:
         if find_spec("wandb") is None:
             raise UsageError("--wandb: `pip install wandb` first")
         import wandb
 
         run = wandb.init(project=config.wandb, dir=config.out, resume="allow", id=Path(config.out).name)
-        sinks.append(lambda name, value, step: run.log({name: value}, step=step))
-        closers.append(run.finish)
-    return (lambda name, value, step: [sink(name, value, step) for sink in sinks]) if sinks else None
+        boards.append(_Board("W&B", lambda numbers, step: run.log(dict(numbers), step=step), run.finish))
+    return boards

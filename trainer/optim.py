@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from shardkit import UsageError
-from trainer.checkpoint import CheckpointError, State
+from trainer.checkpoint_parts import CheckpointError, State, is_tensor
 from trainer.config import Config
 from trainer.distributed import World, autocast, choose_precision, data_parallel
 from trainer.model import IGNORED, Model, ModelConfig
+
+_MOMENTS = {"AdamW": ("step", "exp_avg", "exp_avg_sq"), "Muon": ("momentum_buffer",)}  # of each parameter
 
 
 def make_optimizers(model: Model, config: Config) -> list[torch.optim.Optimizer]:
@@ -75,17 +77,18 @@ class Learner:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product
             torch.use_deterministic_algorithms(True)
         torch.manual_seed(config.seed)  # the same weights on every rank
-        self.model = Model(
-            ModelConfig(
-                vocab_size=vocab_size,
-                n_layer=config.n_layer or 0,
-                n_head=config.n_head or 0,
-                n_embd=config.n_embd or 0,
-                n_positions=config.seq_len,
-            )
-        ).to(world.device)
+        sizes = ModelConfig(
+            vocab_size=vocab_size,
+            n_layer=config.n_layer or 0,
+            n_head=config.n_head or 0,
+            n_embd=config.n_embd or 0,
+            n_positions=config.seq_len,
+        )
+        if state and json.loads(state["model_config"]) != asdict(sizes):
+            raise CheckpointError(f"the checkpoint's model is {state['model_config']}, the run's {asdict(sizes)}")
+        self.model = Model(sizes).to(world.device)
         if state:
-            self._load_weights(state)
+            self.model.load_state_dict(state["model"])
         self.compiled = config.compile == "on" or (config.compile == "auto" and world.device.type == "cuda")
         self.model.chunked_loss = not self.compiled
         compiled: Any = torch.compile(self.model) if self.compiled else self.model
@@ -144,20 +147,55 @@ class Learner:
             "model_config": json.dumps(asdict(self.model.config)),
         }
 
-    def _load_weights(self, state: State) -> None:
-        sizes = asdict(self.model.config)
-        if json.loads(state["model_config"]) != sizes:
-            raise CheckpointError(f"the checkpoint's model is {state['model_config']}, the run's {sizes}")
-        self.model.load_state_dict(state["model"])
-
     def _restore(self, state: State) -> None:
         """Optimizers, scaler and random state; a rank beyond those that wrote the checkpoint keeps its fresh one."""
         rank, on_cuda = self.world.rank, self.world.device.type == "cuda"
+        if len(state["optimizers"]) != len(self.optimizers):
+            raise CheckpointError(
+                f"the checkpoint has {len(state['optimizers'])} optimizers, not {len(self.optimizers)}"
+            )
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             # On the CPU an optimizer would go on in the file's mapped pages, and the file will be deleted one day.
-            optimizer.load_state_dict(saved if on_cuda else deepcopy(saved))
-        self.scaler.load_state_dict(state["scaler"])
-        if rank < len(state["rng"]):
-            torch.set_rng_state(state["rng"][rank].cpu().clone())  # torch misreads a row of a matrix
-        if on_cuda and rank < len(state["cuda_rng"]):
-            torch.cuda.set_rng_state(state["cuda_rng"][rank].cpu().clone())
+            moments = moments_for(optimizer, saved)
+            settings = optimizer.state_dict()["param_groups"]  # the run's: the config says them
+            optimizer.load_state_dict({"state": moments if on_cuda else deepcopy(moments), "param_groups": settings})
+        fresh, saved = self.scaler.state_dict(), state["scaler"]
+        self.scaler.load_state_dict({name: saved.get(name, value) for name, value in fresh.items()})
+        try:
+            if rank < len(state["rng"]):
+                torch.set_rng_state(state["rng"][rank].cpu().clone())  # torch misreads a row of a matrix
+            if on_cuda and rank < len(state["cuda_rng"]):
+                torch.cuda.set_rng_state(state["cuda_rng"][rank].cpu().clone())
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"the checkpoint's random state is none ({error}): resume from an older one"
+            ) from error
+
+
+def moments_for(optimizer: torch.optim.Optimizer, saved: State) -> State:
+    """The moments in an optimizer's `saved` state, by number of the parameter, as `optimizer` can go on from them.
+
+    There are none for a run whose gradients a scaler has all skipped. Raises `CheckpointError`.
+    """
+    kind = type(optimizer).__name__
+    groups, parameters = (
+        optimizer.state_dict()["param_groups"],
+        [p for g in optimizer.param_groups for p in g["params"]],
+    )
+    moments: Any = saved.get("state")
+    try:
+        numbers = [group["params"] for group in saved["param_groups"]]
+    except (KeyError, TypeError):
+        numbers = []
+    if numbers != [group["params"] for group in groups] or not isinstance(moments, dict):
+        raise CheckpointError(f"the checkpoint's {kind} is of other parameters than the run's")
+    if moments and {*moments} != {*range(len(parameters))}:
+        raise CheckpointError(f"the checkpoint's {kind} has {len(moments)} of {len(parameters)} parameters")
+    for number, parts in moments.items():
+        shape = parameters[number].shape
+        shapes = {name: torch.Size() if name == "step" else shape for name in _MOMENTS[kind]}
+        if not isinstance(parts, dict) or not all(is_tensor(part) for part in parts.values()):
+            raise CheckpointError(f"the checkpoint's {kind} has no tensors for parameter {number}")
+        if {name: part.shape for name, part in parts.items() if part.is_floating_point()} != shapes:
+            raise CheckpointError(f"the checkpoint's {kind} has other shapes than parameter {number}, {tuple(shape)}")
+    return moments

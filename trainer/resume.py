@@ -13,8 +13,6 @@ from typing import Any, NamedTuple
 
 from shardkit import UsageError
 from trainer.checkpoint import (
-    CheckpointError,
-    State,
     checkpoint_folder,
     content_hash,
     download_newest,
@@ -24,6 +22,7 @@ from trainer.checkpoint import (
     newest_checkpoint,
     verify_checkpoint,
 )
+from trainer.checkpoint_parts import CheckpointError, State
 from trainer.distributed import RanksDiffer, World, broadcast_tensors, from_main, on_all_ranks, shared
 
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from shardkit import Manifest, ShardkitError, ShardLoader, Tokenizer, UsageError, public_address
-from trainer.checkpoint import CheckpointError, State, save_checkpoint, write_atomically
+from trainer.checkpoint import save_checkpoint, write_atomically
+from trainer.checkpoint_parts import CheckpointError, State
 from trainer.checkpoint_upload import Uploader
 from trainer.config import Config
 from trainer.distributed import StopSignal, World, gather, shared, sum_over_ranks
@@ -270,6 +271,8 @@ class Run:
         self.loader.close()
         if self.world.is_main:
             self.log.close()
+            if self.uploader:
+                self.uploader.report()
 
     def close(self) -> None:
         """Close files and threads; waits for an upload on its way."""

@@ -11,6 +11,7 @@ from shardkit import Tokenizer
 from trainer.distributed import autocast, find_world
 from trainer.export import open_model
 from trainer.model import Model
+from trainer.places import places_beside
 
 
 @torch.no_grad()
@@ -82,7 +83,7 @@ def sample_run(
 ) -> list[str]:
     """Texts from a run, a checkpoint or an export, by its own tokenizer unless another is named."""
     loaded = open_model(run, which=which, device=find_world(device).device)
-    codec = Tokenizer(tokenizer or loaded.state.get("tokenizer", "gpt2"))
+    codec = Tokenizer(tokenizer or places_beside(run).get("tokenizer") or loaded.tokenizer)
     return sample_text(
         loaded.model,
         codec,

@@ -11,6 +11,7 @@ from typing import Any
 from shardkit import Manifest, public_address, pull
 from trainer.config import Config, make_config, read_settings
 from trainer.distributed import World, check_same, find_world, finish, from_main, on_all_ranks, once_a_node, start
+from trainer.places import differences, read_places
 from trainer.resume import find_state
 from trainer.run import Run
 
@@ -21,7 +22,13 @@ def train(flags: Mapping[str, Any], file: str | Path | None = None) -> int:
     world = find_world(settings.get("device", "auto"))
     start(world)
     state = find_state(settings, world)
-    config = make_config(settings, json.loads(state["config"]) if state else None)
+    if state is None:
+        config = make_config(settings)
+    else:
+        saved, own = json.loads(state["config"]), _own_places(Path(settings["out"]), world)
+        config = make_config(settings, saved, own)
+        for line in differences(config, saved, own):
+            world.say(line)
     config, manifest = open_data(config, world)
     facts = {"the dataset of fingerprint": manifest.fingerprint, **config.shared_settings()}
     check_same(facts, world, place=str(manifest.directory))
@@ -35,6 +42,12 @@ def train(flags: Mapping[str, Any], file: str | Path | None = None) -> int:
     run.close()
     finish()
     return stopped
+
+
+def _own_places(run: Path, world: World) -> dict[str, Any]:
+    """The places in the run's config.toml on this rank's disk, or where there is none, on the first that has one."""
+    found = on_all_ranks(lambda: read_places(run), world)
+    return found[world.rank] or next(filter(None, found), {})
 
 
 def open_data(config: Config, world: World) -> tuple[Config, Manifest]:
@@ -69,7 +82,7 @@ def pin_commit(source: str) -> tuple[str, str | None]:
 
     try:
         commit = HfApi().dataset_info(name, revision=revision or None).sha
-    except (OSError, ValueError, RuntimeError):  # the client's errors are among these; `pull` says it in one line
+    except Exception:  # noqa: BLE001 (of the client, of what it is built on: `pull` says it in one line)
         return source, None
     return name, commit
 

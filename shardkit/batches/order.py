@@ -5,8 +5,8 @@ A split of `tokens` tokens is one stream of `n = (tokens - 1) // seq_len` window
 `seq_len` tokens at the stream's very end fill no window.
 
 All epochs together are one endless sequence of positions, counted from 0: position `p` is number `p % n` of epoch
-`p // n`. `Order` says which window is at a position. Each epoch is a permutation of its own; with spans (runs of
-windows that a bounded disk can hold at once) an epoch takes one span after the other, and permutes the windows of each.
+`p // n`. `Order` says which window is at a position: each epoch is a permutation of its own. Where the shards come
+one after the other, `spans.py` does.
 
 `Cut` says which positions a batch holds. A run cuts the sequence into global batches of `batch_size * world_size`
 positions, and each global batch into `world_size` runs of `batch_size`, one for each rank. The cut never changes the
@@ -17,7 +17,6 @@ cut. An epoch's remainder is carried: the batch that closes epoch `e` is filled 
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_right
 from dataclasses import dataclass
 from math import isqrt
 
@@ -81,14 +80,13 @@ def _mix(values: NDArray[np.uint64], key: np.uint64) -> NDArray[np.uint64]:
 class Order:
     """The window at each position of the endless sequence, for one split of `n_windows` (at least 1) windows.
 
-    `spans` are the first windows of the spans that are shuffled one by one, ascending from 0; without any the whole
-    epoch is shuffled. `salt` makes the orders of two datasets differ that are mixed under one seed.
+    The whole epoch is shuffled at once; span by span it is in `spans.py`. `salt` makes the orders of two datasets
+    differ that are mixed under one seed.
     """
 
     n_windows: int
     seed: int
     shuffle: bool
-    spans: tuple[int, ...] = ()
     salt: str = ""
 
     def windows(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -99,24 +97,7 @@ class Order:
         result = np.empty_like(indices)
         for epoch in set(epochs.ravel().tolist()):  # np.unique would import numpy.ma, 50 ms before the first batch
             chosen = epochs == epoch
-            result[chosen] = self._shuffled(epoch, indices[chosen])
-        return result
-
-    def span_of(self, window: int) -> int:
-        """The span that `window` is in."""
-        return bisect_right(self.spans, window) - 1
-
-    def _shuffled(self, epoch: int, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        if not self.spans:
-            return Permutation(self.n_windows, f"{self.seed}:{epoch}{self.salt}")(indices)
-        result = np.empty_like(indices)
-        ends = (*self.spans[1:], self.n_windows)
-        spans = np.searchsorted(self.spans, indices, side="right") - 1
-        for span in set(spans.tolist()):
-            chosen = spans == span
-            first = self.spans[span]
-            permutation = Permutation(ends[span] - first, f"{self.seed}:{epoch}:{span}{self.salt}")
-            result[chosen] = first + permutation(indices[chosen] - first)
+            result[chosen] = Permutation(self.n_windows, f"{self.seed}:{epoch}{self.salt}")(indices[chosen])
         return result
 
 

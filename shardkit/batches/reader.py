@@ -67,7 +67,9 @@ class BatchReader:
         self._max_segments = self._count_segments() if self.form.documents else 0
         in_order = sequence.mixture is None and isinstance(first.layout, Contiguous) and not first.order.shuffle
         self._in_order = first if in_order and self.form.plain and ledger is None else None
-        self._plan: list[list[tuple[int, int]]] = []  # of the batches from _plan_start on: the formula pays in bulk
+        self._plan: list[
+            list[tuple[int, int, int]]
+        ] = []  # of the batches from _plan_start on: the formula pays in bulk
         self._plan_start = 0
 
     def run_at(self, position: int) -> Tokens | None:
@@ -81,7 +83,7 @@ class BatchReader:
             return None
         size, seq_len = self.shape
         window = (position + self._rank * size) % source.order.n_windows
-        source.enter(window)
+        source.enter(int(source.visits(np.array([position + self._rank * size]))[0]))
         # None past the epoch's end too: the tokens after the last window are too few for another
         run = source.stream.run(window * seq_len, size * seq_len + 1)
         if run is not None and self._holds_unknown(run):
@@ -96,10 +98,10 @@ class BatchReader:
         GPU one that stops the process, which names no shard.
         """
         sources = self._sequence.sources
-        for row, (number, index) in zip(out, self._rows_of_batch(position), strict=True):
-            sources[number].read(index, row)
+        for row, (number, index, visit) in zip(out, self._rows_of_batch(position), strict=True):
+            sources[number].read(index, visit, row)
         if self._holds_unknown(out):
-            for row, (number, index) in zip(out, self._rows_of_batch(position), strict=True):
+            for row, (number, index, _) in zip(out, self._rows_of_batch(position), strict=True):
                 sources[number].check_ids(index, row, self._vocab_size)
         if self._ledger is not None:
             self._ledger.hash_rows(position, out)
@@ -134,21 +136,21 @@ class BatchReader:
         """Whether one of `tokens` is beyond the vocabulary."""
         return self._check_ids and bool(tokens.max() >= self._vocab_size)
 
-    def _rows_of_batch(self, position: int) -> list[tuple[int, int]]:
-        """The rank's `batch_size` rows of the global batch at `position`: the source's number, and the row there."""
+    def _rows_of_batch(self, position: int) -> list[tuple[int, int, int]]:
+        """The rank's rows of the global batch at `position`: the source's number, the row there, and its visit."""
         index, rest = divmod(position - self._plan_start, self.stride)
         if rest or not 0 <= index < len(self._plan):
             steps = max(1, _PLANNED_ROWS // self.shape[0])
-            numbers, rows = self._sequence.rows_at(self._cut.positions(position, steps=steps, rank=self._rank))
-            pairs = zip(numbers.tolist(), rows.tolist(), strict=True)
-            self._plan = [list(zip(*pair, strict=True)) for pair in pairs]
+            places = self._sequence.rows_at(self._cut.positions(position, steps=steps, rank=self._rank))
+            batches = zip(*(place.tolist() for place in places), strict=True)
+            self._plan = [list(zip(*batch, strict=True)) for batch in batches]
             self._plan_start, index = position, 0
         return self._plan[index]
 
     def _pieces_of_batch(self, position: int) -> tuple[list[int], list[int]]:
         """Where the later pieces of packed rows begin, in the rows laid end to end; the tokens that each row holds."""
         seams, used = [], []
-        for row, (number, index) in enumerate(self._rows_of_batch(position)):
+        for row, (number, index, _) in enumerate(self._rows_of_batch(position)):
             layout = self._sequence.sources[number].layout
             ends = list(accumulate(count for _, count in layout.pieces(index)))
             seams += [row * self.shape[1] + end for end in ends[:-1]]

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from shardkit.batches.layouts import LayoutStats
 from shardkit.batches.mixture import Mixture
+from shardkit.batches.order import ORDER_VERSION
 from shardkit.batches.rows import DatasetPlace, DatasetRows, RowOptions, is_dataset_place
+from shardkit.batches.spans import SPAN_ORDER_VERSION
 from shardkit.batches.state import make_identity
 from shardkit.dataset.documents import Location
 from shardkit.errors import UsageError
@@ -46,6 +48,7 @@ class RowSequence:
             self.close()
             raise
         self.n_rows = sum(source.layout.n_rows for source in self.sources)
+        spans = [source.span if options.shuffle else None for source in self.sources]
         self.identity = make_identity(
             fingerprint=self._each([source.manifest.fingerprint for source in self.sources]),
             split=options.split,
@@ -53,7 +56,8 @@ class RowSequence:
             shuffle=options.shuffle,
             seed=options.seed,
             layout=options.layout,
-            span=self._each([source.span if options.shuffle else None for source in self.sources]),
+            span=self._each(spans),
+            order=SPAN_ORDER_VERSION if any(spans) else ORDER_VERSION,
             weights=None if self.mixture is None else [str(share) for share in self.mixture.shares],
         )
 
@@ -62,19 +66,22 @@ class RowSequence:
         """Of the tokens, as the shards hold them."""
         return self.sources[0].stream.dtype
 
-    def rows_at(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The source's number, and its row, at each position: int64, both of the shape of `positions`."""
+    def rows_at(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """The source's number, its row, and the visit that reads it: int64, all of the shape of `positions`."""
         if self.mixture is None:
-            return np.zeros_like(positions), self.sources[0].order.windows(positions)
+            source = self.sources[0]
+            return np.zeros_like(positions), source.order.windows(positions), source.visits(positions)
         numbers, rows = self.mixture.assign(positions)
+        visits = np.zeros_like(rows)
         for number, source in enumerate(self.sources):
             chosen = numbers == number
+            visits[chosen] = source.visits(rows[chosen])
             rows[chosen] = source.order.windows(rows[chosen])
-        return numbers, rows
+        return numbers, rows, visits
 
     def locate(self, position: int) -> Location:
         """Where the first token of the row at `position` lies and came from."""
-        numbers, rows = self.rows_at(np.array([position]))
+        numbers, rows, _ = self.rows_at(np.array([position]))
         source = self.sources[int(numbers[0])]
         return source.locate(source.layout.pieces(int(rows[0]))[0][0])
 

@@ -7,16 +7,19 @@ arrived yet waits in `ShardCache.wait` while it reads a row; if the shard cannot
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shardkit.batches.checks import check_count
 from shardkit.batches.layouts import LAYOUTS, Contiguous, Layout, eot_of, make_layout
 from shardkit.batches.order import Order
-from shardkit.batches.spans import Span, choose_span, cut_spans, needed_shards
+from shardkit.batches.span_reader import SpanReader
+from shardkit.batches.spans import ShardRows, SpanOrder, choose_span
 from shardkit.dataset.documents import Location, locate_token
 from shardkit.dataset.manifest import PLAN_FOLDER, WORK_DIR, Manifest
 from shardkit.dataset.token_stream import Tokens, open_split
@@ -78,7 +81,6 @@ class DatasetRows:
             self.manifest, self.stream = self.cache.manifest, self.cache.open_stream()
         else:
             self.manifest, self.stream = open_split(place, options.split, verify=options.verify)
-        self._entered = -1
         try:
             self._take(options, number)
         except BaseException:
@@ -91,20 +93,20 @@ class DatasetRows:
         if options.eot_id not in (None, eot_id):
             raise UsageError(f"eot_id is {options.eot_id}, {self.name} was made with {eot_id}: leave it out")
         self.stream.eot_id = eot_id
-        self.span, self._spans = self._cut_spans(options)
+        if options.layout != "contiguous" and (options.span is not None or options.cache_bytes is not None):
+            raise UsageError(
+                f"layout {options.layout!r} needs the whole split on disk: leave span and cache_bytes out, or use "
+                "layout='contiguous'"
+            )
+        self.span: int | None = None
+        self._span_reader: SpanReader | None = None
         self.layout = self._open_layout(options)
         if not self.layout.n_rows:
             raise UsageError(
                 f"split {options.split!r} of {self.name} has {self.stream.tokens:,} tokens: 0 windows of "
                 f"{options.seq_len:,} (layout {options.layout!r}): lower seq_len, or use more data"
             )
-        self.order = Order(
-            n_windows=self.layout.n_rows,
-            seed=options.seed,
-            shuffle=options.shuffle,
-            spans=tuple(span.first_row for span in self._spans),
-            salt=f":{number}" if number else "",
-        )
+        self.order = self._open_order(options, f":{number}" if number else "")
 
     @property
     def name(self) -> str:
@@ -116,14 +118,23 @@ class DatasetRows:
         """The commit that a remote was opened at; None for a folder, and where there are no commits."""
         return None if self.cache is None else self.cache.revision or None
 
-    def read(self, row: int, out: Tokens) -> None:
-        """Copy `row` into `out`, `(seq_len + 1,)`, of the stream's dtype.
+    def visits(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The visit to a span in which each position is read, 0 where there are no spans; of the shape of `positions`.
+
+        Rows at different positions may be read in any order; in the order of their visits nothing is fetched twice.
+        """
+        return self.order.visits(positions) if isinstance(self.order, SpanOrder) else np.zeros_like(positions)
+
+    def read(self, row: int, visit: int, out: Tokens) -> None:
+        """Copy `row`, at a position in `visit`, into `out`, `(seq_len + 1,)`, of the stream's dtype.
 
         Waits for a shard that has not arrived yet. Raises `HubError` or `DiskFull` where it cannot be fetched, and
         `ShardError` where it is damaged.
         """
-        self.enter(row)
-        self.layout.read(row, out)
+        if self._span_reader is None:
+            self.layout.read(row, out)
+        else:
+            self._span_reader.read_row(row, visit, out)
 
     def check_ids(self, row: int, ids: Tokens, vocab_size: int) -> None:
         """Raise `ShardError`, which says where it is, for an id beyond the vocabulary in `ids`, what `read` gave."""
@@ -141,11 +152,15 @@ class DatasetRows:
             "damaged, or of another tokenizer; `shardkit verify` checks the others"
         )
 
-    def enter(self, row: int) -> None:
-        """Tell the cache, if there is one, that rows of `row`'s span are read from now on."""
-        if self.cache is not None and (number := self.order.span_of(row)) != self._entered:
-            self.cache.switch(self.stream, needed_shards(self._spans, number))
-            self._entered = number
+    def enter(self, visit: int) -> None:
+        """Tell the cache, if there is one, that rows of `visit` are read from now on."""
+        if self._span_reader is not None:
+            self._span_reader.enter(visit)
+
+    @property
+    def read_tokens(self) -> Callable[[int, Tokens], None]:
+        """A function that copies tokens from one on, of a row in the visit that was entered last."""
+        return self.stream.read if self._span_reader is None else self._span_reader.read
 
     def locate(self, token: int) -> Location:
         """Where `token` of the stream lies. A shard that was deleted is fetched again, and what is read stays."""
@@ -169,34 +184,28 @@ class DatasetRows:
         if self.cache is not None:
             self.cache.close()
 
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_entered": -1}
-
     @property
     def _plans(self) -> Path:
         return self.stream.directory / WORK_DIR / PLAN_FOLDER
 
-    def _cut_spans(self, options: RowOptions) -> tuple[int | None, tuple[Span, ...]]:
-        if options.layout != "contiguous":
-            if options.span is not None or options.cache_bytes is not None:
-                raise UsageError(
-                    f"layout {options.layout!r} needs the whole split on disk: leave span and cache_bytes out, or use "
-                    "layout='contiguous'"
-                )
-            return None, ()
-        if options.span is None and not options.spanned:
-            return None, ()
-        shards = self.stream.shards
-        tokens = [shard.tokens for shard in shards]
-        span = choose_span(
-            tokens,
-            [shard.bytes for shard in shards],
-            seq_len=options.seq_len,
+    def _open_order(self, options: RowOptions, salt: str) -> Order | SpanOrder:
+        """The order of the rows: by spans of shards where they are asked for, or may still be on their way."""
+        shuffle, seed = options.shuffle, options.seed
+        if options.layout != "contiguous" or (options.span is None and not options.spanned):
+            return Order(n_windows=self.layout.n_rows, seed=seed, shuffle=shuffle, salt=salt)
+        rows = ShardRows([shard.tokens for shard in self.stream.shards], options.seq_len)
+        if self.cache is not None:
+            self.cache.reserve_edges([edge.count for edge in rows.edges.values()])
+        self.span = choose_span(
+            [shard.bytes for shard in self.stream.shards],
             room=None if self.cache is None else self.cache.room_bytes,
             given=options.span,
             where=self.name,
         )
-        return span, cut_spans(tokens, span=span, seq_len=options.seq_len)
+        order = SpanOrder(rows, span=self.span, seed=seed, shuffle=shuffle, salt=salt)
+        if self.cache is not None:
+            self._span_reader = SpanReader(self.cache, self.stream, order, rows)
+        return order
 
     def _open_layout(self, options: RowOptions) -> Layout:
         """The layout; those that look for documents wait for the whole split, and for nothing if no EOT id is known."""

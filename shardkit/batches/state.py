@@ -45,14 +45,15 @@ def make_identity(
     layout: str = "contiguous",
     span: int | list[int | None] | None = None,
     weights: list[str] | None = None,
+    order: int = ORDER_VERSION,
 ) -> dict[str, Any]:
     """What decides the order of windows and what is in them; of a mixture lists of fingerprints, spans and weights."""
     return {
         "version": STATE_VERSION,
-        "order": ORDER_VERSION,
         "layout": layout,
         "span": span,
         "weights": weights,
+        "order": order,
         "fingerprint": fingerprint,
         "split": split,
         "seq_len": seq_len,
@@ -78,6 +79,11 @@ def read_state(identity: Mapping[str, Any], state: object, *, n_windows: int) ->
         raise StateError(f"not the state of a ShardLoader: {state!r:.200}: give what state_dict() returned")
     for key, value in identity.items():
         saved = state.get(key, _ADDED_LATER.get(key))
+        if key == "order" and saved != value:
+            raise StateError(
+                f"the state was saved with order {saved!r}, this version reads with {value!r}: go on with the version "
+                f"of then, or begin an epoch anew with set_epoch({state['epoch']!r}) instead of the state"
+            )
         if (type(saved), saved) != (type(value), value):
             raise StateError(
                 f"the state was saved with {key} {saved!r}, this loader has {value!r}: make it as it was then, or "

@@ -226,14 +226,14 @@ def _cut(batch_size: int, world_size: int, rank: int, row: int) -> Cut:
 
 def _describe(line: RowSequence, position: int, max_tokens: int, tokenizer: str | None) -> dict[str, Any]:
     """What the row at `position` of the line holds."""
-    numbers, rows = line.rows_at(np.array([position]))
+    numbers, rows, visits = line.rows_at(np.array([position]))
     source, row = line.sources[int(numbers[0])], int(rows[0])
-    source.enter(row)
+    source.enter(int(visits[0]))
     documents: list[dict[str, Any]] = []
     ids: list[int] = []
     for token, count in source.layout.pieces(row):
         part = np.empty(count, source.stream.dtype)
-        source.stream.read(token, part)
+        source.read_tokens(token, part)
         documents += _documents(source, token, part)
         ids += part.tolist()
     epoch, place = divmod(position, line.n_rows)

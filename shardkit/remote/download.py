@@ -16,7 +16,7 @@ from shardkit.dataset.llmc import bin_to_npy
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, ShardInfo
 from shardkit.dataset.shards import open_shard
 from shardkit.errors import DiskFull, HubError, ShardError
-from shardkit.files import atomic_write, format_bytes, free_bytes, read_small_file, remove_tree
+from shardkit.files import atomic_write, format_bytes, free_bytes, read_small_file, remove_tree, write_error
 from shardkit.remote.interface import Remote
 from shardkit.remote.threads import TransferThreads
 from shardkit.remote.uploader import TransferProgress

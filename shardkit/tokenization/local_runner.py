@@ -162,7 +162,7 @@ def work(descriptor: int) -> None:
                 messages.put(pipe.recv())
         except (EOFError, OSError):
             os._exit(0)  # the main process is gone
-        except Exception:  # noqa: BLE001 (what cannot be unpickled: the main process would wait for ever)
+        except BaseException:  # noqa: BLE001 (what cannot be unpickled: the main process would wait for ever)
             traceback.print_exc()
             os._exit(1)
 
@@ -172,7 +172,7 @@ def work(descriptor: int) -> None:
                 _send_result(pipe, results.get())
         except (BrokenPipeError, ConnectionError):
             os._exit(0)
-        except Exception:  # noqa: BLE001 (a bug: without this the main process would wait for ever)
+        except BaseException:  # noqa: BLE001 (a bug: without this the main process would wait for ever)
             traceback.print_exc()
             os._exit(1)
 

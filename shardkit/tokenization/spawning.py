@@ -59,7 +59,7 @@ def start_workers(count: int) -> list[Worker]:
     """Start `count` workers. They never see a Ctrl-C at the terminal, from their first instruction on: it is for the
     main process, which ends them. If it comes in here, all that were started are ended."""
     workers: list[Worker] = []
-    failures: list[Exception] = []
+    failures: list[BaseException] = []
     stop = threading.Event()
 
     def start() -> None:
@@ -69,7 +69,7 @@ def start_workers(count: int) -> list[Worker]:
         try:
             while len(workers) < count and not stop.is_set():
                 workers.append(_start_worker(f"shardkit-{len(workers)}"))
-        except Exception as error:  # noqa: BLE001 (raised below)
+        except BaseException as error:  # noqa: BLE001 (raised below)
             failures.append(error)
 
     thread = threading.Thread(target=start, name="shardkit-start")

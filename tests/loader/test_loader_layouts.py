@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from shardkit.batches.ledger import merge_ledger
+from shardkit.batches.spans import ShardRows, SpanOrder
 from shardkit.errors import StateError, UsageError
 from shardkit.loader.batch import Documents
 from shardkit.loader.loader import ShardLoader
@@ -292,13 +293,19 @@ def test_a_source_without_a_row_or_with_a_bad_weight_does_not_mix(tmp_path: Path
 
 
 def test_a_span_mixes_within_and_goes_through_them_in_turn(tmp_path: Path) -> None:
-    write_shards(tmp_path, [100, 90, 110, 50])
+    tokens = [100, 90, 110, 50]
+    write_shards(tmp_path, tokens)
     loader = ShardLoader(tmp_path, batch_size=1, seq_len=5, span=2)
+    order = SpanOrder(ShardRows(tokens, 5), span=2, seed=0, shuffle=True)
     before: list[int] = []
-    for _ in range(2):
+    for epoch in range(2):
         firsts = [int(inputs[0, 0]) for inputs, _ in loader]
         assert sorted(firsts) == list(range(0, 345, 5))
-        assert max(firsts[:38]) < 190 <= min(firsts[38:])  # 190 tokens are in the first two shards
+        shards = np.searchsorted(np.cumsum(tokens), firsts, side="right").tolist()
+        first, second = ({*order.shards(2 * epoch + span)} for span in range(2))
+        assert {*shards[:26]} == first  # 140 tokens at least; a row at each shard's end may come later
+        assert sum(shard in first for shard in shards[42:]) <= 2
+        assert second <= {*shards[42:]}
         assert firsts not in (sorted(firsts), before)
         before = firsts
     state = loader.state_dict()

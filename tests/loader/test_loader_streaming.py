@@ -14,12 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from cache_data import REPO, bytes_on_disk, kill_downloader, serve
 from hub_server import HubServer
 
 from shardkit.batches.ledger import merge_ledger
+from shardkit.batches.spans import ShardRows, SpanOrder
 from shardkit.dataset.manifest import Manifest
 from shardkit.errors import HubError, StateError, UsageError
 from shardkit.loader.loader import ShardLoader
@@ -54,6 +56,18 @@ def room_for(shards: int, manifest: Manifest) -> int:
     return small_bytes(manifest) + shards * SHARD_BYTES
 
 
+def order_of(manifest: Manifest, *, span: int, seq_len: int) -> SpanOrder:
+    """The order of a loader's train split with seed 0."""
+    tokens = [shard.tokens for shard in manifest.splits["train"]]
+    return SpanOrder(ShardRows(tokens, seq_len), span=span, seed=0, shuffle=True)
+
+
+def rows_before(order: SpanOrder, visit: int) -> int:
+    """How many rows come before a visit to a span."""
+    epochs = visit // order.n_spans + 1
+    return int((order.visits(np.arange(epochs * order.n_windows)) < visit).sum())
+
+
 def same(batch: tuple[torch.Tensor, ...], other: tuple[torch.Tensor, ...]) -> bool:
     return all(torch.equal(one, two) for one, two in zip(batch, other, strict=True))
 
@@ -79,12 +93,14 @@ def test_a_stream_gives_a_copys_batches_and_ledger_within_its_bound(
 
 def test_the_first_batch_comes_after_one_span(served: HubServer, tmp_path: Path) -> None:
     manifest = serve(served, tmp_path / "copy", shards=12, tokens=TOKENS)
-    later = {shard.file for shard in manifest.shards if shard.index > 4}
+    order = order_of(manifest, span=3, seq_len=64)
+    shards = manifest.splits["train"]
+    later = {shard.file for shard in shards} - {shards[number].file for number in order.shards(0)}
     for file in later:  # whoever waits for these waits for ever
         served.fault("status", "GET", file, code=503, times=None)
     copy = ShardLoader(tmp_path / "copy", batch_size=4, seq_len=64, span=3)
     with ShardLoader(REPO, batch_size=4, seq_len=64, span=3, cache=tmp_path / "cache") as stream:
-        for _ in range(40):  # the first span has 234 windows; the last runs on into the fourth train shard
+        for _ in range(rows_before(order, 1) // 4):
             assert same(stream.next_batch(), copy.next_batch())
     assert not {path.name for path in (tmp_path / "cache").glob("*.npy")} & later
 
@@ -151,13 +167,15 @@ def test_a_downloader_that_is_killed_again_and_again_delays_and_changes_nothing(
 
 
 def test_what_keeps_a_shard_away_is_raised_by_the_batch_that_needs_it(served: HubServer, tmp_path: Path) -> None:
-    serve(served, tmp_path / "copy", shards=6, tokens=TOKENS)
-    served.fault("corrupt", "GET", "train_000004", times=None)
+    manifest = serve(served, tmp_path / "copy", shards=6, tokens=TOKENS)
+    order = order_of(manifest, span=1, seq_len=32)
+    file = manifest.splits["train"][order.shards(3)[0]].file
+    served.fault("corrupt", "GET", file, times=None)
     with ShardLoader(REPO, batch_size=4, seq_len=32, span=1, cache=tmp_path / "cache") as stream:
-        for _ in range(110):  # of 117 in the first three shards
+        for _ in range(rows_before(order, 3) // 4):
             stream.next_batch()
-        with pytest.raises(HubError, match=r"train_000004.npy.* arrived 3 times with other bytes than promised"):
-            _ = [stream.next_batch() for _ in range(30)]
+        with pytest.raises(HubError, match=rf"{file}.* arrived 3 times with other bytes than promised"):
+            stream.next_batch(), stream.next_batch()
 
 
 @pytest.mark.parametrize("layout", ["document", "packed"])
@@ -202,14 +220,14 @@ def test_a_name_that_is_neither_a_repo_nor_a_folder_says_both(served: HubServer,
 
 
 def test_a_row_is_located_in_a_shard_that_was_deleted(served: HubServer, tmp_path: Path) -> None:
-    bound = room_for(5, serve(served, tmp_path / "copy", shards=12, tokens=TOKENS))
+    bound = room_for(6, serve(served, tmp_path / "copy", shards=12, tokens=TOKENS))
     options: dict[str, Any] = {"batch_size": 8, "seq_len": 64, "span": 2}
     copy = ShardLoader(tmp_path / "copy", **options)
     with ShardLoader(REPO, cache=tmp_path / "cache", cache_bytes=bound, **options) as stream:
         for _ in range(60):
             stream.next_batch()
-        assert not (tmp_path / "cache" / copy.locate(step=0).shard).exists()
-        for step in (0, 60, 100):
+        gone = next(step for step in range(60) if not (tmp_path / "cache" / copy.locate(step=step).shard).exists())
+        for step in (gone, 60, 100):
             assert stream.locate(step=step) == copy.locate(step=step)
 
 
@@ -269,3 +287,61 @@ def test_random_faults_and_kills_change_no_batch_or_are_named(seed: int, served:
         if state["run"][0]:
             break
     assert state["run"][0] == 1
+
+
+def test_within_a_bound_each_byte_comes_once_an_epoch_though_the_run_stops_in_between(
+    served: HubServer, tmp_path: Path
+) -> None:
+    manifest = serve(served, tmp_path / "copy", shards=11, tokens=TOKENS)
+    options: dict[str, Any] = {"batch_size": 4, "seq_len": 100, "span": 2}
+    order = order_of(manifest, span=2, seq_len=100)
+    copy = ShardLoader(tmp_path / "copy", **options)
+    options |= {"cache": tmp_path / "cache", "cache_bytes": room_for(5, manifest)}
+    state = copy.state_dict()
+    while state["epoch"] == 0:
+        with ShardLoader(REPO, **options) as stream:
+            stream.load_state_dict(state)
+            for _ in range(30):
+                assert same(stream.next_batch(), copy.next_batch())
+                state = stream.state_dict()
+                if state["epoch"]:
+                    break
+            cache = stream._sequence.sources[0].cache
+            for file in cache._wants if cache else ():  # nothing is on its way when we leave
+                cache.wait(file)
+    shards = manifest.splits["train"]
+    again = {shards[number] for visit in (0, 1) for number in order.shards(order.n_spans + visit)}
+    once = sum(shard.bytes for shard in shards)
+    assert once <= served.bytes_sent("/_cdn/") <= once + sum(shard.bytes for shard in again)
+
+
+def test_a_fresh_machine_in_mid_epoch_gets_the_edges_of_what_has_passed(served: HubServer, tmp_path: Path) -> None:
+    manifest = serve(served, tmp_path / "copy", shards=11, tokens=TOKENS)
+    options: dict[str, Any] = {"batch_size": 4, "seq_len": 100, "span": 2}
+    copy = ShardLoader(tmp_path / "copy", **options)
+    for _ in range(60):
+        copy.next_batch()
+    for name, bound in (("bounded", room_for(5, manifest)), ("free", None)):
+        copy.load_state_dict({**copy.state_dict(), "epoch": 0, "window": 240, "step": 60})
+        with (
+            disk_watch(tmp_path / name) as most,
+            ShardLoader(REPO, cache=tmp_path / name, cache_bytes=bound, **options) as stream,
+        ):
+            stream.load_state_dict(copy.state_dict())
+            while stream.epoch == 0:
+                assert same(stream.next_batch(), copy.next_batch())
+        assert bound is None or most[0] <= bound
+
+
+def test_an_edge_that_is_damaged_or_gone_is_made_again(served: HubServer, tmp_path: Path) -> None:
+    manifest = serve(served, tmp_path / "copy", shards=8, tokens=TOKENS)
+    options: dict[str, Any] = {"batch_size": 4, "seq_len": 100, "span": 1}
+    copy = ShardLoader(tmp_path / "copy", **options)
+    rng = random.Random(0)
+    with ShardLoader(REPO, cache=tmp_path / "cache", cache_bytes=room_for(3, manifest), **options) as stream:
+        while stream.epoch == 0:
+            assert same(stream.next_batch(), copy.next_batch())
+            for edge in sorted((tmp_path / "cache" / ".shardkit" / "edges").glob("*/*")):
+                damage = rng.randrange(9)
+                data = edge.read_bytes()
+                edge.write_bytes(data[:-1] if damage == 0 else bytes([data[0] ^ 1]) + data[1:] if damage == 1 else data)

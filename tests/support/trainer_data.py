@@ -112,3 +112,30 @@ def losses(run: Path, key: str = "loss") -> list[tuple[int, float]]:
     """`(step, loss)` of each line of `log.jsonl` that has `key`, in the order of the file."""
     entries: list[dict[str, Any]] = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     return [(entry["step"], entry[key]) for entry in entries if key in entry]
+
+
+def whole_state(step: int) -> dict[str, Any]:
+    """What a checkpoint holds, as small as can be: of a bigram table whose weights are counted on from `step`."""
+    from torch import arange, empty, get_rng_state
+
+    sizes = {"vocab_size": 100, "n_layer": 0, "n_head": 0, "n_embd": 0, "n_positions": 8}
+    return {
+        "step": step,
+        "loss": 1.0,
+        "val_loss": None,
+        "best": float("inf"),
+        "last_val_loss": None,
+        "world_size": 1,
+        "eot_id": 99,
+        "fingerprint": "f",
+        "source": "s",
+        "tokenizer": "bytes",
+        "loader": "{}",
+        "config": "{}",
+        "model_config": json.dumps(sizes),
+        "model": {"transformer.wte.weight": arange(128.0 * 128).reshape(128, 128) + step},
+        "optimizers": [],
+        "scaler": {},
+        "rng": get_rng_state()[None],
+        "cuda_rng": empty(0),
+    }

@@ -8,14 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from trainer_data import whole_state
 
 from shardkit import UsageError
 from trainer import checkpoint as ckpt
+from trainer import checkpoint_upload
 from trainer.checkpoint_upload import Uploader
+
+TABLE, SIZE = "transformer.wte.weight", 128 * 128
 
 
 def state(step: int, val_loss: float | None = None, best: float = 1e9) -> dict[str, Any]:
-    return {"step": step, "val_loss": val_loss, "best": best, "model": {"w": torch.arange(1000.0) + step}}
+    return {**whole_state(step), "val_loss": val_loss, "best": best}
 
 
 def names(folder: Path) -> list[str]:
@@ -24,7 +28,7 @@ def names(folder: Path) -> list[str]:
 
 def test_what_is_saved_is_loaded_and_only_plain_data_is_needed(tmp_path: Path) -> None:
     path = ckpt.save_checkpoint(tmp_path, state(3), keep=2)
-    assert torch.equal(ckpt.load_checkpoint(path)["model"]["w"], torch.arange(1000.0) + 3)
+    assert torch.equal(ckpt.load_checkpoint(path)["model"][TABLE].ravel(), torch.arange(SIZE) + 3.0)
     assert torch.load(path, weights_only=True)["step"] == 3
 
 
@@ -45,7 +49,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path) 
     truncated, flipped, empty = (tmp_path / ckpt.checkpoint_name(step) for step in (4, 3, 2))
     os.truncate(truncated, truncated.stat().st_size // 2)
     data = bytearray(flipped.read_bytes())
-    data[data.index(torch.tensor([500.0]).numpy().tobytes())] ^= 1  # one bit of one weight
+    data[data.index(torch.tensor([5000.0]).numpy().tobytes())] ^= 1  # one bit of one weight
     flipped.write_bytes(data)
     empty.write_bytes(b"")
     said: list[str] = []
@@ -88,13 +92,14 @@ def test_uploads_go_to_any_fsspec_path_and_come_back(tmp_path: Path) -> None:
     uploader.close()
     assert names(tmp_path / "remote" / "checkpoints") == ["step_00000002.pt"]
     assert (tmp_path / "remote" / "log.jsonl").exists()
-    assert said[-1] == f"pushed step_00000002 to {remote}"
+    assert said[-2:] == [f"pushed step_00000002 to {remote}", f"pushed    {remote} has step_00000002"]
     assert names(run) == ["checkpoints", "log.jsonl"]
     fetched = ckpt.download_newest(remote, tmp_path / "fresh")
     assert ckpt.load_checkpoint(fetched)["step"] == 2
 
 
-def test_a_failing_upload_is_a_warning(tmp_path: Path) -> None:
+def test_a_failing_upload_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint_upload, "FIRST_WAIT_SECONDS", 0.001)
     said: list[str] = []
     (tmp_path / "blocked").write_text("a file where a folder should be")
     uploader = Uploader(tmp_path / "run", (tmp_path / "blocked" / "x").as_uri(), said.append)

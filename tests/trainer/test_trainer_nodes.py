@@ -57,8 +57,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copy_checkpoint(whole: Path, step: int, out: Path) -> Path:
-    """A run's folder that holds the checkpoint of `step`."""
+    """A run's folder that holds its config.toml and the checkpoint of `step`."""
     (out / "checkpoints").mkdir(parents=True)
+    shutil.copy(whole / "run" / "config.toml", out)
     return Path(shutil.copy(whole / "run" / "checkpoints" / checkpoint_name(step), out / "checkpoints"))
 
 

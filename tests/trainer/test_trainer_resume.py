@@ -84,7 +84,8 @@ def test_going_on_from_the_middle_equals_never_having_stopped(
     (part / "checkpoints").mkdir(parents=True)
     shutil.copy(whole / "checkpoints" / "step_00000006.pt", part / "checkpoints")
     shutil.copy(whole / "log.jsonl", part)  # with lines of the lost part
-    train({"out": str(part), "resume": "auto"})  # the rest is in the checkpoint
+    shutil.copy(whole / "config.toml", part)
+    train({"out": str(part), "resume": "auto"})  # places are in config.toml, the rest is in the checkpoint
     assert [step for step, _ in losses(part)] == list(range(1, 13))
     assert_same_run(whole, part)
 

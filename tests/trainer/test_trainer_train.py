@@ -6,10 +6,12 @@ import json
 import math
 import pydoc
 import re
+import sys
 from collections.abc import Iterator
 from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -237,6 +239,35 @@ def test_what_was_asked_for_and_is_not_installed_is_named(tmp_path: Path, monkey
         config = Config(data="d", out=str(tmp_path), **more)
         with pytest.raises(UsageError, match=f"--{name}: `pip install {name}` first"):
             RunLog(config, step=-1, reference={})
+
+
+def test_a_board_that_fails_is_a_warning_and_is_fed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    got: list[tuple[dict[str, float], int]] = []
+
+    class Board:
+        def log(self, numbers: dict[str, float], step: int) -> None:
+            if step in (2, 3):
+                raise ConnectionError("down, with hf_abcdefgh12345678")
+            got.append((numbers, step))
+
+        def finish(self) -> None:
+            raise RuntimeError("nobody there")
+
+    monkeypatch.setattr("trainer.log.find_spec", lambda name: name == "wandb")
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **options: Board()))
+    log = RunLog(Config(data="d", out=str(tmp_path), wandb="project"), step=-1, reference={})
+    for step in range(1, 5):
+        log.write({"step": step, "loss": 1.0, "text": "x"})
+    log.close()
+    assert got == [({"step": 1, "loss": 1.0}, 1), ({"step": 4, "loss": 1.0}, 4)]
+    said = capsys.readouterr().out.splitlines()
+    assert said == [
+        "warning: W&B did not get an entry: down, with hf_[hidden]",
+        "warning: W&B did not get an entry: nobody there",
+    ]
+    assert len(read_log(tmp_path / "log.jsonl")) == 4
 
 
 def test_the_learning_rate_rises_in_a_line_and_falls_along_a_cosine() -> None:

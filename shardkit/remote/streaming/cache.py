@@ -18,11 +18,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from shardkit.dataset.known_files import KnownFiles
 from shardkit.dataset.manifest import Manifest
-from shardkit.dataset.token_stream import TokenStream, open_stream
-from shardkit.errors import HubError, ShardkitWarning, UsageError
+from shardkit.dataset.token_stream import Tokens, TokenStream, open_stream
+from shardkit.errors import HubError, ShardkitError, ShardkitWarning, UsageError
 from shardkit.files import format_bytes
+from shardkit.remote.streaming.edges import EdgeFolder, edge_bytes
 from shardkit.remote.streaming.folder import CacheFolder, Dataset, default_folder, full_name, small_bytes
 from shardkit.remote.streaming.lease import POLL_SECONDS, Reader
 
@@ -64,6 +67,8 @@ class ShardCache:
         self.unfinished = dataset.unfinished
         self._sizes = {shard.file: shard.bytes for shard in self.manifest.shards}
         self._small_bytes = small_bytes(self.manifest)
+        self._edges = EdgeFolder(folder.edges / dataset.digest[:16], np.dtype(self.manifest.dtype).newbyteorder("<"))
+        self._edge_bytes = 0
         self._wants: list[str] = []
         self._reader: Reader | None = None
 
@@ -106,7 +111,7 @@ class ShardCache:
     @property
     def room_bytes(self) -> int | None:
         """What `cache_bytes` leaves for the shards that are wanted at one time; None without a bound."""
-        return None if self._cache_bytes is None else self._cache_bytes - self._small_bytes
+        return None if self._cache_bytes is None else self._cache_bytes - self._small_bytes - self._edge_bytes
 
     def open_stream(self) -> TokenStream:
         """The split as a stream, which waits for a shard where it opens it."""
@@ -125,10 +130,10 @@ class ShardCache:
         if unknown := [shard for shard in wants if shard not in self._sizes]:
             raise UsageError(f"{self.name} has no shard {unknown[0]}")
         needed = sum(self._sizes[shard] for shard in wants)
-        if self.room_bytes is not None and needed > self.room_bytes:
+        if self._cache_bytes is not None and self.room_bytes is not None and needed > self.room_bytes:
             raise UsageError(
-                f"cache_bytes is {format_bytes(self._cache_bytes or 0)}, {len(wants)} shards at once and the small "
-                f"files take {format_bytes(needed + self._small_bytes)}: give more, or a smaller span"
+                f"cache_bytes is {format_bytes(self._cache_bytes)}, {len(wants)} shards at once and the small "
+                f"files take {format_bytes(needed + self._cache_bytes - self.room_bytes)}: give more, or a smaller span"
             )
         self._wants = wants
         reader.change(replace(reader.lease, wants=wants))
@@ -145,6 +150,29 @@ class ShardCache:
             raise UsageError(f"{shard} was not wanted: name it to want() before wait()")
         while not reader.has(shard):
             time.sleep(POLL_SECONDS)
+
+    def has_arrived(self, shard: str) -> bool:
+        """Whether `wait` would return at once."""
+        reader = self._own_reader()
+        try:
+            return shard in reader.ready or (shard in reader.lease.wants and reader.has(shard))
+        except ShardkitError:
+            return False
+
+    def reserve_edges(self, counts: Sequence[int]) -> None:
+        """Leave room for edges of so many tokens each: what `keep_edge` will write."""
+        itemsize = np.dtype(self.manifest.dtype).itemsize
+        self._edge_bytes = sum(edge_bytes(count, itemsize) for count in counts)
+        reader = self._own_reader()
+        reader.change(replace(reader.lease, edge_bytes=self._edge_bytes))
+
+    def edge(self, name: str, count: int) -> Tokens | None:
+        """An edge that was kept by this or another process; None where there is none."""
+        return self._edges.read(name, count)
+
+    def keep_edge(self, name: str, tokens: Tokens) -> None:
+        """Keep the edge of a shard, for when the shard is gone. Raises `OutputError` or `DiskFull`."""
+        self._edges.write(name, tokens)
 
     def switch(self, stream: TokenStream, numbers: Sequence[int]) -> None:
         """Unmap all shards of `stream` but these, nearest need first, and want these alone."""
@@ -176,7 +204,7 @@ class ShardCache:
         if reader is None or reader.pid != os.getpid():  # a copy, or a fork
             reader = Reader(self._folder, self._source, self._asked, self._cache_bytes, self._digest)
             self._set_reader(reader)
-            reader.change(replace(reader.lease, wants=self._wants))
+            reader.change(replace(reader.lease, wants=self._wants, edge_bytes=self._edge_bytes))
         return reader
 
     def _set_reader(self, reader: Reader) -> None:

@@ -63,7 +63,8 @@ class Downloader:
         order = in_order_of_need(wants)
         contents.note_wanted(order)
         bounds = [lease.cache_bytes for lease in leases if lease.cache_bytes is not None]
-        bound = min(bounds) - self._dataset.small_bytes if bounds else None
+        edge_bytes = max((lease.edge_bytes for lease in leases), default=0)
+        bound = min(bounds) - self._dataset.small_bytes - edge_bytes if bounds else None
         refused = {} if bound is None else self._too_large(wants, bound)
         refused |= self._start([shard for shard in order if shard not in refused], bound, wants)
         errors = {shard: self._failures[shard].error for shard in order if self._rests(shard)} | refused
@@ -85,6 +86,8 @@ class Downloader:
                 self._verified.add(shard)
                 continue
             self._dataset.contents.forget(shard)
+            if isinstance(error, OSError):  # of the disk: a client's are in words already
+                error = write_error(error, self._folder.path / shard, self._dataset.sizes[shard])
             if isinstance(error, ShardkitError):
                 self._failures[shard] = _Failure(error, readers, time.monotonic() + AGAIN_SECONDS)
             elif error is not None:
@@ -237,7 +240,7 @@ def main(folder: CacheFolder) -> int:
         except ShardkitError as error:
             seen = _seen(folder.living())
             folder.write(folder.status, Status(pid=os.getpid(), seen=seen, error=_described(error)))
-    except Exception:  # noqa: BLE001 (a bug: the log takes it, scrubbed, and the exit code tells)
+    except BaseException:  # noqa: BLE001 (a bug, or a client's panic: the log takes it, scrubbed, and the code tells)
         print("\n".join(scrub(line) for line in traceback.format_exc().splitlines()), flush=True)
         return 1
     return 0

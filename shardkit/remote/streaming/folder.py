@@ -6,6 +6,7 @@
     FOLDER/.shardkit/downloader.lock     locked while a downloader lives, by its process
     FOLDER/.shardkit/status.json         what the downloader has verified, and what failed
     FOLDER/.shardkit/dataset.json        the manifest that all running readers use, and its pinned revision
+    FOLDER/.shardkit/edges/              ends of shards that have passed, in a folder a dataset; readers write them
 
 Each JSON file is replaced, never written in place, so nobody reads half a file. None is made durable: they mean nothing
 after a power loss. The locks are those of `lockf`: they belong to a process and not to a descriptor, so a forked worker
@@ -44,6 +45,7 @@ class Lease:
     serial: int = 0
     wants: list[str] = field(default_factory=list)
     cache_bytes: int | None = None
+    edge_bytes: int = 0  # of the bound, for edges that this reader writes
     dataset: str = ""
 
 
@@ -94,6 +96,7 @@ class CacheFolder:
         self.lock = self.work / "downloader.lock"
         self.status = self.work / "status.json"
         self.dataset = self.work / "dataset.json"
+        self.edges = self.work / "edges"
 
     def prepare(self) -> None:
         """Make it. Raises `OutputError` for a folder that holds something else: what is in a cache gets deleted."""

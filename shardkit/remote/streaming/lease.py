@@ -23,7 +23,7 @@ from shardkit.redaction import public_address
 from shardkit.remote.streaming.folder import CacheFolder, Dataset, Lease, Status, is_locked, source_key
 
 POLL_SECONDS = 0.02
-_MOST_KILLED = 4  # downloaders of one reader, while it waited for one thing
+_MOST_ENDED = 4  # downloaders of one reader that failed or were killed, while it waited for one thing
 
 
 class _Child(subprocess.Popen[bytes]):
@@ -73,7 +73,7 @@ class Reader:
         self.lease = Lease(id=f"{self.pid}-{uuid.uuid4().hex[:8]}", cache_bytes=cache_bytes, dataset=digest)
         self._source, self._revision = source, revision
         self._child: _Child | None = None
-        self._killed = 0
+        self._ended = 0
         self._path = folder.readers / f"{self.lease.id}.json"
         self._lock: int | None = folder.new_lease(self.lease.id)
         self.change(self.lease)
@@ -122,7 +122,7 @@ class Reader:
             raise _error(status.errors[shard])
         self.ready |= {*status.ready} & {*self.lease.wants}
         if shard in self.ready:
-            self._killed = 0
+            self._ended = 0
         return shard in self.ready
 
     def _status(self) -> Status | None:
@@ -139,17 +139,17 @@ class Reader:
         return status
 
     def _start(self) -> None:
-        """Start a downloader. Raises `HubError` where the one before shows that it is no use."""
+        """Start a downloader. Raises `HubError` where those before show that it is no use."""
         last, self._child = self._child, None
         if last is not None and last.returncode:
-            self._killed += 1
-            killed = last.returncode < 0  # from outside, or the system was out of memory
-            if not killed or self._killed == _MOST_KILLED:
-                self._killed = 0
-                how = f"was killed {_MOST_KILLED} times (signal {-last.returncode})" if killed else "failed"
+            self._ended += 1
+            if self._ended == _MOST_ENDED:
+                self._ended = 0
+                killed = last.returncode < 0  # from outside, or the system was out of memory
+                how = f"was killed (signal {-last.returncode})" if killed else "failed"
                 raise HubError(
-                    f"the downloader of {self.folder.path} {how} and brought nothing (its last words: "
-                    f"{last.last_words() or 'none'}): make a new loader, it goes on"
+                    f"the downloader of {self.folder.path} {how}, {_MOST_ENDED} times, and brought nothing (last "
+                    f"words: {last.last_words() or 'none'}): make a new loader, it goes on"
                 )
         self._child = _Child(self.folder, self._source, self._revision)
         _children[:] = [child for child in _children if child.poll() is None] + [self._child]

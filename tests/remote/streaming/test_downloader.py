@@ -260,14 +260,51 @@ def test_a_downloader_that_dies_whenever_it_starts_is_reported_with_its_cause(
         "    print('the last words'); os._exit(7)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(broken))
-    with pytest.raises(HubError, match=r"failed and brought nothing \(its last words: the last words\)"):
+    with pytest.raises(HubError, match=r"failed, 4 times, and brought nothing \(last words: the last words\)"):
         opened(tmp_path / "b")
     (broken / "sitecustomize.py").write_text(
         "import sys, os\nif 'shardkit.remote.streaming.downloader' in sys.orig_argv:\n    os.kill(os.getpid(), 9)\n"
     )
-    with pytest.raises(HubError, match=r"was killed 4 times \(signal 9\) and brought nothing"):
+    with pytest.raises(HubError, match=r"was killed \(signal 9\), 4 times, and brought nothing"):
         opened(tmp_path / "b")
     monkeypatch.undo()
+
+
+def test_a_downloader_that_fails_once_is_replaced(
+    served: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(served, tmp_path / "a")
+    broken, flag = tmp_path / "broken", tmp_path / "failed"
+    broken.mkdir()
+    (broken / "sitecustomize.py").write_text(
+        "import sys, os\nif 'shardkit.remote.streaming.downloader' in sys.orig_argv:\n"
+        f"    if not os.path.exists({str(flag)!r}):\n        open({str(flag)!r}, 'w'); os._exit(1)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(broken))
+    opened(tmp_path / "b").close()
+    assert flag.exists()
+    monkeypatch.undo()
+
+
+def test_a_disk_that_fails_for_one_shard_is_said_and_the_others_come(tmp_path: Path) -> None:
+    manifest = make_dataset(tmp_path / "a")
+    files = [shard.file for shard in manifest.shards]
+    change = (
+        "usual = downloader.Downloader._fetch\n"
+        "def failing(self, shard):\n"
+        f"    if shard == {files[0]!r}:\n        raise OSError(5, 'Input/output error')\n"
+        "    return usual(self, shard)\n"
+        "downloader.Downloader._fetch = failing"
+    )
+    child = start_downloader(tmp_path / "b", str(tmp_path / "a"), change)
+    cache = opened(tmp_path / "b", str(tmp_path / "a"))
+    cache.want(files)
+    with pytest.raises(OutputError, match=f"{files[0]}.*Input/output error"):
+        cache.wait(files[0])
+    cache.wait(files[1])
+    cache.close()
+    child.kill()
+    child.communicate()
 
 
 def test_it_ends_soon_after_its_readers_were_killed_and_not_when_only_its_starter_was(

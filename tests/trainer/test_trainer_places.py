@@ -1,0 +1,115 @@
+"""A stranger's checkpoint decides the model, and never what is read here, or where anything is sent or reported."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from trainer_data import write_dataset
+
+from shardkit import UsageError
+from trainer.__main__ import main
+from trainer.checkpoint import list_checkpoints, load_checkpoint
+from trainer.config import names_of
+from trainer.train import train
+
+SHAPE = {"model": "nano", "n_layer": 1, "n_embd": 32, "seq_len": 32, "micro_batch": 2, "batch_tokens": 64}
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> Path:
+    """A checkpoint whose every place is the stranger's; data of the same content lie in `mine`."""
+    write_dataset(tmp_path / "theirs")
+    shutil.copytree(tmp_path / "theirs", tmp_path / "mine")
+    words = {"data": str(tmp_path / "theirs"), "device": "cpu", "val_every": 0, "keep": 7}
+    train({**words, **SHAPE, "out": str(tmp_path / "run"), "steps": 2})
+    state = load_checkpoint(list_checkpoints(tmp_path / "run" / "checkpoints")[-1])
+    loot = (tmp_path / "loot").as_uri()
+    theirs = {
+        "push_checkpoints": f"{loot}?token=abc",
+        "hellaswag": f"{loot}/\x1b[2Jhellaswag.jsonl",
+        "wandb": "spy",
+        "tensorboard": True,
+        "data_dir": str(tmp_path / "loot"),
+        "tokenizer": str(tmp_path / "loot.json"),
+        "out": str(tmp_path / "loot"),
+        "resume": "auto",
+    }
+    state["config"] = json.dumps({**json.loads(state["config"]), **theirs})
+    state["tokenizer"] = theirs["tokenizer"]
+    torch.save(state, tmp_path / "stranger.pt")
+    assert {*theirs, "data"} == {*names_of("place")}
+    return tmp_path / "stranger.pt"
+
+
+def test_nothing_of_a_strangers_places_is_taken_and_all_of_it_is_said(
+    stranger: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    with pytest.raises(UsageError, match="--data is missing"):
+        train({"resume": str(stranger), "out": str(tmp_path / "out")})
+    train(
+        {"resume": str(stranger), "out": str(tmp_path / "out"), "data": str(tmp_path / "mine"), "steps": 3, "keep": 1}
+    )
+    said = capsys.readouterr().out
+    assert "resumed   after step 2" in said
+    note = next(line for line in said.splitlines() if line.startswith("note: not taken from the checkpoint: "))
+    for flag in (
+        "--data ",
+        "--push-checkpoints ",
+        "--hellaswag ",
+        "--wandb ",
+        "--tensorboard ",
+        "--data-dir ",
+        "--tokenizer ",
+    ):
+        assert flag in note
+    assert "token=abc" not in said
+    assert "\x1b" not in said
+    assert "note: other than in the checkpoint: --steps 3 (was 2), --keep 1 (was 7)" in said
+    assert not list(tmp_path.glob("loot*"))
+    config = (tmp_path / "out" / "config.toml").read_text()
+    assert "loot" not in config
+    assert "theirs" not in config
+    kept = json.loads(load_checkpoint(list_checkpoints(tmp_path / "out" / "checkpoints")[-1])["config"])
+    assert "loot" not in json.dumps(kept)
+
+
+def test_a_run_goes_on_with_the_places_of_its_own_config_toml(
+    stranger: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    remote = (tmp_path / "remote").as_uri()
+    words = {"data": str(tmp_path / "mine"), "device": "cpu", "val_every": 0, "push_checkpoints": remote}
+    train({**words, **SHAPE, "out": str(tmp_path / "out"), "steps": 2})
+    shutil.rmtree(tmp_path / "remote")
+    shutil.copy(stranger, tmp_path / "out" / "checkpoints" / "step_00000002.pt")
+    train({"resume": "auto", "out": str(tmp_path / "out"), "steps": 3})
+    assert [path.name for path in (tmp_path / "remote" / "checkpoints").iterdir()] == ["step_00000003.pt"]
+    assert not list(tmp_path.glob("loot*"))
+    assert f"note: from the run's config.toml: --data '{tmp_path}/mine', " in capsys.readouterr().out
+
+
+def test_eval_and_sample_read_nothing_that_a_strangers_checkpoint_names(stranger: Path, tmp_path: Path) -> None:
+    (tmp_path / "loot.json").mkdir()  # whoever opens it says so
+
+    def say(*words: Any) -> tuple[int, str]:
+        result = CliRunner().invoke(main, [str(word) for word in words])
+        assert not isinstance(result.exception, Exception), result.exception
+        return result.exit_code, result.output
+
+    for command in ("eval", "sample"):
+        code, said = say(command, stranger, "--device", "cpu")
+        assert code == 2
+        assert "the checkpoint's tokenizer is a file" in said
+    code, said = say("eval", stranger, "--device", "cpu", "--tokenizer", "bytes")
+    assert code == 2
+    assert "give --data or --hellaswag" in said
+    code, said = say("eval", stranger, "--device", "cpu", "--tokenizer", "bytes", "--data", tmp_path / "mine")
+    assert code == 0
+    assert json.loads(said)["val_loss"] > 0
+    assert say("eval", tmp_path / "run", "--device", "cpu")[0] == 0  # a run of one's own says where its data are
