@@ -8,10 +8,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch.nn.functional import cross_entropy
 
-from shardkit import ShardLoader, merge_ledger, tokenize
+from shardkit import ShardLoader, UsageError, merge_ledger, tokenize
+from shardkit.loader.batch import DocumentBatch
 
 ROOT = Path(__file__).parents[2]
 _PROGRAM = re.compile(r"^## (.+?)\n.*?^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -117,3 +121,33 @@ def test_a_loader_is_not_shared_out_a_second_time_by_accelerate(way: str, ranks:
     for rank in range(ranks):
         said = (runs / str(ranks) / "Refused" / f"{way}-{rank}").read_text()
         assert said.startswith("accelerate was given a DataLoader around a ShardLoader, and would share out again")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("layout", ["contiguous", "packed"])
+def test_a_dict_batch_trains_a_transformers_model_on_the_targets_of_the_loader(layout: str, data: Path) -> None:
+    from transformers.loss.loss_utils import ForCausalLMLoss
+
+    options: dict[str, Any] = {
+        "batch_size": 3,
+        "seq_len": 16,
+        "layout": layout,
+        "documents": True,
+        "ignore_index": -100,
+    }
+    loader = ShardLoader[dict[str, torch.Tensor]](data, format="dict", **options)
+    for inputs, targets, documents in ShardLoader[DocumentBatch](data, **options):
+        batch = loader.next_batch()
+        assert list(batch) == ["input_ids", "labels", "shift_labels", "position_ids"]
+        assert torch.equal(batch["input_ids"], inputs)
+        assert torch.equal(batch["position_ids"], documents.position_ids)
+        logits = torch.randn(3, 16, 257)
+        loss = ForCausalLMLoss(logits, batch["labels"], 257, shift_labels=batch["shift_labels"])
+        assert torch.equal(loss, cross_entropy(logits.flatten(0, 1), targets.flatten()))
+        loss = ForCausalLMLoss(logits, batch["labels"], 257)  # a model that does not know them
+        assert torch.allclose(loss, cross_entropy(logits[:, :-1].flatten(0, 1), targets[:, :-1].flatten()))
+
+
+def test_another_format_is_refused(data: Path) -> None:
+    with pytest.raises(UsageError, match="format is 'json': expected one of tuple, dict"):
+        ShardLoader(data, batch_size=3, seq_len=16, format="json")
