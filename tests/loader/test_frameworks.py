@@ -5,20 +5,56 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch.nn.functional import cross_entropy
 
-from shardkit import ShardLoader, merge_ledger, tokenize
+from shardkit import ShardLoader, UsageError, merge_ledger, tokenize
+from shardkit.loader.batch import DocumentBatch
 
 ROOT = Path(__file__).parents[2]
 _PROGRAM = re.compile(r"^## (.+?)\n.*?^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PROGRAMS: dict[str, str] = dict(_PROGRAM.findall((ROOT / "docs/frameworks.md").read_text()))
-STEPS = (5, 7, 17)  # in epoch 0, at its end, in epoch 2: an epoch is 7 batches of 8 windows, and 3 windows are over
+# An epoch is 7 batches of 8 windows, and 3 windows are over: stopped at its end and in its middle, then in epoch 2.
+STEPS = {1: (7, 17), 2: (5, 17)}
+BY_EPOCHS = {  # in whole epochs, one where the others are stopped in the first
+    "Trainer by epochs": PROGRAMS["transformers' Trainer"].replace(
+        "max_steps=steps, save_steps=steps", 'num_train_epochs=-(-steps // 7), save_strategy="epoch"'
+    ),
+    "Lightning by epochs": PROGRAMS["Lightning"]
+    .replace("max_steps=steps", "max_epochs=-(-steps // 7)")
+    .replace("every_n_train_steps=1", "every_n_epochs=1"),
+}
+_REFUSED = """
+import sys
+from pathlib import Path
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+from shardkit import ShardLoader, UsageError
+
+data, run = sys.argv[1], Path(sys.argv[2])
+accelerator = Accelerator()
+loader = ShardLoader.from_env(data, batch_size=2, seq_len=16, format="dict")
+assert accelerator.prepare(loader) is loader
+model = GPT2LMHeadModel(GPT2Config(vocab_size=257, n_positions=16, n_embd=8, n_layer=1, n_head=1))
+trainer = Trainer(model, TrainingArguments(str(run), max_steps=1, report_to="none"), train_dataset=loader)
+ways = {
+    "prepared": lambda: next(iter(accelerator.prepare(DataLoader(loader, batch_size=None)))),
+    "trainer": trainer.train,
+}
+for name, way in ways.items():
+    try:
+        way()
+    except UsageError as error:
+        (run / f"{name}-{accelerator.process_index}").write_text(str(error))
+assert loader.step == 0
+"""
 
 
 @pytest.fixture(scope="module")
@@ -34,18 +70,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folders in which every program was run up to each of `STEPS`, by ranks and name."""
     home = tmp_path_factory.mktemp("runs")
-    (home / "programs.json").write_text(json.dumps(PROGRAMS))
-    for steps in STEPS:
-        processes = [launch(home, data, ranks, steps) for ranks in (1, 2)]
-        for process in processes:
-            _, errors = process.communicate(timeout=240)
+    (home / "programs.json").write_text(json.dumps({**PROGRAMS, **BY_EPOCHS, "Refused": _REFUSED}))
+    for number in range(2):
+        for process in [launch(home, data, ranks, STEPS[ranks][number]) for ranks in STEPS]:
+            _, errors = process.communicate(timeout=120)
             assert process.returncode == 0, errors[-4000:]
     return home
 
 
 def launch(home: Path, data: Path, ranks: int, steps: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    arguments = [home / "programs.json", data, home / str(ranks), ",".join(map(str, free_ports())), steps]
+    arguments = [home / "programs.json", data, home / str(ranks), steps]
     return subprocess.Popen(
         [*command, str(ROOT / "tests/support/framework_rank.py"), *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"},
@@ -55,22 +90,13 @@ def launch(home: Path, data: Path, ranks: int, steps: int) -> subprocess.Popen[s
     )
 
 
-def free_ports() -> list[int]:
-    """As many as there are programs."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in PROGRAMS]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
 @pytest.fixture(scope="module")
 def expected(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
     """The running sums of the ledger of a loader alone."""
     folder = tmp_path_factory.mktemp("expected")
     with ShardLoader(data, batch_size=8, seq_len=16, ledger=folder) as loader:
         assert (loader.steps_per_epoch, loader.remainder_windows) == (7, 3)
-        for _ in range(STEPS[-1]):
+        for _ in range(21):
             loader.next_batch()
     return dict(merge_ledger(folder).running)
 
@@ -79,10 +105,49 @@ def test_every_framework_has_a_program() -> None:
     assert list(PROGRAMS) == ["Plain PyTorch", "StatefulDataLoader", "accelerate", "transformers' Trainer", "Lightning"]
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("ranks", STEPS)
+@pytest.mark.parametrize("name", [*PROGRAMS, *BY_EPOCHS])
 def test_a_framework_feeds_what_the_loader_alone_gives_stopped_and_gone_on_with(
     name: str, ranks: int, runs: Path, expected: dict[int, str]
 ) -> None:
     ledger = merge_ledger(runs / str(ranks) / name / "ledger")
-    assert dict(ledger.running) == expected
+    steps = 21 if name in BY_EPOCHS else 17
+    assert dict(ledger.running) == {end: total for end, total in expected.items() if end <= 8 * steps}
+
+
+@pytest.mark.parametrize("ranks", STEPS)
+@pytest.mark.parametrize("way", ["prepared", "trainer"])
+def test_a_loader_is_not_shared_out_a_second_time_by_accelerate(way: str, ranks: int, runs: Path) -> None:
+    for rank in range(ranks):
+        said = (runs / str(ranks) / "Refused" / f"{way}-{rank}").read_text()
+        assert said.startswith("accelerate was given a DataLoader around a ShardLoader, and would share out again")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("layout", ["contiguous", "packed"])
+def test_a_dict_batch_trains_a_transformers_model_on_the_targets_of_the_loader(layout: str, data: Path) -> None:
+    from transformers.loss.loss_utils import ForCausalLMLoss
+
+    options: dict[str, Any] = {
+        "batch_size": 3,
+        "seq_len": 16,
+        "layout": layout,
+        "documents": True,
+        "ignore_index": -100,
+    }
+    loader = ShardLoader[dict[str, torch.Tensor]](data, format="dict", **options)
+    for inputs, targets, documents in ShardLoader[DocumentBatch](data, **options):
+        batch = loader.next_batch()
+        assert list(batch) == ["input_ids", "labels", "shift_labels", "position_ids"]
+        assert torch.equal(batch["input_ids"], inputs)
+        assert torch.equal(batch["position_ids"], documents.position_ids)
+        logits = torch.randn(3, 16, 257)
+        loss = ForCausalLMLoss(logits, batch["labels"], 257, shift_labels=batch["shift_labels"])
+        assert torch.equal(loss, cross_entropy(logits.flatten(0, 1), targets.flatten()))
+        loss = ForCausalLMLoss(logits, batch["labels"], 257)  # a model that does not know them
+        assert torch.allclose(loss, cross_entropy(logits[:, :-1].flatten(0, 1), targets[:, :-1].flatten()))
+
+
+def test_another_format_is_refused(data: Path) -> None:
+    with pytest.raises(UsageError, match="format is 'json': expected one of tuple, dict"):
+        ShardLoader(data, batch_size=3, seq_len=16, format="json")
