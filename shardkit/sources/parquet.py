@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shardkit.errors import SourceError
 from shardkit.sources.ranges import RangeFile, checked_read, modified_ns
-from shardkit.sources.source import Chunk, InputFile, Source
+from shardkit.sources.source import Chunk, InputFile, Source, check_row_bytes
 
 _GIANT_CHUNKS = 8  # a row group larger than this many chunks is read front to back by the main process
+_BATCH_ROWS = 1 << 16
 
 
 def iter_parquet_chunks(source: Source, number: int, start: int, part: int, chunk_bytes: int) -> Iterator[Chunk]:
@@ -37,23 +41,24 @@ def iter_parquet_chunks(source: Source, number: int, start: int, part: int, chun
 
 def _iter_giant(file: InputFile, number: int, group: int, part: int, column: str, chunk_bytes: int) -> Iterator[Chunk]:
     """A row group too large for one chunk, in batches that the main process reads in order."""
-    handle = checked_read(file, lambda: _open_parquet(file))
+    handle = checked_read(file, lambda: _open_parquet(file, column))
     meta = handle.metadata.row_group(group)
     rows = max(1, meta.num_rows * chunk_bytes // max(1, meta.total_byte_size))
-    weight = file.bytes * rows // max(1, handle.metadata.num_rows)
+    share = file.bytes / max(1, handle.metadata.num_rows)
     batches = handle.iter_batches(batch_size=rows, row_groups=[group], columns=[column], use_threads=False)
     row = 0
     while (batch := checked_read(file, lambda: next(batches, None))) is not None:
         first, row = row, row + batch.num_rows
         if row <= part:
             continue
-        batch = batch.slice(max(0, part - first))
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, batch.schema) as writer:
-            writer.write_batch(batch)
-        payload = sink.getvalue().to_pybytes()
         at = max(part, first)
-        yield Chunk(file=number, start=group, stop=group + 1, part=at, weight=weight, input=file, payload=payload)
+        for piece in _decoded(file, batch.column(0).slice(at - first), chunk_bytes, f"row group {group}", at):
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, pa.schema([(column, piece.type)])) as writer:
+                writer.write_batch(pa.record_batch([piece], names=[column]))
+            payload, weight = sink.getvalue().to_pybytes(), int(share * len(piece))
+            yield Chunk(file=number, start=group, stop=group + 1, part=at, weight=weight, input=file, payload=payload)
+            at += len(piece)
     _check_rows(file, row, meta.num_rows)
 
 
@@ -71,30 +76,59 @@ def _text_column(file: InputFile, column: str) -> int:
     return leaves.index(column)
 
 
-def read_column(chunk: Chunk, column: str) -> pa.ChunkedArray:
-    """The text column of a chunk. Raises `SourceError` if it cannot be read, is not text, or lacks rows."""
+def iter_column(chunk: Chunk, column: str, piece_bytes: int) -> Iterator[pa.Array]:
+    """The text column of a chunk, in pieces of at most `piece_bytes` of text, or one row. Raises `SourceError` if it
+    cannot be read, is not text, or lacks rows."""
     file = chunk.input
     if isinstance(chunk.payload, bytes):
-        return pa.ipc.open_stream(chunk.payload).read_all().column(column)
+        yield from pa.ipc.open_stream(chunk.payload).read_all().column(column).chunks
+        return
     groups = list(range(chunk.start, chunk.stop))
     checked_read(file, lambda: _text_column(file, column))
-    handle = checked_read(file, lambda: _open_parquet(file))
-    table = checked_read(file, lambda: handle.read_row_groups(groups, columns=[column], use_threads=False))
-    _check_rows(file, table.num_rows, sum(handle.metadata.row_group(group).num_rows for group in groups))
-    return table.column(column)
+    handle = checked_read(file, lambda: _open_parquet(file, column))
+    batches = handle.iter_batches(batch_size=_BATCH_ROWS, row_groups=groups, columns=[column], use_threads=False)
+    rows, held, size = 0, [], 0
+    while (batch := checked_read(file, lambda: next(batches, None))) is not None:
+        for piece in _decoded(file, batch.column(0), piece_bytes, f"row groups {chunk.start}-{chunk.stop}", rows):
+            if size + piece.nbytes > piece_bytes and held:
+                yield pa.concat_arrays(held)
+                held, size = [], 0
+            held.append(piece)
+            size += piece.nbytes
+        rows += batch.num_rows
+    if held:
+        yield pa.concat_arrays(held)
+    _check_rows(file, rows, sum(handle.metadata.row_group(group).num_rows for group in groups))
 
 
-def _open_parquet(file: InputFile) -> pq.ParquetFile:
-    """The open file, cached for its next chunk; a local file that has changed is opened again."""
-    return _open_version(file, modified_ns(file))
+def _decoded(file: InputFile, column: pa.DictionaryArray, most: int, where: str, row: int) -> Iterator[pa.Array]:
+    """A column in pieces of at most `most` bytes of text, or one row, without the dictionary, which makes any number of
+    rows of a few bytes. Its first row is number `row` of `where`."""
+    lengths = pc.binary_length(column.dictionary).take(column.indices).fill_null(0)
+    ends = np.cumsum(lengths.to_numpy(zero_copy_only=False), dtype=np.int64)
+    start = done = 0
+    while start < len(column):
+        check_row_bytes(file, f"{where}, row {row + start:,} of them", int(ends[start]) - done)
+        stop = max(start + 1, int(np.searchsorted(ends, done + most, side="right")))
+        yield column.slice(start, stop - start).cast(pa.large_string())
+        start, done = stop, int(ends[stop - 1])
 
 
-@lru_cache(maxsize=2)
-def _open_version(file: InputFile, _modified_ns: int) -> pq.ParquetFile:
+def _open_parquet(file: InputFile, coded: str | None = None) -> pq.ParquetFile:
+    """The open file, cached for its next chunk; a local file that has changed is opened again. A dictionary of the
+    column `coded` is left as one."""
+    return _open_version(file, modified_ns(file), coded)
+
+
+@lru_cache(maxsize=4)
+def _open_version(file: InputFile, _modified_ns: int, coded: str | None) -> pq.ParquetFile:
+    options: dict[str, Any] = {}
+    if coded is not None:  # the footer is read once
+        options = {"read_dictionary": [coded], "metadata": _open_version(file, _modified_ns, None).metadata}
     if file.is_remote:
-        return pq.ParquetFile(pa.PythonFile(RangeFile(file), mode="r"), pre_buffer=False)
+        return pq.ParquetFile(pa.PythonFile(RangeFile(file), mode="r"), pre_buffer=False, **options)
     # without a buffer size, a giant row group would be read whole before its first batch
-    return pq.ParquetFile(file.url, buffer_size=1 << 20)
+    return pq.ParquetFile(file.url, buffer_size=1 << 20, **options)
 
 
 def _check_rows(file: InputFile, rows: int, expected: int) -> None:
