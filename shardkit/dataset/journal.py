@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from shardkit.dataset.folder import WORK_DIR
-from shardkit.dataset.records import ShardInfo, SourceFile
+from shardkit.dataset.records import ShardInfo, SourceFile, source_file
 from shardkit.errors import OutputError
 from shardkit.files import atomic_write, write_error
 
@@ -189,7 +189,7 @@ def _resume(records: list[dict[str, Any]]) -> Resume:
     files: dict[int, SourceFile] = {}
     for record in records:
         for number, stats in record["next"]["files"].items():
-            files[int(number)] = SourceFile(**{**stats, "skipped_rows": tuple(stats["skipped_rows"])})
+            files[int(number)] = source_file(stats)
     return Resume(**{**records[-1]["next"], "files": files})
 
 

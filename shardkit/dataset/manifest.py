@@ -18,7 +18,7 @@ from typing import Any
 from shardkit.dataset.check import check_shard
 from shardkit.dataset.folder import INCOMING_FOLDER, MANIFEST_NAME, PLAN_FOLDER, WORK_DIR, read_bare_shards
 from shardkit.dataset.journal import JOURNAL_FILE
-from shardkit.dataset.records import ShardInfo, SourceFile, SourceInfo, TokenizerInfo
+from shardkit.dataset.records import ShardInfo, SourceFile, SourceInfo, TokenizerInfo, source_file
 from shardkit.dataset.shards import DTYPES, SHARD_NAME
 from shardkit.errors import ManifestError
 from shardkit.files import atomic_write
@@ -92,6 +92,9 @@ class Manifest:
         for shard in data["shards"]:
             if not shard["edges"]:
                 del shard["edges"]
+        for file in data["source"]["files"] if data["source"] else ():
+            if not file["unlisted_rows"]:
+                del file["unlisted_rows"]
         return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
 
     def save(self, directory: str | Path) -> Path:
@@ -206,7 +209,7 @@ def _plain(value: Any) -> Any:
 def _parse(data: dict[str, Any]) -> Manifest:
     source, tokenizer = data["source"], data["tokenizer"]
     if source is not None:
-        files = tuple(SourceFile(**{**f, "skipped_rows": tuple(f["skipped_rows"])}) for f in source["files"])
+        files = tuple(source_file(file) for file in source["files"])
         source = SourceInfo(**{**source, "files": files})
     return Manifest(
         format_version=data["format_version"],

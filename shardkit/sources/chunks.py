@@ -1,8 +1,8 @@
 """How files are cut into chunks; `texts.py` reads them.
 
 `iter_chunks` runs in the main process. A worker reads parquet by row groups and jsonl by byte ranges. What can only be
-read front to back (compressed files, separated text, giant row groups, iterables) is read by the main process, once, and
-its bytes travel in the chunk.
+read front to back (compressed files, separated text, giant row groups, iterables) is read by the main process, once,
+and its bytes travel in the chunk.
 """
 
 from __future__ import annotations

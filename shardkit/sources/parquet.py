@@ -87,7 +87,8 @@ def iter_column(chunk: Chunk, column: str, piece_bytes: int) -> Iterator[pa.Arra
     checked_read(file, lambda: _text_column(file, column))
     handle = checked_read(file, lambda: _open_parquet(file, column))
     batches = handle.iter_batches(batch_size=_BATCH_ROWS, row_groups=groups, columns=[column], use_threads=False)
-    rows, held, size = 0, [], 0
+    held: list[pa.Array] = []
+    rows = size = 0
     while (batch := checked_read(file, lambda: next(batches, None))) is not None:
         for piece in _decoded(file, batch.column(0), piece_bytes, f"row groups {chunk.start}-{chunk.stop}", rows):
             if size + piece.nbytes > piece_bytes and held:
