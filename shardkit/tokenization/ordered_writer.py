@@ -171,10 +171,8 @@ class OrderedWriter:
         """A file's figures `before`, and what of a piece is in the stream (all, or up to where the stream ends)."""
         rows = result.rows if tokens == len(result.tokens) else _rows_of(result, documents)
         self._name_skipped(result, before.rows)
-        runs = [
-            (before.rows + first, before.rows + min(last, rows - 1)) for first, last in result.skipped if first < rows
-        ]
-        added = add_skipped(before, runs) if runs else before
+        runs = result.skipped[result.skipped[:, 0] < rows].clip(max=rows - 1) + before.rows
+        added = add_skipped(before, runs.tolist()) if len(runs) else before
         return dataclasses.replace(
             added,
             rows=before.rows + rows,
@@ -247,7 +245,7 @@ def _rows_of(result: EncodedChunk, documents: int) -> int:
     """How many rows of the chunk the first `documents` documents took."""
     if documents == 0:
         return 0
-    return documents if result.document_rows is None else result.document_rows[documents - 1] + 1
+    return documents if result.document_rows is None else int(result.document_rows[documents - 1]) + 1
 
 
 def _row_words(chunk: Chunk, row: int) -> str:

@@ -54,9 +54,9 @@ class EncodedChunk:
     one that goes on from the piece before, the tokens alone), and `eot_positions`, int64, where the EOTs are in it.
 
     `rows` were read; document `i` came from row `document_rows[i]` (None: row `i`) of the piece. `skipped` rows gave
-    none, as runs (first, last): blank ones, and `bad_rows` bad ones (`bad` says why of the first few). `audited`
-    documents were encoded by the reference too. `bad_row` or `error` says why the piece has no tokens. Reading began at
-    `read_at` (`time.time()`). After the `last` piece comes the next chunk.
+    none, as runs (first, last), shape `(runs, 2)`: blank ones, and `bad_rows` bad ones, of which `bad` says why of the
+    first few. `audited` documents were encoded by the reference too. `bad_row` or `error` says why the piece has no
+    tokens. Reading began at `read_at` (`time.time()`). After the `last` piece comes the next chunk.
     """
 
     chunk: Chunk
@@ -65,8 +65,8 @@ class EncodedChunk:
     read_at: float = 0.0
     text_bytes: int = 0
     rows: int = 0
-    document_rows: list[int] | None = None
-    skipped: list[tuple[int, int]] = field(default_factory=list)
+    document_rows: NDArray[np.int64] | None = None
+    skipped: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64))
     bad: list[tuple[int, str]] = field(default_factory=list)
     bad_rows: int = 0
     audited: int = 0
@@ -148,8 +148,9 @@ class ChunkEncoder:
         if passed_over:
             without = {row for row, _ in passed_over}
             filled = [row for row in filled if row not in without]
-        result.skipped = [] if read.continued else _gaps(filled, read.read_rows)
-        result.document_rows = None if len(rows) == read.read_rows else [row for row in rows if row >= 0]
+        result.skipped = _gaps(filled if read.read_rows else [], read.read_rows)
+        if len(rows) != read.read_rows:
+            result.document_rows = np.asarray(rows if read.read_rows else [], np.int64)
         return result
 
     def _pieces(self, read: Iterator[Texts], where: str) -> Iterator[Texts]:
@@ -262,13 +263,11 @@ def _with_last(pieces: Iterator[Texts]) -> Iterator[tuple[Texts, bool]]:
         before = piece
 
 
-def _gaps(rows: list[int] | range, read_rows: int) -> list[tuple[int, int]]:
+def _gaps(rows: list[int] | range, read_rows: int) -> NDArray[np.int64]:
     """The runs of rows, as (first, last), that are not among `rows`, which ascend."""
-    if len(rows) == read_rows:
-        return []
     ends = np.concatenate([[-1], np.asarray(rows, np.int64), [read_rows]])
     gaps = np.flatnonzero(np.diff(ends) > 1)
-    return list(zip((ends[gaps] + 1).tolist(), (ends[gaps + 1] - 1).tolist(), strict=True))
+    return np.stack([ends[gaps] + 1, ends[gaps + 1] - 1], axis=1)
 
 
 _LIGHT = ("file", "start", "stop", "part", "weight", "input")
