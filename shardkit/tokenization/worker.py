@@ -255,11 +255,17 @@ class ChunkEncoder:
 
 
 def _with_last(pieces: Iterator[Texts]) -> Iterator[tuple[Texts, bool]]:
-    """`pieces`, each with whether it is the last."""
+    """`pieces`, each with whether it is the last. What goes wrong with one is raised after those before it."""
     before = next(pieces, None)
     while before is not None:
-        piece = next(pieces, None)
-        yield before, piece is None
+        piece, failure = None, None
+        try:
+            piece = next(pieces, None)
+        except Exception as error:  # noqa: BLE001 (raised below)
+            failure = error
+        yield before, piece is None and failure is None
+        if failure is not None:
+            raise failure
         before = piece
 
 

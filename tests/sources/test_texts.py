@@ -91,6 +91,7 @@ def test_a_giant_row_group_with_a_dictionary_is_cut_by_what_it_decodes_to(tmp_pa
 
 def test_a_row_of_parquet_that_is_too_long_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "MAX_ROW_BYTES", 500)
+    monkeypatch.setattr(texts, "PIECE_BYTES", 100)
     pq.write_table(pa.table({"text": ["a", "b", "x" * 501]}), tmp_path / "a.parquet")
     with pytest.raises(SourceError, match=r"a\.parquet, row groups 0-1, row 2 of them: .* within 500 bytes"):
         pieces(tmp_path / "a.parquet")

@@ -1,4 +1,4 @@
-"""Documents of many pieces: the stream is that of the whole, wherever a run stops, and its end is where it should be."""
+"""Documents of many pieces: the stream is that of the whole, wherever a run stops or a limit ends it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from reference import folder_bytes
 from texts import documents
@@ -46,7 +48,7 @@ def test_a_run_over_long_documents_that_was_stopped_ends_with_the_stream_of_the_
     folder: Path, tmp_path: Path
 ) -> None:
     def stop(progress: Any) -> None:
-        if progress.shards == 8:
+        if progress.shards >= 8:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -131,3 +133,22 @@ def test_a_word_that_is_too_long_is_named_by_its_line_and_can_be_skipped(tmp_pat
     assert manifest.source is not None
     assert manifest.source.files[0].skipped_rows == (1,)
     assert manifest.documents == 2
+
+
+def test_a_bad_row_is_named_by_its_place_in_the_chunk_whichever_piece_it_is_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = [*(b"0123456789" for _ in range(50)), b"\xff", b"end"]
+    column = unchecked(values)
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    monkeypatch.setattr(texts, "PIECE_BYTES", 100)
+    *good, failed = encoded(tmp_path / "a.parquet", "bytes")
+    assert failed.bad_row is not None
+    assert sum(piece.rows for piece in good) + failed.bad_row[0] == 50
+    assert [piece.last for piece in (*good, failed)] == [False] * len(good) + [True]
+
+
+def unchecked(values: list[bytes]) -> pa.Array:
+    """A column of strings of which nobody has asked whether they are UTF-8."""
+    binary = pa.array(values, pa.binary())
+    return pa.Array.from_buffers(pa.string(), len(values), binary.buffers())
