@@ -92,14 +92,18 @@ def iter_column(chunk: Chunk, column: str, piece_bytes: int) -> Iterator[pa.Arra
     while (batch := checked_read(file, lambda: next(batches, None))) is not None:
         for piece in _decoded(file, batch.column(0), piece_bytes, f"row groups {chunk.start}-{chunk.stop}", rows):
             if size + piece.nbytes > piece_bytes and held:
-                yield pa.concat_arrays(held)
+                yield _joined(held)
                 held, size = [], 0
             held.append(piece)
             size += piece.nbytes
         rows += batch.num_rows
     if held:
-        yield pa.concat_arrays(held)
+        yield _joined(held)
     _check_rows(file, rows, sum(handle.metadata.row_group(group).num_rows for group in groups))
+
+
+def _joined(arrays: list[pa.Array]) -> pa.Array:
+    return arrays[0] if len(arrays) == 1 else pa.concat_arrays(arrays)
 
 
 def _decoded(file: InputFile, column: pa.DictionaryArray, most: int, where: str, row: int) -> Iterator[pa.Array]:
@@ -111,7 +115,7 @@ def _decoded(file: InputFile, column: pa.DictionaryArray, most: int, where: str,
     while start < len(column):
         check_row_bytes(file, f"{where}, row {row + start:,} of them", int(ends[start]) - done)
         stop = max(start + 1, int(np.searchsorted(ends, done + most, side="right")))
-        yield column.slice(start, stop - start).cast(pa.large_string())
+        yield column.slice(start, stop - start).dictionary_decode()
         start, done = stop, int(ends[stop - 1])
 
 
