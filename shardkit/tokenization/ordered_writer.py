@@ -68,7 +68,7 @@ class OrderedWriter:
         self._changed: set[int] = set()
         self._file: SourceFile | None = None  # what the chunk's file gave up to the piece, where a chunk is begun
         self._chunk_tokens = 0  # in earlier pieces of the chunk
-        self._skip = journal.resume.skip_tokens
+        self._skip = journal.resume.skip_tokens  # more than a chunk has, where an earlier version made longer ones
         self._shards = len(journal.shards)
         self._writer: ShardWriter | None = None
         self._shard_documents = 0
@@ -107,7 +107,7 @@ class OrderedWriter:
         self._chunk_tokens += len(result.tokens)
         self._file = self._added(before, result, len(tokens), _eots_before(result, len(tokens)))
         if result.last or self.full:
-            self._files[chunk.file], self._file, self._chunk_tokens, self._skip = self._file, None, 0, 0
+            self._files[chunk.file], self._file, self._chunk_tokens = self._file, None, 0
             self._changed.add(chunk.file)
 
     def finish(self) -> tuple[SourceFile, ...]:

@@ -14,7 +14,7 @@ from texts import documents
 
 from shardkit import tokenize
 from shardkit.errors import SourceError
-from shardkit.sources import texts
+from shardkit.sources import parquet, texts
 from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.open import open_source
 from shardkit.tokenization import cutting
@@ -152,3 +152,24 @@ def unchecked(values: list[bytes]) -> pa.Array:
     """A column of strings of which nobody has asked whether they are UTF-8."""
     binary = pa.array(values, pa.binary())
     return pa.Array.from_buffers(pa.string(), len(values), binary.buffers())
+
+
+def test_a_run_goes_on_where_an_earlier_version_cut_a_giant_row_group_into_longer_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(progress: Any) -> None:
+        if progress.shards >= 3:
+            raise KeyboardInterrupt
+
+    random = np.random.default_rng(0)
+    rows = [random.bytes(int(size)).hex() for size in random.lognormal(5, 1.5, 400)]
+    pq.write_table(pa.table({"text": rows}), tmp_path / "a.parquet")
+    options: dict[str, Any] = {**OPTIONS, "shard_tokens": 3000, "workers": 1, "chunk_bytes": 4000}
+    tokenize(str(tmp_path / "a.parquet"), tmp_path / "whole", **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(parquet, "_decoded", lambda file, column, most, where, row: iter([column.dictionary_decode()]))
+        with pytest.raises(KeyboardInterrupt):
+            tokenize(str(tmp_path / "a.parquet"), tmp_path / "out", progress=stop, **options)
+    tokenize(str(tmp_path / "a.parquet"), tmp_path / "out", **options)
+    assert folder_bytes(tmp_path / "out") == folder_bytes(tmp_path / "whole")
+    assert (tmp_path / "out" / "manifest.json").read_bytes() == (tmp_path / "whole" / "manifest.json").read_bytes()
