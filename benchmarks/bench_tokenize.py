@@ -78,7 +78,7 @@ def reference_encode(row: dict[str, Any]) -> Any:
 
 def run_reference(corpus: Path, out: Path, workers: int, shard_tokens: int) -> dict[str, float]:
     """The plain loop, with shards of `shard_tokens`; the pool is warm before the clock starts."""
-    from shardkit.tokenization.tokenizer import load_encoding
+    from shardkit.tokenization.vocabulary import load_encoding
 
     load_encoding("gpt2")  # puts the vocabulary where tiktoken finds it, also without a network
     total, index, filled = 0, 0, 0

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardkit.dataset.derived import content_key, derived_arrays
-from shardkit.dataset.manifest import Manifest, SourceFile
+from shardkit.dataset.manifest import Manifest
 from shardkit.dataset.token_stream import TokenStream
 from shardkit.errors import UsageError
 
@@ -86,15 +86,6 @@ def source_of(manifest: Manifest, document: int | None) -> tuple[str | None, int
         return None, None
     for file in manifest.source.files:
         if document < file.documents:
-            return file.path, _row_of(file, document)
+            return file.path, file.row_of(document)
         document -= file.documents
     return None, None
-
-
-def _row_of(file: SourceFile, document: int) -> int | None:
-    if file.documents != file.rows - len(file.skipped_rows):
-        return None
-    row = document
-    for skipped in sorted(file.skipped_rows):
-        row += skipped <= row
-    return row

@@ -93,6 +93,9 @@ class Manifest:
         for shard in data["shards"]:
             if not shard["edges"]:
                 del shard["edges"]
+        for file in data["source"]["files"] if data["source"] else ():
+            if not file["unlisted_rows"]:
+                del file["unlisted_rows"]
         return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
 
     def save(self, directory: str | Path) -> Path:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shardkit.redaction import public_address
+
+LISTED_RUNS = 4096  # of a file's skipped rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,8 +37,10 @@ class ShardInfo:
 class SourceFile:
     """What one source file gave: `rows` read, `documents` and `tokens` made of them (EOT included).
 
-    `bytes` is the file's size. `skipped_rows` are rows that became no document (blank lines, `--skip-bad-rows`). Where
-    `documents == rows - len(skipped_rows)`, the row of every document is known exactly; a `filter` breaks that.
+    `bytes` is the file's size. `skipped_rows` are rows that became no document (blank lines, `--skip-bad-rows`): a row,
+    or the (first, last) of three or more that follow one another. At most `LISTED_RUNS` of these are listed;
+    `unlisted_rows` counts the others. Where there are none and `documents == rows - skipped`, the row of every document
+    is known exactly; a `filter` breaks that.
     """
 
     path: str
@@ -44,7 +48,51 @@ class SourceFile:
     rows: int = 0
     documents: int = 0
     tokens: int = 0
-    skipped_rows: tuple[int, ...] = ()
+    skipped_rows: tuple[int | tuple[int, int], ...] = ()
+    unlisted_rows: int = 0
+
+    @property
+    def skipped(self) -> int:
+        """How many rows became no document."""
+        return self.unlisted_rows + sum(last - first + 1 for first, last in _runs(self.skipped_rows))
+
+    def row_of(self, document: int) -> int | None:
+        """The row of the file's document number `document`; None where it is not known."""
+        if self.unlisted_rows or self.documents != self.rows - self.skipped:
+            return None
+        row = document
+        for first, last in _runs(self.skipped_rows):
+            if first > row:
+                break
+            row += last - first + 1
+        return row
+
+
+def add_skipped(file: SourceFile, more: Iterable[tuple[int, int]]) -> SourceFile:
+    """`file` with further runs of skipped rows, (first, last), that come after those it has."""
+    runs, unlisted = _runs(file.skipped_rows), file.unlisted_rows
+    for first, last in more:
+        if not unlisted and runs and runs[-1][1] == first - 1:
+            runs[-1] = (runs[-1][0], last)
+        elif not unlisted and len(runs) < LISTED_RUNS:
+            runs.append((first, last))
+        else:
+            unlisted += last - first + 1
+    rows: list[int | tuple[int, int]] = []
+    for first, last in runs:
+        rows += [(first, last)] if last - first > 1 else range(first, last + 1)
+    return replace(file, skipped_rows=tuple(rows), unlisted_rows=unlisted)
+
+
+def _runs(rows: Iterable[int | tuple[int, int]]) -> list[tuple[int, int]]:
+    """`rows` as the longest runs, (first, last), in order."""
+    runs: list[tuple[int, int]] = []
+    for first, last in sorted((row, row) if isinstance(row, int) else row for row in rows):
+        if runs and runs[-1][1] == first - 1:
+            runs[-1] = (runs[-1][0], last)
+        else:
+            runs.append((first, last))
+    return runs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

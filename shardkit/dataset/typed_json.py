@@ -85,7 +85,11 @@ def _reader_of(kind: Any) -> _Reader:
     if kind in (str, bool):
         return functools.partial(_read_plain, kind)
     if origin in (types.UnionType, typing.Union):
-        return functools.partial(_read_optional, _reader_of(next(arg for arg in args if arg is not types.NoneType)))
+        kinds = [_reader_of(arg) for arg in args if arg is not types.NoneType]
+        read = kinds[0] if len(kinds) == 1 else functools.partial(_read_either, *kinds)
+        return functools.partial(_read_optional, read) if types.NoneType in args else read
+    if origin is tuple and args[-1] is not Ellipsis:
+        return functools.partial(_read_fixed, [_reader_of(arg) for arg in args])
     if origin in (tuple, list):
         return functools.partial(_read_items, origin, _reader_of(args[0]))
     if origin in (dict, collections.abc.Mapping):
@@ -116,6 +120,17 @@ def _read_plain(kind: type, value: Any) -> Any:
 
 def _read_optional(read: _Reader, value: Any) -> Any:
     return None if value is None else read(value)
+
+
+def _read_either(plain: _Reader, run: _Reader, value: Any) -> Any:
+    """A plain value, or a list of them."""
+    return run(value) if type(value) is list else plain(value)
+
+
+def _read_fixed(readers: list[_Reader], value: Any) -> Any:
+    if type(value) is not list or len(value) != len(readers):
+        raise _misfit(value, f"a list of {len(readers)}")
+    return tuple(read(item) for read, item in zip(readers, value, strict=True))
 
 
 def _read_items(kind: type, read: _Reader, value: Any) -> Any:

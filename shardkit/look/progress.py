@@ -118,7 +118,7 @@ def run_summary(manifest: Manifest, last: TokenizeProgress | None, seconds: floa
     `tokens_per_second` counts from the first read of this session. `audited_documents` were encoded by the reference
     too, in this session, and gave the same ids: the first difference stops a run.
     """
-    skipped = sum(len(file.skipped_rows) for file in manifest.source.files) if manifest.source else 0
+    skipped = sum(file.skipped for file in manifest.source.files) if manifest.source else 0
     summary: dict[str, Any] = {
         "tokens": manifest.tokens,
         "documents": manifest.documents,

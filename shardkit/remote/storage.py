@@ -42,9 +42,7 @@ class FsspecRemote:
         except ImportError as error:
             raise UsageError(f"{self.name} needs a driver ({error}): for S3, pip install 'shardkit[s3]'") from error
         except ValueError as error:
-            raise UsageError(
-                f"{self.name} is no place ({error}): write user/name, s3://bucket/folder, ./folder"
-            ) from error
+            raise UsageError(f"{self.name} is no place ({error}): write user/name, s3://bucket/x, ./folder") from error
         protocol = self._fs.protocol if isinstance(self._fs.protocol, str) else self._fs.protocol[0]
         self.stopping = threading.Event()
         self._root = self._root.rstrip("/")

@@ -1,53 +1,19 @@
-"""How a file is cut into chunks, and how a chunk becomes texts.
+"""How files are cut into chunks; `texts.py` reads them.
 
-`iter_chunks` runs in the main process, `read_chunk` in a worker. A worker reads parquet by row groups and jsonl by byte
-ranges. What can only be read front to back (compressed files, separated text, giant row groups, iterables) is read by
-the main process, once, and its bytes travel in the chunk.
+`iter_chunks` runs in the main process. A worker reads parquet by row groups and jsonl by byte ranges. What can only be
+read front to back (compressed files, separated text, giant row groups, iterables) is read by the main process, once,
+and its bytes travel in the chunk.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.compute as pc
+from collections.abc import Iterator
 
 from shardkit.errors import SourceError
-from shardkit.sources.parquet import close_parquet_files, iter_parquet_chunks, read_column
-from shardkit.sources.ranges import DamagedSource, checked_read, open_stream, read_range
-from shardkit.sources.sample import read_documents
-from shardkit.sources.source import Chunk, InputFile, ReadOptions, Source
-from shardkit.sources.whole_files import WholeCopies, read_whole
-
-MAX_ROW_BYTES = 256 << 20  # a row in progress is held in memory; one with no end would fill it
-
-
-@dataclass(frozen=True, slots=True)
-class Texts:
-    """A chunk's documents: `texts[i]` came from row `rows[i]` of the chunk.
-
-    `read_rows` counts all rows. `bad` names the skipped ones as (row in the chunk, why); blank lines are neither
-    documents nor bad. `text_bytes` is the documents' size in UTF-8.
-    """
-
-    texts: list[str]
-    rows: list[int] | range
-    read_rows: int
-    bad: list[tuple[int, str]]
-    text_bytes: int
-
-
-class BadRow(Exception):
-    """A row that is not text. The pipeline, which knows the chunk's first row, turns this into a `SourceError`."""
-
-    def __init__(self, row: int, why: str) -> None:
-        super().__init__(row, why)
-        self.row, self.why = row, why
+from shardkit.sources.parquet import iter_parquet_chunks
+from shardkit.sources.ranges import checked_read, open_stream
+from shardkit.sources.source import Chunk, InputFile, Source, check_row_bytes
+from shardkit.sources.whole_files import WholeCopies
 
 
 def iter_chunks(source: Source, file: int, start: int, part: int, *, chunk_bytes: int) -> Iterator[Chunk]:
@@ -96,8 +62,8 @@ def _iter_stream_chunks(
             window = overlap + block
             end = _last_end(window, separator) - len(overlap)  # in `block`; not positive: no row ends in it
             first_end = window.find(separator) if end > 0 else len(window)
-            if row_bytes - len(overlap) + first_end > MAX_ROW_BYTES:
-                raise _row_too_long(file, f"line {row + 1:,}" if file.format != "txt.separated" else f"row {row:,}")
+            which = f"line {row + 1:,}" if file.format != "txt.separated" else f"row {row:,}"
+            check_row_bytes(file, which, row_bytes - len(overlap) + first_end)
             if block and end <= 0:
                 pending.append(block)
                 row_bytes += len(block)
@@ -115,13 +81,6 @@ def _iter_stream_chunks(
             overlap = rest[max(0, len(rest) - len(separator) + 1) :]
 
 
-def _row_too_long(file: InputFile, which: str) -> SourceError:
-    return SourceError(
-        f"{file.path}, {which}: no end of the row within {MAX_ROW_BYTES:,} bytes, the most that a row may have; split "
-        "it, or check what stands between two rows (a line end in jsonl, --separator in text)"
-    )
-
-
 def _last_end(data: bytes, separator: bytes) -> int:
     """Where the last separator in `data` ends, or 0.
 
@@ -135,11 +94,6 @@ def _last_end(data: bytes, separator: bytes) -> int:
 
 def _count_rows(data: bytes, separator: bytes) -> int:
     return data.count(separator) + (_last_end(data, separator) < len(data))
-
-
-def _split_rows(data: Any, separator: bytes) -> list[bytes]:
-    rows = bytes(data).split(separator)
-    return rows[:-1] if not rows[-1] else rows
 
 
 def _iter_batches(source: Source, number: int, start: int, chunk_bytes: int) -> Iterator[Chunk]:
@@ -164,137 +118,3 @@ def _iter_batches(source: Source, number: int, start: int, chunk_bytes: int) -> 
 
 def _texts_chunk(file: InputFile, number: int, stop: int, batch: list[str | None]) -> Chunk:
     return Chunk(file=number, start=stop - len(batch), stop=stop, weight=0, input=file, payload=tuple(batch))
-
-
-def read_chunk(chunk: Chunk, options: ReadOptions) -> Texts:
-    """The documents of a chunk; what seems to be damaged in a remote file is read again before the file is blamed.
-    Raises `BadRow` for a row that is not text (unless bad rows are skipped), `SourceError` for a file that cannot be
-    read.
-    """
-    if not chunk.input.is_remote or chunk.payload is not None:
-        return _read_once(chunk, options)
-    with suppress(BadRow, DamagedSource):
-        if not (texts := _read_once(chunk, options)).bad:
-            return texts
-    close_parquet_files()
-    return _read_once(chunk, options)
-
-
-def _read_once(chunk: Chunk, options: ReadOptions) -> Texts:
-    kind = chunk.input.format
-    if isinstance(chunk.payload, tuple):
-        return _plain_texts([text or "" for text in chunk.payload])
-    if kind == "parquet":
-        return _column_texts(read_column(chunk, options.text_field), options)
-    if kind == "docstrings":
-        return _plain_texts(checked_read(chunk.input, lambda: read_documents(Path(chunk.input.url))))
-    if kind == "txt":
-        return _decode_rows([read_whole(chunk.input)], options)
-    if kind == "txt.separated":
-        separator = (options.separator or "").encode()
-        return _decode_rows(_split_rows(chunk.payload or b"", separator), options)
-    data = chunk.payload if isinstance(chunk.payload, bytes) else checked_read(chunk.input, lambda: _read_lines(chunk))
-    return _json_rows(data, options, first=chunk.start == 0)
-
-
-def _column_texts(column: pa.ChunkedArray, options: ReadOptions) -> Texts:
-    """Python strings of an Arrow column; null is the empty document. Rows that are not UTF-8 are bad."""
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if pa.types.is_string_view(column.type):
-        column = column.cast(pa.large_string())
-    try:
-        values = column.to_pylist()
-    except UnicodeDecodeError:
-        binary = column.cast(pa.large_binary(), safe=False)
-        return _decode_rows([value.as_py() or b"" for value in binary], options)
-    if column.null_count:
-        values = [value or "" for value in values]
-    return Texts(values, range(len(values)), len(values), [], pc.sum(pc.binary_length(column)).as_py() or 0)
-
-
-def _read_lines(chunk: Chunk) -> bytes:
-    """The bytes of the lines that start in the chunk's byte range, the last one to its end."""
-    file, begin = chunk.input, max(0, chunk.start - 1)
-    data = read_range(file, begin, chunk.stop)
-    if chunk.start > 0:
-        first_end = data.find(b"\n")
-        if first_end < 0 or first_end == len(data) - 1:
-            return b""
-        data = data[first_end + 1 :]
-    blocks, position = [data], chunk.stop
-    row_start = chunk.stop - len(data) + data.rfind(b"\n") + 1
-    while position < file.bytes and not blocks[-1].endswith(b"\n"):
-        block = read_range(file, position, min(position + (1 << 20), file.bytes))
-        end = block.find(b"\n")
-        blocks.append(block if end < 0 else block[: end + 1])
-        if position + (len(block) if end < 0 else end) - row_start > MAX_ROW_BYTES:
-            raise _row_too_long(file, f"the row that starts at byte {row_start:,}")
-        position += len(block)
-    return b"".join(blocks)
-
-
-def _plain_texts(texts: list[str]) -> Texts:
-    return Texts(texts, range(len(texts)), len(texts), [], sum(len(text.encode(errors="replace")) for text in texts))
-
-
-def _decode_rows(pieces: Iterable[bytes], options: ReadOptions) -> Texts:
-    def text(piece: bytes) -> str:
-        return piece.decode("utf-8")
-
-    return _convert(pieces, text, options)
-
-
-def _json_rows(data: bytes, options: ReadOptions, *, first: bool) -> Texts:
-    if first and data.startswith(b"\xef\xbb\xbf"):
-        data = data[3:]
-    column = options.text_field
-
-    def text(line: bytes) -> str | None:
-        if not line or line.isspace():
-            return None
-        decoded = line.decode("utf-8")  # json.loads(bytes) would guess UTF-16, and let surrogates through
-        try:
-            row = json.loads(decoded)
-        except RecursionError:
-            raise ValueError("JSON nested too deep to read") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"a JSON {type(row).__name__}, not an object")
-        if column not in row:
-            raise ValueError(f"no field {column!r} among {', '.join(map(repr, list(row)[:8]))} (--text-field)")
-        value = row[column]
-        if value is not None and not isinstance(value, str):
-            raise ValueError(f"field {column!r} is a {type(value).__name__}, not text")
-        return value or ""
-
-    return _convert(_split_rows(data, b"\n"), text, options)
-
-
-def _convert(pieces: Iterable[bytes], convert: Callable[[bytes], str | None], options: ReadOptions) -> Texts:
-    """The documents of the rows `pieces`. `convert` returns None for a row without one, and raises `ValueError` for a
-    bad row, which is skipped or becomes a `BadRow`."""
-    texts: list[str] = []
-    rows: list[int] = []
-    bad: list[tuple[int, str]] = []
-    row = -1
-    for row, piece in enumerate(pieces):
-        try:
-            text = convert(piece)
-        except ValueError as error:
-            why = _why(error)
-            if not options.skip_bad_rows:
-                raise BadRow(row, why) from error
-            bad.append((row, why))
-            continue
-        if text is not None:
-            texts.append(text)
-            rows.append(row)
-    return Texts(texts, rows, row + 1, bad, sum(len(text.encode(errors="replace")) for text in texts))
-
-
-def _why(error: ValueError) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return f"not UTF-8 (byte {error.object[error.start]:#04x} at offset {error.start})"
-    if isinstance(error, json.JSONDecodeError):
-        return f"not JSON ({error.msg} at column {error.colno})"
-    return str(error)

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import count
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shardkit.errors import SourceError
 from shardkit.sources.ranges import DamagedSource, RangeFile, checked_read
-from shardkit.sources.source import Chunk, InputFile, Source
+from shardkit.sources.source import Chunk, InputFile, Source, check_row_bytes
 
 _GIANT_CHUNKS = 8  # a row group larger than this many chunks is read front to back by the main process
+_BATCH_ROWS = 1 << 16
 
 
 def iter_parquet_chunks(source: Source, number: int, start: int, part: int, chunk_bytes: int) -> Iterator[Chunk]:
@@ -42,19 +46,20 @@ def _iter_giant(file: InputFile, number: int, group: int, part: int, column: str
     handle = _opened(file)
     meta = handle.metadata.row_group(group)
     rows = max(1, meta.num_rows * chunk_bytes // max(1, meta.total_byte_size))
-    weight = file.bytes * rows // max(1, handle.metadata.num_rows)
+    share = file.bytes / max(1, handle.metadata.num_rows)
     row = 0
     for batch in _iter_batches(file, group, rows, column):
         first, row = row, row + batch.num_rows
         if row <= part:
             continue
-        batch = batch.slice(max(0, part - first))
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, batch.schema) as writer:
-            writer.write_batch(batch)
-        payload = sink.getvalue().to_pybytes()
         at = max(part, first)
-        yield Chunk(file=number, start=group, stop=group + 1, part=at, weight=weight, input=file, payload=payload)
+        for piece in _decoded(file, batch.column(0).slice(at - first), chunk_bytes, f"row group {group}", at):
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, pa.schema([(column, piece.type)])) as writer:
+                writer.write_batch(pa.record_batch([piece], names=[column]))
+            payload, weight = sink.getvalue().to_pybytes(), int(share * len(piece))
+            yield Chunk(file=number, start=group, stop=group + 1, part=at, weight=weight, input=file, payload=payload)
+            at += len(piece)
     _check_rows(file, row, meta.num_rows)
 
 
@@ -63,7 +68,7 @@ def _iter_batches(file: InputFile, group: int, rows: int, column: str) -> Iterat
     options = {"batch_size": rows, "row_groups": [group], "columns": [column], "use_threads": False}
     done, tries = 0, 2 if file.is_remote else 1
     while True:
-        batches = _opened(file).iter_batches(**options)
+        batches = _opened(file, column).iter_batches(**options)
         try:
             for number in count():
                 if (batch := checked_read(file, lambda: next(batches, None))) is None:  # noqa: B023 (called at once)
@@ -92,27 +97,57 @@ def _text_column(file: InputFile, column: str) -> int:
     return leaves.index(column)
 
 
-def read_column(chunk: Chunk, column: str) -> pa.ChunkedArray:
-    """The text column of a chunk. Raises `SourceError` if it cannot be read, is not text, or lacks rows."""
+def iter_column(chunk: Chunk, column: str, piece_bytes: int) -> Iterator[pa.Array]:
+    """The text column of a chunk, in pieces of at most `piece_bytes` of text, or one row. Raises `SourceError` if it
+    cannot be read, is not text, or lacks rows."""
     file = chunk.input
     if isinstance(chunk.payload, bytes):
-        return pa.ipc.open_stream(chunk.payload).read_all().column(column)
+        yield from pa.ipc.open_stream(chunk.payload).read_all().column(column).chunks
+        return
     groups = list(range(chunk.start, chunk.stop))
     checked_read(file, lambda: _text_column(file, column))
-    handle = checked_read(file, lambda: _open_parquet(file))
-    table = checked_read(file, lambda: handle.read_row_groups(groups, columns=[column], use_threads=False))
-    _check_rows(file, table.num_rows, sum(handle.metadata.row_group(group).num_rows for group in groups))
-    return table.column(column)
+    handle = checked_read(file, lambda: _open_parquet(file, column))
+    batches = handle.iter_batches(batch_size=_BATCH_ROWS, row_groups=groups, columns=[column], use_threads=False)
+    held: list[pa.Array] = []
+    rows = size = 0
+    while (batch := checked_read(file, lambda: next(batches, None))) is not None:
+        for piece in _decoded(file, batch.column(0), piece_bytes, f"row groups {chunk.start}-{chunk.stop}", rows):
+            if size + piece.nbytes > piece_bytes and held:
+                yield _joined(held)
+                held, size = [], 0
+            held.append(piece)
+            size += piece.nbytes
+        rows += batch.num_rows
+    if held:
+        yield _joined(held)
+    _check_rows(file, rows, sum(handle.metadata.row_group(group).num_rows for group in groups))
 
 
-def _opened(file: InputFile) -> pq.ParquetFile:
-    """The open file; a remote footer that seems to be damaged is read again before the file is blamed."""
+def _joined(arrays: list[pa.Array]) -> pa.Array:
+    return arrays[0] if len(arrays) == 1 else pa.concat_arrays(arrays)
+
+
+def _decoded(file: InputFile, column: pa.DictionaryArray, most: int, where: str, row: int) -> Iterator[pa.Array]:
+    """A column in pieces of at most `most` bytes of text, or one row, without the dictionary, which makes any number of
+    rows of a few bytes. Its first row is number `row` of `where`."""
+    lengths = pc.binary_length(column.dictionary).take(column.indices).fill_null(0)
+    ends = np.cumsum(lengths.to_numpy(zero_copy_only=False), dtype=np.int64)
+    start = done = 0
+    while start < len(column):
+        check_row_bytes(file, f"{where}, row {row + start:,} of them", int(ends[start]) - done)
+        stop = max(start + 1, int(np.searchsorted(ends, done + most, side="right")))
+        yield column.slice(start, stop - start).dictionary_decode()
+        start, done = stop, int(ends[stop - 1])
+
+
+def _opened(file: InputFile, coded: str | None = None) -> pq.ParquetFile:
+    """`_open_parquet`; a remote footer that seems to be damaged is read again before the file is blamed."""
     try:
-        return checked_read(file, lambda: _open_parquet(file))
+        return checked_read(file, lambda: _open_parquet(file, coded))
     except DamagedSource:
         if not file.is_remote:
             raise
-        return checked_read(file, lambda: _open_parquet(file))
+        return checked_read(file, lambda: _open_parquet(file, coded))
 
 
 def close_parquet_files() -> None:
@@ -120,14 +155,17 @@ def close_parquet_files() -> None:
     _open_parquet.cache_clear()
 
 
-@lru_cache(maxsize=2)
-def _open_parquet(file: InputFile) -> pq.ParquetFile:
-    """The open file, cached for its next chunk. Pages are checked against their checksums, where the file has them."""
+@lru_cache(maxsize=4)
+def _open_parquet(file: InputFile, coded: str | None = None) -> pq.ParquetFile:
+    """The open file, cached for its next chunk. Pages are checked against their checksums, where the file has them. A
+    dictionary of the column `coded` is left as one."""
+    options: dict[str, Any] = {"page_checksum_verification": True}
+    if coded is not None:  # the footer is read once
+        options |= {"read_dictionary": [coded], "metadata": _open_parquet(file).metadata}
     if file.is_remote:
-        handle = pa.PythonFile(RangeFile(file), mode="r")
-        return pq.ParquetFile(handle, pre_buffer=False, page_checksum_verification=True)
+        return pq.ParquetFile(pa.PythonFile(RangeFile(file), mode="r"), pre_buffer=False, **options)
     # without a buffer size, a giant row group would be read whole before its first batch
-    return pq.ParquetFile(file.url, buffer_size=1 << 20, page_checksum_verification=True)
+    return pq.ParquetFile(file.url, buffer_size=1 << 20, **options)
 
 
 def _check_rows(file: InputFile, rows: int, expected: int) -> None:

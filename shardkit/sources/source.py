@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shardkit.dataset.manifest import SourceInfo
+from shardkit.errors import SourceError
 
+MAX_ROW_BYTES = 256 << 20  # a row is held in memory; one with no end would fill it
 FORMATS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt")  # how a file's name must end
 
 
@@ -93,3 +95,12 @@ class Source:
 def format_of(path: str) -> str | None:
     """The format that a file's name says, or None."""
     return next((ending[1:] for ending in FORMATS if path.lower().endswith(ending)), None)
+
+
+def check_row_bytes(file: InputFile, which: str, size: int) -> None:
+    """Raise `SourceError` if a row, of which `size` bytes are known, is longer than a row may be."""
+    if size > MAX_ROW_BYTES:
+        raise SourceError(
+            f"{file.path}, {which}: no end of the row within {MAX_ROW_BYTES:,} bytes, the most that a row may have; "
+            "split it, or check what stands between two rows (a line end in jsonl, --separator in text)"
+        )

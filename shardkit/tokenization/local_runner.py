@@ -14,7 +14,7 @@ import signal
 import subprocess
 import threading
 import traceback
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -30,6 +30,7 @@ from shardkit.tokenization.worker import ChunkEncoder, EncodedChunk, Job, until_
 
 _AHEAD = 2  # chunks given to a worker: one it encodes, one it has read ahead of need
 _BUFFERED = 2  # finished chunks a worker may have waiting for their turn
+_PIECES = 2  # pieces of one chunk that may wait for their turn
 
 
 class LocalRunner:
@@ -55,8 +56,8 @@ class LocalRunner:
         return [worker.process.pid for worker in self._workers]
 
     def run(self, job: Job, chunks: Iterator[Chunk]) -> Iterator[EncodedChunk]:
-        """Encode `chunks`; yields their results in the same order. At most four chunks a worker are in flight. The next
-        result may take the memory of this one's arrays.
+        """Encode `chunks`; yields the pieces of their results in the same order. At most four chunks a worker are in
+        flight, and a few pieces of one whose turn has not come. The next piece may take the memory of this one's.
 
         Raises `WorkerError` naming the chunk of a worker that died.
         """
@@ -65,7 +66,7 @@ class LocalRunner:
         failed: list[Exception] = []
         chunks = until_error(chunks, failed)
         upcoming: deque[Chunk] = deque()
-        ready: dict[int, EncodedChunk] = {}
+        ready: defaultdict[int, deque[EncodedChunk]] = defaultdict(deque)
         issued, yielded = 0, 0
         limit = (_AHEAD + _BUFFERED) * len(self._workers)
         while True:
@@ -73,17 +74,19 @@ class LocalRunner:
                 idle.tasks.append((issued, upcoming[0]))
                 self._send(idle, upcoming.popleft())
                 issued += 1
-            while yielded in ready:
-                result = ready.pop(yielded)
+            while ready[yielded]:
+                result = ready[yielded].popleft()
                 yield result
                 self._spare.append(result.tokens.base)
-                yielded += 1
+                if result.last:
+                    del ready[yielded]
+                    yielded += 1
             if yielded == issued and not upcoming:
                 if failed:
                     raise failed[0]
                 return
             if any(w.tasks for w in self._workers):
-                self._collect(ready)
+                self._collect(ready, yielded)
 
     def _idle(self, upcoming: deque[Chunk], chunks: Iterator[Chunk]) -> Worker | None:
         """The worker to give the first of `upcoming` to, which is filled from `chunks`. A second chunk is given only
@@ -96,9 +99,11 @@ class LocalRunner:
             upcoming.append(chunk)
         return worker if len(worker.tasks) < _AHEAD and len(upcoming) >= wanted else None
 
-    def _collect(self, ready: dict[int, EncodedChunk]) -> None:
-        """Wait for at least one result and put it under its chunk's number."""
-        for pipe in wait([worker.pipe for worker in self._workers]):
+    def _collect(self, ready: defaultdict[int, deque[EncodedChunk]], turn: int) -> None:
+        """Wait for at least one piece and put it under its chunk's number. A worker that is far ahead in a chunk whose
+        turn has not come is left to wait with the next piece."""
+        ahead = [w for w in self._workers if w.tasks and w.tasks[0][0] != turn and len(ready[w.tasks[0][0]]) >= _PIECES]
+        for pipe in wait([worker.pipe for worker in self._workers if worker not in ahead]):
             worker = next(w for w in self._workers if w.pipe is pipe)
             try:
                 result = self._receive_result(worker.pipe)
@@ -106,8 +111,9 @@ class LocalRunner:
                 raise self._death(worker) from None
             if isinstance(result.error, WorkerError):
                 raise result.error
-            number, _ = worker.tasks.pop(0)
-            ready[number] = result
+            ready[worker.tasks[0][0]].append(result)
+            if result.last:
+                worker.tasks.pop(0)
 
     def _receive_result(self, pipe: Connection) -> EncodedChunk:
         """What `_send_result` sent, its arrays in memory of ours. Raises `EOFError` if the worker is gone."""
@@ -188,7 +194,8 @@ def work(descriptor: int) -> None:
         elif encoder is None:
             raise RuntimeError("a chunk came before the job")
         else:
-            results.put(encoder.encode(message))
+            for result in encoder.encode(message):
+                results.put(result)
 
 
 def _send_result(pipe: Connection, result: EncodedChunk) -> None:

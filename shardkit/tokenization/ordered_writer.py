@@ -1,4 +1,4 @@
-"""The ordered writer: appends encoded chunks in stream order and cuts them into shards, one journal line a shard.
+"""The ordered writer: appends encoded chunks, piece by piece in stream order, and cuts them into shards.
 
 A finished shard is synced, renamed and journalled on a thread of its own while the next one fills. The first worker
 error, or the first bad row, stops the stream at its place: everything before it is kept.
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from shardkit.dataset.journal import Journal, Resume
 from shardkit.dataset.known_files import SeenShards
 from shardkit.dataset.manifest import WORK_DIR, ShardInfo, SourceFile
+from shardkit.dataset.records import add_skipped
 from shardkit.dataset.shards import ShardWriter
 from shardkit.errors import OutputError, ShardError, ShardkitWarning, SourceError
 from shardkit.sources.source import Chunk
@@ -67,7 +68,9 @@ class OrderedWriter:
         self._files = {i: SourceFile(path=f.path, bytes=f.bytes) for i, f in enumerate(spec.source.files)}
         self._files.update(journal.resume.files)
         self._changed: set[int] = set()
-        self._skip = journal.resume.skip_tokens
+        self._file: SourceFile | None = None  # what the chunk's file gave up to the piece, where a chunk is begun
+        self._chunk_tokens = 0  # in earlier pieces of the chunk
+        self._skip = journal.resume.skip_tokens  # more than a chunk has, where an earlier version made longer ones
         self._shards = len(journal.shards)
         self._writer: ShardWriter | None = None
         self._shard_documents = 0
@@ -87,24 +90,27 @@ class OrderedWriter:
             self._writer.abort()
 
     def append_chunk(self, result: EncodedChunk) -> None:
-        """Append one chunk's tokens to the stream. Raises what went wrong in its worker."""
+        """Append the tokens of a chunk's next piece to the stream. Raises what went wrong in its worker."""
         chunk = result.chunk
         self.first_read = self.first_read or result.read_at
         if result.error is not None:
             raise result.error
-        before = self._files[chunk.file]
+        before = self._file or self._files[chunk.file]
         if result.bad_row is not None:
             row, why = result.bad_row
-            raise SourceError(
-                f"{chunk.input.path}, {_row_words(chunk, before.rows + row)}: {why}; mend it, or pass over such rows "
-                "with --skip-bad-rows"
-            )
-        skip, self._skip = min(self._skip, len(result.tokens)), 0
+            where = f"{chunk.input.path}, {_row_words(chunk, max(0, before.rows + row))}"
+            raise SourceError(f"{where}: {why}; mend it, or pass over such rows with --skip-bad-rows")
+        skip = min(self._skip, len(result.tokens))
+        self._skip -= skip
         tokens = self._up_to_limits(result, skip)
         self._write(tokens, result, skip)
         self.session_text_bytes += result.text_bytes
         self.audited += result.audited
-        self._add_to_file(result, before, len(tokens), _eots_before(result, len(tokens)))
+        self._chunk_tokens += len(result.tokens)
+        self._file = self._added(before, result, len(tokens), _eots_before(result, len(tokens)))
+        if result.last or self.full:
+            self._files[chunk.file], self._file, self._chunk_tokens = self._file, None, 0
+            self._changed.add(chunk.file)
 
     def finish(self) -> tuple[SourceFile, ...]:
         """Close the last shard, wait until all is on disk, and say what each source file gave."""
@@ -134,7 +140,7 @@ class OrderedWriter:
         )
 
     def _up_to_limits(self, result: EncodedChunk, skip: int) -> NDArray[np.unsignedinteger]:
-        """The chunk's tokens up to the run's limits; the first `skip` of them are in earlier shards."""
+        """The piece's tokens up to the run's limits; the first `skip` of them are in earlier shards."""
         tokens, spec = result.tokens, self.spec
         if spec.max_tokens is not None:
             tokens = tokens[: spec.max_tokens - self.tokens + skip]
@@ -145,7 +151,7 @@ class OrderedWriter:
         return tokens
 
     def _write(self, tokens: NDArray[np.unsignedinteger], result: EncodedChunk, done: int) -> None:
-        """Put `tokens`, the first ones of a chunk, into shards, from number `done` on."""
+        """Put `tokens`, the first ones of a piece, into shards, from number `done` on."""
         chunk = result.chunk
         while done < len(tokens):
             writer = self._writer or self._open_shard()
@@ -158,28 +164,30 @@ class OrderedWriter:
             self.session_tokens += len(part)
             done += len(part)
             if writer.room == 0:
-                resume = Resume(file=chunk.file, start=chunk.start, part=chunk.part, skip_tokens=done)
+                skip_tokens = self._chunk_tokens + done
+                resume = Resume(file=chunk.file, start=chunk.start, part=chunk.part, skip_tokens=skip_tokens)
                 self._close_shard(resume)
         self.full = self._at_limit()
 
-    def _add_to_file(self, result: EncodedChunk, before: SourceFile, tokens: int, documents: int) -> None:
-        """Add what of a chunk is in the stream (all, or up to where the stream ends) to its file's figures."""
-        chunk = result.chunk
+    def _added(self, before: SourceFile, result: EncodedChunk, tokens: int, documents: int) -> SourceFile:
+        """A file's figures `before`, and what of a piece is in the stream (all, or up to where the stream ends)."""
         rows = result.rows if tokens == len(result.tokens) else _rows_of(result, documents)
-        skipped = tuple(before.rows + row for row in result.skipped if row < rows)
-        for row, why in result.bad:
-            self.skipped += 1
-            if self.skipped <= _LISTED:
-                where = f"{chunk.input.path}, {_row_words(chunk, before.rows + row)}"
-                warnings.warn(f"skipped {where}: {why}", ShardkitWarning, stacklevel=2)
-        self._files[chunk.file] = dataclasses.replace(
-            before,
+        self._name_skipped(result, before.rows)
+        runs = result.skipped[result.skipped[:, 0] < rows].clip(max=rows - 1) + before.rows
+        added = add_skipped(before, runs.tolist()) if len(runs) else before
+        return dataclasses.replace(
+            added,
             rows=before.rows + rows,
             documents=before.documents + documents,
             tokens=before.tokens + tokens,
-            skipped_rows=before.skipped_rows + skipped,
         )
-        self._changed.add(chunk.file)
+
+    def _name_skipped(self, result: EncodedChunk, rows: int) -> None:
+        for number, (row, why) in enumerate(result.bad, self.skipped):
+            if number < _LISTED:
+                where = f"{result.chunk.input.path}, {_row_words(result.chunk, rows + row)}"
+                warnings.warn(f"skipped {where}: {why}", ShardkitWarning, stacklevel=2)
+        self.skipped += result.bad_rows
 
     def _open_shard(self) -> ShardWriter:
         if self.uploads is not None:
@@ -240,7 +248,7 @@ def _rows_of(result: EncodedChunk, documents: int) -> int:
     """How many rows of the chunk the first `documents` documents took."""
     if documents == 0:
         return 0
-    return documents if result.document_rows is None else result.document_rows[documents - 1] + 1
+    return documents if result.document_rows is None else int(result.document_rows[documents - 1]) + 1
 
 
 def _row_words(chunk: Chunk, row: int) -> str:

@@ -81,7 +81,8 @@ def tokenize(
     The stream is `[EOT] + encode_ordinary(text)` for each row in order, cut into shards of exactly `shard_tokens`
     tokens (the last one shorter); the first `val_shards` shards are the split `val`, the others `train`. `max_docs` and
     `max_tokens` end the stream after that many. `transform(text) -> str | None` and `filter(text) -> bool` run on each
-    document, in the workers.
+    document, in the workers. A run goes on only with functions that do the same: their code and all that they use are
+    compared, or the version that `transform.shardkit_version = "1"` names.
 
     `push` sends each finished shard to that repo (as `shardkit.push` understands it) while the next is made. The same
     call in an empty folder, on another machine, goes on from the remote. It ends with the whole dataset in `out` too:

@@ -51,8 +51,9 @@ class RayRunner:
             self._ray.shutdown()
 
     def run(self, job: Job, chunks: Iterator[Chunk]) -> Iterator[EncodedChunk]:
-        """Encode `chunks`; yields their results in the same order. Raises `WorkerError` naming the chunk whose actor
-        died three times."""
+        """Encode `chunks`; yields the pieces of their results in the same order. What waits for its turn lies in Ray's
+        object store, which goes to disk when it is full. Raises `WorkerError` naming the chunk whose actor died three
+        times."""
         actor = self._ray.remote(num_cpus=1, max_restarts=_RETRIES, max_task_retries=_RETRIES)(ChunkEncoder)
         self._actors = [actor.remote(job) for _ in range(self._count)]
         failed: list[Exception] = []
@@ -63,24 +64,24 @@ class RayRunner:
         while True:
             while len(waiting) < _IN_FLIGHT * self._count and (chunk := next(chunks, None)) is not None:
                 number = min(load, key=lambda n: load[n])
-                result = self._actors[number].encode.remote(chunk)
+                pieces = self._actors[number].encode.remote(chunk)
                 load[number] += 1
-                owner[result] = number
-                waiting.append((chunk, result))
+                owner[pieces.completed()] = number
+                waiting.append((chunk, pieces))
             if not waiting:
                 if failed:
                     raise failed[0]
                 return
-            chunk, first = waiting.popleft()
-            done, _ = self._ray.wait([first, *(r for _, r in waiting if r in owner)], num_returns=1)
-            for result in {*done, first}:
-                if result in owner:
-                    load[owner.pop(result)] -= 1
-            yield self._get(chunk, first)
+            chunk, pieces = waiting.popleft()
+            for piece in pieces:
+                yield self._get(chunk, piece)
+            ended, _ = self._ray.wait(list(owner), num_returns=len(owner), timeout=0)
+            for end in ended:
+                load[owner.pop(end)] -= 1
 
-    def _get(self, chunk: Chunk, result: Any) -> EncodedChunk:
+    def _get(self, chunk: Chunk, piece: Any) -> EncodedChunk:
         try:
-            encoded: EncodedChunk = self._ray.get(result)
+            encoded: EncodedChunk = self._ray.get(piece)
         except self._ray.exceptions.RayActorError as error:
             raise WorkerError(
                 f"a Ray worker died at {chunk.where} and again on {_RETRIES} retries: {error}; run the same command "

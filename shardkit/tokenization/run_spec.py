@@ -13,8 +13,9 @@ from shardkit.dataset.manifest import Manifest, ShardInfo, SourceFile
 from shardkit.dataset.shards import shard_header, shard_name
 from shardkit.errors import HubError
 from shardkit.sources.source import Source
+from shardkit.tokenization.function_id import function_id
 from shardkit.tokenization.tokenizer import Tokenizer
-from shardkit.tokenization.user_functions import by_value, function_id
+from shardkit.tokenization.user_functions import by_value
 from shardkit.tokenization.worker import AUDIT_STRIDE, Job
 from shardkit.version import __version__
 

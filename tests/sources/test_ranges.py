@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from file_server import FileServer, serving
-from source_data import TEXTS, lines, packed, texts_of
+from source_data import TEXTS, chunk_texts, lines, packed, texts_of
 
 from shardkit import network
 from shardkit.errors import AuthError, SourceError
-from shardkit.sources.chunks import iter_chunks, read_chunk
+from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.open import open_source
 
 
@@ -55,7 +55,7 @@ def test_a_remote_file_gives_the_local_texts_through_failures_drops_and_short_bo
     assert texts_of(tmp_path / name, chunk_bytes=5000) == expected
     source = open_source(f"{server.url}/{name}")
     server.faults = list(faults)
-    found = [t for c in iter_chunks(source, 0, 0, 0, chunk_bytes=5000) for t in read_chunk(c, source.options).texts]
+    found = [t for c in iter_chunks(source, 0, 0, 0, chunk_bytes=5000) for t in chunk_texts(c, source.options)]
     assert found == expected
     assert len(server.faults) < max(1, len(faults))  # they did happen
 
@@ -67,7 +67,7 @@ def test_a_giant_remote_row_group_loses_no_row_when_the_connection_fails(tmp_pat
     found = []
     for number, chunk in enumerate(iter_chunks(source, 0, 0, 0, chunk_bytes=20_000)):
         server.faults = ["drop", 503] if number % 3 == 0 else ["short"]
-        found += read_chunk(chunk, source.options).texts
+        found += chunk_texts(chunk, source.options)
     assert number > 5
     assert found == texts
 
@@ -87,7 +87,7 @@ def test_a_refusal_is_not_tried_again(tmp_path: Path, server: FileServer, status
     source = open_source(f"{server.url}/a.jsonl")
     server.faults = [status, "drop"]
     with pytest.raises(AuthError, match=r"cannot read a\.jsonl: .* does not allow it"):
-        [read_chunk(chunk, source.options) for chunk in iter_chunks(source, 0, 0, 0, chunk_bytes=5000)]
+        [chunk_texts(chunk, source.options) for chunk in iter_chunks(source, 0, 0, 0, chunk_bytes=5000)]
     assert server.faults == ["drop"]
 
 
@@ -97,7 +97,7 @@ def test_a_server_that_never_answers_whole_is_a_source_error(tmp_path: Path, ser
     source = open_source(f"{server.url}/a.jsonl")
     server.faults = [fault] * 50
     with pytest.raises(SourceError, match=r"cannot read a\.jsonl"):
-        [read_chunk(chunk, source.options) for chunk in iter_chunks(source, 0, 0, 0, chunk_bytes=5000)]
+        [chunk_texts(chunk, source.options) for chunk in iter_chunks(source, 0, 0, 0, chunk_bytes=5000)]
     assert len(server.faults) == 50 - network.TRIES
 
 
@@ -106,7 +106,7 @@ def test_a_server_without_ranges_is_refused_and_never_read_wrong(tmp_path: Path,
     server.ranges = False
     source = open_source(f"{server.url}/a.jsonl")
     with pytest.raises(SourceError, match=r"cannot read a\.jsonl: .*range"):
-        [read_chunk(chunk, source.options) for chunk in iter_chunks(source, 0, 0, 0, chunk_bytes=5000)]
+        [chunk_texts(chunk, source.options) for chunk in iter_chunks(source, 0, 0, 0, chunk_bytes=5000)]
 
 
 def test_a_missing_url_and_an_unknown_scheme_are_one_clear_error(server: FileServer) -> None:

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from source_data import chunk_texts
 
-from shardkit.sources.chunks import iter_chunks, read_chunk
+from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.sample import read_documents, sample_source
 from shardkit.sources.source import ReadOptions, Source
 
@@ -19,7 +20,7 @@ def source() -> Source:
 
 
 def test_the_sample_is_real_prose_of_a_useful_size(source: Source) -> None:
-    texts = [t for c in iter_chunks(source, 0, 0, 0, chunk_bytes=1 << 20) for t in read_chunk(c, source.options).texts]
+    texts = [t for c in iter_chunks(source, 0, 0, 0, chunk_bytes=1 << 20) for t in chunk_texts(c, source.options)]
     joined = "\n".join(texts)
     assert len(texts) > 2000
     assert 1_000_000 < len(joined) < 10_000_000

@@ -32,14 +32,16 @@ from pathlib import Path
 from shardkit.errors import ShardkitError
 from shardkit import network
 from shardkit.sources import open_source
-from shardkit.sources.chunks import iter_chunks, read_chunk
+from shardkit.sources.chunks import iter_chunks
+from shardkit.sources.texts import read_chunk
 network.FIRST_WAIT_SECONDS = 0.001
 source, options = json.loads(sys.argv[1])
 try:
     bars = [datasets.utils.is_progress_bar_enabled()]
     opened = open_source(source, **options)
     bars.append(datasets.utils.is_progress_bar_enabled())
-    texts = [t for c in iter_chunks(opened, 0, 0, 0, chunk_bytes=3000) for t in read_chunk(c, opened.options).texts]
+    chunks = iter_chunks(opened, 0, 0, 0, chunk_bytes=3000)
+    texts = [text for c in chunks for piece in read_chunk(c, opened.options) for text in piece.texts]
     info, files = opened.info, [file.path for file in opened.files]
     found = {"texts": texts, "info": [info.id, info.config, info.split, info.revision], "files": files, "bars": bars}
 except ShardkitError as error:

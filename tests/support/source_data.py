@@ -9,9 +9,10 @@ from typing import Any
 
 import zstandard
 
-from shardkit.sources.chunks import iter_chunks, read_chunk
+from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.open import open_source
-from shardkit.sources.source import Source
+from shardkit.sources.source import Chunk, ReadOptions, Source
+from shardkit.sources.texts import read_chunk
 
 TEXTS = ["first", "", "naïve \u2028 日本", "x<|endoftext|>y", "a\nb\r\n", " ", "\0", "last " * 50]
 
@@ -25,7 +26,18 @@ def texts_of(source: Any, *, chunk_bytes: int = 8 << 20, **options: Any) -> list
         again = list(iter_chunks(opened, middle.file, middle.start, middle.part, chunk_bytes=chunk_bytes))
         assert [c.where for c in again] == [c.where for c in chunks[len(chunks) // 2 :]]
         assert [c.payload for c in again] == [c.payload for c in chunks[len(chunks) // 2 :]]
-    return [text for chunk in chunks for text in read_chunk(chunk, opened.options).texts]
+    return [text for chunk in chunks for text in chunk_texts(chunk, opened.options)]
+
+
+def chunk_texts(chunk: Chunk, options: ReadOptions) -> list[str]:
+    """The documents of a chunk, those that come in parts put together."""
+    texts: list[str] = []
+    for piece in read_chunk(chunk, options):
+        if piece.continued:
+            texts[-1] += piece.texts[0]
+        else:
+            texts += piece.texts
+    return texts
 
 
 def lines(texts: list[str], end: str = "\n") -> bytes:

@@ -16,8 +16,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shardkit.errors import AuditError, TokenizerError, UsageError
-from shardkit.tokenization.tokenizer import PROVEN, Tokenizer, load_encoding, replace_surrogates
-from shardkit.tokenization.vocabulary import fast_tokenizer_json
+from shardkit.tokenization.tokenizer import PROVEN, Tokenizer, replace_surrogates
+from shardkit.tokenization.vocabulary import fast_tokenizer_json, load_encoding
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=60)  # every code point, lone surrogates too
 DENSE = st.text(st.sampled_from("aAbsS'ld1٣ \t\r\n\0\u00a0\u2028!?<|>_é\u0301日\U0001f600\ud83d\ude00"), max_size=60)

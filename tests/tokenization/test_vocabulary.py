@@ -14,8 +14,7 @@ import tiktoken_ext.openai_public as openai_public
 
 import shardkit.tokenization.vocabulary as vocabularies
 from shardkit.errors import TokenizerError
-from shardkit.tokenization.tokenizer import load_encoding
-from shardkit.tokenization.vocabulary import byte_to_unicode, seed_tiktoken_cache
+from shardkit.tokenization.vocabulary import byte_to_unicode, load_encoding, seed_tiktoken_cache
 
 OFFLINE = ("gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "o200k_base", "o200k_harmony")
 PLUGINS = Path(openai_public.__file__)
@@ -105,7 +104,7 @@ def without_packages(code: str, **env: str) -> str:
     environment = {**os.environ, "HTTPS_PROXY": proxy, "https_proxy": proxy, "PYTHONPATH": str(Path.cwd()), **env}
     code = (
         hide
-        + "from shardkit.tokenization.tokenizer import load_encoding\nfrom shardkit.errors import TokenizerError\n"
+        + "from shardkit.tokenization.vocabulary import load_encoding\nfrom shardkit.errors import TokenizerError\n"
         + code
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

@@ -1,0 +1,277 @@
+"""How a chunk becomes texts, in a worker: a piece at a time, so that what is held does not grow with the chunk's rows,
+with what a dictionary makes of a few bytes, or with the length of a text file.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from shardkit.sources.parquet import close_parquet_files, iter_column
+from shardkit.sources.ranges import DamagedSource, checked_read, read_range
+from shardkit.sources.sample import read_documents
+from shardkit.sources.source import MAX_ROW_BYTES, Chunk, InputFile, ReadOptions, check_row_bytes
+from shardkit.sources.whole_files import read_whole
+
+PIECE_BYTES = 16 << 20  # text of one piece, or one row
+LISTED_BAD_ROWS = 20  # of a piece; more are only counted
+_SPACE = re.compile(rb"[ \t\n\r\x0b\x0c]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """A piece of a chunk: `texts[i]` came from row `rows[i]` of the piece.
+
+    `read_rows` counts all rows. `bad_rows` of them were passed over; `bad` names the first ones as (row, why). Blank
+    lines are neither documents nor bad. `text_bytes` is the documents' size in UTF-8.
+
+    A document that is longer than a piece comes in parts, one a piece: each but the last is `unfinished`, each but the
+    first `continued`. Its row is the first part's; to the others it is row -1.
+    """
+
+    texts: list[str]
+    rows: list[int] | range
+    read_rows: int
+    bad: list[tuple[int, str]]
+    bad_rows: int
+    text_bytes: int
+    unfinished: bool = False
+    continued: bool = False
+
+
+class BadRow(Exception):
+    """A row of the piece that is not text. The pipeline, which knows the piece's first row, makes a `SourceError`."""
+
+    def __init__(self, row: int, why: str) -> None:
+        super().__init__(row, why)
+        self.row, self.why = row, why
+
+
+def read_chunk(chunk: Chunk, options: ReadOptions) -> Iterator[Texts]:
+    """The documents of a chunk, in pieces of some `PIECE_BYTES`; what seems to be damaged in a remote file is read once
+    more before the file is blamed.
+
+    Raises `BadRow` for a row that is not text (unless bad rows are skipped), `SourceError` for a file that cannot be
+    read.
+    """
+    given = 0
+    if chunk.input.is_remote and chunk.payload is None:
+        with suppress(BadRow, DamagedSource):
+            for piece in _read_once(chunk, options):
+                if piece.bad:
+                    break
+                yield piece
+                given += 1
+            else:
+                return
+        close_parquet_files()
+    yield from islice(_read_once(chunk, options), given, None)
+
+
+def _read_once(chunk: Chunk, options: ReadOptions) -> Iterator[Texts]:
+    kind = chunk.input.format
+    if isinstance(chunk.payload, tuple):
+        yield _plain_texts([text or "" for text in chunk.payload])
+    elif kind == "parquet":
+        for column in iter_column(chunk, options.text_field, PIECE_BYTES):
+            yield _column_texts(column, options)
+    elif kind == "docstrings":
+        yield _plain_texts(checked_read(chunk.input, lambda: read_documents(Path(chunk.input.url))))
+    elif kind == "txt":
+        yield from _iter_text_file(chunk.input, options)
+    elif kind == "txt.separated":
+        data = chunk.payload or b""
+        rows = data.split((options.separator or "").encode())
+        if not rows[-1]:
+            del rows[-1]
+        yield _convert(enumerate(rows), len(rows), _decode, options)
+    else:
+        lines = chunk.payload if isinstance(chunk.payload, bytes) else checked_read(chunk.input, lambda: _lines(chunk))
+        yield _json_rows(lines, options, first=chunk.start == 0)
+
+
+def _column_texts(column: pa.Array, options: ReadOptions) -> Texts:
+    """Python strings of an Arrow column; null is the empty document. Rows that are not UTF-8 are bad."""
+    try:
+        values = column.to_pylist()
+    except UnicodeDecodeError:
+        binary = column.cast(pa.large_binary(), safe=False)
+        return _convert(enumerate(value.as_py() or b"" for value in binary), len(binary), _decode, options)
+    if column.null_count:
+        values = [value or "" for value in values]
+    size = pc.sum(pc.binary_length(column)).as_py() or 0
+    return Texts(values, range(len(values)), len(values), [], 0, size)
+
+
+def _iter_text_file(file: InputFile, options: ReadOptions) -> Iterator[Texts]:
+    """A file that is one document. With bad rows to be skipped, a long one is read to its end before its first part is
+    given."""
+    if options.skip_bad_rows and file.bytes > PIECE_BYTES:
+        try:
+            for _ in _iter_parts(file):
+                pass
+        except BadRow as bad:
+            yield Texts([], [], 1, [(0, bad.why)], 1, 0)
+            return
+    try:
+        for part, (start, text) in enumerate(_iter_parts(file)):
+            stop = min(start + PIECE_BYTES, file.bytes)
+            row = -1 if part else 0
+            yield Texts([text], [row], row + 1, [], 0, stop - start, unfinished=stop < file.bytes, continued=part > 0)
+    except BadRow as bad:
+        if not options.skip_bad_rows:
+            raise
+        yield Texts([], [], 1, [(0, bad.why)], 1, 0)
+
+
+def _iter_parts(file: InputFile) -> Iterator[tuple[int, str]]:
+    """The text of a file by blocks, with each block's place; a character on the border belongs to the later one."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    whole = read_whole(file) if file.oid and file.bytes <= MAX_ROW_BYTES else None  # the hash is of all of it
+    for start in range(0, max(1, file.bytes), PIECE_BYTES):
+        stop = min(start + PIECE_BYTES, file.bytes)
+        if whole is None:
+            data = checked_read(file, lambda: read_range(file, start, stop))  # noqa: B023 (called here and now)
+        else:
+            data = whole[start:stop]
+        held = len(decoder.getstate()[0])
+        try:
+            yield start, decoder.decode(data, final=stop == file.bytes)
+        except UnicodeDecodeError as error:
+            raise BadRow(-1 if start else 0, _not_utf8(error, start - held)) from error
+
+
+def _lines(chunk: Chunk) -> bytes:
+    """The bytes of the lines that start in the chunk's byte range, the last one to its end."""
+    file, begin = chunk.input, max(0, chunk.start - 1)
+    data = read_whole(file) if chunk.stop - begin == file.bytes else read_range(file, begin, chunk.stop)
+    if chunk.start > 0:
+        first_end = data.find(b"\n")
+        if first_end < 0 or first_end == len(data) - 1:
+            return b""
+        data = data[first_end + 1 :]
+    blocks, position = [data], chunk.stop
+    row_start = chunk.stop - len(data) + data.rfind(b"\n") + 1
+    while position < file.bytes and not blocks[-1].endswith(b"\n"):
+        block = read_range(file, position, min(position + (1 << 20), file.bytes))
+        end = block.find(b"\n")
+        blocks.append(block if end < 0 else block[: end + 1])
+        end = len(block) if end < 0 else end
+        check_row_bytes(file, f"the row that starts at byte {row_start:,}", position + end - row_start)
+        position += len(block)
+    return b"".join(blocks)
+
+
+def _plain_texts(texts: list[str]) -> Texts:
+    return Texts(texts, range(len(texts)), len(texts), [], 0, _size(texts))
+
+
+def _decode(piece: bytes) -> str:
+    return piece.decode("utf-8")
+
+
+def _json_rows(data: bytes, options: ReadOptions, *, first: bool) -> Texts:
+    if first and data.startswith(b"\xef\xbb\xbf"):
+        data = data[3:]
+    column = options.text_field
+
+    def text(line: bytes) -> str | None:
+        if not line or line.isspace():
+            return None
+        decoded = line.decode("utf-8")  # json.loads(bytes) would guess UTF-16, and let surrogates through
+        try:
+            row = json.loads(decoded)
+        except RecursionError:
+            raise ValueError("JSON nested too deep to read") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"a JSON {type(row).__name__}, not an object")
+        if column not in row:
+            raise ValueError(f"no field {column!r} among {', '.join(map(repr, list(row)[:8]))} (--text-field)")
+        value = row[column]
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"field {column!r} is a {type(value).__name__}, not text")
+        return value or ""
+
+    count = data.count(b"\n") + (not data.endswith(b"\n") and bool(data))
+    # where there is no room for many blank lines, to split is the fastest way
+    rows = _filled_lines(data) if count > len(data) >> 5 else enumerate(data.split(b"\n"))
+    return _convert(rows, count, text, options, surely_bad=_is_no_object)
+
+
+def _filled_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, with their numbers. A run of blank ones costs no more than its bytes."""
+    at = row = 0
+    while at < len(data):
+        space = _SPACE.match(data, at)
+        filled = len(data) if space is None or space.end() == len(data) else data.rfind(b"\n", at, space.end()) + 1
+        if filled > at:
+            row += data.count(b"\n", at, filled)
+            at = filled
+            continue
+        end = data.find(b"\n", at)
+        end = len(data) if end < 0 else end
+        yield row, data[at:end]
+        at, row = end + 1, row + 1
+
+
+def _is_no_object(line: bytes) -> bool:
+    return not line.lstrip().startswith(b"{")
+
+
+def _convert(
+    rows: Iterable[tuple[int, bytes]],
+    count: int,
+    convert: Callable[[bytes], str | None],
+    options: ReadOptions,
+    *,
+    surely_bad: Callable[[bytes], bool] | None = None,
+) -> Texts:
+    """The documents of `rows`, which are those of `count` that may hold one. `convert` returns None for a row without
+    one, and raises `ValueError` for a bad row, which is skipped or becomes a `BadRow`; `surely_bad` finds some of these
+    sooner, where nobody will ask why."""
+    texts: list[str] = []
+    good: list[int] = []
+    bad: list[tuple[int, str]] = []
+    bad_rows = 0
+    for row, piece in rows:
+        if bad_rows >= LISTED_BAD_ROWS and surely_bad is not None and surely_bad(piece):
+            bad_rows += 1
+            continue
+        try:
+            text = convert(piece)
+        except ValueError as error:
+            if not options.skip_bad_rows:
+                raise BadRow(row, _why(error)) from error
+            bad_rows += 1
+            if len(bad) < LISTED_BAD_ROWS:
+                bad.append((row, _why(error)))
+            continue
+        if text is not None:
+            texts.append(text)
+            good.append(row)
+    return Texts(texts, good, count, bad, bad_rows, _size(texts))
+
+
+def _size(texts: list[str]) -> int:
+    return sum(len(text) if text.isascii() else len(text.encode(errors="replace")) for text in texts)
+
+
+def _why(error: ValueError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return _not_utf8(error, 0)
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON ({error.msg} at column {error.colno})"
+    return str(error)
+
+
+def _not_utf8(error: UnicodeDecodeError, before: int) -> str:
+    return f"not UTF-8 (byte {error.object[error.start]:#04x} at offset {before + error.start})"
