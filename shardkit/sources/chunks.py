@@ -216,7 +216,7 @@ def _column_texts(column: pa.ChunkedArray, options: ReadOptions) -> Texts:
 def _read_lines(chunk: Chunk) -> bytes:
     """The bytes of the lines that start in the chunk's byte range, the last one to its end."""
     file, begin = chunk.input, max(0, chunk.start - 1)
-    data = read_range(file, begin, chunk.stop)
+    data = read_whole(file) if chunk.stop - begin == file.bytes else read_range(file, begin, chunk.stop)
     if chunk.start > 0:
         first_end = data.find(b"\n")
         if first_end < 0 or first_end == len(data) - 1:

@@ -42,8 +42,9 @@ class Handler(BaseHTTPRequestHandler):
         ranged = re.fullmatch(r"bytes=(\d+)-(\d*)", asked or "") if self.server.ranges else None
         start = int(ranged[1]) if ranged else 0
         part = data[start : int(ranged[2]) + 1 if ranged and ranged[2] else None]
-        if fault == "flip":
-            sent = bytes([*part[: len(part) // 2], part[len(part) // 2] ^ 0xFF, *part[len(part) // 2 + 1 :]])
+        if fault in ("flip", "bit"):
+            at, mask = len(part) // 2, 0xFF if fault == "flip" else 1
+            sent = bytes([*part[:at], part[at] ^ mask, *part[at + 1 :]])
         else:
             sent = part[: len(part) // 2] if fault else part
         self.send_response(206 if ranged else 200)
@@ -63,8 +64,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class FileServer(ThreadingHTTPServer):
-    """`faults` holds, for each GET in turn, None, a status, `drop` (cut midway), `short` (half, as if all) or `flip`
-    (the byte in the middle). `states` is the header that tells versions of a file apart: ETag, Last-Modified, or none.
+    """`faults` holds, for each GET in turn, None, a status, `drop` (cut midway), `short` (half, as if all), `flip`
+    (all bits of the byte in the middle) or `bit` (one, so that text stays text). `states` is the header that tells versions of a file apart: ETag, Last-Modified, or none.
     """
 
     def __init__(self, folder: Path) -> None:
