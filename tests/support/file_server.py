@@ -64,8 +64,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class FileServer(ThreadingHTTPServer):
-    """`faults` holds, for each GET in turn, None, a status, `drop` (cut midway), `short` (half, as if all), `flip`
-    (all bits of the byte in the middle) or `bit` (one, so that text stays text). `states` is the header that tells versions of a file apart: ETag, Last-Modified, or none.
+    """`faults` holds, for each GET in turn, None, a status, `drop` (cut midway), `short` (half, as if all), `flip` (all
+    bits of the byte in the middle) or `bit` (one, so that text stays text). `states` is the header that tells versions
+    of a file apart: ETag, Last-Modified, or none.
     """
 
     def __init__(self, folder: Path) -> None:
