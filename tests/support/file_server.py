@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,6 +75,11 @@ class FileServer(ThreadingHTTPServer):
         self.folder, self.ranges, self.sized, self.states = folder, True, True, ""
         self.faults: list[int | str | None] = []
         self.asked: list[str | None] = []
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that has seen enough goes away in the middle of an answer."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
     @property
     def url(self) -> str:
