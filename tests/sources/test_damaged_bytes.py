@@ -61,7 +61,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServ
 
 
 @pytest.mark.parametrize("skip_bad_rows", [False, True])
-@pytest.mark.parametrize("nth", [0, 1, 3])
+@pytest.mark.parametrize("nth", [0, 2])  # every second request is for the end of a line
 def test_a_line_that_came_wrong_is_fetched_again_and_not_blamed_or_skipped(
     tmp_path: Path, server: FileServer, nth: int, skip_bad_rows: bool
 ) -> None:

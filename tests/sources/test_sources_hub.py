@@ -203,6 +203,16 @@ def test_a_file_that_is_read_whole_and_came_wrong_is_fetched_again(
     assert fault.fired == 1
 
 
+def test_a_separator_cuts_the_text_files_of_a_hub_dataset_too(
+    hub: HubServer, whole_files: dict[str, list[str]]
+) -> None:
+    assert read(hub, "alice/whole", name="txt", separator="\n")["texts"] == whole_files["txt"][0].split("\n")
+    assert (
+        "--separator is for .txt files, gz/0.jsonl.gz is jsonl.gz"
+        in read(hub, "alice/whole", name="gz", separator="\n")["message"]
+    )
+
+
 def test_a_file_that_comes_wrong_every_time_is_refused_before_any_of_it_is_used(
     hub: HubServer, whole_files: dict[str, list[str]]
 ) -> None:

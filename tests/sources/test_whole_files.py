@@ -67,6 +67,20 @@ def test_no_chunk_of_a_file_comes_before_all_of_it_is_right(server: FileServer) 
     assert len([asked for asked in server.asked if asked]) == 2
 
 
+@pytest.mark.parametrize("format", ["jsonl", "txt"])
+def test_a_file_of_one_chunk_is_read_whole_too_and_a_changed_letter_is_found(server: FileServer, format: str) -> None:
+    text = "b" * 1000
+    data = text.encode() if format == "txt" else f'{{"text": "{text}"}}\n'.encode()
+    (server.folder / "a").write_bytes(data)
+    oid = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # as the Hub states it of a small file
+    file = InputFile(path="a", url=f"{server.url}/a", bytes=len(data), format=format, oid=oid)
+    source = Source(info=SourceInfo(id="texts"), files=(file,), options=ReadOptions())
+    server.faults = ["bit"]
+    (chunk,) = iter_chunks(source, 0, 0, 0, chunk_bytes=4000)
+    assert read_chunk(chunk, source.options).texts == [text]
+    assert server.faults == []
+
+
 def test_a_disk_too_full_for_the_copy_is_one_clear_line(tmp_path: Path, server: FileServer) -> None:
     source = source_of(server, 1)
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,8 +43,9 @@ class Handler(BaseHTTPRequestHandler):
         ranged = re.fullmatch(r"bytes=(\d+)-(\d*)", asked or "") if self.server.ranges else None
         start = int(ranged[1]) if ranged else 0
         part = data[start : int(ranged[2]) + 1 if ranged and ranged[2] else None]
-        if fault == "flip":
-            sent = bytes([*part[: len(part) // 2], part[len(part) // 2] ^ 0xFF, *part[len(part) // 2 + 1 :]])
+        if fault in ("flip", "bit"):
+            at, mask = len(part) // 2, 0xFF if fault == "flip" else 1
+            sent = bytes([*part[:at], part[at] ^ mask, *part[at + 1 :]])
         else:
             sent = part[: len(part) // 2] if fault else part
         self.send_response(206 if ranged else 200)
@@ -63,8 +65,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class FileServer(ThreadingHTTPServer):
-    """`faults` holds, for each GET in turn, None, a status, `drop` (cut midway), `short` (half, as if all) or `flip`
-    (the byte in the middle). `states` is the header that tells versions of a file apart: ETag, Last-Modified, or none.
+    """`faults` holds, for each GET in turn, None, a status, `drop` (cut midway), `short` (half, as if all), `flip` (all
+    bits of the byte in the middle) or `bit` (one, so that text stays text). `states` is the header that tells versions
+    of a file apart: ETag, Last-Modified, or none.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -72,6 +75,11 @@ class FileServer(ThreadingHTTPServer):
         self.folder, self.ranges, self.sized, self.states = folder, True, True, ""
         self.faults: list[int | str | None] = []
         self.asked: list[str | None] = []
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that has seen enough goes away in the middle of an answer."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
     @property
     def url(self) -> str:
