@@ -181,9 +181,7 @@ def info(directory: Path, as_json: bool) -> None:
 
 @main.command()
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@click.option(
-    "--hashes/--no-hashes", default=True, show_default=True, help="Compare each SHA-256; else `verified: no`."
-)
+@click.option("--hashes/--no-hashes", default=True, show_default=True, help="Compare hashes, else `verified: no`.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
 def verify(directory: Path, hashes: bool, as_json: bool) -> None:
     """Check every shard of DIR against the manifest: size, header, hash, largest id, EOT count."""
