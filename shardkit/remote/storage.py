@@ -242,8 +242,12 @@ class FsspecRemote:
                     created.write(content)
             finally:
                 os.unlink(whole)
-        except (FileExistsError, FileNotFoundError):  # or its folder was tidied away this moment
+        except FileExistsError:
             return False
+        except FileNotFoundError:
+            if self._direct:
+                raise
+            return False  # the folder of working files was tidied away this moment
         return True
 
     def _still_ours(self, shards: Sequence[ShardInfo], small: Mapping[str, bytes | None]) -> bool:
