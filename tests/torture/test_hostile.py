@@ -24,13 +24,13 @@ import pytest
 import zstandard
 from attacks import NASTY, contained, outcome, times
 from loader_data import write_tokens
+from source_data import texts_of
 
 from shardkit import Manifest, ShardLoader, open_shard, pull, push
 from shardkit.errors import ShardkitWarning, SourceError
 from shardkit.look.verify import verify
 from shardkit.remote.card import updated_card
-from shardkit.sources.chunks import BadRow, iter_chunks, read_chunk
-from shardkit.sources.open import open_source
+from shardkit.sources.texts import BadRow
 
 REPO = "alice/hostile"
 NAMES = [
@@ -52,8 +52,9 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hostile_manifest(honest: Path, rng: random.Random) -> bytes:
     """The honest manifest with up to three values of an attacker's choice."""
     manifest = json.loads((honest / "data" / "manifest.json").read_text())
+    shards = manifest["shards"]
     for _ in range(rng.randint(1, 3)):
-        shard = rng.choice(manifest["shards"])
+        shard = rng.choice(shards)
         change = rng.randrange(6)
         if change == 0:
             shard["file"] = rng.choice(NAMES)
@@ -62,7 +63,7 @@ def hostile_manifest(honest: Path, rng: random.Random) -> bytes:
         elif change == 2:
             manifest[rng.choice(sorted(manifest))] = copy.deepcopy(rng.choice(NASTY))
         elif change == 3:
-            manifest["shards"] = manifest["shards"] * rng.choice([0, 2, 1000])
+            manifest["shards"] = shards * rng.choice([0, 2, 1000])
         elif change == 4:
             shard["bytes"] = shard["tokens"] = rng.choice([2**40, 2**62, 10**30])
         else:
@@ -184,10 +185,8 @@ def archive(rng: random.Random) -> tuple[str, bytes]:
 
 
 def read_source(path: Path) -> int:
-    opened = open_source(str(path))
     try:
-        chunks = iter_chunks(opened, 0, 0, 0, chunk_bytes=1 << 16)
-        return sum(len(read_chunk(chunk, opened.options).texts) for chunk in chunks)
+        return len(texts_of(path, chunk_bytes=1 << 16))
     except BadRow as error:
         raise SourceError(error.why) from error
 
