@@ -26,6 +26,7 @@ import torch
 import zstandard
 from attacks import contained, damaged, outcome, times
 from loader_data import EOT, write_shards, write_tokens
+from trainer_data import whole_state
 
 from shardkit import Manifest, ShardLoader, Tokenizer, merge_ledger, open_shard, pull, push
 from shardkit.dataset.token_stream import open_split
@@ -167,19 +168,16 @@ def texts_of(folder: Path) -> list[str]:
 
 
 def checkpoint(folder: Path) -> None:
-    state = {
-        "step": 4,
-        "val_loss": None,
-        "best": 1e9,
-        "model": {"w": torch.arange(1000.0)},
-        "settings": {"a": [1, "b"]},
-    }
-    save_checkpoint(folder, state, keep=1)
+    save_checkpoint(folder, whole_state(4), keep=1)
 
 
 def loaded(folder: Path) -> str:
-    state = load_checkpoint(folder / "step_00000004.pt")
-    return repr({**state, "model": {name: tensor.tolist() for name, tensor in state["model"].items()}})
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: plain(item) for name, item in value.items()}
+        return value.tolist() if isinstance(value, torch.Tensor) else value
+
+    return repr(plain(load_checkpoint(folder / "step_00000004.pt")))
 
 
 def a_tokenizer(folder: Path) -> None:
@@ -217,7 +215,7 @@ KINDS = {
     "a packing plan's array": Kind(with_plan, ".shardkit/plans/packed-*/piece_starts.npy", packed),
     "a checkpoint": Kind(checkpoint, "step_00000004.pt", loaded),
     "a run's config.toml": Kind(
-        settings, "config.toml", lambda at: make_config({}, read_toml(at / "config.toml")).to_toml(), checked=False
+        settings, "config.toml", lambda at: make_config(read_toml(at / "config.toml")).to_toml(), checked=False
     ),
     "a tokenizer.json": Kind(a_tokenizer, "tokenizer.json", encoded, checked=False),
     "a .jsonl source": Kind(source("a.jsonl", lines), "a.jsonl", texts_of, checked=False),
@@ -259,8 +257,8 @@ def test_a_damaged_file_is_read_right_or_refused_in_one_line(name: str, tmp_path
 
 
 def _is_part(got: Any, right: Any) -> bool:
-    """Equal, or, as a manifest may list fewer shards (a part that was pulled) and a ledger fewer batches (a run that was
-    killed), all of it in the right order."""
+    """Equal, or, as a manifest may list fewer shards (a part that was pulled) and a ledger fewer batches (of a run that
+    was killed), all of it in the right order."""
     if got == right or not isinstance(right, list):
         return bool(got == right)
     rest = iter(right)
