@@ -158,11 +158,15 @@ def open_filesystem(address: str, *, error: type[ShardkitError] = HubError) -> t
         except ValueError as unknown:
             return unknown
 
-    shown = public_address(address)
-    opened = with_retries(connect, shown, "open", error=error)
+    shown, user = public_address(address), user_of(address)
+    try:
+        opened = with_retries(connect, shown, "open", error=error)
+    except ShardkitError as failure:  # a server may repeat whom it refuses
+        names = "|".join(re.escape(name) for name in user.split(":", 1) if len(name) > 3)
+        raise type(failure)(re.sub(rf"\b({names})\b", "[hidden]", str(failure)) if names else str(failure)) from None
     if isinstance(opened, ValueError):
         raise opened
-    if (user := user_of(address)) and opened[1].lstrip("/").startswith(user):
+    if user and opened[1].lstrip("/").startswith(user):
         raise UsageError(
             f"{shown} is given with a user or password before it, which its driver does not read there: leave them out "
             "and set them as its own tools ask (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3://)"

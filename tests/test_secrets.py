@@ -276,7 +276,18 @@ def test_the_journal_of_an_earlier_version_with_secrets_is_refused_in_one_clear_
     watch: Watch, http: str, tmp_path: Path
 ) -> None:
     source = f"http://{LOGIN}{http}/x.jsonl"
-    made = ("tokenize", source, "--out", tmp_path / "out", "--tokenizer", "bytes", "--workers", "1")
+    made = (
+        "tokenize",
+        source,
+        "--out",
+        tmp_path / "out",
+        "--tokenizer",
+        "bytes",
+        "--workers",
+        "1",
+        "--val-shards",
+        "0",
+    )
     watch.command(*made)
     journal = tmp_path / "out" / JOURNAL_FILE
     journal.write_text(journal.read_text().replace(f'"http://{http}/x.jsonl"', json.dumps(source)))
