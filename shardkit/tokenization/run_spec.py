@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from shardkit.dataset.manifest import Manifest, ShardInfo, SourceFile
@@ -23,7 +23,10 @@ from shardkit.version import __version__
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSpec:
     """A source, a tokenizer, the shape of the shards, where the stream ends (None: with the source), and the caller's
-    functions. Workers, runner and remote do not count: any of them gives the same bytes."""
+    functions. Workers, runner and remote do not count: any of them gives the same bytes.
+
+    Raises `UsageError` for a function of which nobody can say what it does (`function_id.py`).
+    """
 
     source: Source
     tokenizer: Tokenizer
@@ -35,6 +38,12 @@ class RunSpec:
     transform: Callable[[str], str | None] | None
     filter: Callable[[str], bool] | None
     chunk_bytes: int
+    transform_id: str | None = field(init=False)
+    filter_id: str | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "transform_id", function_id(self.transform))
+        object.__setattr__(self, "filter_id", function_id(self.filter))
 
     @property
     def shard_bytes(self) -> int:
@@ -86,8 +95,8 @@ class RunSpec:
             "max docs": self.max_docs,
             "max tokens": self.max_tokens,
             "chunk bytes": self.chunk_bytes,
-            "transform": function_id(self.transform),
-            "filter": function_id(self.filter),
+            "transform": self.transform_id,
+            "filter": self.filter_id,
         }
 
     def manifest(self, shards: Iterable[ShardInfo], files: tuple[SourceFile, ...]) -> Manifest:
@@ -101,8 +110,8 @@ class RunSpec:
             "skip_bad_rows": self.source.options.skip_bad_rows or None,
             "max_docs": self.max_docs,
             "max_tokens": self.max_tokens,
-            "transform": function_id(self.transform),
-            "filter": function_id(self.filter),
+            "transform": self.transform_id,
+            "filter": self.filter_id,
         }
         stated = {name: value for name, value in options.items() if value is not None}
         return Manifest(

@@ -185,3 +185,12 @@ def test_a_run_does_not_go_on_with_a_transform_whose_helper_was_edited(tmp_path:
         tokenize(texts, tmp_path / "out", transform=made(template, "upper"), **options)
     manifest = tokenize(texts, tmp_path / "out", transform=made(template, "lower"), **options)
     assert manifest.documents == 2000
+
+
+def test_a_function_that_is_refused_leaves_the_earlier_dataset_as_it_is(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"shard_tokens": 4, "workers": 1, "tokenizer": "bytes", "val_shards": 0}
+    manifest = tokenize(["one"], tmp_path / "out", **options)
+    lock = threading.Lock()
+    with pytest.raises(UsageError, match="uses a lock"):
+        tokenize(["two"], tmp_path / "out", transform=lambda text: text if lock else "", overwrite=True, **options)
+    assert tokenize(["one"], tmp_path / "out", **options) == manifest
