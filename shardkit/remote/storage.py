@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,7 +53,7 @@ class FsspecRemote:
         self._stated: dict[str, tuple[int, str]] = {}  # what the manifest there says of its shards
         self._lock = threading.Lock()
         # FTP is one connection, on which nothing may come between a request and its answer
-        self._turn = threading.Lock() if protocol == "ftp" else contextlib.nullcontext()
+        self._turn = threading.Lock() if protocol == "ftp" else nullcontext()
 
     @property
     def local_folder(self) -> Path | None:
@@ -283,10 +282,8 @@ class FsspecRemote:
 
     def _check_is_empty(self) -> None:
         """Raise why there was nothing to list, if it is another reason: `find` passes over refused connections."""
-        try:
+        with suppress(FileNotFoundError):
             self._fs.ls(self._root)
-        except FileNotFoundError:
-            return
 
     def _at(self, file: str) -> str:
         return f"{self._root}/{file}" if file else self._root
