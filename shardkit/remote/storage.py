@@ -269,13 +269,12 @@ class FsspecRemote:
         """Remove what killed pushes left half written, and the folder of working files if it is empty then."""
 
         def tidy() -> None:
-            work = self._at(WORK_DIR)
             self._fs.invalidate_cache()
             with suppress(OSError):  # it is not there, or not empty
-                for name in self._fs.ls(work, detail=False):
+                for name in self._fs.ls(self._at(WORK_DIR), detail=False):
                     if name.endswith(".part"):
                         self._fs.rm_file(name)
-                self._fs.rmdir(work)
+                self._fs.rmdir(self._at(WORK_DIR))
 
         if not self._direct:
             self._call("tidy", tidy)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -15,8 +14,9 @@ from shardkit.dataset.journal import JOURNAL_FILE, Journal
 from shardkit.dataset.known_files import SeenShards
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest
 from shardkit.dataset.shards import shard_name
+from shardkit.dataset.typed_json import parse_json
 from shardkit.errors import ManifestError, OutputError, ShardError, UsageError
-from shardkit.files import hold_lock, write_error
+from shardkit.files import hold_lock, read_small_file, write_error
 from shardkit.sources.open import DEFAULT_SOURCE
 from shardkit.tokenization.run_spec import RunSpec
 
@@ -160,13 +160,16 @@ def _named_by_journal(directory: Path) -> set[str]:
     """The shards that the journal names, in lines that hold or not, and the next one, which a run that was killed may
     have finished after its last line."""
     path, named = directory / JOURNAL_FILE, set[str]()
-    damage = (ValueError, KeyError, TypeError, IndexError, RecursionError)
-    lines = path.read_bytes().splitlines() if path.is_file() else []
+    damage = (ValueError, KeyError, TypeError, IndexError)
+    try:
+        lines = read_small_file(path).splitlines()
+    except OSError:  # there is none, or nothing that could be one
+        lines = []
     for line in lines:
         with suppress(*damage):
-            named.add(str(json.loads(line)["shard"]["file"]))
+            named.add(str(parse_json(line)["shard"]["file"]))
     with suppress(*damage):
-        prefix = str(json.loads(lines[0])["identity"]["prefix"])
+        prefix = str(parse_json(lines[0])["identity"]["prefix"])
         named |= {shard_name(prefix, split, len(named)) for split in ("val", "train")}
     return named
 
