@@ -8,9 +8,11 @@ and help each other. The remotes see to it that a claim, and on the Hub every co
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 from shardkit.dataset.manifest import MANIFEST_NAME, ShardInfo
+from shardkit.dataset.shards import SHARD_NAME
 from shardkit.errors import HubError
 from shardkit.remote.interface import CLAIM_FILE, PlaceChanged, Remote, RemoteFile
 
@@ -96,5 +98,8 @@ def another_dataset(remote: Remote, what: str) -> str:
 
 
 def holds_data(name: str) -> bool:
-    """Whether a file at a remote, by its name, is a part of a dataset: its manifest, or a shard."""
-    return name == MANIFEST_NAME or ("/" not in name and name.endswith((".npy", ".bin")))
+    """Whether a file at a remote, by its name, is a part of a dataset: its manifest, or a shard (llm.c's too).
+
+    Other files there (`pytorch_model.bin`) are none of ours.
+    """
+    return name == MANIFEST_NAME or SHARD_NAME.fullmatch(re.sub(r"\.bin$", ".npy", name)) is not None

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hub_data import journal_at, make_dataset, open_uploader, tree_of
 from hub_server import Fault, HubServer
+from huggingface_hub import HfApi
 
 from shardkit import network, tokenize
 from shardkit.dataset.journal import JOURNAL_FILE
@@ -528,3 +529,17 @@ def test_three_pushes_of_one_dataset_at_once_all_end_well(hub: HubServer, tmp_pa
     pull(REPO, tmp_path / "b")
     assert tree_of(tmp_path / "b") == tree_of(tmp_path / "a")
     assert not any(name.startswith(".shardkit") for name in hub.files(REPO))
+
+
+def test_overwrite_leaves_what_is_no_part_of_a_dataset(hub: HubServer, tmp_path: Path) -> None:
+    make_dataset(tmp_path / "a", shards=5)
+    make_dataset(tmp_path / "b", shards=3, seed=1)
+    push(tmp_path / "a", REPO)
+    HfApi().upload_file(path_or_fileobj=b"weights", path_in_repo="pytorch_model.bin", repo_id=REPO, repo_type="dataset")
+    push(tmp_path / "b", REPO, overwrite=True)
+    assert "pytorch_model.bin" in hub.files(REPO)
+    push(tmp_path / "a", str(tmp_path / "folder"))
+    (tmp_path / "folder" / "embeddings.npy").write_bytes(b"of the user")
+    push(tmp_path / "b", str(tmp_path / "folder"), overwrite=True)
+    assert (tmp_path / "folder" / "embeddings.npy").read_bytes() == b"of the user"
+    assert not (tmp_path / "folder" / "demo_train_000004.npy").exists()
