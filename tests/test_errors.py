@@ -21,9 +21,7 @@ def test_an_error_of_the_machine_is_one_line_that_names_the_file_and_what_to_do(
     assert line.endswith(", and run the same command again")
 
 
-@pytest.mark.parametrize(
-    "error", [ValueError("x"), OSError("x"), OSError(errno.EBADF, "Bad file"), KeyError(1)]
-)
+@pytest.mark.parametrize("error", [ValueError("x"), OSError("x"), OSError(errno.EBADF, "Bad file"), KeyError(1)])
 def test_a_bug_stays_one(error: Exception) -> None:
     assert machine_fault(error) is None
 

@@ -23,7 +23,6 @@ from shardkit.dataset.records import ShardInfo, SourceFile
 from shardkit.dataset.typed_json import parse_json, read_record
 from shardkit.errors import OutputError, ShardkitWarning
 from shardkit.files import atomic_write, read_small_file, write_error
-from shardkit.redaction import public_address
 
 JOURNAL_FILE = f"{WORK_DIR}/journal.jsonl"
 
@@ -96,11 +95,6 @@ class Journal:
             content = _begun(identity)
             atomic_write(path, content.lines[0])
             return cls(path, content)
-        if content.identity.get("source") != (source := public_address(str(content.identity.get("source")))):
-            raise OutputError(
-                f"{path} holds a user, password or query of the address {source}, as an earlier version wrote it: "
-                "start again with --overwrite, so that nothing of it is published"
-            )
         if differ := _differences(content.identity, json.loads(json.dumps(identity))):
             raise OutputError(
                 f"{directory} holds another run ({'; '.join(differ)}): choose another --out, or start again with "

@@ -8,8 +8,10 @@ and help each other. The remotes see to it that a claim, and on the Hub every co
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from shardkit.dataset.manifest import MANIFEST_NAME, ShardInfo
 from shardkit.dataset.shards import SHARD_NAME
@@ -103,3 +105,24 @@ def holds_data(name: str) -> bool:
     Other files there (`pytorch_model.bin`) are none of ours.
     """
     return name == MANIFEST_NAME or SHARD_NAME.fullmatch(re.sub(r"\.bin$", ".npy", name)) is not None
+
+
+def create_file(whole: Path, target: Path, content: bytes) -> bool:
+    """Write the file `target` of this machine only if there is none, all of it at once, by way of `whole`.
+
+    False if there is one, or if the folder of `whole` was tidied away this moment.
+    """
+    try:
+        whole.write_bytes(content)
+        try:
+            os.link(whole, target)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links
+            with open(target, "xb") as created:
+                created.write(content)
+        finally:
+            whole.unlink()
+    except (FileExistsError, FileNotFoundError):
+        return False
+    return True

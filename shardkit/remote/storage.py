@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ from shardkit.errors import HubError, UsageError
 from shardkit.files import open_file, read_small_file, sha256_file
 from shardkit.network import open_filesystem, with_retries
 from shardkit.redaction import public_address
-from shardkit.remote.claim import is_complete, is_written, not_ours_any_more
+from shardkit.remote.claim import create_file, is_complete, is_written, not_ours_any_more
 from shardkit.remote.interface import CLAIM_FILE, PlaceChanged, RemoteFile, check_small
 from shardkit.remote.upload_record import UploadRecord, is_record, stated_shards
 
@@ -225,29 +224,13 @@ class FsspecRemote:
 
     def _create(self, file: str, content: bytes) -> bool:
         """Write `file` only if there is none, all of it at once where the place can; False if there is one."""
-        target = self._at(file)
-        try:
-            whole = self._first_name(file)
-            if self.local_folder is None:
-                self._fs.pipe_file(target, content, mode="create")
-                return True
-            self._fs.pipe_file(whole, content)
+        if self.local_folder is None:
             try:
-                os.link(whole, target)
+                self._fs.pipe_file(self._at(file), content, mode="create")
             except FileExistsError:
                 return False
-            except OSError:  # a file system without links
-                with open(target, "xb") as created:
-                    created.write(content)
-            finally:
-                os.unlink(whole)
-        except FileExistsError:
-            return False
-        except FileNotFoundError:
-            if self._direct:
-                raise
-            return False  # the folder of working files was tidied away this moment
-        return True
+            return True
+        return create_file(Path(self._first_name(file)), Path(self._at(file)), content)
 
     def _still_ours(self, shards: Sequence[ShardInfo], small: Mapping[str, bytes | None]) -> bool:
         """Whether the place has our claim. If not, another push of the same must have completed it."""
@@ -266,18 +249,8 @@ class FsspecRemote:
         return self._at(f"{WORK_DIR}/{Path(file).name}.{self._writer}.part")
 
     def _tidy(self) -> None:
-        """Remove what killed pushes left half written, and the folder of working files if it is empty then."""
-
-        def tidy() -> None:
-            self._fs.invalidate_cache()
-            with suppress(OSError):  # it is not there, or not empty
-                for name in self._fs.ls(self._at(WORK_DIR), detail=False):
-                    if name.endswith(".part"):
-                        self._fs.rm_file(name)
-                self._fs.rmdir(self._at(WORK_DIR))
-
         if not self._direct:
-            self._call("tidy", tidy)
+            self._call("tidy", partial(_tidy, self._fs, self._at(WORK_DIR)))
 
     def _check_is_empty(self) -> None:
         """Raise why there was nothing to list, if it is another reason: `find` passes over refused connections."""
@@ -293,6 +266,16 @@ class FsspecRemote:
                 return action()
 
         return with_retries(in_turn, self.name, what, self.stopping)
+
+
+def _tidy(filesystem: Any, work: str) -> None:
+    """Remove what killed pushes left half written, and the folder of working files if it is empty then."""
+    filesystem.invalidate_cache()
+    with suppress(OSError):  # it is not there, or not empty
+        for name in filesystem.ls(work, detail=False):
+            if name.endswith(".part"):
+                filesystem.rm_file(name)
+        filesystem.rmdir(work)
 
 
 def _without_claim(listing: Mapping[str, Any]) -> dict[str, Any]:

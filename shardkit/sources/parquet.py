@@ -85,7 +85,7 @@ def _iter_batches(file: InputFile, group: int, rows: int, column: str) -> Iterat
 
 def _text_column(file: InputFile, column: str) -> int:
     """The index of the leaf column that holds the text. Raises `SourceError` if there is none, or it is not text."""
-    handle = _open_parquet(file)
+    handle = _open_parquet(file, None)
     names = handle.schema_arrow.names
     if column not in names:
         raise SourceError(f"{file.path} has no column {column!r}: expected one of {', '.join(names)} (--text-field)")
@@ -156,12 +156,12 @@ def close_parquet_files() -> None:
 
 
 @lru_cache(maxsize=4)
-def _open_parquet(file: InputFile, coded: str | None = None) -> pq.ParquetFile:
+def _open_parquet(file: InputFile, coded: str | None) -> pq.ParquetFile:
     """The open file, cached for its next chunk. Pages are checked against their checksums, where the file has them. A
     dictionary of the column `coded` is left as one."""
     options: dict[str, Any] = {"page_checksum_verification": True}
     if coded is not None:  # the footer is read once
-        options |= {"read_dictionary": [coded], "metadata": _open_parquet(file).metadata}
+        options |= {"read_dictionary": [coded], "metadata": _open_parquet(file, None).metadata}
     if file.is_remote:
         return pq.ParquetFile(pa.PythonFile(RangeFile(file), mode="r"), pre_buffer=False, **options)
     # without a buffer size, a giant row group would be read whole before its first batch

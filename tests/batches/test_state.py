@@ -13,7 +13,7 @@ from shardkit.batches.state import LoaderState, make_identity, make_state, read_
 from shardkit.errors import StateError
 
 IDENTITY = make_identity(fingerprint="abc", split="train", seq_len=8, shuffle=True, seed=1)
-COUNT = st.integers(0, 2**62 - 1)
+COUNT = st.integers(0, 2**60)
 
 
 @given(position=COUNT, step=COUNT, epoch=COUNT, n_windows=st.integers(1, 2**50), data=st.data())
@@ -50,7 +50,7 @@ def test_a_state_of_other_data_is_refused(key: str, value: Any) -> None:
 
 def test_a_state_of_the_old_order_of_spans_is_refused_with_what_to_do() -> None:
     identity = make_identity(fingerprint="abc", split="train", seq_len=8, shuffle=True, seed=1, span=4, order=2)
-    state = make_state(identity, LoaderState(position=33, step=3), n_windows=10)
+    state = make_state(identity, LoaderState(position=33, step=3, epoch=3, rows_left=7), n_windows=10)
     with pytest.raises(StateError, match=r"saved with order 1, this version reads with 2: .* set_epoch\(3\)"):
         read_state(identity, {**state, "order": 1}, n_windows=10)
 

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardkit.dataset import records
-from shardkit.dataset.manifest import Manifest, ShardInfo, SourceFile, SourceInfo
-from shardkit.dataset.records import add_skipped, source_file
+from shardkit.dataset.manifest import Manifest, ShardInfo, SourceInfo
+from shardkit.dataset.records import SourceFile, add_skipped
+from shardkit.dataset.typed_json import read_record
 
 
 def runs_of(rows: list[int]) -> list[tuple[int, int]]:
@@ -64,13 +65,14 @@ def test_manifests_hold_runs_as_pairs_and_older_lists_of_rows_are_read() -> None
         tokens=4,
         documents=2,
         first_document=0,
-        sha256="x",
+        sha256="0" * 64,
         bytes=136,
     )
     manifest = Manifest(dtype="uint16", tokens_per_shard=4, shards=(shard,), source=SourceInfo(id="a", files=(file,)))
     text = manifest.to_json()
     assert "unlisted_rows" not in text
     assert Manifest.from_json(text) == manifest
-    old = source_file({"path": "a", "bytes": 9, "rows": 6, "documents": 3, "tokens": 5, "skipped_rows": [1, 2, 3]})
+    stated = {"path": "a", "bytes": 9, "rows": 6, "documents": 3, "tokens": 5, "skipped_rows": [1, 2, 3]}
+    old = read_record(SourceFile, stated)
     assert (old.skipped, old.row_of(1)) == (3, 4)
     assert add_skipped(old, [(4, 4)]).skipped_rows == ((1, 4),)

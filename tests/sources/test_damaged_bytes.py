@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from file_server import FileServer, serving
-from source_data import lines
+from source_data import chunk_texts, lines
 
 from shardkit import network
 from shardkit.errors import SourceError
-from shardkit.sources.chunks import BadRow, iter_chunks, read_chunk
+from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.open import open_source
+from shardkit.sources.texts import BadRow
 
 TEXTS = [f"{number:04} {random.Random(number).randbytes(60).hex()}" for number in range(300)]
 
@@ -35,7 +36,7 @@ def write_parquet(path: Path, rows: int = 100) -> None:
 def read(source: str, *, chunk_bytes: int = 15_000, skip_bad_rows: bool = False) -> list[str]:
     opened = open_source(source, skip_bad_rows=skip_bad_rows)
     chunks = iter_chunks(opened, 0, 0, 0, chunk_bytes=chunk_bytes)
-    return [text for chunk in chunks for text in read_chunk(chunk, opened.options).texts]
+    return [text for chunk in chunks for text in chunk_texts(chunk, opened.options)]
 
 
 def test_a_flipped_byte_in_a_parquet_page_with_a_checksum_is_found(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from file_server import FileServer, serving
-from source_data import lines, packed, texts_of
+from source_data import chunk_texts, lines, packed, texts_of
 
 from shardkit import network
 from shardkit.errors import SourceError
-from shardkit.sources.chunks import iter_chunks, read_chunk
+from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.open import open_source
 
 NAMES = ["a.parquet", "a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.txt"]
@@ -68,11 +68,11 @@ def read_on(source: str, change: Callable[[], None]) -> list[str]:
     opened = open_source(source)
     chunks = iter_chunks(opened, 0, 0, 0, chunk_bytes=CHUNK_BYTES)
     early = list(islice(chunks, 2))  # cut before, read after the change
-    texts = read_chunk(early[0], opened.options).texts
+    texts = chunk_texts(early[0], opened.options)
     change()
     for chunk in early[1:]:
-        texts += read_chunk(chunk, opened.options).texts
-    return [*texts, *(text for chunk in chunks for text in read_chunk(chunk, opened.options).texts)]
+        texts += chunk_texts(chunk, opened.options)
+    return [*texts, *(text for chunk in chunks for text in chunk_texts(chunk, opened.options))]
 
 
 @pytest.mark.parametrize("change", [replaced, overwritten, appended_to, cut_short, removed])
@@ -86,11 +86,11 @@ def test_a_local_file_that_changes_while_it_is_read_is_refused_by_name(
     chunks = iter_chunks(source, 0, 0, 0, chunk_bytes=CHUNK_BYTES)
     ahead = list(islice(chunks, 2))
     if name != "a.txt":
-        assert all("o" in text for text in read_chunk(ahead[0], source.options).texts)
+        assert all("o" in text for text in chunk_texts(ahead[0], source.options))
     change(path)
     rest = chain((chunk for chunk in ahead[1:] or ahead if chunk.payload is None), chunks)
     with pytest.raises(SourceError, match=rf"{re.escape(name)} has changed since the run began .* --overwrite"):
-        [read_chunk(chunk, source.options) for chunk in rest]
+        [chunk_texts(chunk, source.options) for chunk in rest]
 
 
 def test_a_file_that_was_only_read_meanwhile_has_not_changed(tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 from file_server import FileServer, serving
+from source_data import chunk_texts
 
 from shardkit import network
 from shardkit.dataset.manifest import SourceInfo
 from shardkit.errors import DiskFull
-from shardkit.sources.chunks import iter_chunks, read_chunk
+from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.source import InputFile, ReadOptions, Source
 
 
@@ -52,7 +53,7 @@ def test_each_file_is_fetched_once_and_nothing_stays_open_or_on_the_disk(tmp_pat
     source = source_of(server, 3)
     server.faults = [None, "flip"]
     chunks = list(iter_chunks(source, 0, 0, 0, chunk_bytes=4000))
-    texts = [text for chunk in chunks for text in read_chunk(chunk, source.options).texts]
+    texts = [text for chunk in chunks for text in chunk_texts(chunk, source.options)]
     assert [text.rsplit(" ", 1)[0] for text in texts] == [f"{n} {row}" for n in range(3) for row in range(50)]
     gets = [asked for asked in server.asked if asked]
     assert len(gets) == 4  # one came wrong
@@ -77,7 +78,7 @@ def test_a_file_of_one_chunk_is_read_whole_too_and_a_changed_letter_is_found(ser
     source = Source(info=SourceInfo(id="texts"), files=(file,), options=ReadOptions())
     server.faults = ["bit"]
     (chunk,) = iter_chunks(source, 0, 0, 0, chunk_bytes=4000)
-    assert read_chunk(chunk, source.options).texts == [text]
+    assert chunk_texts(chunk, source.options) == [text]
     assert server.faults == []
 
 

@@ -13,6 +13,8 @@ from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.open import open_source
 from shardkit.sources.source import Chunk, ReadOptions, Source
 from shardkit.sources.texts import read_chunk
+from shardkit.tokenization.tokenizer import Tokenizer
+from shardkit.tokenization.worker import Job
 
 TEXTS = ["first", "", "naïve \u2028 日本", "x<|endoftext|>y", "a\nb\r\n", " ", "\0", "last " * 50]
 
@@ -52,3 +54,17 @@ def packed(name: str, data: bytes) -> bytes:
     if name.endswith(".zst"):
         return zstandard.compress(data[:half]) + zstandard.compress(data[half:])
     return data
+
+
+def job_of(tokenizer: str, options: ReadOptions, **more: Any) -> Job:
+    """What a worker is told, with an audit of every document."""
+    made = Tokenizer(tokenizer)
+    return Job(
+        tokenizer=tokenizer,
+        vocabulary=made.info.ranks_sha256,
+        encoder="auto",
+        fast_json=None,
+        read=options,
+        audit_stride=1,
+        **more,
+    )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from source_data import job_of
 
 from shardkit.errors import AuditError, TokenizerError
 from shardkit.sources.chunks import iter_chunks
@@ -16,7 +17,7 @@ from shardkit.sources.source import ReadOptions
 from shardkit.tokenization import guarded
 from shardkit.tokenization.guarded import Unencodable
 from shardkit.tokenization.tokenizer import Tokenizer
-from shardkit.tokenization.worker import ChunkEncoder, Job
+from shardkit.tokenization.worker import ChunkEncoder
 
 
 class PanicException(BaseException):
@@ -76,7 +77,7 @@ def test_a_document_that_the_engine_in_use_panics_on_is_a_bad_row(tmp_path: Path
     texts = ["one", "two bad", "three", "bad"]
     (tmp_path / "a.jsonl").write_text("".join(f'{{"text": "{text}"}}\n' for text in texts))
     source = open_source(str(tmp_path / "a.jsonl"), skip_bad_rows=skip)
-    encoder = ChunkEncoder(Job(tokenizer="bytes", encoder="auto", fast_json=None, read=source.options, audit_stride=1))
+    encoder = ChunkEncoder(job_of("bytes", source.options))
     whole = encoder.tokenizer._encode_batch
 
     def batch(texts: Any) -> Any:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from reference import folder_bytes
+from source_data import job_of
 from texts import documents
 
 from shardkit import tokenize
@@ -19,7 +20,7 @@ from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.open import open_source
 from shardkit.tokenization import cutting
 from shardkit.tokenization.tokenizer import Tokenizer
-from shardkit.tokenization.worker import ChunkEncoder, EncodedChunk, Job
+from shardkit.tokenization.worker import ChunkEncoder, EncodedChunk
 
 SIZE = texts.PIECE_BYTES * 9 // 4
 OPTIONS: dict[str, Any] = {"tokenizer": "bytes", "shard_tokens": 5_000_000, "val_shards": 0, "workers": 2}
@@ -72,9 +73,7 @@ def test_a_limit_in_a_long_document_ends_the_stream_there(folder: Path, tmp_path
 
 def encoded(path: Path, name: str = "gpt2", **job: Any) -> list[EncodedChunk]:
     source = open_source(str(path))
-    encoder = ChunkEncoder(
-        Job(tokenizer=name, encoder="auto", fast_json=None, read=source.options, audit_stride=1, **job)
-    )
+    encoder = ChunkEncoder(job_of(name, source.options, **job))
     return [piece for chunk in iter_chunks(source, 0, 0, 0, chunk_bytes=1 << 20) for piece in encoder.encode(chunk)]
 
 

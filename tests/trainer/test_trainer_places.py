@@ -31,9 +31,9 @@ def stranger(tmp_path: Path) -> Path:
     state = load_checkpoint(list_checkpoints(tmp_path / "run" / "checkpoints")[-1])
     loot = (tmp_path / "loot").as_uri()
     theirs = {
-        "push_checkpoints": f"{loot}?token=abc",
+        "push_checkpoints": loot,
         "hellaswag": f"{loot}/\x1b[2Jhellaswag.jsonl",
-        "wandb": "spy",
+        "wandb": "https://spy/loot?token=abc",
         "tensorboard": True,
         "data_dir": str(tmp_path / "loot"),
         "tokenizer": str(tmp_path / "loot.json"),
