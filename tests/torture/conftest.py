@@ -40,4 +40,5 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     terminalreporter.section("the campaign")
     for attack, count in sorted(tried.items()):
         terminalreporter.line(f"{attack:<72} {count:>9,} tried {count:>9,} survived")
-    terminalreporter.line(f"{'all':<72} {sum(tried.values()):>9,} tried, {len(failed)} tests failed")
+    faults = sum(count for attack, count in tried.items() if not attack.startswith("strings"))
+    terminalreporter.line(f"{'all but the strings':<72} {faults:>9,} tried, {len(failed)} tests failed")

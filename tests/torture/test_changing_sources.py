@@ -88,7 +88,7 @@ def dataset_in(out: Path) -> list[list[int]]:
 def test_a_file_that_changes_while_it_is_read_is_refused_or_was_read_before(
     change: str, right: dict[str, Any], tmp_path: Path, victims: Victims, tally: Any
 ) -> None:
-    count = times(3, 30)
+    count = times(2, 15)
     for number in range(count):
         rng = random.Random(f"{change} {number}")
         at = tmp_path / str(number)
@@ -112,7 +112,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused_or_was_read_before(
 def test_a_file_that_changed_before_a_run_goes_on_is_refused(
     change: str, right: dict[str, Any], tmp_path: Path, victims: Victims, tally: Any
 ) -> None:
-    count = times(3, 30)
+    count = times(2, 15)
     for number in range(count):
         rng = random.Random(f"{change} {number}")
         at = tmp_path / str(number)

@@ -241,7 +241,7 @@ def test_a_damaged_file_is_read_right_or_refused_in_one_line(name: str, tmp_path
     shutil.rmtree(tmp_path / "pulled", ignore_errors=True)
     [file] = [path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").glob(kind.file)]
     content = (tmp_path / "whole" / file).read_bytes()
-    count = times(25, 500)
+    count = times(20, 500)
     for seed in range(count):
         folder = tmp_path / "damaged"
         shutil.copytree(tmp_path / "whole", folder)

@@ -205,7 +205,7 @@ def test_archives_that_are_bombs_or_none_end_in_bounded_memory(tmp_path: Path, t
 def test_a_storm_of_network_faults_ends_in_the_dataset_or_in_one_line(
     honest: Path, tmp_path: Path, hub: Any, tally: Any
 ) -> None:
-    count, fired = times(4, 80), 0
+    count, fired = times(3, 60), 0
     for seed in range(count):
         rng = random.Random(seed)
         repo = f"alice/storm{seed}"

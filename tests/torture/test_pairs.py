@@ -136,7 +136,7 @@ def test_two_at_once_leave_one_dataset_or_a_refusal(
     name: str, start: Path, right: set[Any], tmp_path: Path, victims: Victims, tally: Any
 ) -> None:
     first, second, places = PAIRS[name]
-    count = times(3, 30)
+    count = times(2, 12)
     for number in range(count):
         at = tmp_path / "now"
         shutil.copytree(start, at)
@@ -168,7 +168,7 @@ def _assert_sound(ended: list[Ended], at: Path, places: tuple[str, ...], right: 
 def test_after_two_at_once_each_can_be_finished_or_says_what_to_do(
     start: Path, right: set[Any], tmp_path: Path, victims: Victims, tally: Any
 ) -> None:
-    count = times(2, 20)
+    count = times(1, 6)
     for number, (name, (first, second, places)) in itertools.product(range(count), list(PAIRS.items())[:6]):
         at = tmp_path / "now"
         shutil.copytree(start, at)
@@ -191,7 +191,7 @@ def test_after_two_at_once_each_can_be_finished_or_says_what_to_do(
 def test_a_reader_of_what_is_replaced_gets_one_dataset_or_an_error(
     start: Path, right: set[Any], tmp_path: Path, victims: Victims, tally: Any
 ) -> None:
-    count = times(4, 60)
+    count = times(3, 30)
     for number in range(count):
         at = tmp_path / "now"
         shutil.copytree(start, at)

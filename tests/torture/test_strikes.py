@@ -144,7 +144,7 @@ class Field:
 def test_killed_at_a_change_to_a_file_it_ends_the_same(name: str, tmp_path: Path, victims: Victims, tally: Any) -> None:
     field = Field(name, tmp_path, victims)
     moments = range(1, field.changes + 1)
-    chosen = sorted(random.Random(name).sample(moments, times(3, len(moments))))
+    chosen = sorted(random.Random(name).sample(moments, times(2, len(moments))))
     for moment in chosen:
         field.reset()
         killed = field.strike(at=moment, what="kill")
@@ -156,7 +156,7 @@ def test_killed_at_a_change_to_a_file_it_ends_the_same(name: str, tmp_path: Path
 @pytest.mark.parametrize("name", COMMANDS)
 def test_killed_again_and_again_it_ends_the_same(name: str, tmp_path: Path, victims: Victims, tally: Any) -> None:
     field = Field(name, tmp_path, victims)
-    count = times(1, 10)
+    count = times(1, 4)
     for seed in range(count):
         rng = random.Random(f"{name} {seed}")
         field.reset()
@@ -171,7 +171,7 @@ def test_an_error_of_the_disk_is_one_line_and_the_command_ends_the_same_afterwar
     name: str, tmp_path: Path, victims: Victims, tally: Any
 ) -> None:
     field = Field(name, tmp_path, victims)
-    count = times(4, 2 * field.changes)
+    count = times(3, field.changes)
     for number in range(count):
         rng = random.Random(f"{name} {number}")
         moment = 1 + number % field.changes if count > field.changes else rng.randint(1, field.changes)
@@ -187,7 +187,7 @@ def test_a_folder_that_vanishes_is_one_line_and_the_command_ends_the_same_afterw
 ) -> None:
     field = Field(name, tmp_path, victims)
     made = [place for place in field.command.places if not (field.start / place).exists()]
-    count = times(2, field.changes)
+    count = times(1, 15)
     for number in range(count):
         rng = random.Random(f"{name} {number}")
         field.reset()
@@ -204,7 +204,7 @@ def test_few_descriptors_little_room_or_memory_are_one_line(
     name: str, tmp_path: Path, victims: Victims, tally: Any
 ) -> None:
     field = Field(name, tmp_path, victims)
-    count = times(3, 30)
+    count = times(2, 12)
     for number in range(count):
         rng = random.Random(f"{name} {number}")
         limits = [{"files": rng.randint(12, 60)}, {"bytes of a file": rng.randint(1, 90_000)}]
