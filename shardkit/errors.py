@@ -1,4 +1,5 @@
-"""The exception tree. The command line catches `ShardkitError` alone, so a bug keeps its traceback.
+"""The exception tree. The command line shows a `ShardkitError`, or a fault of the machine (`machine_fault`), as one line;
+any other exception is a bug and keeps its traceback.
 
     ShardkitError
     ├── UsageError            an option or a combination of options that cannot work (exit code 2)
