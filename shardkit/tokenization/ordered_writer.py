@@ -113,7 +113,15 @@ class OrderedWriter:
             self._changed.add(chunk.file)
 
     def finish(self) -> tuple[SourceFile, ...]:
-        """Close the last shard, wait until all is on disk, and say what each source file gave."""
+        """Close the last shard, wait until all is on disk, and say what each source file gave.
+
+        Raises `SourceError` if the source ended before it gave what is in earlier shards.
+        """
+        if self._skip:
+            raise SourceError(
+                "the source ends earlier than when the run began: give the same texts as then, or start again with "
+                "--overwrite"
+            )
         if self._writer is not None:
             self._close_shard(Resume(file=len(self._files)))  # past the end, also where a limit ended the stream
         self._wait()
