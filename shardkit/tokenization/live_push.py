@@ -22,7 +22,7 @@ from shardkit.errors import DiskFull, HubError, OutputError, UsageError
 from shardkit.files import atomic_write, format_bytes
 from shardkit.remote.address import open_remote
 from shardkit.remote.claim import another_dataset, check_not_claimed, claim_for, holds_data, mark
-from shardkit.remote.interface import Remote, RemoteFile
+from shardkit.remote.interface import CLAIM_FILE, Remote, RemoteFile
 from shardkit.remote.listing import published, read_journal
 from shardkit.remote.push import publish
 from shardkit.remote.uploader import Uploader
@@ -126,7 +126,7 @@ def claim_place(run: RemoteRun, head: bytes, *, private: bool = False) -> dict[s
     """
     remote = run.remote
     remote.create(private=private)
-    ours = mark(run=hashlib.sha256(head).hexdigest())
+    ours = _mark(head)
 
     def begin(files: Mapping[str, RemoteFile], held: bytes | None) -> dict[str, bytes | None]:
         check_not_claimed(remote, held, ours)
@@ -138,6 +138,19 @@ def claim_place(run: RemoteRun, head: bytes, *, private: bool = False) -> dict[s
         return {**dict.fromkeys(segment_files(files)), JOURNAL_FILE: head}
 
     return claim_for(remote, ours, begin)
+
+
+def tidy_place(run: RemoteRun, head: bytes) -> None:
+    """Where the run whose journal begins with `head` completed its dataset and was killed then: take away its claim and
+    its journal, which would keep every other push from the place."""
+    remote, ours = run.remote, _mark(head)
+    if run.manifest is not None and CLAIM_FILE in run.files and remote.claimed_by() == ours:
+        remote.claim(ours, ours, {}, "Complete the dataset")
+        publish(remote, run.manifest, remote.read(MANIFEST_NAME))
+
+
+def _mark(head: bytes) -> bytes:
+    return mark(run=hashlib.sha256(head).hexdigest())
 
 
 class LivePush:

@@ -177,7 +177,8 @@ def _run_and_push(
     live_push.adopt_journal(directory, remote_run, spec.identity())
     if remote_run.manifest is not None:
         spec.check_is_this_run(remote_run.manifest, repo)
-        Journal.open(directory, spec.identity())  # whose folder it is, also while shards are on their way into it
+        journal = Journal.open(directory, spec.identity())  # whose folder it is, also while shards come into it
+        live_push.tidy_place(remote_run, journal.lines[0])
         return remote_run.manifest if max_disk is not None else pull(repo, directory)
     journal = Journal.open(directory, spec.identity())
     output_folder.own_manifest(directory, journal, spec)

@@ -15,11 +15,12 @@ import pytest
 from reference import folder_bytes, shard_bytes
 from texts import documents, write_parquet
 
-from shardkit import Manifest, pull, tokenize
+from shardkit import Manifest, pull, push, tokenize
 from shardkit.dataset.journal import JOURNAL_FILE, Journal, Resume
 from shardkit.dataset.journal_segments import SEGMENT_LINES, segment_files
 from shardkit.dataset.manifest import ShardInfo
 from shardkit.errors import DiskFull, HubError, OutputError, UsageError
+from shardkit.remote.interface import CLAIM_FILE
 from shardkit.remote.storage import FsspecRemote
 from shardkit.sources.open import open_source
 from shardkit.tokenization.live_push import LivePush, RemoteRun, adopt_journal, fetch_journal
@@ -358,6 +359,32 @@ def test_overwrite_removes_nothing_here_where_the_place_to_push_to_refuses(
         tokenize(corpus, tmp_path / "out", push=place, overwrite=True, **{**options, **other})
     assert folder_bytes(tmp_path / "out") == before
     assert Manifest.load(tmp_path / "out").shards
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_a_run_that_was_killed_when_its_manifest_had_come_leaves_no_claim_once_it_is_called_again(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    far, options = tmp_path / "far", {"shard_tokens": 50_000, "prefix": "p", "workers": 1}
+    deleted: list[str] = []
+
+    def stop(self: FsspecRemote, file: str) -> None:
+        if (far / "manifest.json").exists() and len(deleted) == kept:
+            raise KeyboardInterrupt
+        if (far / "manifest.json").exists():
+            deleted.append(file)
+        delete(self, file)
+
+    delete = FsspecRemote._delete
+    with monkeypatch.context() as patch:
+        patch.setattr(FsspecRemote, "_delete", stop)
+        with pytest.raises(KeyboardInterrupt):
+            tokenize(corpus, tmp_path / "out", push=str(far), **options)
+    manifest = tokenize(corpus, tmp_path / "out", push=str(far), **options)
+    assert not (far / CLAIM_FILE).exists()
+    assert not (far / JOURNAL_FILE).exists()
+    assert push(tmp_path / "out", str(far)).sent_files == 0
+    assert pull(str(far), tmp_path / "pulled") == manifest
 
 
 def _stop_after(shards: int) -> Any:
