@@ -187,7 +187,7 @@ def as_hub_error(
         says, wait = f"asks to wait {wait:.0f} s ({{status}}): run the same command later, it goes on", None
     said = scrub(str(getattr(root, "server_message", None) or root)) or "no reason given"
     says = says.format(status=status, said=said, detail=scrub(f"{type(root).__name__}: {root}"))
-    head = f"cannot {what}: " if rule.says is _NO_ROOM else f"cannot {what}: {scrub(where)} "
+    head = f"cannot {what}: " if rule.says is _NO_ROOM else f"cannot {what}: {scrub(public_address(where))} "
     return (rule.error or error)(head + says), wait
 
 

@@ -168,7 +168,7 @@ def test_each_client_s_errors_are_tried_again_or_not_by_the_same_table(
         as_if_in("fsspec.spec", error)
 
     with pytest.raises(ShardkitError) as caught:
-        with_retries(fail, "https://u:secret@host/x?sig=1", "read x", error=SourceError)
+        with_retries(fail, "https://u:secret@host/x y?sig=1", "read x", error=SourceError)
     assert type(caught.value) is kind
     assert str(caught.value).startswith("cannot read x: ")
     assert says in str(caught.value)

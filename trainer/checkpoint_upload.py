@@ -108,7 +108,7 @@ class Uploader:
                 last_tries += over
                 if last_tries == LAST_TRIES:
                     return
-                seconds = FIRST_WAIT_SECONDS * 2 ** ((last_tries or tries) - 1)
+                seconds = FIRST_WAIT_SECONDS * 2 ** min((last_tries or tries) - 1, 10)
                 self._wake.wait_for(partial(self._has_news, over), min(seconds, LONGEST_WAIT_SECONDS))
                 if self._next is not None:
                     return

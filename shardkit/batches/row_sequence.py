@@ -86,8 +86,9 @@ class RowSequence:
         return source.locate(source.layout.pieces(int(rows[0]))[0][0])
 
     def describe(self) -> dict[str, Any]:
-        """The identity, and what else tells datasets apart: their `name`, and the `revision` of a remote."""
+        """The identity, and what else tells datasets apart: `rows`, their `name`, and the `revision` of a remote."""
         return {
+            "rows": self.n_rows,  # which a damaged shard changes
             "name": ", ".join(source.name for source in self.sources),
             "revision": self._each([source.revision for source in self.sources]),
             **self.identity,

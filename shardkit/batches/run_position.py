@@ -49,10 +49,13 @@ class RunPosition:
         return self.next + self._epoch_and_left()[1] * self.cut.global_batch
 
     def _epoch_and_left(self) -> tuple[int, int]:
-        """The epoch that the next batch is in, and how many of its batches are left."""
+        """The epoch that the next batch is in, and how many of its batches are left.
+
+        One that was left in its middle goes on with a batch at least, also where a larger cut has too few rows for it.
+        """
         size = self.cut.global_batch
         position, epoch, rows_left = self._counted_from
-        first, done = rows_left // size, (self.next - position) // size
+        first, done = max(1, rows_left // size), (self.next - position) // size
         if done < first:
             return epoch, first - done
         more, done = divmod(done - first, self.steps_per_epoch)

@@ -39,13 +39,12 @@ class _Saved:
 
 
 def content_key(stream: TokenStream) -> str:
-    """What decides a stream's tokens, as text: its dtype, and each shard's length and hash.
+    """What decides a stream's tokens, as text: its dtype, and each shard's length, hash and when it was last written.
 
-    A bare shard has a hash of its edges alone, so when it was last written stands in for the rest.
+    A shard that was read may have been damaged, and one that was mended since is another one; a bare shard has a hash
+    of its edges alone.
     """
-    shards = [
-        [s.tokens, s.sha256] if s.sha256 else [s.tokens, s.edges, stream.known.written_ns(s)] for s in stream.shards
-    ]
+    shards = [[s.tokens, s.sha256 or s.edges, stream.known.written_ns(s)] for s in stream.shards]
     return json.dumps([stream.dtype.str, shards])
 
 

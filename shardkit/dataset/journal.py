@@ -187,6 +187,11 @@ def whole_lines(journal: bytes) -> list[bytes]:
     return journal[: journal.rfind(b"\n") + 1].splitlines(keepends=True)
 
 
+def first_line(identity: Mapping[str, Any]) -> bytes:
+    """How the journal of the run that `identity` describes begins."""
+    return _begun(identity).lines[0]
+
+
 def _begun(identity: Mapping[str, Any]) -> JournalContent:
     check = CheckedLines()
     line = check.seal({"identity": dict(identity)})

@@ -68,13 +68,11 @@ class KnownFiles:
         self._known: dict[str, FileIdentity] = {}
         self._checked: set[str] = set()
         if listed:
-            with (
-                contextlib.suppress(OSError),
-                os.scandir(directory) as entries,
-            ):  # what is not listed is looked at alone
+            with contextlib.suppress(OSError), os.scandir(directory) as entries:
                 for entry in entries:
                     if entry.name.endswith(".npy"):
-                        self._known[entry.name] = FileIdentity.of(entry.stat())
+                        with contextlib.suppress(OSError):  # a link to nothing, a file that has just gone
+                            self._known[entry.name] = FileIdentity.of(entry.stat())
 
     def check_sizes(self, shards: Iterable[ShardInfo]) -> None:
         """Check that each shard was listed with the right size: cheap also for many thousands. Raises `ShardError`."""

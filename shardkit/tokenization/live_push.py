@@ -15,14 +15,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from shardkit.dataset.journal import JOURNAL_FILE, Journal, parse_journal, read_local, whole_lines
+from shardkit.dataset.journal import JOURNAL_FILE, Journal, first_line, parse_journal, read_local, whole_lines
 from shardkit.dataset.journal_segments import changed_segments, segment_files
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest, ShardInfo
 from shardkit.errors import DiskFull, HubError, OutputError, UsageError
 from shardkit.files import atomic_write, format_bytes
 from shardkit.remote.address import open_remote
 from shardkit.remote.claim import another_dataset, check_not_claimed, claim_for, holds_data, mark
-from shardkit.remote.interface import Remote, RemoteFile
+from shardkit.remote.interface import CLAIM_FILE, Remote, RemoteFile
 from shardkit.remote.listing import published, read_journal
 from shardkit.remote.push import publish
 from shardkit.remote.uploader import Uploader
@@ -58,15 +58,9 @@ def adopt_journal(directory: Path, run: RemoteRun, identity: Mapping[str, Any]) 
     Raises `HubError` if it is of another run than the one that `identity` describes or the one in `directory`,
     `UsageError` if the remote is `directory` itself.
     """
-    if run.remote.local_folder == directory.resolve():
-        raise UsageError(f"--push {run.remote.name} is the output folder itself: give another place")
+    _check_place(run, directory, identity)
     if run.journal is None:
         return
-    theirs, ours = parse_journal(run.journal, where=run.remote.name).identity, json.loads(json.dumps(identity))
-    if differ := sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name)):
-        raise HubError(
-            f"{run.remote.name} holds another run ({', '.join(differ)} are not as in this one): push to another repo"
-        )
     path = directory / JOURNAL_FILE
     there, here = parse_journal(run.journal, where=run.remote.name), read_local(directory)
     if here is not None:
@@ -80,6 +74,50 @@ def adopt_journal(directory: Path, run: RemoteRun, identity: Mapping[str, Any]) 
         atomic_write(path, run.journal)
 
 
+def claim_before_overwrite(
+    run: RemoteRun, directory: Path, spec: RunSpec, *, private: bool, max_disk: int | None
+) -> None:
+    """Meet all that may keep the run of `spec` from its place now, while `directory` still holds what it replaces.
+
+    Raises as `adopt_journal`, `claim_place` and `LivePush` do.
+    """
+    _check_place(run, directory, spec.identity())
+    if run.manifest is not None:
+        spec.check_is_this_run(run.manifest, run.remote.name)
+        return
+    head = first_line(spec.identity())
+    _check_room(spec, len(head), max_disk)
+    claim_place(run, head, private=private)
+
+
+def _check_place(run: RemoteRun, directory: Path, identity: Mapping[str, Any]) -> None:
+    """Refuse a place that is `directory` itself, or that holds another run than `identity` describes."""
+    if run.remote.local_folder == directory.resolve():
+        raise UsageError(f"--push {run.remote.name} is the output folder itself: give another place")
+    if run.journal is None:
+        return
+    theirs, ours = parse_journal(run.journal, where=run.remote.name).identity, json.loads(json.dumps(identity))
+    if differ := sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name)):
+        raise HubError(
+            f"{run.remote.name} holds another run ({', '.join(differ)} are not as in this one): push to another repo"
+        )
+
+
+def _check_room(spec: RunSpec, journal_bytes: int, max_disk: int | None) -> None:
+    """Refuse a bound of the disk that has no room for two shards. Raises `DiskFull`."""
+    if max_disk is not None and max_disk < 2 * spec.shard_bytes + _working_bytes(journal_bytes):
+        raise DiskFull(
+            f"--max-disk {format_bytes(max_disk)} has no room for two shards of {format_bytes(spec.shard_bytes)}: "
+            "give more, or make smaller shards (--shard-tokens)"
+        )
+
+
+def _working_bytes(journal_bytes: int) -> int:
+    """Bytes to allow for the files of `.shardkit/` while one more shard is made: the journal, a copy of it being
+    written, and the summary."""
+    return 2 * journal_bytes + 8192
+
+
 def claim_place(run: RemoteRun, head: bytes, *, private: bool = False) -> dict[str, RemoteFile]:
     """Make the place if need be, and leave our mark and the journal's first line, `head`, there, so that nobody takes a
     part for a dataset, or the place for another one. Returns the files that are there.
@@ -88,7 +126,7 @@ def claim_place(run: RemoteRun, head: bytes, *, private: bool = False) -> dict[s
     """
     remote = run.remote
     remote.create(private=private)
-    ours = mark(run=hashlib.sha256(head).hexdigest())
+    ours = _mark(head)
 
     def begin(files: Mapping[str, RemoteFile], held: bytes | None) -> dict[str, bytes | None]:
         check_not_claimed(remote, held, ours)
@@ -100,6 +138,19 @@ def claim_place(run: RemoteRun, head: bytes, *, private: bool = False) -> dict[s
         return {**dict.fromkeys(segment_files(files)), JOURNAL_FILE: head}
 
     return claim_for(remote, ours, begin)
+
+
+def tidy_place(run: RemoteRun, head: bytes) -> None:
+    """Where the run whose journal begins with `head` completed its dataset and was killed then: take away its claim and
+    its journal, which would keep every other push from the place."""
+    remote, ours = run.remote, _mark(head)
+    if run.manifest is not None and CLAIM_FILE in run.files and remote.claimed_by() == ours:
+        remote.claim(ours, ours, {}, "Complete the dataset")
+        publish(remote, run.manifest, remote.read(MANIFEST_NAME))
+
+
+def _mark(head: bytes) -> bytes:
+    return mark(run=hashlib.sha256(head).hexdigest())
 
 
 class LivePush:
@@ -122,11 +173,7 @@ class LivePush:
         max_disk: int | None = None,
     ) -> None:
         self._spec, self._directory, self._journal = spec, directory, journal
-        if max_disk is not None and max_disk < 2 * spec.shard_bytes + self._working_bytes():
-            raise DiskFull(
-                f"--max-disk {format_bytes(max_disk)} has no room for two shards of {format_bytes(spec.shard_bytes)}: "
-                "give more, or make smaller shards (--shard-tokens)"
-            )
+        _check_room(spec, self._journal_bytes(), max_disk)
         files = claim_place(run, journal.lines[0], private=private)
         there = whole_lines(run.journal) if run.journal is not None else journal.lines[:1]
         same = takewhile(lambda pair: pair[0] == pair[1], zip(there, journal.lines, strict=False))
@@ -151,15 +198,17 @@ class LivePush:
 
     def wait_for_room(self) -> None:
         """Wait until one more shard fits below `max_disk`."""
-        self._uploader.wait_for_room(self._spec.shard_bytes + self._working_bytes())
+        self._uploader.wait_for_room(self._spec.shard_bytes + _working_bytes(self._journal_bytes()))
 
     def submit(self, shard: ShardInfo) -> None:
-        """Hand in a shard that is finished and in the journal; returns at once."""
-        end = max(self._sent_lines, shard.index + 2)
-        segments = {}
-        if end > self._sent_lines:
+        """Hand in a shard that is finished and in the journal; returns at once.
+
+        Of one that the remote has, nothing is committed: its line goes with the next one that is sent.
+        """
+        end, segments = shard.index + 2, {}
+        if end > self._sent_lines and not self._uploader.has(shard):
             segments = changed_segments(self._journal.lines[:end], self._sent_lines, self._segment_starts)
-        self._sent_lines = end
+            self._sent_lines = end
         self._uploader.submit(self._directory / shard.file, shard, segments)
 
     def complete(self, manifest: Manifest) -> None:
@@ -181,7 +230,5 @@ class LivePush:
                 "--overwrite and another repo"
             )
 
-    def _working_bytes(self) -> int:
-        """Bytes to allow for the files of `.shardkit/` while one more shard is made: the journal, a copy of it being
-        written, and the summary."""
-        return 2 * self._journal.path.stat().st_size + 8192
+    def _journal_bytes(self) -> int:
+        return self._journal.path.stat().st_size

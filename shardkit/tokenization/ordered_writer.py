@@ -113,7 +113,15 @@ class OrderedWriter:
             self._changed.add(chunk.file)
 
     def finish(self) -> tuple[SourceFile, ...]:
-        """Close the last shard, wait until all is on disk, and say what each source file gave."""
+        """Close the last shard, wait until all is on disk, and say what each source file gave.
+
+        Raises `SourceError` if the source ended before it gave what is in earlier shards.
+        """
+        if self._skip:
+            raise SourceError(
+                "the source ends earlier than when the run began: give the same texts as then, or start again with "
+                "--overwrite"
+            )
         if self._writer is not None:
             self._close_shard(Resume(file=len(self._files)))  # past the end, also where a limit ended the stream
         self._wait()
@@ -167,7 +175,7 @@ class OrderedWriter:
                 skip_tokens = self._chunk_tokens + done
                 resume = Resume(file=chunk.file, start=chunk.start, part=chunk.part, skip_tokens=skip_tokens)
                 self._close_shard(resume)
-        self.full = self._at_limit()
+        self.full = self._skip == 0 and self._at_limit(ends=result.last or len(tokens) < len(result.tokens))
 
     def _added(self, before: SourceFile, result: EncodedChunk, tokens: int, documents: int) -> SourceFile:
         """A file's figures `before`, and what of a piece is in the stream (all, or up to where the stream ends)."""
@@ -233,10 +241,11 @@ class OrderedWriter:
             self._finishing.result()
             self._finishing = None
 
-    def _at_limit(self) -> bool:
+    def _at_limit(self, *, ends: bool) -> bool:
+        """Whether the stream is as long as it may be; `ends` says that its last document is whole."""
         spec = self.spec
         enough_tokens = spec.max_tokens is not None and self.tokens >= spec.max_tokens
-        return enough_tokens or (spec.max_docs is not None and self.documents >= spec.max_docs)
+        return enough_tokens or (ends and spec.max_docs is not None and self.documents >= spec.max_docs)
 
 
 def _eots_before(result: EncodedChunk, tokens: int) -> int:

@@ -139,9 +139,12 @@ def tokenize(
             chunk_bytes=chunk_bytes,
         )
         job = spec.job()
-        if overwrite:
-            output_folder.clear(directory)  # not before all of the above is known to be right
-        if push is None:
+        remote_run = None if push is None else live_push.fetch_journal(push)
+        if overwrite:  # not before all that may be refused is known to be right
+            if remote_run is not None:
+                live_push.claim_before_overwrite(remote_run, directory, spec, private=private, max_disk=max_disk)
+            output_folder.clear(directory)
+        if push is None or remote_run is None:
             journal = Journal.open(directory, spec.identity())
             manifest = output_folder.finished(directory, journal, spec)
             if manifest is None:
@@ -150,7 +153,9 @@ def tokenize(
                 output_folder.complete(manifest, seen)
                 _warn_of_missing_splits(manifest, val_shards)
             return manifest
-        return _run_and_push(spec, directory, running, job, push, private=private, max_disk=max_disk, progress=progress)
+        return _run_and_push(
+            spec, directory, running, job, push, remote_run, private=private, max_disk=max_disk, progress=progress
+        )
 
 
 def available_cores() -> int:
@@ -164,17 +169,18 @@ def _run_and_push(
     runner: LocalRunner | RayRunner,
     job: Job,
     repo: str,
+    remote_run: live_push.RemoteRun,
     *,
     private: bool,
     max_disk: int | None,
     progress: Callable[[TokenizeProgress], None] | None,
 ) -> Manifest:
     """Make what is not made yet, here or at `repo`, and complete the dataset there; without `max_disk` also here."""
-    remote_run = live_push.fetch_journal(repo)
     live_push.adopt_journal(directory, remote_run, spec.identity())
     if remote_run.manifest is not None:
         spec.check_is_this_run(remote_run.manifest, repo)
-        Journal.open(directory, spec.identity())  # whose folder it is, also while shards are on their way into it
+        journal = Journal.open(directory, spec.identity())  # whose folder it is, also while shards come into it
+        live_push.tidy_place(remote_run, journal.lines[0])
         return remote_run.manifest if max_disk is not None else pull(repo, directory)
     journal = Journal.open(directory, spec.identity())
     output_folder.own_manifest(directory, journal, spec)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardkit.errors import ShardkitError, SourceError, TokenizerError
+from shardkit.redaction import redact
 from shardkit.sources.source import MAX_ROW_BYTES, Chunk, ReadOptions
 from shardkit.tokenization import cutting
 from shardkit.tokenization.guarded import Unencodable
@@ -124,7 +125,7 @@ class ChunkEncoder:
             failed = EncodedChunk(chunk=light, error=error)
         except Exception:  # noqa: BLE001 (a bug: its traceback goes to the main process, which raises it)
             failed = EncodedChunk(
-                chunk=light, error=WorkerBug(f"in the worker, at {chunk.where}:\n{traceback.format_exc()}")
+                chunk=light, error=WorkerBug(redact(f"in the worker, at {chunk.where}:\n{traceback.format_exc()}"))
             )
         yield failed
 

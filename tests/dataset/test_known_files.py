@@ -54,6 +54,16 @@ def test_the_shards_of_another_dataset_of_the_same_sizes_are_refused(opened_befo
     assert read_all(open_split(one, "train", verify=False)[1]) == {2, 50256}
 
 
+def test_links_that_lead_nowhere_beside_the_shards_hide_no_replacement(tmp_path: Path) -> None:
+    one, two = make(tmp_path / "one", 1), make(tmp_path / "two", 2)
+    for number in range(30):
+        (one / f"{number}.npy").symlink_to("nowhere")
+    _, stream = open_split(one, "train", verify=False)
+    replace(one, two)
+    with pytest.raises(ShardError, match=REPLACED):
+        read_all(stream)
+
+
 def test_a_shard_that_is_open_stays_the_one_that_was_opened(tmp_path: Path) -> None:
     one, two = make(tmp_path / "one", 1), make(tmp_path / "two", 2)
     _, stream = open_split(one, "train", verify=False)

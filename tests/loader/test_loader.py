@@ -193,7 +193,9 @@ def test_however_a_loop_is_written_it_counts_epochs_of_one_length_and_loses_no_w
             state = loader.state_dict()
             loader = ShardLoader(folder, batch_size=second, seq_len=4)
             loader.load_state_dict(state)
-            assert loader.epoch in (epoch, epoch + 1)  # what was left may not fill one of its batches
+            loader.set_epoch(epoch)  # as a program does that counts epochs itself: it is there already
+            assert loader.epoch == epoch
+            assert loader.state_dict()["window"] == state["window"]
             continue
         loop(how)
         assert loader.epoch == epoch + 1 or how == "for, left early"

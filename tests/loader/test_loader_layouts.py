@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,25 @@ def test_what_was_worked_out_lies_beside_bare_shards_and_does_not_make_them_unfi
     assert [path.name for path in (tmp_path / ".shardkit").iterdir()] == ["plans"]
     assert not [path for path in tmp_path.rglob("*") if path.suffix != ".npy" and "val" in path.name]
     assert torch.equal(ShardLoader(tmp_path, **options).next_batch()[0], first[0])
+
+
+def test_what_was_found_in_a_damaged_shard_is_found_anew_once_it_is_mended(tmp_path: Path) -> None:
+    write_documents(tmp_path, [("a", list(range(1, 10)))] * 40, tokens_per_shard=100)
+
+    def documents() -> int | None:
+        with ShardLoader(tmp_path, batch_size=1, seq_len=16, layout="packed") as loader:
+            return loader.stats().documents
+
+    shard = tmp_path / "x_train_000002.npy"
+    right = np.load(shard)
+    damaged = right.copy()
+    damaged[np.flatnonzero(right == 50256)[3]] = 1
+    np.save(shard, damaged)
+    assert documents() == 29
+    np.save(tmp_path / "mended.npy", right)
+    os.utime(tmp_path / "mended.npy", (10**9, 10**9))  # at another time, however fast this test is
+    (tmp_path / "mended.npy").replace(shard)
+    assert documents() == 30
 
 
 def rows_by_source(batches: list[Any]) -> list[int]:

@@ -92,6 +92,17 @@ def test_a_stopped_run_does_not_go_on_with_another_file_of_the_same_name_and_siz
     assert holds_only(out, shard_bytes(texts("older"), 2000, "p"))
 
 
+def test_texts_that_are_fewer_than_before_the_stop_are_refused(tmp_path: Path) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tokenize(texts("older"), tmp_path / "out", progress=after(5, stop), **OPTIONS)
+    with pytest.raises(SourceError, match="the source ends earlier than when the run began: .* --overwrite"):
+        tokenize(texts("older")[:500], tmp_path / "out", **OPTIONS)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
 def test_a_tokenizer_file_that_is_another_where_the_workers_load_it_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

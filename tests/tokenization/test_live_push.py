@@ -15,14 +15,15 @@ import pytest
 from reference import folder_bytes, shard_bytes
 from texts import documents, write_parquet
 
-from shardkit import Manifest, pull, tokenize
+from shardkit import Manifest, pull, push, tokenize
 from shardkit.dataset.journal import JOURNAL_FILE, Journal, Resume
 from shardkit.dataset.journal_segments import SEGMENT_LINES, segment_files
 from shardkit.dataset.manifest import ShardInfo
 from shardkit.errors import DiskFull, HubError, OutputError, UsageError
+from shardkit.remote.interface import CLAIM_FILE
 from shardkit.remote.storage import FsspecRemote
 from shardkit.sources.open import open_source
-from shardkit.tokenization.live_push import LivePush, RemoteRun, fetch_journal
+from shardkit.tokenization.live_push import LivePush, RemoteRun, adopt_journal, fetch_journal
 from shardkit.tokenization.run_spec import RunSpec
 from shardkit.tokenization.tokenizer import Tokenizer
 
@@ -304,7 +305,8 @@ def test_the_journal_that_travels_grows_with_the_shards_and_not_with_their_squar
     assert far.journal_bytes < len(whole) * SEGMENT_LINES * 0.55  # the whole journal each time: 200 times its bytes
 
 
-def test_a_run_whose_shards_arrived_and_whose_journal_did_not_leaves_no_hole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_run_whose_shards_arrived_and_whose_journal_did_not_leaves_no_hole(tmp_path: Path, elsewhere: bool) -> None:
     spec = small_spec()
     out, far = tmp_path / "out", str(tmp_path / "far")
     journal = Journal.open(out, spec.identity())
@@ -332,10 +334,57 @@ def test_a_run_whose_shards_arrived_and_whose_journal_did_not_leaves_no_hole(tmp
         (tmp_path / "far" / name).unlink()
     head = (tmp_path / "far" / JOURNAL_FILE).read_bytes().splitlines(keepends=True)
     (tmp_path / "far" / JOURNAL_FILE).write_bytes(b"".join(head[:100]))
-    with LivePush(spec, out, journal, fetch_journal(far)) as uploads:
-        uploads.submit(make(200))
+    run = fetch_journal(far)
+    if elsewhere:
+        out = tmp_path / "another machine"
+        adopt_journal(out, run, spec.identity())
+        journal = Journal.open(out, spec.identity())
+    with LivePush(spec, out, journal, run) as uploads:
+        for index in range(len(journal.shards), 201):
+            uploads.submit(make(index))
         uploads._uploader.flush()
     assert fetch_journal(far).journal == journal.path.read_bytes()
+
+
+@pytest.mark.parametrize(("other", "error"), [({"shard_tokens": 60_000}, HubError), ({"max_disk": 15_000}, DiskFull)])
+def test_overwrite_removes_nothing_here_where_the_place_to_push_to_refuses(
+    corpus: Path, tmp_path: Path, other: dict[str, Any], error: type[Exception]
+) -> None:
+    options = {"shard_tokens": 50_000, "prefix": "p", "workers": 1}
+    tokenize(corpus, tmp_path / "out", **options)
+    tokenize(corpus, tmp_path / "there", push=str(tmp_path / "far"), **options)
+    before = folder_bytes(tmp_path / "out")
+    place = str(tmp_path / ("far" if "shard_tokens" in other else "new"))
+    with pytest.raises(error):
+        tokenize(corpus, tmp_path / "out", push=place, overwrite=True, **{**options, **other})
+    assert folder_bytes(tmp_path / "out") == before
+    assert Manifest.load(tmp_path / "out").shards
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_a_run_that_was_killed_when_its_manifest_had_come_leaves_no_claim_once_it_is_called_again(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    far, options = tmp_path / "far", {"shard_tokens": 50_000, "prefix": "p", "workers": 1}
+    deleted: list[str] = []
+
+    def stop(self: FsspecRemote, file: str) -> None:
+        if (far / "manifest.json").exists() and len(deleted) == kept:
+            raise KeyboardInterrupt
+        if (far / "manifest.json").exists():
+            deleted.append(file)
+        delete(self, file)
+
+    delete = FsspecRemote._delete
+    with monkeypatch.context() as patch:
+        patch.setattr(FsspecRemote, "_delete", stop)
+        with pytest.raises(KeyboardInterrupt):
+            tokenize(corpus, tmp_path / "out", push=str(far), **options)
+    manifest = tokenize(corpus, tmp_path / "out", push=str(far), **options)
+    assert not (far / CLAIM_FILE).exists()
+    assert not (far / JOURNAL_FILE).exists()
+    assert push(tmp_path / "out", str(far)).sent_files == 0
+    assert pull(str(far), tmp_path / "pulled") == manifest
 
 
 def _stop_after(shards: int) -> Any:

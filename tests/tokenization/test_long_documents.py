@@ -71,6 +71,26 @@ def test_a_limit_in_a_long_document_ends_the_stream_there(folder: Path, tmp_path
     assert sum(file.rows for file in manifest.source.files) == documents
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_number_of_documents_takes_long_ones_whole(folder: Path, tmp_path: Path, count: int) -> None:
+    manifest = tokenize(str(folder), tmp_path / "out", max_docs=count, **OPTIONS)
+    ends = [SIZE + 1, SIZE + 9, 2 * SIZE + 10]
+    assert np.array_equal(made(tmp_path / "out"), stream_of(folder)[: ends[count - 1]])
+    assert manifest.documents == count
+
+
+@pytest.mark.parametrize("limit", [{"max_tokens": 20_000_000}, {"max_docs": 1}])
+def test_a_run_that_was_killed_at_its_limit_ends_with_the_same_manifest(
+    folder: Path, tmp_path: Path, limit: dict[str, int]
+) -> None:
+    options = {**OPTIONS, "shard_tokens": SIZE + 1 if "max_docs" in limit else 5_000_000, **limit}
+    tokenize(str(folder), tmp_path / "out", **options)
+    whole = (tmp_path / "out" / "manifest.json").read_bytes()
+    (tmp_path / "out" / "manifest.json").unlink()
+    tokenize(str(folder), tmp_path / "out", **options)
+    assert (tmp_path / "out" / "manifest.json").read_bytes() == whole
+
+
 def encoded(path: Path, name: str = "gpt2", **job: Any) -> list[EncodedChunk]:
     source = open_source(str(path))
     encoder = ChunkEncoder(job_of(name, source.options, **job))
