@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from shardkit.errors import SourceError
 from shardkit.network import Result
 from shardkit.sources.ranges import DamagedSource, RangeFile, checked_read
 from shardkit.sources.source import Chunk, InputFile, Source, check_row_bytes
@@ -24,7 +25,7 @@ def iter_parquet_chunks(source: Source, number: int, start: int, part: int, chun
     """The chunks of a parquet file from row group `start` (and row `part` of it) on."""
     file, column = source.files[number], source.options.text_field
     meta = _opened(file).metadata
-    index = _checked(file, lambda: _text_column(file, column))
+    index = _checked(file, lambda: _text_column(file, column), SourceError)
     _check_rows(file, sum(meta.row_group(g).num_rows for g in range(meta.num_row_groups)), meta.num_rows)
     sizes = [meta.row_group(g).column(index).total_uncompressed_size for g in range(meta.num_row_groups)]
     share = file.bytes / max(1, sum(sizes))
@@ -84,15 +85,15 @@ def _iter_batches(file: InputFile, group: int, rows: int, column: str) -> Iterat
 
 
 def _text_column(file: InputFile, column: str) -> int:
-    """The index of the leaf column that holds the text. Raises `DamagedSource` if there is none, or it is not text."""
+    """The index of the leaf column that holds the text. Raises `SourceError` if there is none, or it is not text."""
     handle = _open_parquet(file, None)
     names = handle.schema_arrow.names
     if column not in names:
-        raise DamagedSource(f"{file.path} has no column {column!r}: expected one of {', '.join(names)} (--text-field)")
+        raise SourceError(f"{file.path} has no column {column!r}: expected one of {', '.join(names)} (--text-field)")
     kind = handle.schema_arrow.field(column).type
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value)):
-        raise DamagedSource(f"{file.path}: column {column!r} is {kind}, not text: name another with --text-field")
+        raise SourceError(f"{file.path}: column {column!r} is {kind}, not text: name another with --text-field")
     leaves = [handle.metadata.schema.column(i).path for i in range(len(handle.metadata.schema))]
     return leaves.index(column)
 
@@ -105,7 +106,8 @@ def iter_column(chunk: Chunk, column: str, piece_bytes: int) -> Iterator[pa.Arra
         yield from pa.ipc.open_stream(chunk.payload).read_all().column(column).chunks
         return
     groups = list(range(chunk.start, chunk.stop))
-    checked_read(file, lambda: _text_column(file, column))
+    _opened(file)
+    _checked(file, lambda: _text_column(file, column), SourceError)
     handle = checked_read(file, lambda: _open_parquet(file, column))
     batches = handle.iter_batches(batch_size=_BATCH_ROWS, row_groups=groups, columns=[column], use_threads=False)
     held: list[pa.Array] = []
@@ -145,12 +147,11 @@ def _opened(file: InputFile, coded: str | None = None) -> pq.ParquetFile:
     return _checked(file, lambda: _open_parquet(file, coded))
 
 
-def _checked(file: InputFile, action: Callable[[], Result]) -> Result:
-    """`action`, which asks for no more than the footer; a remote one that seems to be damaged, or of other columns than
-    expected, is read again before the file is blamed."""
+def _checked(file: InputFile, action: Callable[[], Result], blame: type[SourceError] = DamagedSource) -> Result:
+    """`action`, which asks for no more than the footer; a remote one is read again before it gets the `blame`."""
     try:
         return checked_read(file, action)
-    except DamagedSource:
+    except blame:
         if not file.is_remote:
             raise
         close_parquet_files()
