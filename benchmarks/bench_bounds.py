@@ -1,9 +1,9 @@
-"""Bounds: how much memory and time `shardkit tokenize` takes for inputs that are made to take much.
+"""Bounds: how much memory and time `shardkit tokenize` takes for inputs that are made to cost much.
 
     python -m benchmarks.bench_bounds [--size 100_000_000] [--workers 2] [--tokenizer gpt2] [--only NAME ...]
 
 `--size` is the input's size in bytes, decompressed and decoded. Memory is the peak over time of the sum of RssAnon (a
-process's own; mapped files are not) over the main process and its workers, looked at every 20 ms; `idle` is what they
+process's own; mapped files are not) over the main process and its workers, sampled every 20 ms; `idle` is what they
 take for one short document. What is refused is printed with its one line.
 """
 

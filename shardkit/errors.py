@@ -1,4 +1,5 @@
-"""The exception tree. The command line catches `ShardkitError` alone, so a bug keeps its traceback.
+"""The exception tree. The command line shows a `ShardkitError`, or a fault of the machine (`machine_fault`), as one
+line; any other exception is a bug and keeps its traceback.
 
     ShardkitError
     ├── UsageError            an option or a combination of options that cannot work (exit code 2)
@@ -15,7 +16,7 @@
     └── StateError            a loader or checkpoint state that would silently change the data
 
 Every message says what, where, expected, got, and the next step. None holds a secret, or a control character of
-somebody's text: whatever it is made of, it is made fit to be shown here.
+somebody's text: these are hidden, or escaped, when the exception is made.
 """
 
 from __future__ import annotations

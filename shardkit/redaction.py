@@ -11,7 +11,7 @@ import re
 import sys
 
 _TOKENS = [
-    # neither `hf_datasets` nor "basic vocabulary" is one
+    # `hf_datasets` and "basic vocabulary" do not match
     (re.compile(r"hf_(?=[a-z]*[A-Z0-9])[A-Za-z0-9]{10,}"), "hf_[hidden]"),
     (re.compile(r"(?i:\b(bearer|basic))\s+(?=[a-z]*[^a-z\s'\"])[^\s'\"]+"), r"\1 [hidden]"),
 ]
@@ -51,10 +51,10 @@ def redact(text: str) -> str:
 
 
 def printable(text: str, *, lines: bool = True) -> str:
-    r"""`text` with its control characters shown, not sent: a terminal that gets others' words must not obey them.
+    r"""`text` with its control characters as escapes, so that a terminal does not obey what is in somebody else's text.
 
-    Line ends and tabs stay, unless `lines` is False. So do letters of every script; what turns the direction of
-    writing around is shown.
+    Letters of every script stay, and line ends and tabs, unless `lines` is False. What reverses the direction of
+    writing is escaped.
 
     >>> printable("\x1b[2Jhello")
     '\\x1b[2Jhello'
@@ -97,7 +97,7 @@ def _public(match: re.Match[str]) -> str:
 
 
 def _split(match: re.Match[str]) -> tuple[str, str]:
-    """User and password of an address, and what comes after them and their @."""
+    """User and password of an address, and what follows them and their @."""
     rest = match["rest"]
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     user, at, host = authority.rpartition("@")
@@ -115,6 +115,6 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def hub_token() -> str | None:
-    """The Hub's token. A process that has not loaded the Hub's client has sent none but the environment's."""
+    """The Hub's token, to hide it; that of the environment where the process has not loaded the Hub's client."""
     hub = sys.modules.get("huggingface_hub")
     return hub.get_token() if hub is not None else os.environ.get("HF_TOKEN")

@@ -228,7 +228,7 @@ def test_no_command_sends_a_strangers_control_characters_to_the_terminal(
         assert "Text \\x1b[2J\\x1b]52;c;aGk=\\x07\\x9b31m\\u202e\nof two lines." in said
 
 
-def test_progress_bars_show_a_file_name_and_do_not_send_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_bars_escape_the_control_characters_of_a_file_name(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True

@@ -22,7 +22,7 @@ def test_an_error_of_the_machine_is_one_line_that_names_the_file_and_what_to_do(
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), OSError("x"), OSError(errno.EBADF, "Bad file"), KeyError(1)])
-def test_a_bug_stays_one(error: Exception) -> None:
+def test_any_other_exception_is_a_bug(error: Exception) -> None:
     assert machine_fault(error) is None
 
 

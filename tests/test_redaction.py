@@ -1,4 +1,4 @@
-"""What is shown of others' words and of addresses: no secret, no control character, nothing else changed."""
+"""What is shown of other people's text and of addresses: no secret, no control character, nothing else changed."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_message_names_an_address_in_its_public_form(address: str, around: str
     user=st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S"]), min_size=1),
     password=st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S"])),
 )
-def test_no_password_however_odd_comes_through(user: str, password: str) -> None:
+def test_no_password_however_odd_is_shown(user: str, password: str) -> None:
     """A raw `/`, `?` or `#` in it does not; only behind a raw `@` as well it is a path of another host."""
     user = user.translate(str.maketrans(dict.fromkeys("/?#:@[]")))
     password = password.replace("@", "")
@@ -125,7 +125,7 @@ def test_what_is_printable_holds_no_control_character_and_is_the_same_again(text
     assert printable(shown, lines=False) == shown
 
 
-def test_errors_and_warnings_are_fit_to_be_shown_however_they_travel(tmp_path: Path) -> None:
+def test_errors_and_warnings_hold_no_secret_and_no_control_character_even_when_pickled(tmp_path: Path) -> None:
     error = ShardkitError(f"{CONTROL} https://user:secret@host/x\nnext line", 3)
     for same in (error, pickle.loads(pickle.dumps(error))):
         assert "\x1b" not in str(same.args[0])

@@ -1,4 +1,4 @@
-"""A password, a key or a signature in an address stays with who gave it: whatever reads from there or sends there."""
+"""A password, a key or a signature in an address is shown and recorded nowhere, whatever reads or sends there."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_keys_in_an_s3_address_are_refused_before_anything_is_asked_or_written(
         (f"ftp://{LOGIN}{{closed}}/x.jsonl", r"does not answer as it should \(ConnectionRefusedError"),
     ],
 )
-def test_a_refused_connection_and_a_wrong_password_are_said_as_what_they_are(
+def test_a_refused_connection_and_a_wrong_password_are_named_in_the_error(
     watch: Watch, http: str, ftp: str, place: str, expected: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:

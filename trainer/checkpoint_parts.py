@@ -1,7 +1,7 @@
-"""The door of a checkpoint: every part is there, and of the kind, shape and range that this trainer writes.
+"""Checks the parts of a checkpoint: each is there, and of the kind, shape and range that this trainer writes.
 
-What a damaged or a stranger's file holds is refused here in one line, before memory is taken for it. What decides the
-run's places is not asked here: no checkpoint does (places.py).
+What is wrong in a damaged or a stranger's file is refused here in one line, before memory is allocated for it. What the
+run reads, and where it sends anything, is not checked here: no checkpoint decides that (places.py).
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ _KINDS = {
 
 
 def check_parts(state: object, path: Path) -> State:
-    """`state`, as it was read from `path`. Raises `CheckpointError` for the first part that cannot be."""
+    """`state`, as it was read from `path`. Raises `CheckpointError` for the first part that is missing or wrong."""
     if not isinstance(state, dict) or type(state.get("format")) is not int or state["format"] != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of this trainer (format {FORMAT})")
     for name, kind in _KINDS.items():
@@ -110,7 +110,7 @@ def check_parts(state: object, path: Path) -> State:
 
 
 def _check_weights(state: State, path: Path) -> None:
-    """The model's sizes are those of its weights, so that they are as many as the file is large."""
+    """Check that the sizes in `model_config` are those of the weights, so that none claims more than the file holds."""
     sizes, weights = json.loads(state["model_config"]), state["model"]
     if set(sizes) != {*_SIZES} or not all(_is_count(size) for size in sizes.values()):
         raise _wrong(path, "model_config", _described(state["model_config"]), f"whole numbers {', '.join(_SIZES)}")

@@ -27,7 +27,7 @@ def places_beside(checkpoint: Path) -> dict[str, Any]:
 
 
 def differences(config: Config, saved: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[str]:
-    """In lines for people: what a resumed run has otherwise than its checkpoint, and what its config.toml brought."""
+    """In lines for people: where a resumed run differs from its checkpoint, and what comes from its config.toml."""
     default, mine = dataclasses.asdict(Config()), dataclasses.asdict(config)
     other = {key: value for key, value in saved.items() if key in mine and value not in (mine[key], default[key])}
     left = {key: value for key, value in other.items() if key in names_of("place") and key not in ("out", "resume")}

@@ -1,8 +1,9 @@
-"""Reads the rows of a remote whose shards come span by span: what is fetched when, and which edges stay.
+"""Reads the rows of a remote whose shards arrive span by span: decides what is fetched when, and which edges stay.
 
-Each byte comes once an epoch: a shard is here while its span is read and the one before, and then its edge is, for the
-seam rows of later spans. A run that goes on in mid-epoch in a folder without the edges of the shards that have passed
-fetches those shards once more, ahead where there is room.
+Each byte is fetched at most once an epoch. A shard is here while its span is read, and the span before that; afterwards
+only its edge is, for the seam rows of later spans (`spans.py` says what these are). A run that goes on in mid-epoch, in
+a folder without the edges of the shards that have passed, fetches those shards once more, ahead of time where there is
+room.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from shardkit.remote.streaming.cache import ShardCache
 
 
 class SpanReader:
-    """Enters visits of `order`, one after the other, and reads tokens of their rows. For one thread at a time."""
+    """Goes through the visits of `order`, and reads tokens of the rows of each. For one thread at a time."""
 
     def __init__(self, cache: ShardCache, stream: TokenStream, order: SpanOrder, rows: ShardRows) -> None:
         self._cache, self._stream, self._order = cache, stream, order
@@ -65,13 +66,13 @@ class SpanReader:
         return {**self.__dict__, "_entered": -1, "_here": []}
 
     def _keep_edges(self, *, in_turn: bool) -> None:
-        """Keep the edges of the span that is left; where another one than the next comes, of all that has arrived."""
+        """Keep the edges of the span that is left; if the visit to come is not the next, of all that has arrived."""
         if self._entered < 0:
             return
         skipped = [] if in_turn else self._order.shards(self._entered + 1)
         for shard in [*self._order.shards(self._entered), *skipped]:
             if self._lacks(shard) and (in_turn or self._cache.has_arrived(self._stream.shards[shard].file)):
-                with suppress(HubError):  # this rank has read no row of it: who needs it says so
+                with suppress(HubError):  # this rank has read no row of it; a rank that needs it raises the reason
                     self._keep_edge(shard)
 
     def _keep_edge(self, shard: int) -> None:
@@ -106,7 +107,7 @@ class SpanReader:
         return f"{self._stream.shards[shard].sha256[:32]}-{edge.head}-{edge.tail}"
 
     def _that_fit(self, needed: Sequence[int], ahead: Sequence[int]) -> list[int]:
-        """What is `needed`, and of what is good to have `ahead` as much as leaves room for one more shard."""
+        """All that is `needed`, and as much of what may come `ahead` as leaves room for one more shard."""
         shards, room = list(dict.fromkeys(needed)), self._cache.room_bytes
         sizes = [shard.bytes for shard in self._stream.shards]
         for shard in ahead:

@@ -6,7 +6,7 @@ their order, and so do the rows.
 
 A row that lies in one shard is read while that shard's span is. A seam row begins in one shard and ends in another one,
 which the permutation has put into any other span: it is read in the last of its shards' spans, and what it needs of the
-others, their edges, is kept until then (`remote/streaming/edges.py`). A shard has at most one seam row of its own.
+others, their edges, is kept until then (`remote/streaming/edges.py`). At most one seam row begins in a shard.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Lines of JSON that vouch for one another: each ends with a checksum over itself and all lines before it.
+"""Lines of JSON with checksums: each line ends with one over itself and all lines before it.
 
-A line holds if it and every line before it are, byte for byte, what was written. That finds what a disk, a transfer or
-an editor changed; who forges a line forges its checksum too.
+A line *holds* if it and every line before it are, byte for byte, what was written. That finds what a disk, a transfer
+or an editor changed. It does not find a forgery: whoever forges a line can forge its checksum.
 """
 
 from __future__ import annotations

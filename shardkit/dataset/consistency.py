@@ -1,4 +1,4 @@
-"""Whether what a manifest or a journal states of its shards can be: names, order, sums, hashes. Looks at no file."""
+"""Whether what a manifest or a journal states of its shards is possible: names, order, sums, hashes. Opens no file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LONGEST_NAME = 255  # bytes; what file systems take
 def check_shards(shards: Iterable[ShardInfo]) -> None:
     """Check each shard, and that they follow each other as in a stream; some of them may be left out.
 
-    Raises `ValueError` for the first one that cannot be.
+    Raises `ValueError` for the first one that is not possible.
     """
     before: ShardInfo | None = None
     last: dict[str, int] = {}  # the index of each split's last shard

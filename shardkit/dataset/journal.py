@@ -70,7 +70,7 @@ class JournalContent:
 
 
 class Journal:
-    """The ledger of one output folder: `lines` as they are in the file, the finished `shards`, and where the stream
+    """The journal of one output folder: `lines` as they are in the file, the finished `shards`, and where the stream
     went on when it was opened. `open` reads it, or starts it with `identity`."""
 
     def __init__(self, path: Path, content: JournalContent) -> None:

@@ -1,4 +1,4 @@
-"""Which file each shard of a folder was when the dataset was opened: what is opened later must be that very file.
+"""Which file each shard of a folder was when the dataset was opened. What is opened later must be that very file.
 
 A folder may be given another dataset with shards of the same names and sizes while somebody reads it. Whoever replaces
 a dataset takes its manifest away first and writes the new one last. So a reader that lists the files *before* it reads
@@ -24,7 +24,7 @@ from shardkit.files import open_file, sha256_open
 
 
 class FileIdentity(NamedTuple):
-    """What tells a file from another one under its name, and from itself after a change."""
+    """What differs between a file and another one under its name, or between a file before and after a change."""
 
     inode: int
     size: int
@@ -39,9 +39,9 @@ class FileIdentity(NamedTuple):
 
 @contextlib.contextmanager
 def unchanged(path: Path) -> Iterator[None]:
-    """A block that reads the file at `path` more than once. Raises `ShardError` at its end if that was another by then.
+    """For a block that reads the file at `path` more than once: `ShardError` at its end if the file was replaced in it.
 
-    A file that is missing is for the block to find.
+    A missing file is no error here; the block itself finds that.
     """
     before = _identity_at(path)
     yield
@@ -58,9 +58,9 @@ def _identity_at(path: Path) -> FileIdentity | None:
 class KnownFiles:
     """The shard files of `directory`, as they are now. Make it before the manifest is read.
 
-    Another file under a shard's name is taken for the shard only if its bytes have the shard's SHA-256: it was fetched
-    or copied again. Of a bare shard nobody knows that, so there the file must be the very one. Without `listed` a file
-    is known from when it is first opened.
+    Another file under a shard's name is accepted only if its bytes have the shard's SHA-256: then it was fetched or
+    copied again. A bare shard has no SHA-256, so there the file must be the very same. Without `listed` a file becomes
+    known when it is first opened.
     """
 
     def __init__(self, directory: Path, *, listed: bool = True) -> None:
@@ -130,7 +130,7 @@ class KnownFiles:
             raise ShardError(f"cannot open shard {path}: {error.strerror or error}") from error
 
     def forget(self, *, but: Collection[str]) -> None:
-        """Forget every file but those: a cache deletes them, and whoever fetches them again vouches for them."""
+        """Forget every file but those: a cache deletes them, and its downloader verifies what it fetches again."""
         self._known = {name: known for name, known in self._known.items() if name in but}
         self._checked.intersection_update(but)
 

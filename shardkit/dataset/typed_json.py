@@ -1,7 +1,7 @@
-"""JSON that somebody else wrote, read into the dataclasses that it must be: the one door for every such text.
+"""Reads and checks JSON that somebody else wrote, or that may be damaged. Every such text is read here.
 
-A text is a stranger's, or was damaged: whatever is in it, nothing but a `ValueError` comes out, which names the place
-and what was expected there. Values that only together make no sense are for whoever knows what they mean.
+Whatever is in a text, the only exception is a `ValueError`, which names the place and what was expected there. Whether
+values make sense together is not checked here, but by the callers (`consistency.py` for shards).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ Record = TypeVar("Record")
 _Reader = Callable[[Any], Any]  # a value as `json` gives it, to a checked one
 
 _MOST = (1 << 63) - 1  # of every number in our files: what an int64 holds
-_DEEPEST = 32  # of values whose shape is free
+_DEEPEST = 32  # levels of nesting, in values of free shape
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _NO_VALUE = dataclasses.MISSING
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text (bytes are UTF-8). Raises `ValueError` alone: also where a key stands twice, a number is
-    none, a string cannot be written again, or the nesting is too deep for Python."""
+    """The value of a JSON text (bytes are UTF-8). Raises only `ValueError`: also where a name is twice in an object,
+    a number is NaN or infinite, a string cannot be written again, or the nesting is too deep for Python."""
     text = text if isinstance(text, str) else text.decode("utf-8")
     try:
         value = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
@@ -68,7 +68,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def _misfit(value: object, expected: str) -> ValueError:
-    """The error for `value`; whoever knows where it stands puts the place before it."""
+    """The error for `value`; the caller, who knows its place, puts that before it."""
     simple = value is None or isinstance(value, str | int | float)
     shown = f"{value!r:.60}" if simple else f"a {type(value).__name__}"
     return ValueError(f" is {shown}, expected {expected}")

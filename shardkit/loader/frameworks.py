@@ -1,5 +1,6 @@
-"""What training frameworks do to a loader that a `ShardLoader` cannot bear: it gives one rank's batches, in order.
+"""Refuses what training frameworks may do to a loader and a `ShardLoader` does not allow.
 
+It gives one rank's batches, in order: they can be neither read in workers nor divided again between ranks.
 docs/frameworks.md has a program for each framework; tests run them.
 """
 
@@ -11,7 +12,7 @@ from shardkit.errors import UsageError
 
 
 def refuse_workers() -> None:
-    """Raise `UsageError` in a DataLoader's worker: the loader that the training loop has would not move."""
+    """Raise `UsageError` in a DataLoader's worker: its copy of the loader would move, the training loop's would not."""
     if get_worker_info() is not None:
         raise UsageError(
             "a ShardLoader reads in the process that trains: in DataLoader workers it would begin each epoch anew and "
@@ -23,8 +24,8 @@ def refuse_workers() -> None:
 def refuse_second_sharing(caller: str) -> None:
     """Raise `UsageError` where the module `caller` is accelerate's: there a DataLoader around a loader was prepared.
 
-    Of such a DataLoader each rank would get a part of one rank's part. It tells its dataset the epoch on every rank
-    before it reads, which is what gives it away.
+    From such a DataLoader each rank would get a part of one rank's part. It calls its dataset's `set_epoch` before it
+    reads, which is how it is recognised.
     """
     if caller.partition(".")[0] == "accelerate":
         raise UsageError(

@@ -1,4 +1,4 @@
-"""`ShardLoader`: batches for a training loop. Puts the parts together.
+"""`ShardLoader`: batches for a training loop, put together from the parts in `batches/` and beside this module.
 
 Which windows a batch holds is decided in `batches/order.py`, where a run is in `batches/run_position.py`; `feed.py`
 makes tensors on the device, `rank.py` says which rank this is.
@@ -58,21 +58,21 @@ class ShardLoader(IterableDataset[BatchType]):
     to fill rows (longer ones split, rests padded, the padding's targets -100 or `ignore_index`).
     With `documents`, batches are `(inputs, targets, documents)`, for attention within documents; to a type checker such
     a loader is a `ShardLoader[DocumentBatch]`. With `ignore_index`, each target that is the first token of the next
-    document (EOT) is replaced by it. `eot_id` is for bare shards, of which nothing says it.
+    document (EOT) is replaced by it. Bare shards do not say which id EOT is: give `eot_id`.
 
-    Of a remote, the first batch comes as soon as its shards are here and verified; one process of the node fetches for
-    all its ranks, into the folder `cache` on the node (default: `~/.cache/shardkit`, or $SHARDKIT_CACHE). A rank whose
-    next shard is late waits in `next_batch`, and `wait_seconds` counts it; if the shard cannot be fetched, the reason
-    is raised. `cache_bytes` bounds the folder: shards that the epoch no longer needs are deleted. The shuffle mixes
-    within `span` shards, two spans being here at a time (default: 4, or fewer to fit `cache_bytes`); a local folder
-    read with the same `span` gives the same batches. `revision` pins a Hub repo.
+    From a remote, the first batch comes as soon as its shards are here and verified. One process of the node fetches
+    for all its ranks, into the folder `cache` on the node (default: `~/.cache/shardkit`, or $SHARDKIT_CACHE). A rank
+    whose next shard is late waits in `next_batch`, and `wait_seconds` counts it; if the shard cannot be fetched, the
+    reason is raised. `cache_bytes` bounds the folder: shards that the epoch no longer needs are deleted. The shuffle
+    mixes within `span` shards, two spans being here at a time (default: 4, or fewer to fit `cache_bytes`); a local
+    folder read with the same `span` gives the same batches. `revision` pins a Hub repo.
 
     `verify=True` hashes every shard of the split at once; without it sizes are checked at once, each header when its
     shard is first read. With `device="cuda"`, `prefetch` batches (default: 2) are read ahead and wait on the GPU.
     `ledger` is a folder to which each rank writes hashes of what it was given (see `shardkit.merge_ledger`).
 
-    Frameworks take the loader as it is (docs/frameworks.md): it is this rank's share already, and needs no DataLoader
-    workers. With `format="dict"` a batch is what a `transformers` model takes (`loader/batch.py`).
+    Give a framework the loader as it is (docs/frameworks.md): it is this rank's share already, and DataLoader workers
+    are refused. With `format="dict"` a batch is what a `transformers` model takes (`loader/batch.py`).
 
     Raises `UsageError` for options that cannot work, `ManifestError` and `ShardError` for a bad dataset.
     """
@@ -219,8 +219,8 @@ class ShardLoader(IterableDataset[BatchType]):
     def set_epoch(self, epoch: int) -> None:
         """Go to the first batch of `epoch`, as a run from the start would come to it.
 
-        Where the run is in that epoch already, however far, it stays: to call this before every epoch's loop is right
-        after a resume too. Raises `UsageError` where accelerate calls it, which would share this rank's part out again.
+        If the run is in that epoch already, however far, nothing changes: so call it before every epoch's loop, also
+        after a resume. Raises `UsageError` if accelerate calls it, which would divide this rank's batches again.
         """
         refuse_second_sharing(sys._getframe(1).f_globals.get("__name__", ""))
         before = self._position.next

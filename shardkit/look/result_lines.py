@@ -9,7 +9,7 @@ from shardkit.redaction import printable
 
 
 def result_lines(result: Mapping[str, Any]) -> Iterator[str]:
-    """The lines of `result`; values that are None are left out. Control characters are shown, not sent."""
+    """The lines of `result`; values that are None are left out. Control characters are escaped."""
     for name, value in result.items():
         label = name.replace("_", " ")
         if isinstance(value, list):

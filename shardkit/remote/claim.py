@@ -1,8 +1,9 @@
-"""Whose a remote is while a dataset is written there: two who push never mix or replace each other's shards unasked.
+"""Who may write to a remote: two pushes never mix, or replace, each other's shards without being asked to.
 
-Whoever writes first leaves a mark of its dataset (or run) in the claim file, and writes on only while that mark is
-there. The mark goes with the completed dataset's `manifest.json`. Those who push the same dataset have the same mark,
-and help each other. The remotes see to it that a claim, and on the Hub every commit, builds on what was looked at.
+The first to write leaves a mark of its dataset (or run) in the claim file, and goes on writing only while that mark is
+there. The mark is removed when the dataset's `manifest.json` is written. Two pushes of the same dataset have the same
+mark, so both may write. A remote accepts a claim, and the Hub every commit, only if nothing has changed since the
+listing that it is based on.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from shardkit.dataset.shards import SHARD_NAME
 from shardkit.errors import HubError
 from shardkit.remote.interface import CLAIM_FILE, PlaceChanged, Remote, RemoteFile
 
-LOOKS = 50  # at a place that changes each time
+LOOKS = 50  # at a place that changes each time, before it is given up
 Small = Mapping[str, bytes | None]
 
 
 def mark(**of: str) -> bytes:
-    """What the claim file holds while the dataset or run that `of` describes is on its way."""
+    """The content of the claim file while the dataset or run that `of` describes is on its way."""
     return json.dumps(of).encode()
 
 

@@ -1,4 +1,4 @@
-"""What a remote says it holds, before anything is downloaded: a whole dataset, half of one, bare shards, nothing."""
+"""What a remote lists, before anything is downloaded: a whole dataset, an unfinished one, bare shards, or nothing."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def pull_checked(
     workers: int = 8,
     progress: TransferProgress | None,
 ) -> Pulled:
-    """`pull`, for whoever must know whether the files were verified."""
+    """`pull`, and whether the files were verified."""
     remote = open_remote(repo, revision=revision)
     remote_files = remote.files()
     directory = Path(directory if directory is not None else remote.default_folder)
@@ -133,7 +133,7 @@ def _with_local(whole: Manifest, part: Manifest, local: Manifest | None, directo
 
 @contextmanager
 def _only_pull(directory: Path) -> Iterator[None]:
-    """Hold the folder: two pulls into one would take each other's unfinished files away."""
+    """Hold the folder: two pulls into one would delete each other's unfinished files."""
     work = directory / WORK_DIR
     busy = f"another pull into {directory} is running: wait for it, or choose another folder"
     try:

@@ -1,4 +1,4 @@
-"""What a place serves, read back: its listing may be right while the bytes that come are not."""
+"""Reads back what a place serves: the listing may be right while the bytes that arrive are not."""
 
 from __future__ import annotations
 

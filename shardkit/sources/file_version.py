@@ -16,7 +16,7 @@ from shardkit.network import open_filesystem, with_retries
 from shardkit.redaction import public_address
 from shardkit.sources.source import InputFile
 
-# What servers and fsspec's drivers call it, the surest first.
+# What servers and fsspec's drivers call a version, the most reliable first.
 _STATED = (
     "ETag",
     "etag",

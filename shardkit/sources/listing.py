@@ -1,5 +1,5 @@
-"""The files that a path, a glob, a URL or a list of these stands for. A folder gives one kind of file; what it holds
-beside that is named in a warning, so that nothing is left out in silence.
+"""The files that a path, a glob or a URL stands for. Of a folder, files of one kind are read; a warning names the
+others, so that nothing is left out in silence.
 """
 
 from __future__ import annotations

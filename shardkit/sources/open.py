@@ -1,7 +1,7 @@
 """How the user's name for a source is understood: `sample`, a path, a glob, a URL, a Hub dataset id, or an iterable.
 
 The files of a path or URL are found in `listing.py`, those of a Hub dataset in `hub.py`, the built-in sample is in
-`sample.py`; formats are listed in `source.py`, read in `chunks.py`.
+`sample.py`. The formats are listed in `source.py`, cut into chunks in `chunks.py` and read in `texts.py`.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def open_source(
     paths, or any iterable of texts or of rows with a `text_field` (a `datasets.Dataset`). A list (or tuple) is one of
     paths if its first item is a `Path`, or if every item is a string that ends as a file name in `FORMATS` does.
 
-    A folder gives its files of one kind: parquet, jsonl (compressed or not) or txt, whichever has the most bytes. All
-    others but hidden ones are named in a warning; a glob or a list of paths reads any kinds together.
+    Of a folder, files of one kind are read: parquet, jsonl (compressed or not) or txt, whichever has the most bytes.
+    All others but hidden ones are named in a warning; a glob or a list of paths reads any kinds together.
 
     Raises `SourceError` if it does not exist or has no files to read, `AuthError` if it may not be read, `UsageError`
     if it is none of these.

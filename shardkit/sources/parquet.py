@@ -132,7 +132,10 @@ def _joined(arrays: list[pa.Array]) -> pa.Array:
 def _decoded(file: InputFile, column: pa.DictionaryArray, most: int, where: str, row: int) -> Iterator[pa.Array]:
     """A column in pieces of at most `most` bytes of text, or one row, without the dictionary, which makes any number of
     rows of a few bytes. Its first row is number `row` of `where`."""
-    lengths = pc.binary_length(column.dictionary).take(column.indices).fill_null(0)
+    try:
+        lengths = pc.binary_length(column.dictionary).take(column.indices).fill_null(0)
+    except pa.ArrowIndexError as error:
+        raise DamagedSource(f"{file.path}, {where}: a value is not in its dictionary: the file is damaged") from error
     ends = np.cumsum(lengths.to_numpy(zero_copy_only=False), dtype=np.int64)
     start = done = 0
     while start < len(column):

@@ -1,5 +1,5 @@
 """What a source is: an ordered list of files (`Source`) in the input formats (`FORMATS`), and the pieces of them that
-workers read (`Chunk`). How each format is read is in `chunks.py`.
+workers read (`Chunk`). How each format is cut is in `chunks.py`, how it is read in `texts.py`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""How a chunk becomes texts, in a worker: a piece at a time, so that what is held does not grow with the chunk's rows,
-with what a dictionary makes of a few bytes, or with the length of a text file.
+"""How a chunk becomes texts, in a worker: a piece at a time, so that memory does not grow with the chunk's rows, with
+what a few bytes of a dictionary decode to, or with the length of a text file.
 """
 
 from __future__ import annotations

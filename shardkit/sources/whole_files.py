@@ -1,7 +1,8 @@
-"""Hub files that are read from front to back: checked against the hash that the Hub states, before anything of them is
-used. Bytes that came wrong are fetched again.
+"""Hub files that are read from front to back: checked against the hash that the Hub states, before any byte is used.
+Bytes that came wrong are fetched again.
 
-A compressed file is copied into a nameless temporary file (`TMPDIR` says where); the next one comes while it is read.
+A compressed or separated file is copied into an unnamed temporary file (`TMPDIR` says where); the next one is fetched
+while it is read.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ def _wrong_bytes(file: InputFile) -> SourceError:
 
 
 class WholeCopies:
-    """Checked copies of those of `files` that are read front to back and have a hash, in order. A context manager:
-    leaving it ends what is on its way."""
+    """Checked copies of those of `files` that are read front to back and have a hash, in order. A context manager: at
+    its end, copying stops."""
 
     def __init__(self, files: Sequence[InputFile]) -> None:
         self._files = files

@@ -2,7 +2,7 @@
 
 After a letter or digit, before a space, a line end or a mark that is none of them: the patterns of GPT-2 and of all
 tiktoken encodings since end a piece there, and look no further back or ahead. (Not before an apostrophe, which o200k
-takes with the letters.) Only characters are counted that Unicode has had for so long that every engine knows them.
+joins to the letters.) Only letters count that have been in Unicode for so long that every engine knows them.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-PART_CHARACTERS = 1 << 20  # an engine is given no more at once, where the text can be cut
-LONGEST_RUN = 8 << 20  # characters without such a place: an engine takes 50 to 100 bytes for each
+PART_CHARACTERS = 1 << 20  # the most that an engine is given at once, where the text can be cut
+LONGEST_RUN = 8 << 20  # the most characters without such a place: an engine needs 50 to 100 bytes for each
 _MARKS = r"[ \t\r\n.,;:!?()\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f]"
 _PLACE = re.compile(r"[0-9A-Za-zÀ-ÖØ-öø-ÿĀ-žΑ-ΡΣ-Ωα-ωА-яא-תء-غف-يअ-हก-ฮぁ-んァ-ヶ一-龥가-힣](?=" + _MARKS + ")")
 

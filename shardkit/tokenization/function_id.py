@@ -1,8 +1,8 @@
-"""A name that says what a caller's function does: the same in every process, another one for another behaviour.
+"""An id of what a caller's function does: the same in every process, and another one for another behaviour.
 
 It covers the code and all that the code reaches by name: defaults, closure, globals, the state of objects and of bound
 methods, helpers and what they use in turn, also in modules of the caller's own. What is installed (Python's library,
-packages) stands for itself by name and version. Files and the environment that a function reads are not seen.
+packages) counts by name and version only. Files and the environment that a function reads are not seen.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def function_id(function: Any) -> str | None:
 
 
 class _Undescribed(Exception):
-    """Something whose content cannot be had."""
+    """Something whose content cannot be described."""
 
 
 class _Walk:
@@ -241,7 +241,7 @@ def _names_in(
 
 
 def _imported(name: str, package: str | None) -> dict[str, types.ModuleType | None]:
-    """The module that an `import` inside a function brings. One that is installed is not loaded for that."""
+    """The module that an `import` inside a function loads. One that is installed is not loaded to find that out."""
     try:
         full = importlib.util.resolve_name(name, package or None)
         if _library(full):

@@ -1,11 +1,11 @@
-"""Calls into an engine that may panic, or be at one document for hours: both become an exception that says so."""
+"""Calls into an engine that may panic, or spend hours on one document: both become an exception that says so."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 
-SECONDS = 300.0  # for one document; the longest that an engine is given takes it some 10
+SECONDS = 300.0  # for one document; the longest that an engine is given needs some 10
 _LONG = 1 << 15  # characters; shorter documents are not worth a thread
 
 

@@ -1,8 +1,8 @@
 """`tokenize()`: chunks become tokens, tokens become shards, the manifest comes last.
 
-Workers encode chunks in any order, the assembler takes them in source order, so a shard's place in the stream is a
-prefix sum over chunk token counts: any number of workers, any engine, any interruption gives the same bytes. Memory and
-the number of chunks in flight are bounded. Less than one shard of work is lost at any `kill -9`.
+Workers encode chunks in any order, and their results are put into shards in source order: any number of workers, any
+engine, any interruption gives the same bytes. Memory and the number of chunks in flight are bounded. Less than one
+shard of work is lost at any `kill -9`.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ def tokenize(
 
     `source` is a Hub dataset id, a local file, folder or glob, a list of local paths, a URL, `sample`, or any iterable
     of texts (a `datasets.Dataset` too). A list is one of paths if its first item is a `Path`, or if every item is a
-    string that ends in `.parquet`, `.jsonl`, `.jsonl.gz`, `.jsonl.zst` or `.txt`. A folder gives one kind of file, and
-    a warning names the others; a glob or a list reads any kinds together. A source must not change until the run ends.
+    string that ends in `.parquet`, `.jsonl`, `.jsonl.gz`, `.jsonl.zst` or `.txt`. Of a folder, files of one kind are
+    read and a warning names the others; a glob or a list reads any kinds together. A source must not change until the
+    run ends (docs/tokenize.md says how that is found out).
 
     The stream is `[EOT] + encode_ordinary(text)` for each row in order, cut into shards of exactly `shard_tokens`
     tokens (the last one shorter); the first `val_shards` shards are the split `val`, the others `train`. `max_docs` and
@@ -85,9 +86,10 @@ def tokenize(
     compared, or the version that `transform.shardkit_version = "1"` names.
 
     `push` sends each finished shard to that repo (as `shardkit.push` understands it) while the next is made. The same
-    call in an empty folder, on another machine, goes on from the remote. It ends with the whole dataset in `out` too:
-    shards that are only at the remote are fetched. With `max_disk`, in bytes, `out` keeps nothing: a shard is deleted
-    once the remote has acknowledged it, the tokenizer waits for room, and no manifest is written.
+    call in an empty folder, on another machine, goes on from the remote; not so for local files, of which a copy counts
+    as another source. It ends with the whole dataset in `out` too: shards that are only at the remote are fetched. With
+    `max_disk`, in bytes, no shard stays in `out`: each is deleted once the remote has acknowledged it, the tokenizer
+    waits for room, and no manifest is written there.
 
     Killed or failed, the same call goes on from the last finished shard and ends with the same bytes. Called again on a
     finished folder, it checks the sizes and returns the manifest.

@@ -1,4 +1,4 @@
-"""A `tokenizer.json` file: read, and asked for its end-of-text token and for how it cuts text into words."""
+"""Reads a `tokenizer.json` file, and finds its end-of-text token and how it cuts text into words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _EOT_NAMES = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eot_id|>",
 
 
 def read_tokenizer_json(path: Path) -> tuple[str, Any]:
-    """The file's text, and the tokenizer of it, which takes all text as ordinary. Raises `TokenizerError`."""
+    """The file's text, and the tokenizer made of it, for which all text is ordinary. Raises `TokenizerError`."""
     import tokenizers
 
     try:

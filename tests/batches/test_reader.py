@@ -32,7 +32,7 @@ def test_an_ignore_index_that_is_no_number_or_hides_a_token_is_refused(value: ob
 
 
 @pytest.mark.parametrize("value", [None, -100, -1, EOT, EOT + 1])
-def test_an_ignore_index_that_is_no_target_is_taken(value: int | None, sequence: RowSequence) -> None:
+def test_an_ignore_index_that_is_no_target_is_accepted(value: int | None, sequence: RowSequence) -> None:
     reader = BatchReader(sequence, CUT, form=BatchForm(ignore_index=value))
     assert reader.form.ignore_index == value
 

@@ -33,7 +33,7 @@ def shards_of(row: int, tokens: list[int], seq_len: int) -> list[int]:
     shuffle=st.booleans(),
     data=st.data(),
 )
-def test_every_row_comes_once_an_epoch_and_what_it_reads_is_here_or_was(
+def test_every_row_comes_once_an_epoch_and_reads_only_shards_that_are_or_were_here(
     tokens: list[int], span: int, seq_len: int, seed: int, shuffle: bool, data: st.DataObject
 ) -> None:
     rows = ShardRows(tokens, seq_len)

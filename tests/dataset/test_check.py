@@ -1,4 +1,4 @@
-"""What lies under a shard's name and is no file: said at once by everything that reads shards, and never waited for."""
+"""What is under a shard's name and is no file: an error at once in everything that reads shards, and no waiting."""
 
 from __future__ import annotations
 

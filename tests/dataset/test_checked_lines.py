@@ -1,4 +1,4 @@
-"""Checked lines: what was written is read, up to the first byte that is another one, and written on from there."""
+"""Checked lines: what was written is read, up to the first line with a changed byte, and writing goes on from there."""
 
 from __future__ import annotations
 

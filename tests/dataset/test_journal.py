@@ -153,7 +153,7 @@ def test_a_flipped_bit_a_lost_or_moved_line_or_a_cut_never_changes_what_is_belie
     assert not bytes(text).startswith(b"".join(lines[: held + 2])) or held == 5  # no line that holds is given up
 
 
-def test_what_goes_on_after_a_damaged_line_holds_again(written: Path, tmp_path: Path) -> None:
+def test_lines_written_after_a_damaged_one_hold(written: Path, tmp_path: Path) -> None:
     whole = written.read_bytes()
     written.write_bytes(whole.replace(b'"start": 1', b'"start": 7'))
     journal = opened(tmp_path)
@@ -248,7 +248,7 @@ def test_a_source_file_that_is_another_by_now_is_named(tmp_path: Path) -> None:
         Journal.open(tmp_path, now)
 
 
-def test_a_journal_of_an_earlier_version_which_knows_no_files_states_is_gone_on_with(tmp_path: Path) -> None:
+def test_a_run_whose_journal_has_no_states_of_the_source_files_goes_on(tmp_path: Path) -> None:
     Journal.open(tmp_path, IDENTITY).append(shard(0), resume(0))
     now = {**IDENTITY, "file states": [["a.jsonl", "9 bytes, modified 1"]]}
     assert Journal.open(tmp_path, now).shards == [shard(0)]

@@ -1,4 +1,4 @@
-"""A journal at a remote: segments by which the bytes sent grow with the shards, and which are the journal again."""
+"""A journal at a remote in segments: the bytes sent grow with the shards, and the segments joined are the journal."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_what_is_before_a_lost_or_torn_segment_counts_and_nothing_after_it(count
     assert joined_segments({**segments, name: segments[name][:kept]}) == whole + segments[name][:kept]
 
 
-def test_a_journal_that_an_earlier_version_left_in_one_file_is_gone_on_with_in_segments() -> None:
+def test_a_journal_that_an_earlier_version_left_in_one_file_goes_on_in_segments() -> None:
     lines = journal_lines(1000)
     remote = {JOURNAL_FILE: b"".join(lines[:300])}
     assert joined_segments(remote) == remote[JOURNAL_FILE]

@@ -85,7 +85,7 @@ def test_the_same_shard_fetched_again_is_read_on(tmp_path: Path) -> None:
     assert read_all(stream) == {1, 50256}
 
 
-def test_of_a_bare_shard_nobody_knows_whether_another_file_is_the_same(tmp_path: Path) -> None:
+def test_another_file_under_the_name_of_a_bare_shard_is_refused(tmp_path: Path) -> None:
     write_shards(tmp_path, [10, 10])
     _, stream = open_split(tmp_path, "train", verify=False)
     shutil.copy(tmp_path / "x_train_000001.npy", tmp_path / "copy")
@@ -104,7 +104,7 @@ def test_a_shard_that_is_written_over_in_place_is_another_file(tmp_path: Path) -
         read_all(stream)
 
 
-def test_a_copy_of_a_reader_is_held_to_the_same_files(tmp_path: Path) -> None:
+def test_a_copy_of_a_reader_reads_only_the_same_files(tmp_path: Path) -> None:
     one, two = make(tmp_path / "one", 1), make(tmp_path / "two", 2)
     _, stream = open_split(one, "train", verify=False)
     copy = pickle.loads(pickle.dumps(stream))

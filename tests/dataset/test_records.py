@@ -1,4 +1,4 @@
-"""Rows that became no document are kept as runs, up to a bound, however many there are and however they came."""
+"""Rows that became no document are recorded as runs, up to a bound, however many there are and however they came."""
 
 from __future__ import annotations
 

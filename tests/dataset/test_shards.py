@@ -1,4 +1,4 @@
-"""`shards`: the bytes that `np.save` writes, and a door that nothing else comes through."""
+"""`shards`: the bytes that `np.save` writes are read and written, and anything else is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The token stream: windows across shard ends, maps that are bounded and let go, and the checks at the door."""
+"""The token stream: windows across shard ends, maps that are bounded and closed, and the checks of each file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The programs of docs/frameworks.md, stopped and gone on with: they are fed what the loader alone gives."""
+"""The programs of docs/frameworks.md, stopped and continued: they are given what the loader alone gives."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_every_framework_has_a_program() -> None:
 
 @pytest.mark.parametrize("ranks", STEPS)
 @pytest.mark.parametrize("name", [*PROGRAMS, *BY_EPOCHS])
-def test_a_framework_feeds_what_the_loader_alone_gives_stopped_and_gone_on_with(
+def test_a_framework_gives_what_the_loader_alone_gives_also_after_a_stop(
     name: str, ranks: int, runs: Path, expected: dict[int, str]
 ) -> None:
     ledger = merge_ledger(runs / str(ranks) / name / "ledger")
@@ -117,7 +117,7 @@ def test_a_framework_feeds_what_the_loader_alone_gives_stopped_and_gone_on_with(
 
 @pytest.mark.parametrize("ranks", STEPS)
 @pytest.mark.parametrize("way", ["prepared", "trainer"])
-def test_a_loader_is_not_shared_out_a_second_time_by_accelerate(way: str, ranks: int, runs: Path) -> None:
+def test_a_loader_in_a_data_loader_that_accelerate_prepared_is_refused(way: str, ranks: int, runs: Path) -> None:
     for rank in range(ranks):
         said = (runs / str(ranks) / "Refused" / f"{way}-{rank}").read_text()
         assert said.startswith("accelerate was given a DataLoader around a ShardLoader, and would share out again")

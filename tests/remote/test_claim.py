@@ -1,4 +1,4 @@
-"""Two who push to one place: one dataset is there in the end, whole, and nobody is told that another one is."""
+"""Two pushes to one place: one whole dataset is there in the end, and no push reports another one."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ MOMENTS: dict[str, tuple[str, Callable[..., bool]]] = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_whoever_is_replaced_with_overwrite_is_told_and_changes_nothing_more(
+def test_a_push_that_is_replaced_with_overwrite_ends_with_an_error_and_changes_nothing_more(
     repo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     make_dataset(tmp_path / "a")
@@ -261,7 +261,7 @@ def test_a_commit_by_somebody_else_that_leaves_the_dataset_alone_stops_no_push(
     assert holds("alice/demo", tmp_path / "a", tmp_path / "c")
 
 
-def test_the_place_of_an_earlier_versions_run_that_left_no_mark_is_gone_on_with(hub: HubServer, tmp_path: Path) -> None:
+def test_a_run_of_an_earlier_version_that_left_no_mark_goes_on(hub: HubServer, tmp_path: Path) -> None:
     options: dict[str, Any] = {"shard_tokens": 400, "workers": 1, "tokenizer": "bytes", "prefix": "p"}
     hub.fault("status", "PUT", "_lfs", nth=2, times=None, code=400)
     with pytest.raises(HubError):

@@ -208,7 +208,9 @@ def test_another_dataset_is_refused_and_replaced_with_overwrite(place: tuple[str
     assert tree_of(tmp_path / "c") == tree_of(tmp_path / "b")
 
 
-def test_bytes_damaged_at_the_remote_are_found_and_mended_by_overwrite(place: tuple[str, Any], tmp_path: Path) -> None:
+def test_bytes_damaged_at_the_remote_are_found_and_replaced_by_overwrite(
+    place: tuple[str, Any], tmp_path: Path
+) -> None:
     repo, fs = place
     manifest = make_dataset(tmp_path / "a")
     push(tmp_path / "a", repo)

@@ -1,4 +1,4 @@
-"""A place that lists the right files and serves wrong bytes: found by whoever pulls, mended by its owner."""
+"""A place that lists the right files and serves wrong bytes: found by whoever pulls, put right by its owner."""
 
 from __future__ import annotations
 

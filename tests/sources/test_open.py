@@ -203,7 +203,7 @@ def test_a_folder_or_file_of_no_known_format_is_refused(tmp_path: Path) -> None:
             open_source(str(tmp_path / name))
 
 
-def test_a_file_name_that_no_manifest_could_hold_is_refused_at_the_door(tmp_path: Path) -> None:
+def test_a_file_name_that_no_manifest_could_hold_is_refused(tmp_path: Path) -> None:
     with contextlib.suppress(OSError):
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.txt")).write_text("x")
         with pytest.raises(SourceError, match="a file name that is not UTF-8"):

@@ -58,7 +58,12 @@ class Victims:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "OMP_NUM_THREADS": "1",
+                **environment,
+            },
             cwd=ROOT,
         )
         self._number = 0
@@ -105,12 +110,9 @@ class Victims:
 
 def main() -> None:
     """Fork a process for each order on standard input, and answer how those that are waited for ended."""
-    import shardkit.cli
-    import shardkit.look.progress
-    import shardkit.look.verify
-    import shardkit.remote.pull
-    import shardkit.remote.push
-    import shardkit.tokenization.pipeline  # noqa: F401
+    from shardkit import network
+
+    network.FIRST_WAIT_SECONDS = 0.001  # between tries; everything else is the product's own
 
     processes: dict[int, int] = {}
     for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""An engine that panics, or is at one document for hours, ends the run with a line that names it, or is passed over."""
+"""An engine that panics, or spends hours on one document, ends the run with a line that names it, or is passed over."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The journal that travels with `tokenize --push`: a line that does not hold is believed at neither end."""
+"""The journal that travels with `tokenize --push`: a line whose checksum does not match counts at neither end."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def test_a_changed_line_in_the_remotes_journal_is_made_again_elsewhere_and_never
     check_ends_the_same(far, tmp_path / "b", tmp_path)
 
 
-def test_a_changed_line_in_this_folders_journal_is_taken_from_the_remote(far: Path, tmp_path: Path) -> None:
+def test_a_changed_line_in_this_folders_journal_is_replaced_from_the_remote(far: Path, tmp_path: Path) -> None:
     change_line(tmp_path / "a", 2, one_token_later)
     check_ends_the_same(far, tmp_path / "a", tmp_path)
 
 
-def test_a_remotes_journal_is_mended_from_this_folders(far: Path, tmp_path: Path) -> None:
+def test_a_damaged_journal_at_the_remote_is_replaced_by_this_folders(far: Path, tmp_path: Path) -> None:
     change_line(far, 2, one_token_later)
     check_ends_the_same(far, tmp_path / "a", tmp_path)
 

@@ -1,4 +1,4 @@
-"""The output folder: what lies in it is looked at before it is believed, and nobody else's files are removed."""
+"""The output folder: what is in it is checked before it is used, and nobody else's files are removed."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _lose_when_arrived(there: Path, first: Path, loss: Callable[[Path], object])
     loss(first)
 
 
-def test_a_shard_that_was_written_anew_with_the_same_bytes_is_as_good(whole: Path, tmp_path: Path) -> None:
+def test_a_shard_that_was_written_anew_with_the_same_bytes_is_accepted(whole: Path, tmp_path: Path) -> None:
     def copy() -> None:
         shutil.copyfile(first, tmp_path / "copy")
         os.replace(tmp_path / "copy", first)

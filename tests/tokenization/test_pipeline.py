@@ -511,7 +511,7 @@ def test_starting_workers_changes_nothing_in_the_process_that_starts_them(monkey
     assert all(environment["RAYON_NUM_THREADS"] == "1" for environment in environments)
 
 
-def test_an_eot_that_a_vocabulary_makes_of_text_counts_as_every_reader_of_the_shards_takes_it(tmp_path: Path) -> None:
+def test_an_eot_that_a_vocabulary_makes_of_text_counts_as_the_start_of_a_document(tmp_path: Path) -> None:
     words = tokenizers.Tokenizer(
         tokenizers.models.WordLevel({"<eos>": 0, "a": 1, "b": 2, "[UNK]": 3}, unk_token="[UNK]")
     )

@@ -1,4 +1,4 @@
-"""The door of a checkpoint: a wrong or missing part is one clear line, whoever wrote the file."""
+"""The parts of a checkpoint: a wrong or missing part is one clear line, whoever wrote the file."""
 
 from __future__ import annotations
 

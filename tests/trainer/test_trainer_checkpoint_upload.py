@@ -1,4 +1,4 @@
-"""Whatever ends an upload is said and tried again; the end says what is there."""
+"""A failed upload is reported and tried again, whatever ended it; the end of the run says what is at the remote."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def stranger(tmp_path: Path) -> Path:
     return tmp_path / "stranger.pt"
 
 
-def test_nothing_of_a_strangers_places_is_taken_and_all_of_it_is_said(
+def test_places_in_a_strangers_checkpoint_are_not_used_and_are_printed(
     stranger: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()

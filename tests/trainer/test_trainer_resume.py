@@ -125,7 +125,7 @@ def test_sigterm_saves_one_more_and_the_run_goes_on_from_there(data: Path, tmp_p
 
 
 @pytest.mark.parametrize("more", [{}, PACKED])
-def test_two_ranks_then_one_eat_the_same_data(data: Path, tmp_path: Path, more: dict[str, object]) -> None:
+def test_two_ranks_then_one_are_given_the_same_data(data: Path, tmp_path: Path, more: dict[str, object]) -> None:
     words = ("--data", data, *TINY, *(("--layout", "packed", "--document-mask") if more else ()), "--ledger", "--steps")
     run_trainer("train", *words, "5", "--out", tmp_path / "two", ranks=2)
     two = losses(tmp_path / "two")

@@ -1,4 +1,4 @@
-"""What is secret in an address stays out of all that a run prints, writes and sends; a stranger's words are shown."""
+"""What is secret in an address stays out of all that a run prints, writes and sends; control characters are escaped."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_run_prints_writes_and_sends_no_secret_of_any_of_its_addresses(
         assert not [text for text in (*texts, *http.received) if secret.encode() in text]
 
 
-def test_what_a_run_says_shows_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_in_what_a_run_prints_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     find_world("cpu").say("tokenizer \x1b[2J\x9b31m")
     assert capsys.readouterr().out == "tokenizer \\x1b[2J\\x9b31m\n"
 

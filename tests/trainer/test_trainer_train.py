@@ -83,7 +83,7 @@ def test_the_loss_falls_from_ln_vocabulary_to_below_the_unigram_entropy(
     assert "sample    'def " in said
 
 
-def test_every_line_of_the_log_says_what_the_issue_asks(text_shards: Path, tmp_path: Path) -> None:
+def test_every_line_of_the_log_has_all_its_figures(text_shards: Path, tmp_path: Path) -> None:
     train(
         {"data": str(text_shards), "out": str(tmp_path), "model": "bigram", "steps": 3, "device": "cpu", "val_every": 3}
     )
@@ -241,7 +241,7 @@ def test_what_was_asked_for_and_is_not_installed_is_named(tmp_path: Path, monkey
             RunLog(config, step=-1, reference={})
 
 
-def test_a_board_that_fails_is_a_warning_and_is_fed_again(
+def test_a_board_that_fails_is_a_warning_and_gets_later_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     got: list[tuple[dict[str, float], int]] = []

@@ -1,8 +1,7 @@
 """The edges of shards: the few tokens at their ends that rows across two shards need when one of the two is gone.
 
-Whichever reader leaves a shard first writes its edge into the cache folder, one small file a shard, of the verified
-shard alone. An edge is read back only whole: its CRC-32 is behind its tokens, and one that is cut short or damaged is
-none.
+The first reader that leaves a shard writes its edge into the cache folder, one small file for each shard, from the
+verified shard only. The tokens are followed by their CRC-32; an edge that is cut short or damaged counts as missing.
 """
 
 from __future__ import annotations
@@ -19,12 +18,13 @@ from numpy.typing import NDArray
 from shardkit.files import write_error
 
 _CRC_BYTES = 4
-_ENTRY_BYTES = 64  # of a file's name in its folder
+_ENTRY_BYTES = 64  # for a file's name in its folder
 Tokens = NDArray[np.unsignedinteger]
 
 
 class EdgeFolder:
-    """The edges of one dataset's shards, in `folder`; those of other datasets beside it go. Any process may write."""
+    """The edges of one dataset's shards, in `folder`. The first write deletes those of other datasets beside it. Any
+    process may write."""
 
     def __init__(self, folder: Path, dtype: np.dtype[np.unsignedinteger]) -> None:
         self._folder, self._dtype = folder, dtype

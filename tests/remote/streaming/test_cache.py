@@ -334,7 +334,7 @@ def test_a_small_files_share_is_enough_for_a_large_dataset(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "{}", '{"key": 1}', "\\xff", '"x"', "1" * 5_000])
-def test_a_record_that_is_none_is_written_anew(offline: None, tmp_path: Path, text: str) -> None:
+def test_a_damaged_record_is_written_anew(offline: None, tmp_path: Path, text: str) -> None:
     make_dataset(tmp_path / "a")
     work = tmp_path / "b" / ".shardkit"
     (work / "readers").mkdir(parents=True)

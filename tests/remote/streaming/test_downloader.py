@@ -230,7 +230,7 @@ def test_a_password_in_the_source_is_in_no_file_no_command_line_and_no_error(
     assert not any(b"hunter2" in path.read_bytes() for path in (tmp_path / "b").rglob("*") if path.is_file())
 
 
-def test_what_was_said_before_a_want_was_heard_does_not_count(served: HubServer, tmp_path: Path) -> None:
+def test_a_status_from_before_a_want_was_seen_does_not_count(served: HubServer, tmp_path: Path) -> None:
     files = [shard.file for shard in serve(served, tmp_path / "a").shards]
     cache = opened(tmp_path / "b")
     cache.want(files[:1])
@@ -286,7 +286,7 @@ def test_a_downloader_that_fails_once_is_replaced(
     monkeypatch.undo()
 
 
-def test_a_disk_that_fails_for_one_shard_is_said_and_the_others_come(tmp_path: Path) -> None:
+def test_a_disk_that_fails_for_one_shard_is_reported_and_the_others_arrive(tmp_path: Path) -> None:
     manifest = make_dataset(tmp_path / "a")
     files = [shard.file for shard in manifest.shards]
     change = (
@@ -420,7 +420,7 @@ def test_readers_that_together_need_more_than_the_bound_are_told_so_and_not_left
     child.communicate()
 
 
-def test_a_full_disk_is_said_with_numbers_and_the_shard_comes_when_there_is_room(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_with_numbers_and_the_shard_arrives_when_there_is_room(tmp_path: Path) -> None:
     manifest = make_dataset(tmp_path / "a")
     files, flag = [shard.file for shard in manifest.shards], tmp_path / "room"
     change = f"downloader.free_bytes = lambda path: 10**9 if Path({str(flag)!r}).exists() else 1000"
