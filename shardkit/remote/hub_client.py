@@ -114,11 +114,15 @@ class Download:
             headers["Range"] = f"bytes={start}-"
         # httpx sends the token to the Hub alone: a redirect to another origin goes without it
         with get_session().stream("GET", self._url, headers=headers, timeout=HF_HUB_DOWNLOAD_TIMEOUT) as response:
-            hf_raise_for_status(response)
+            nothing_left = start and response.status_code == 416  # all of it had come when the connection broke
+            if not nothing_left:
+                hf_raise_for_status(response)
             if start and response.status_code != 206:
                 self._target.seek(0)
                 self._target.truncate()
                 self._digest = hashlib.sha256()
+            if nothing_left:
+                raise ConnectionError("there is nothing after what has come: once more from the start")
             for block in response.iter_raw():
                 self._target.write(block)
                 self._digest.update(block)

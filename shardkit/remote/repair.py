@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from shardkit.dataset.manifest import ShardInfo
+from shardkit.errors import HubError
 from shardkit.remote.download import WantedFile, fetch_right
 from shardkit.remote.interface import Remote, RemoteFile
 from shardkit.remote.threads import TransferThreads
@@ -17,7 +18,8 @@ from shardkit.remote.uploader import TransferProgress
 def served_wrong(
     remote: Remote, shards: Sequence[ShardInfo], workers: int, progress: TransferProgress | None
 ) -> list[str]:
-    """Download those of `shards` that are listed at `remote` as they should be; returns the files that arrive wrong.
+    """Download those of `shards` that are listed at `remote` as they should be; returns the files that arrive wrong, or
+    not at all.
 
     Needs room for `workers` shards in the system's folder for temporary files.
     """
@@ -30,7 +32,10 @@ def served_wrong(
     ):
 
         def is_right(shard: ShardInfo) -> bool:
-            path = fetch_right(remote, WantedFile.of(shard), Path(folder))
+            try:
+                path = fetch_right(remote, WantedFile.of(shard), Path(folder))
+            except HubError:  # it is listed, and does not come at all: that the place can be read was seen before
+                path = None
             if path is not None:
                 path.unlink()
             return path is not None

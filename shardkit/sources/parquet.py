@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import count
 from typing import Any
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shardkit.errors import SourceError
+from shardkit.network import Result
 from shardkit.sources.ranges import DamagedSource, RangeFile, checked_read
 from shardkit.sources.source import Chunk, InputFile, Source, check_row_bytes
 
@@ -24,7 +25,7 @@ def iter_parquet_chunks(source: Source, number: int, start: int, part: int, chun
     """The chunks of a parquet file from row group `start` (and row `part` of it) on."""
     file, column = source.files[number], source.options.text_field
     meta = _opened(file).metadata
-    index = _text_column(file, column)
+    index = _checked(file, lambda: _text_column(file, column), SourceError)
     _check_rows(file, sum(meta.row_group(g).num_rows for g in range(meta.num_row_groups)), meta.num_rows)
     sizes = [meta.row_group(g).column(index).total_uncompressed_size for g in range(meta.num_row_groups)]
     share = file.bytes / max(1, sum(sizes))
@@ -105,7 +106,8 @@ def iter_column(chunk: Chunk, column: str, piece_bytes: int) -> Iterator[pa.Arra
         yield from pa.ipc.open_stream(chunk.payload).read_all().column(column).chunks
         return
     groups = list(range(chunk.start, chunk.stop))
-    checked_read(file, lambda: _text_column(file, column))
+    _opened(file)
+    _checked(file, lambda: _text_column(file, column), SourceError)
     handle = checked_read(file, lambda: _open_parquet(file, column))
     batches = handle.iter_batches(batch_size=_BATCH_ROWS, row_groups=groups, columns=[column], use_threads=False)
     held: list[pa.Array] = []
@@ -144,13 +146,19 @@ def _decoded(file: InputFile, column: pa.DictionaryArray, most: int, where: str,
 
 
 def _opened(file: InputFile, coded: str | None = None) -> pq.ParquetFile:
-    """`_open_parquet`; a remote footer that seems to be damaged is read again before the file is blamed."""
+    """`_open_parquet`, checked."""
+    return _checked(file, lambda: _open_parquet(file, coded))
+
+
+def _checked(file: InputFile, action: Callable[[], Result], blame: type[SourceError] = DamagedSource) -> Result:
+    """`action`, which asks for no more than the footer; a remote one is read again before it gets the `blame`."""
     try:
-        return checked_read(file, lambda: _open_parquet(file, coded))
-    except DamagedSource:
+        return checked_read(file, action)
+    except blame:
         if not file.is_remote:
             raise
-        return checked_read(file, lambda: _open_parquet(file, coded))
+        close_parquet_files()
+        return checked_read(file, action)
 
 
 def close_parquet_files() -> None:

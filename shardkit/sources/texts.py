@@ -66,12 +66,17 @@ def read_chunk(chunk: Chunk, options: ReadOptions) -> Iterator[Texts]:
     given = 0
     if chunk.input.is_remote and chunk.payload is None:
         with suppress(BadRow, DamagedSource):
+            held = None  # what is found in a piece may be the damage of the one before
             for piece in _read_once(chunk, options):
                 if piece.bad:
                     break
-                yield piece
-                given += 1
+                if held is not None:
+                    yield held
+                    given += 1
+                held = piece
             else:
+                if held is not None:
+                    yield held
                 return
         close_parquet_files()
     yield from islice(_read_once(chunk, options), given, None)

@@ -15,12 +15,14 @@ from click.testing import CliRunner
 from hub_data import make_dataset, tree_of
 from hub_server import HubServer
 
+from shardkit import network
 from shardkit.cli import main
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest
 from shardkit.dataset.shards import open_shard
 from shardkit.errors import DiskFull, HubError, ManifestError, OutputError, ShardkitWarning, UsageError
 from shardkit.remote import download
 from shardkit.remote.download import FETCHES
+from shardkit.remote.hub_client import Download
 from shardkit.remote.listing import Selection
 from shardkit.remote.pull import pull, pull_checked
 from shardkit.remote.push import push
@@ -88,6 +90,28 @@ def test_while_a_damaged_file_is_missing_the_folder_does_not_look_whole(hub: Hub
     with pytest.raises(HubError):
         pull(REPO, tmp_path / "b")
     assert not (tmp_path / "b" / MANIFEST_NAME).exists()
+
+
+def test_a_connection_that_breaks_after_the_last_byte_is_no_end(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_dataset(tmp_path / "a")
+    push(tmp_path / "a", REPO)
+    broken: list[str] = []
+
+    def download(self: Download) -> str:
+        found = call(self)
+        if self._url not in broken:
+            broken.append(self._url)
+            raise ConnectionError("reset")
+        return found
+
+    call = Download.__call__
+    monkeypatch.setattr(Download, "__call__", download)
+    monkeypatch.setattr(network, "FIRST_WAIT_SECONDS", 0.001)
+    pull(REPO, tmp_path / "b")
+    assert tree_of(tmp_path / "b") == tree_of(tmp_path / "a")
+    assert len(broken) > 4
 
 
 def test_a_copy_that_stays_damaged_is_fetched_three_times_and_never_kept(hub: HubServer, tmp_path: Path) -> None:

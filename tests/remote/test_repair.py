@@ -47,6 +47,17 @@ def test_what_is_served_wrong_is_sent_anew_by_repair_alone(
     assert not any(name.startswith(".shardkit") for name in open_remote(repo).files())
 
 
+def test_what_is_listed_and_not_served_at_all_is_sent_anew(hub: HubServer, tmp_path: Path) -> None:
+    manifest, repo = make_dataset(tmp_path / "a"), "alice/demo"
+    push(tmp_path / "a", repo)
+    hub.repo(repo).blob(manifest.shards[2].sha256).unlink()
+    with pytest.raises(HubError):
+        pull(repo, tmp_path / "b")
+    assert push(tmp_path / "a", repo, repair=True).sent_files == 1
+    pull(repo, tmp_path / "b")
+    assert tree_of(tmp_path / "b") == tree_of(tmp_path / "a")
+
+
 def test_a_repair_of_what_is_right_changes_nothing_and_of_nothing_is_a_push(
     repo: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -14,8 +14,11 @@ from source_data import chunk_texts, lines
 
 from shardkit import network
 from shardkit.errors import SourceError
+from shardkit.sources import texts
 from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.open import open_source
+from shardkit.sources.ranges import RangeFile
+from shardkit.sources.source import InputFile
 from shardkit.sources.texts import BadRow
 
 TEXTS = [f"{number:04} {random.Random(number).randbytes(60).hex()}" for number in range(300)]
@@ -76,6 +79,46 @@ def test_a_txt_file_that_came_wrong_is_fetched_again(tmp_path: Path, server: Fil
     (tmp_path / "a.txt").write_text(TEXTS[0])
     server.faults = ["flip"]
     assert read(f"{server.url}/a.txt") == TEXTS[:1]
+
+
+def test_a_character_that_came_wrong_at_the_end_of_a_piece_is_fetched_again(
+    tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged = []
+
+    def damage(file: InputFile, start: int, stop: int) -> bytes:
+        data = read_range(file, start, stop)
+        if not damaged:
+            damaged.append(start)
+            data = data[:-1] + bytes([data[-1] ^ 0x80])  # a letter now, and what follows it is found in the next piece
+        return data
+
+    read_range = texts.read_range
+    monkeypatch.setattr(texts, "PIECE_BYTES", 100)
+    monkeypatch.setattr(texts, "read_range", damage)
+    text = "x" * 99 + "漢" + "y" * 200
+    (tmp_path / "a.txt").write_text(text)
+    assert read(f"{server.url}/a.txt") == [text]
+    assert damaged == [0]
+
+
+def test_a_column_s_name_that_came_wrong_is_fetched_again(
+    tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged = []
+
+    def damage(self: RangeFile, start: int, size: int) -> bytes:
+        data = fetch(self, start, size)
+        if not damaged and b"\x04text" in data:
+            damaged.append(start)
+            data = data.replace(b"\x04text", b"\x04next", 1)
+        return data
+
+    fetch = RangeFile._fetch
+    monkeypatch.setattr(RangeFile, "_fetch", damage)
+    pq.write_table(pa.table({"text": TEXTS}), tmp_path / "a.parquet", store_schema=False)
+    assert read(f"{server.url}/a.parquet") == TEXTS
+    assert damaged
 
 
 @pytest.mark.parametrize("nth", range(4))  # the footer, and the column of three row groups
