@@ -199,7 +199,7 @@ def write_error(error: OSError, path: Path, needed: int) -> OutputError:
     return OutputError(f"cannot write {path}: {error.strerror or error}")
 
 
-_LOCK_TRIES = 100  # of a lock file whose last holder took it away
+_LOCK_TRIES = 100  # of a lock file whose folder was removed
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)
 
 
@@ -239,11 +239,13 @@ def _lock(path: Path, *, wait: bool) -> Callable[[], None]:
         lock = filelock.FileLock(path, timeout=-1 if wait else 0)
         lock.acquire()
         return lock.release
-    for _ in range(_LOCK_TRIES):
+    missing = 0
+    while missing < _LOCK_TRIES:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except FileNotFoundError:  # its folder was removed since
+            missing += 1
             continue
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -255,15 +257,14 @@ def _lock(path: Path, *, wait: bool) -> Callable[[], None]:
         except BaseException:
             os.close(fd)
             raise
-        os.close(fd)  # its last holder took the file away
+        os.close(fd)  # its last holder deleted the file: one of us gets the next one
     raise FileNotFoundError(errno.ENOENT, "the folder comes and goes", str(path))
 
 
 def _is_open_as(path: Path, fd: int) -> bool:
-    try:
+    with suppress(FileNotFoundError):
         return os.path.samestat(path.stat(), os.fstat(fd))
-    except FileNotFoundError:
-        return False
+    return False
 
 
 def sha256_file(path: Path) -> str:

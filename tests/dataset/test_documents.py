@@ -57,10 +57,12 @@ def test_a_bare_shard_that_was_written_again_is_scanned_again(tmp_path: Path) ->
     assert len(document_starts(stream, EOT, tmp_path / "kept")) == 199
 
 
-def test_the_same_shards_in_another_place_share_what_is_kept(tmp_path: Path) -> None:
-    for name in "ab":
-        (tmp_path / name).mkdir()
-        write_documents(tmp_path / name, [("f", [1, 2, 3])] * 10, tokens_per_shard=20)
-        stream = open_split(tmp_path / name, "train", verify=False)[1]
+def test_shards_that_were_written_anew_are_looked_through_anew(tmp_path: Path) -> None:
+    """What was found in a damaged shard must not be used for the one that replaced it."""
+    write_documents(tmp_path, [("f", [1, 2, 3])] * 10, tokens_per_shard=20)
+    for written_at, folders in ((1, 1), (1, 1), (2, 2)):
+        for shard in tmp_path.glob("*.npy"):
+            os.utime(shard, (written_at, written_at))
+        stream = open_split(tmp_path, "train", verify=False)[1]
         assert document_starts(stream, 50256, tmp_path / "kept").tolist() == [0, 4, 8, 12, 16]
-    assert sum(path.is_dir() for path in (tmp_path / "kept").iterdir()) == 1
+        assert sum(path.is_dir() for path in (tmp_path / "kept").iterdir()) == folders

@@ -483,6 +483,13 @@ def test_no_worker_goes_on_with_a_document_when_the_main_process_was_killed(tmp_
         time.sleep(0.05)
 
 
+def environment_of(pid: int) -> dict[str, str]:
+    """The environment of a process that was just started, once it is its own: before, it may be its parent's."""
+    while "RAYON_NUM_THREADS" not in (environment := psutil.Process(pid).environ()):
+        time.sleep(0.01)
+    return environment
+
+
 def test_starting_workers_changes_nothing_in_the_process_that_starts_them(monkeypatch: pytest.MonkeyPatch) -> None:
     main = sys.modules["__main__"]
     monkeypatch.setattr(main, "__file__", "notebook.py", raising=False)
