@@ -97,10 +97,16 @@ def test_a_shard_that_was_written_anew_with_the_same_bytes_is_accepted(whole: Pa
     assert make(tmp_path / "out", progress=after(3, copy)) == Manifest.load(whole)
 
 
+def remove(folder: Path) -> None:
+    """Remove a folder in which a thread may be writing: at once, for `rmtree` would find new files again and again."""
+    gone = folder.rename(folder.with_name("gone"))
+    shutil.rmtree(gone)
+
+
 def test_a_run_whose_folder_is_removed_says_so_and_the_next_one_starts_anew(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(OutputError, match="cannot write"):
-        make(out, progress=after(3, lambda: shutil.rmtree(out)))
+        make(out, progress=after(3, lambda: remove(out)))
     assert make(out) == Manifest.load(whole)
     assert folder_bytes(out) == folder_bytes(whole)
 
@@ -109,7 +115,7 @@ def test_a_run_whose_folder_became_another_runs_writes_nothing_into_it(stopped: 
     out = tmp_path / "out"
 
     def replace() -> None:
-        shutil.rmtree(out)
+        remove(out)
         shutil.copytree(stopped, out)
 
     with pytest.raises(OutputError, match=r"cannot write|was written to by somebody else"):
