@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from shardkit.errors import ShardkitError, UsageError
+from shardkit.errors import ShardkitError, UsageError, machine_fault
 from shardkit.version import __version__
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ __all__ = [
     "Tokenizer",
     "UsageError",
     "__version__",
+    "machine_fault",
     "merge_ledger",
     "open_shard",
     "printable",

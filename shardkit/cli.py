@@ -32,7 +32,7 @@ class _Group(click.Group):
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
-        except (ShardkitError, OSError, MemoryError) as error:
+        except Exception as error:
             if (line := error if isinstance(error, ShardkitError) else machine_fault(error)) is None:
                 raise
             click.echo(f"error: {line}", err=True)

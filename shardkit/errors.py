@@ -110,7 +110,15 @@ _MACHINE_FAULTS = {
 
 def machine_fault(error: BaseException) -> ShardkitError | None:
     """The one line for an error that is the machine's and no bug: no room, no memory, no rights, a failing disk, a file
-    that was removed in mid-run; None for any other. For command lines; a library call raises the error itself."""
+    that was removed in mid-run; None for any other. For command lines; a library call raises the error itself.
+
+    >>> import errno
+    >>> from shardkit import machine_fault
+    >>> print(machine_fault(OSError(errno.ENOSPC, "No space left on device", "/data/x.npy")))
+    No space left on device (/data/x.npy): make room on that disk, and run the same command again
+    """
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return ShardkitError("no room for another thread: free memory, or allow more (ulimit -u, ulimit -v)")
     if isinstance(error, MemoryError):
         return ShardkitError("out of memory: use fewer --workers, or a machine with more")
     if not isinstance(error, OSError) or error.errno not in _MACHINE_FAULTS:

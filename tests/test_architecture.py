@@ -118,8 +118,8 @@ def test_a_planted_long_file_class_or_function_is_found() -> None:
 
 def test_the_public_names_are_pinned() -> None:
     names = (
-        "Manifest ShardLoader ShardkitError Tokenizer UsageError __version__ merge_ledger open_shard printable "
-        "public_address pull push tokenize"
+        "Manifest ShardLoader ShardkitError Tokenizer UsageError __version__ machine_fault merge_ledger open_shard "
+        "printable public_address pull push tokenize"
     )
     assert shardkit.__all__ == names.split()
     assert all(getattr(shardkit, name) is not None for name in shardkit.__all__)
@@ -132,6 +132,7 @@ SIGNATURES = {
     "ShardLoader.from_env": "source batch_size seq_len split shuffle seed device prefetch verify ledger layout "
     "documents ignore_index eot_id span cache cache_bytes revision format",
     "Tokenizer": "name encoder fast_json",
+    "machine_fault": "error",
     "merge_ledger": "folder",
     "open_shard": "path",
     "printable": "text lines",

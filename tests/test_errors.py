@@ -30,7 +30,7 @@ def test_a_command_ends_with_the_line_for_the_machine_and_with_a_traceback_for_a
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_dataset(tmp_path)
-    error: OSError | MemoryError = OSError(errno.EMFILE, "Too many open files", "x")
+    error: Exception = OSError(errno.EMFILE, "Too many open files", "x")
 
     def fail(*arguments: object, **options: object) -> None:
         raise error
@@ -41,5 +41,7 @@ def test_a_command_ends_with_the_line_for_the_machine_and_with_a_traceback_for_a
     assert result.stderr.splitlines()[-1].startswith("error: Too many open files (x): allow more open files")
     error = MemoryError()
     assert "error: out of memory" in CliRunner().invoke(main, ["verify", str(tmp_path)]).stderr
+    error = RuntimeError("can't start new thread")
+    assert "error: no room for another thread" in CliRunner().invoke(main, ["verify", str(tmp_path)]).stderr
     error = OSError(errno.EBADF, "Bad file descriptor")
     assert CliRunner().invoke(main, ["verify", str(tmp_path)]).exception is error

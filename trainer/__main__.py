@@ -13,12 +13,13 @@ from typing import Any
 
 import click
 
-from shardkit import ShardkitError, UsageError, printable
+from shardkit import ShardkitError, UsageError, machine_fault, printable
 from trainer.config import Config, field_types
 
 
 class _Group(click.Group):
-    """Our own errors: one line, exit code 1 (2 for usage). A bug keeps its traceback, and ends all ranks at once."""
+    """Our own errors, and the machine's: one line, exit code 1 (2 for usage). A bug keeps its traceback, and ends all
+    ranks at once."""
 
     def invoke(self, context: click.Context) -> Any:
         try:
@@ -36,8 +37,11 @@ class _Group(click.Group):
             _leave(130)
         except (click.exceptions.Exit, click.ClickException, click.Abort):
             raise
-        except Exception:  # noqa: BLE001 (printed whole; a rank must not hang in its exit while others wait for it)
-            traceback.print_exc()
+        except Exception as error:  # noqa: BLE001 (printed; a rank must not hang in its exit while others wait for it)
+            if (line := machine_fault(error)) is None:
+                traceback.print_exc()
+            else:
+                click.echo(f"error: {line}", err=True)
             _leave(1)
 
 

@@ -32,7 +32,7 @@ class SpanReader:
         """From now on rows of `visit` are read: keep the edges of what is left, and fetch what comes next."""
         if visit == self._entered:
             return
-        self._keep_edges(in_turn=visit == self._entered + 1)
+        self._save_edges(in_turn=visit == self._entered + 1)
         self._entered = -1  # until all of this is done: it may fail, and is begun anew then
         here, following = self._order.shards(visit), self._order.shards(visit + 1)
         missing = list(self._lacking(visit))
@@ -40,7 +40,7 @@ class SpanReader:
             group = missing[first : first + len(here)]
             self._cache.switch(self._stream, [*group, *here])
             for shard in group:
-                self._keep_edge(shard)
+                self._save_edge(shard)
         ahead = [shard for shard in self._lacking(visit + 1) if shard not in here]
         self._cache.switch(self._stream, self._that_fit([*here, *following], ahead))
         self._entered, self._here = visit, here
@@ -65,7 +65,7 @@ class SpanReader:
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_entered": -1, "_here": []}
 
-    def _keep_edges(self, *, in_turn: bool) -> None:
+    def _save_edges(self, *, in_turn: bool) -> None:
         """Keep the edges of the span that is left; if the visit to come is not the next, of all that has arrived."""
         if self._entered < 0:
             return
@@ -73,16 +73,16 @@ class SpanReader:
         for shard in [*self._order.shards(self._entered), *skipped]:
             if self._lacks(shard) and (in_turn or self._cache.has_arrived(self._stream.shards[shard].file)):
                 with suppress(HubError):  # this rank has read no row of it; a rank that needs it raises the reason
-                    self._keep_edge(shard)
+                    self._save_edge(shard)
 
-    def _keep_edge(self, shard: int) -> None:
+    def _save_edge(self, shard: int) -> None:
         if not self._lacks(shard):  # another rank was first
             return
         edge, start = self._edges[shard], self._stream.starts[shard]
         tokens = np.empty(edge.count, self._stream.dtype)
         ends = (start, edge.head), (start + edge.tail, edge.tokens - edge.tail)
         self._stream.gather([end for end in ends if end[1]], tokens)
-        self._cache.keep_edge(self._name(shard), tokens)
+        self._cache.save_edge(self._name(shard), tokens)
 
     def _lacking(self, visit: int) -> Iterator[int]:
         return filter(self._lacks, self._order.seams(visit))

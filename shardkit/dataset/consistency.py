@@ -32,7 +32,7 @@ def check_shards(shards: Iterable[ShardInfo]) -> None:
         before, last[shard.split] = shard, shard.index
 
 
-def check_sizes(shards: Iterable[ShardInfo], *, dtype: str, tokens_per_shard: int) -> None:
+def check_tokens_per_shard(shards: Iterable[ShardInfo], *, dtype: str, tokens_per_shard: int) -> None:
     """Check that each shard's bytes can hold its tokens, of `dtype`, and that it is not too long. `ValueError`."""
     if dtype not in DTYPES:
         raise ValueError(f"it has dtype {dtype!r:.60}, expected one of {', '.join(DTYPES)}")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from shardkit.dataset.check import check_shard
-from shardkit.dataset.consistency import check_shards, check_sizes, check_tokenizer
+from shardkit.dataset.consistency import check_shards, check_tokenizer, check_tokens_per_shard
 from shardkit.dataset.folder import INCOMING_FOLDER, MANIFEST_NAME, PLAN_FOLDER, WORK_DIR, read_bare_shards
 from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.records import ShardInfo, SourceFile, SourceInfo, TokenizerInfo
@@ -184,7 +184,7 @@ class Manifest:
     def _check(self, stated: _Stated) -> None:
         """Check that all that the manifest states goes together. Raises `ValueError`."""
         check_shards(self.shards)
-        check_sizes(self.shards, dtype=self.dtype, tokens_per_shard=self.tokens_per_shard)
+        check_tokens_per_shard(self.shards, dtype=self.dtype, tokens_per_shard=self.tokens_per_shard)
         if self.tokenizer is not None:
             check_tokenizer(self.tokenizer, self.dtype)
         for name in _TOTALS:

@@ -29,7 +29,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 CHANGES = {"os.rename": 1, "os.link": 1, "os.symlink": 1, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0}
-LIMITS = {"files": resource.RLIMIT_NOFILE, "bytes of a file": resource.RLIMIT_FSIZE, "memory": resource.RLIMIT_AS}
+LIMITS = {"files": resource.RLIMIT_NOFILE, "bytes of a file": resource.RLIMIT_FSIZE}
 
 
 @dataclass(frozen=True)

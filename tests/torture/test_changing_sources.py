@@ -82,6 +82,13 @@ def right(victims: Victims, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return found
 
 
+def prepared(at: Path) -> list[object]:
+    """The command that tokenizes the old file, which is in the new folder `at`."""
+    at.mkdir()
+    write(at / "a.jsonl", "old")
+    return ["tokenize", at / "a.jsonl", "--out", at / "out", *FIXED]
+
+
 def dataset_in(out: Path) -> list[list[int]]:
     return [open_shard(out / shard.file).tolist() for shard in Manifest.load(out).shards]
 
@@ -92,11 +99,8 @@ def test_a_file_that_changes_while_it_is_read_is_refused_or_was_read_before(
 ) -> None:
     count = times(2, 15)
     for number in range(count):
-        rng = random.Random(f"{change} {number}")
-        at = tmp_path / str(number)
-        at.mkdir()
-        write(at / "a.jsonl", "old")
-        running = victims.start(["tokenize", at / "a.jsonl", "--out", at / "out", *FIXED], watched=[at])
+        rng, at = random.Random(f"{change} {number}"), tmp_path / str(number)
+        running = victims.start(prepared(at), watched=[at])
         time.sleep(rng.uniform(0, 0.5))  # at any moment; whatever the moment, what is said must be so
         CHANGES[change](at / "a.jsonl", rng)
         ended = victims.wait(running)
@@ -117,11 +121,8 @@ def test_a_file_that_changed_before_a_run_goes_on_is_refused(
 ) -> None:
     count = times(2, 15)
     for number in range(count):
-        rng = random.Random(f"{change} {number}")
-        at = tmp_path / str(number)
-        at.mkdir()
-        write(at / "a.jsonl", "old")
-        command = ["tokenize", at / "a.jsonl", "--out", at / "out", *FIXED]
+        rng, at = random.Random(f"{change} {number}"), tmp_path / str(number)
+        command = prepared(at)
         victims.run(command, watched=[at / "out"], at=rng.randint(8, 40), what="kill")
         had = bool(list((at / "out").glob("*.npy")))
         CHANGES[change](at / "a.jsonl", rng)

@@ -200,9 +200,7 @@ def test_a_folder_that_vanishes_is_one_line_and_the_command_ends_the_same_afterw
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_few_descriptors_little_room_or_memory_are_one_line(
-    name: str, tmp_path: Path, victims: Victims, tally: Any
-) -> None:
+def test_few_descriptors_or_little_room_are_one_line(name: str, tmp_path: Path, victims: Victims, tally: Any) -> None:
     field = Field(name, tmp_path, victims)
     count = times(2, 12)
     for number in range(count):

@@ -160,7 +160,7 @@ class ShardCache:
             return False
 
     def reserve_edges(self, counts: Sequence[int]) -> None:
-        """Leave room for edges of so many tokens each: what `keep_edge` will write."""
+        """Leave room for edges of so many tokens each: what `save_edge` will write."""
         itemsize = np.dtype(self.manifest.dtype).itemsize
         self._edge_bytes = sum(edge_bytes(count, itemsize) for count in counts)
         reader = self._own_reader()
@@ -170,7 +170,7 @@ class ShardCache:
         """An edge that was kept by this or another process; None where there is none."""
         return self._edges.read(name, count)
 
-    def keep_edge(self, name: str, tokens: Tokens) -> None:
+    def save_edge(self, name: str, tokens: Tokens) -> None:
         """Keep the edge of a shard, for when the shard is gone. Raises `OutputError` or `DiskFull`."""
         self._edges.write(name, tokens)
 
