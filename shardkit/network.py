@@ -222,8 +222,10 @@ def _marks_of(error: BaseException) -> set[str | int]:
 
 
 def _status_of(error: BaseException) -> int | None:
-    """The HTTP status in an exception of huggingface_hub (`response.status_code`), aiohttp (`status`) or gcsfs."""
-    holder = getattr(error, "response", None) or error
+    """The HTTP status in an exception of huggingface_hub or requests (`response.status_code`), aiohttp (`status`) or
+    gcsfs."""
+    response = getattr(error, "response", None)
+    holder = error if response is None else response  # requests calls a response with an error status false
     for name in ("status_code", "status", "code"):  # aiohttp has a `code` that it calls deprecated
         value = getattr(holder, name, None)
         if isinstance(value, int) and 100 <= value < 600:

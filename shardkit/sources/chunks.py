@@ -8,37 +8,74 @@ and its bytes travel in the chunk.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import IO
 
 from shardkit.errors import SourceError
+from shardkit.sources.chunk_bytes import with_bytes
+from shardkit.sources.footers import Footers
 from shardkit.sources.parquet import iter_parquet_chunks
-from shardkit.sources.ranges import checked_read, open_stream
+from shardkit.sources.ranges import AheadFile, checked_read, open_stream
+from shardkit.sources.read_ahead import ReadAhead
 from shardkit.sources.source import Chunk, InputFile, Source, check_row_bytes
 from shardkit.sources.whole_files import WholeCopies
 
 
-def iter_chunks(source: Source, file: int, start: int, part: int, *, chunk_bytes: int) -> Iterator[Chunk]:
+def iter_chunks(
+    source: Source, file: int, start: int, part: int, *, chunk_bytes: int, ahead: ReadAhead | None = None
+) -> Iterator[Chunk]:
     """The chunks of `source`, in stream order, from position `start` (and its `part`) of file number `file` on.
 
-    A file is opened when its first chunk is asked for. Raises `SourceError` for a file that cannot be read.
+    A file is opened when its first chunk is asked for. With `ahead`, chunks of remote files carry the bytes that they
+    need, which it fetches ahead of need. Raises `SourceError` for a file that cannot be read.
     """
-    with WholeCopies(source.files) as copies:
-        for number in range(file, len(source.files)):
-            position = (start, part) if number == file else (0, 0)
-            yield from _iter_file_chunks(source, number, *position, chunk_bytes, copies)
+    with ExitStack() as stack:
+        connections = ahead or stack.enter_context(ReadAhead())
+        copies = stack.enter_context(WholeCopies(source.files, connections))
+        footers = None if ahead is None else Footers(source.files, ahead)
+        opened = _Opened(source, chunk_bytes, connections, copies, footers)
+        number = file
+        while number < len(source.files):
+            end = number
+            while footers is not None and end < len(source.files) and _is_read_by_ranges(source.files[end]):
+                end += 1
+            positions = ((n, *((start, part) if n == file else (0, 0))) for n in range(number, max(end, number + 1)))
+            chunks = (chunk for position in positions for chunk in _iter_file_chunks(opened, *position))
+            yield from chunks if footers is None or end == number else with_bytes(chunks, footers, source.options)
+            number = max(end, number + 1)
 
 
-def _iter_file_chunks(
-    source: Source, number: int, start: int, part: int, chunk_bytes: int, copies: WholeCopies
-) -> Iterator[Chunk]:
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A source, and what its files are read with."""
+
+    source: Source
+    chunk_bytes: int
+    connections: ReadAhead
+    copies: WholeCopies
+    footers: Footers | None
+
+
+def _is_read_by_ranges(file: InputFile) -> bool:
+    return file.is_remote and file.format in ("parquet", "jsonl", "txt")
+
+
+def _iter_file_chunks(opened: _Opened, number: int, start: int, part: int) -> Iterator[Chunk]:
+    source, chunk_bytes = opened.source, opened.chunk_bytes
     file = source.files[number]
     if file.format == "parquet":
-        yield from iter_parquet_chunks(source, number, start, part, chunk_bytes)
+        yield from iter_parquet_chunks(source, number, start, part, chunk_bytes, opened.footers)
     elif file.format == "jsonl":
         for first in range(start, file.bytes, chunk_bytes):
             stop = min(first + chunk_bytes, file.bytes)
             yield Chunk(file=number, start=first, stop=stop, weight=stop - first, input=file)
     elif file.format in ("jsonl.gz", "jsonl.zst", "txt.separated"):
-        yield from _iter_stream_chunks(source, number, start, chunk_bytes, copies)
+        with ExitStack() as stack:
+            raw: IO[bytes] | AheadFile | None = opened.copies.open(number)
+            if raw is None and file.is_remote:
+                raw = stack.enter_context(AheadFile(file, opened.connections))
+            yield from _iter_stream_chunks(source, number, start, chunk_bytes, raw)
     elif file.format == "texts":
         yield from _iter_batches(source, number, start, chunk_bytes)
     elif start == 0:
@@ -46,9 +83,10 @@ def _iter_file_chunks(
 
 
 def _iter_stream_chunks(
-    source: Source, number: int, start: int, chunk_bytes: int, copies: WholeCopies
+    source: Source, number: int, start: int, chunk_bytes: int, raw: IO[bytes] | AheadFile | None
 ) -> Iterator[Chunk]:
-    """Chunks of whole rows of a file that can only be read front to back; `start` counts rows already done.
+    """Chunks of whole rows of a file that can only be read front to back; `start` counts rows already done. `raw` gives
+    the bytes of a remote one.
 
     Each byte is searched once: `pending` holds the blocks of the row in progress (of `row_bytes` so far), and of these
     only `overlap`, in which a separator may have begun, is looked at again.
@@ -56,7 +94,7 @@ def _iter_stream_chunks(
     file, separator = source.files[number], (source.options.separator or "\n").encode()
     pending: list[bytes] = []
     overlap, row_bytes, row = b"", 0, 0
-    with checked_read(file, lambda: open_stream(file, copies.open(number))) as stream:
+    with checked_read(file, lambda: open_stream(file, raw)) as stream:
         while True:
             block = checked_read(file, lambda: stream.read(chunk_bytes))
             window = overlap + block

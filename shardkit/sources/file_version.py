@@ -42,7 +42,7 @@ def stated_version(details: Mapping[str, Any]) -> str:
 
 
 def check_unchanged(file: InputFile) -> None:
-    """Raise `SourceError` if the file is not the one that was listed. Over HTTP, `HttpAnswers` has seen to that."""
+    """Raise `SourceError` if the file is not the one that was listed. Over HTTP every answer says so."""
     if file.version and not file.url.startswith(("http://", "https://")):
         _refuse_another(file, _present_state(file) if file.is_remote else _local_state(file))
 
@@ -72,24 +72,6 @@ def _refuse_another(file: InputFile, state: str) -> None:
             f"{file.path} has changed since the run began (it was {file.state}; it is {state}): leave a source alone "
             "while it is read, and start again with --overwrite"
         )
-
-
-class HttpAnswers:
-    """An `aiohttp` session, each of whose answers must be a part of the very file that was listed."""
-
-    def __init__(self, session: Any, file: InputFile) -> None:
-        self._session, self._file = session, file
-
-    async def get(self, url: str, *, headers: Mapping[str, str] | None = None, **options: Any) -> Any:
-        """The answer to a GET of a range. Raises `SourceError` if it is of another version or length."""
-        answer = await self._session.get(url, headers={"Accept-Encoding": "identity", **(headers or {})}, **options)
-        try:
-            if answer.status < 400 or answer.status == 416:
-                check_answer(self._file, answer.headers)
-        except SourceError:
-            answer.close()
-            raise
-        return answer
 
 
 def check_answer(file: InputFile, headers: Mapping[str, str]) -> None:

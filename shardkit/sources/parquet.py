@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import lru_cache
 from itertools import count
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,18 +14,23 @@ import pyarrow.parquet as pq
 
 from shardkit.errors import SourceError
 from shardkit.network import Result
-from shardkit.sources.ranges import DamagedSource, RangeFile, checked_read
-from shardkit.sources.source import Chunk, InputFile, Source, check_row_bytes
+from shardkit.sources.footers import Footers
+from shardkit.sources.ranges import AheadFile, DamagedSource, RangeFile, checked_read
+from shardkit.sources.read_ahead import ReadAhead
+from shardkit.sources.source import Chunk, Fetched, InputFile, Piece, Source, check_row_bytes
 
 _GIANT_CHUNKS = 8  # a row group larger than this many chunks is read front to back by the main process
 _BATCH_ROWS = 1 << 16
 
 
-def iter_parquet_chunks(source: Source, number: int, start: int, part: int, chunk_bytes: int) -> Iterator[Chunk]:
-    """The chunks of a parquet file from row group `start` (and row `part` of it) on."""
+def iter_parquet_chunks(
+    source: Source, number: int, start: int, part: int, chunk_bytes: int, ahead: Footers | None = None
+) -> Iterator[Chunk]:
+    """The chunks of a parquet file from row group `start` (and row `part` of it) on. Footers are had from `ahead`."""
     file, column = source.files[number], source.options.text_field
-    meta = _opened(file).metadata
-    index = _checked(file, lambda: _text_column(file, column), SourceError)
+    footer = None if ahead is None else _right_footer(ahead, number, column)
+    index = _checked(file, lambda held: _text_column(_open_footer(file, held), file, column), footer, SourceError)
+    meta = _open_footer(file, footer).metadata
     _check_rows(file, sum(meta.row_group(g).num_rows for g in range(meta.num_row_groups)), meta.num_rows)
     sizes = [meta.row_group(g).column(index).total_uncompressed_size for g in range(meta.num_row_groups)]
     share = file.bytes / max(1, sum(sizes))
@@ -36,20 +41,56 @@ def iter_parquet_chunks(source: Source, number: int, start: int, part: int, chun
             size += sizes[stop]
             stop += 1
         if sizes[group] > _GIANT_CHUNKS * chunk_bytes:
-            yield from _iter_giant(file, number, group, part if group == start else 0, column, chunk_bytes)
+            yield from _iter_giant(source, number, group, part if group == start else 0, chunk_bytes, ahead)
         else:
             yield Chunk(file=number, start=group, stop=stop, weight=int(size * share), input=file)
         group = stop
 
 
-def _iter_giant(file: InputFile, number: int, group: int, part: int, column: str, chunk_bytes: int) -> Iterator[Chunk]:
+def _right_footer(ahead: Footers, number: int, column: str) -> Piece | None:
+    """The footer that was fetched ahead, if there is one, and nothing is wrong with it: else it is to be read again."""
+    footer, file = ahead.footer(number), ahead.files[number]
+    if footer is not None:
+        try:
+            checked_read(file, lambda: _text_column(_open_footer(file, footer), file, column))
+        except SourceError:
+            ahead.discard(number)
+            return None
+    return footer
+
+
+def column_ranges(chunk: Chunk, column: str, footer: Piece | None = None) -> list[tuple[int, int]]:
+    """The bytes of the text column in each of the chunk's row groups, as the file's footer says."""
+    file = chunk.input
+
+    def ranges(held: Piece | None) -> list[tuple[int, int]]:
+        handle = _open_footer(file, held)
+        index = _text_column(handle, file, column)
+        parts = [handle.metadata.row_group(group).column(index) for group in range(chunk.start, chunk.stop)]
+        found = []
+        for part in parts:
+            starts = [part.dictionary_page_offset, part.data_page_offset]
+            first = min(start for start in starts if start is not None)
+            if not 0 <= first <= first + part.total_compressed_size <= file.bytes:
+                raise DamagedSource(f"{file.path}: its footer names bytes beyond its end: the file is damaged")
+            found.append((first, first + part.total_compressed_size))
+        return found
+
+    return _checked(file, ranges, footer)
+
+
+def _iter_giant(
+    source: Source, number: int, group: int, part: int, chunk_bytes: int, ahead: Footers | None
+) -> Iterator[Chunk]:
     """A row group too large for one chunk, in batches that the main process reads in order."""
-    handle = _opened(file)
-    meta = handle.metadata.row_group(group)
+    file, column = source.files[number], source.options.text_field
+    footer = None if ahead is None else ahead.footer(number)
+    whole = _checked(file, lambda held: _open_footer(file, held).metadata, footer)
+    meta = whole.row_group(group)
     rows = max(1, meta.num_rows * chunk_bytes // max(1, meta.total_byte_size))
-    share = file.bytes / max(1, handle.metadata.num_rows)
+    share = file.bytes / max(1, whole.num_rows)
     row = 0
-    for batch in _iter_batches(file, group, rows, column):
+    for batch in _iter_batches(file, group, rows, column, None if ahead is None else ahead.connections):
         first, row = row, row + batch.num_rows
         if row <= part:
             continue
@@ -64,29 +105,35 @@ def _iter_giant(file: InputFile, number: int, group: int, part: int, column: str
     _check_rows(file, row, meta.num_rows)
 
 
-def _iter_batches(file: InputFile, group: int, rows: int, column: str) -> Iterator[pa.RecordBatch]:
+def _iter_batches(
+    file: InputFile, group: int, rows: int, column: str, ahead: ReadAhead | None
+) -> Iterator[pa.RecordBatch]:
     """A row group in batches of `rows`; what seems to be damaged in a remote file is read again, once."""
     options = {"batch_size": rows, "row_groups": [group], "columns": [column], "use_threads": False}
+    chunk = Chunk(file=0, start=group, stop=group + 1, weight=0, input=file)
     done, tries = 0, 2 if file.is_remote else 1
     while True:
-        batches = _opened(file, column).iter_batches(**options)
-        try:
-            for number in count():
-                if (batch := checked_read(file, lambda: next(batches, None))) is None:  # noqa: B023 (called at once)
-                    return
-                if number == done:
-                    done += 1
-                    yield batch
-        except DamagedSource:
-            tries -= 1
-            if tries == 0:
-                raise
-            close_parquet_files()
+        with ExitStack() as stack:
+            raw = None
+            if ahead is not None and file.is_remote:
+                raw = stack.enter_context(AheadFile(file, ahead, column_ranges(chunk, column)[0][1]))
+            batches = _checked(file, lambda _: _open_column(file, column, raw), None).iter_batches(**options)  # noqa: B023
+            try:
+                for number in count():
+                    if (batch := checked_read(file, lambda: next(batches, None))) is None:  # noqa: B023 (called at once)
+                        return
+                    if number == done:
+                        done += 1
+                        yield batch
+            except DamagedSource:
+                tries -= 1
+                if tries == 0:
+                    raise
+                close_parquet_files()
 
 
-def _text_column(file: InputFile, column: str) -> int:
+def _text_column(handle: pq.ParquetFile, file: InputFile, column: str) -> int:
     """The index of the leaf column that holds the text. Raises `SourceError` if there is none, or it is not text."""
-    handle = _open_parquet(file, None)
     names = handle.schema_arrow.names
     if column not in names:
         raise SourceError(f"{file.path} has no column {column!r}: expected one of {', '.join(names)} (--text-field)")
@@ -106,9 +153,10 @@ def iter_column(chunk: Chunk, column: str, piece_bytes: int) -> Iterator[pa.Arra
         yield from pa.ipc.open_stream(chunk.payload).read_all().column(column).chunks
         return
     groups = list(range(chunk.start, chunk.stop))
-    _opened(file)
-    _checked(file, lambda: _text_column(file, column), SourceError)
-    handle = checked_read(file, lambda: _open_parquet(file, column))
+    footer = None if chunk.fetched is None else chunk.fetched.footer
+    _checked(file, lambda held: _text_column(_open_footer(file, held), file, column), footer, SourceError)
+    raw = RangeFile(file, chunk.fetched) if file.is_remote else None
+    handle = checked_read(file, lambda: _open_column(file, column, raw, footer))
     batches = handle.iter_batches(batch_size=_BATCH_ROWS, row_groups=groups, columns=[column], use_threads=False)
     held: list[pa.Array] = []
     rows = size = 0
@@ -145,38 +193,66 @@ def _decoded(file: InputFile, column: pa.DictionaryArray, most: int, where: str,
         start, done = stop, int(ends[stop - 1])
 
 
-def _opened(file: InputFile, coded: str | None = None) -> pq.ParquetFile:
-    """`_open_parquet`, checked."""
-    return _checked(file, lambda: _open_parquet(file, coded))
-
-
-def _checked(file: InputFile, action: Callable[[], Result], blame: type[SourceError] = DamagedSource) -> Result:
-    """`action`, which asks for no more than the footer; a remote one is read again before it gets the `blame`."""
+def _checked(
+    file: InputFile,
+    action: Callable[[Piece | None], Result],
+    footer: Piece | None,
+    blame: type[SourceError] = DamagedSource,
+) -> Result:
+    """`action(footer)`, which asks for no more than the footer; a remote one is read again before it gets the
+    `blame`."""
     try:
-        return checked_read(file, action)
+        return checked_read(file, lambda: action(footer))
     except blame:
         if not file.is_remote:
             raise
         close_parquet_files()
-        return checked_read(file, action)
+        return checked_read(file, lambda: action(None))
 
 
 def close_parquet_files() -> None:
     """Have the next chunk open its file anew."""
-    _open_parquet.cache_clear()
+    _open_footer.cache_clear()
+    _open_local.cache_clear()
 
 
 @lru_cache(maxsize=4)
-def _open_parquet(file: InputFile, coded: str | None) -> pq.ParquetFile:
-    """The open file, cached for its next chunk. Pages are checked against their checksums, where the file has them. A
-    dictionary of the column `coded` is left as one."""
-    options: dict[str, Any] = {"page_checksum_verification": True}
-    if coded is not None:  # the footer is read once
-        options |= {"read_dictionary": [coded], "metadata": _open_parquet(file, None).metadata}
-    if file.is_remote:
-        return pq.ParquetFile(pa.PythonFile(RangeFile(file), mode="r"), pre_buffer=False, **options)
+def _open_footer(file: InputFile, footer: Piece | None) -> pq.ParquetFile:
+    """The file, open for what its footer says, cached for its next chunk. The `footer` of a remote one may be at
+    hand."""
+    return pq.ParquetFile(
+        pa.PythonFile(RangeFile(file, Fetched(footer=footer)), mode="r") if file.is_remote else file.url
+    )
+
+
+def _open_column(file: InputFile, column: str, raw: RangeFile | None, footer: Piece | None = None) -> pq.ParquetFile:
+    """The file, open for its text `column`, of which a dictionary is left as one; `raw` gives the bytes of a remote
+    one. Pages are checked against their checksums, where the file has them."""
+    if not file.is_remote:
+        return _open_local(file, column)
+    raw = raw or RangeFile(file)
+    metadata = _open_footer(file, footer).metadata
     # without a buffer size, a giant row group would be read whole before its first batch
-    return pq.ParquetFile(file.url, buffer_size=1 << 20, **options)
+    buffer_bytes = 1 << 20 if isinstance(raw, AheadFile) else 0
+    return pq.ParquetFile(
+        pa.PythonFile(raw, mode="r"),
+        metadata=metadata,
+        read_dictionary=[column],
+        pre_buffer=False,
+        buffer_size=buffer_bytes,
+        page_checksum_verification=True,
+    )
+
+
+@lru_cache(maxsize=4)
+def _open_local(file: InputFile, column: str) -> pq.ParquetFile:
+    return pq.ParquetFile(
+        file.url,
+        metadata=_open_footer(file, None).metadata,
+        read_dictionary=[column],
+        buffer_size=1 << 20,
+        page_checksum_verification=True,
+    )
 
 
 def _check_rows(file: InputFile, rows: int, expected: int) -> None:

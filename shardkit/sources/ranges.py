@@ -7,17 +7,21 @@ that trusts it would end up with documents cut short.
 from __future__ import annotations
 
 import io
+from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import IO, Any
 
 import pyarrow as pa
 
 from shardkit.errors import SourceError
-from shardkit.network import Result, open_filesystem, with_retries
-from shardkit.sources.file_version import HttpAnswers, check_answer, check_size, check_unchanged
-from shardkit.sources.source import InputFile
+from shardkit.network import Result, with_retries
+from shardkit.sources.file_version import check_unchanged
+from shardkit.sources.read_ahead import SPAN_BYTES, WORKER_AHEAD_BYTES, ReadAhead, Span
+from shardkit.sources.remote_bytes import read_into
+from shardkit.sources.source import Fetched, InputFile
 
-REQUEST_BYTES = 8 << 20  # of one request, where a remote file is read front to back
+_LONG_BYTES = 2 * SPAN_BYTES  # that are worth several connections
 
 
 class DamagedSource(SourceError):
@@ -25,21 +29,27 @@ class DamagedSource(SourceError):
 
 
 def checked_read(file: InputFile, action: Callable[[], Result]) -> Result:
-    """Run `action`, which reads `file`, once: `RangeFile` repeats what may help. Its failures become a `SourceError`
-    that names the file; so does a file that is no longer the one that was listed."""
+    """Run `action`, which reads `file`, once: what may help is repeated in `remote_bytes.py`. Its failures become a
+    `SourceError` that names the file; so does a file that is no longer the one that was listed."""
     try:
         result = with_retries(action, file.url, f"read {file.path}", error=DamagedSource, content=True)
     except SourceError:
         check_unchanged(file)  # then that is the reason
         raise
-    check_unchanged(file)
+    if not file.is_remote:  # of a remote one, each answer was looked at
+        check_unchanged(file)
     return result
 
 
-def read_range(file: InputFile, start: int, stop: int) -> bytes:
-    """The bytes `[start, stop)` of a file, all of them. Raises `SourceError` if the file is shorter by now."""
+def read_range(file: InputFile, start: int, stop: int, fetched: Fetched | None = None) -> bytes:
+    """The bytes `[start, stop)` of a file, all of them, of those that were `fetched` or by a request. Raises
+    `SourceError` if the file is shorter by now."""
     if file.is_remote:
-        with RangeFile(file) as remote:
+        with ExitStack() as stack:
+            remote = stack.enter_context(RangeFile(file, fetched))
+            if stop - start > _LONG_BYTES and (fetched is None or fetched.find(start, stop) is None):
+                ahead = stack.enter_context(ReadAhead(WORKER_AHEAD_BYTES))
+                remote = stack.enter_context(AheadFile(file, ahead, stop))
             remote.seek(start)
             return remote.read(stop - start)
     with open(file.url, "rb") as handle:
@@ -53,26 +63,22 @@ def read_range(file: InputFile, start: int, stop: int) -> bytes:
     return data
 
 
-def open_stream(file: InputFile, copy: IO[bytes] | None = None) -> Any:
-    """Open a file, or a `copy` of it, to be read front to back, decompressed if its format says so."""
-    raw: Any = copy or _open_raw(file)
+def open_stream(file: InputFile, raw: IO[bytes] | io.RawIOBase | None) -> Any:
+    """Open a file to be read front to back, decompressed if its format says so; `raw` gives the bytes of a remote one,
+    or is a copy of it."""
+    raw = raw or open(file.url, "rb")  # noqa: SIM115 (the caller closes what it gets)
     codec = {"jsonl.gz": "gzip", "jsonl.zst": "zstd"}.get(file.format)
     return raw if codec is None else pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec)
 
 
-def _open_raw(file: InputFile) -> Any:
-    return io.BufferedReader(RangeFile(file), REQUEST_BYTES) if file.is_remote else open(file.url, "rb")
-
-
 class RangeFile(io.RawIOBase):
-    """A remote file, read by ranges, with no cache of its own.
+    """A remote file, read by ranges, with no cache of its own but what was `fetched` before.
 
     `read` returns exactly the bytes asked for (up to the file's end), after a few tries, or raises `SourceError`.
     """
 
-    def __init__(self, file: InputFile) -> None:
-        self._file = file
-        self._handle: Any = None  # fsspec's open file; None after a failure, so that the next try opens it again
+    def __init__(self, file: InputFile, fetched: Fetched | None = None) -> None:
+        self._file, self._fetched = file, fetched
         self._position = 0
 
     def readable(self) -> bool:
@@ -97,11 +103,8 @@ class RangeFile(io.RawIOBase):
         """The next `size` bytes, or all that are left."""
         left = max(0, self._file.bytes - self._position)
         size = left if size is None or size < 0 else min(size, left)
-        if size == 0:
-            return b""
-        where, what = self._file.url, f"read {self._file.path}"
-        data = with_retries(lambda: self._fetch(self._position, size), where, what, error=SourceError)
-        self._position += size
+        data = self._fetch(self._position, size) if size else b""
+        self._position += len(data)
         return data
 
     def readinto(self, buffer: Any) -> int:
@@ -110,31 +113,54 @@ class RangeFile(io.RawIOBase):
         buffer[: len(data)] = data
         return len(data)
 
+    def _fetch(self, start: int, size: int) -> bytes:
+        if self._fetched is not None and (found := self._fetched.find(start, start + size)) is not None:
+            return bytes(found)
+        data = bytearray(size)
+        read_into(self._file, start, memoryview(data))
+        return bytes(data)
+
+
+class AheadFile(RangeFile):
+    """A remote file, read front to back from wherever it is read first, with its next bytes on their way already."""
+
+    def __init__(self, file: InputFile, ahead: ReadAhead, stop: int | None = None) -> None:
+        super().__init__(file)
+        self._ahead, self._stop = ahead, file.bytes if stop is None else stop
+        self._spans: deque[Span] = deque()
+        self._at = self._asked = 0
+
     def close(self) -> None:
-        """Close the connection's file."""
-        if self._handle is not None:
-            self._handle.close()
-            self._handle = None
+        """Fetch no more."""
+        self._restart(0)
         super().close()
 
     def _fetch(self, start: int, size: int) -> bytes:
-        handle, self._handle = self._handle or self._open(), None
-        handle.seek(start)
-        data = bytes(handle.read(size))
-        if len(data) != size:
-            raise OSError(
-                f"{len(data):,} bytes came for the {size:,} asked for at {start:,}: the connection was cut, or the "
-                "server does not serve ranges (then download the file first)"
-            )
-        self._handle = handle
-        return data
+        if start != self._at:
+            self._restart(start)
+        parts = []
+        while size > 0 and (part := self._next_part(size)):
+            parts.append(part)
+            size -= len(part)
+        rest = super()._fetch(self._at, size) if size else b""  # beyond `stop`
+        return parts[0] if len(parts) == 1 and not rest else b"".join([*parts, rest])
 
-    def _open(self) -> Any:
-        fs, path = open_filesystem(self._file.url, error=SourceError)
-        handle = fs.open(path, "rb", cache_type="none")
-        check_size(self._file, getattr(handle, "size", None))
-        if self._file.url.startswith(("http://", "https://")):
-            handle.session = HttpAnswers(handle.session, self._file)
-            if (answer := getattr(handle, "r", None)) is not None:  # it has begun already: a server without ranges
-                check_answer(self._file, answer.headers)
-        return handle
+    def _next_part(self, most: int) -> bytes:
+        """What comes next of the first span, at most `most` bytes; nothing at the end."""
+        while self._asked < self._stop and self._asked - self._at < self._ahead.most_bytes:
+            stop = min(self._asked + self._ahead.span_bytes, self._stop)
+            self._spans.append(self._ahead.ask(self._file, self._asked, stop))
+            self._asked = stop
+        if not self._spans:
+            return b""
+        span, start = self._spans[0], self._at
+        self._at = min(start + most, span.stop)
+        part = bytes(self._ahead.wait(span, self._at)[start - span.start :])
+        if self._at == span.stop:
+            self._ahead.release(self._spans.popleft())
+        return part
+
+    def _restart(self, start: int) -> None:
+        while self._spans:
+            self._ahead.release(self._spans.popleft())
+        self._at = self._asked = start

@@ -49,13 +49,39 @@ class InputFile:
         return f"{size} bytes, {version}" if version else f"{size} bytes"
 
 
+Piece = tuple[int, bytes | bytearray]  # where in the file, and the bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fetched:
+    """Bytes of a chunk's remote file that were fetched ahead: `pieces` in the order of the file, and the last ones of a
+    parquet file, which hold its `footer`."""
+
+    pieces: tuple[Piece, ...] = ()
+    footer: Piece | None = None
+
+    def find(self, start: int, stop: int) -> memoryview | None:
+        """The bytes `[start, stop)` of the file, if they are here."""
+        for first, data in (*self.pieces, *((self.footer,) if self.footer else ())):
+            if first <= start and stop <= first + len(data):
+                return memoryview(data)[start - first : stop - first]
+        return None
+
+    def rest(self, start: int) -> bytes:
+        """The bytes from `start` to the end of the piece that holds it; none if no piece does."""
+        return next(
+            (bytes(data[start - first :]) for first, data in self.pieces if first <= start < first + len(data)), b""
+        )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chunk:
     """A run of rows of one file, 8 to 64 MB of text: the unit that a worker reads and encodes.
 
     `file` is the file's number in the source. `start` and `stop` count row groups (parquet), bytes (jsonl) or rows (all
     formats that the main process reads front to back; their data travels in `payload`). `part` is the first row of a
-    piece of a giant row group. `weight` is the chunk's share of the file's bytes, for progress.
+    piece of a giant row group. `weight` is the chunk's share of the file's bytes, for progress. `fetched` are
+    bytes of a remote file that the worker need not fetch.
     """
 
     file: int
@@ -65,6 +91,7 @@ class Chunk:
     input: InputFile
     part: int = 0
     payload: bytes | tuple[str | None, ...] | None = field(default=None, repr=False)
+    fetched: Fetched | None = field(default=None, repr=False)
 
     @property
     def where(self) -> str:

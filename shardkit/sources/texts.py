@@ -8,7 +8,7 @@ import codecs
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,10 +16,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from shardkit.sources.chunk_bytes import chunk_lines, fetched_now
 from shardkit.sources.parquet import close_parquet_files, iter_column
-from shardkit.sources.ranges import DamagedSource, checked_read, read_range
+from shardkit.sources.ranges import AheadFile, DamagedSource, checked_read, read_range
+from shardkit.sources.read_ahead import WORKER_AHEAD_BYTES, ReadAhead
 from shardkit.sources.sample import read_documents
-from shardkit.sources.source import MAX_ROW_BYTES, Chunk, InputFile, ReadOptions, check_row_bytes
+from shardkit.sources.source import MAX_ROW_BYTES, Chunk, Fetched, InputFile, ReadOptions
 from shardkit.sources.whole_files import read_whole
 
 PIECE_BYTES = 16 << 20  # text of one piece, or one row
@@ -67,7 +69,7 @@ def read_chunk(chunk: Chunk, options: ReadOptions) -> Iterator[Texts]:
     if chunk.input.is_remote and chunk.payload is None:
         with suppress(BadRow, DamagedSource):
             held = None  # what is found in a piece may be the damage of the one before
-            for piece in _read_once(chunk, options):
+            for piece in _read_once(chunk if chunk.fetched else fetched_now(chunk, options), options):
                 if piece.bad:
                     break
                 if held is not None:
@@ -79,6 +81,7 @@ def read_chunk(chunk: Chunk, options: ReadOptions) -> Iterator[Texts]:
                     yield held
                 return
         close_parquet_files()
+        chunk = fetched_now(chunk, options)
     yield from islice(_read_once(chunk, options), given, None)
 
 
@@ -92,7 +95,7 @@ def _read_once(chunk: Chunk, options: ReadOptions) -> Iterator[Texts]:
     elif kind == "docstrings":
         yield _plain_texts(checked_read(chunk.input, lambda: read_documents(Path(chunk.input.url))))
     elif kind == "txt":
-        yield from _iter_text_file(chunk.input, options)
+        yield from _iter_text_file(chunk, options)
     elif kind == "txt.separated":
         data = chunk.payload or b""
         rows = data.split((options.separator or "").encode())
@@ -100,7 +103,9 @@ def _read_once(chunk: Chunk, options: ReadOptions) -> Iterator[Texts]:
             del rows[-1]
         yield _convert(enumerate(rows), len(rows), _decode, options)
     else:
-        lines = chunk.payload if isinstance(chunk.payload, bytes) else checked_read(chunk.input, lambda: _lines(chunk))
+        lines = (
+            chunk.payload if isinstance(chunk.payload, bytes) else checked_read(chunk.input, lambda: chunk_lines(chunk))
+        )
         yield _json_rows(lines, options, first=chunk.start == 0)
 
 
@@ -117,18 +122,19 @@ def _column_texts(column: pa.Array, options: ReadOptions) -> Texts:
     return Texts(values, range(len(values)), len(values), [], 0, size)
 
 
-def _iter_text_file(file: InputFile, options: ReadOptions) -> Iterator[Texts]:
+def _iter_text_file(chunk: Chunk, options: ReadOptions) -> Iterator[Texts]:
     """A file that is one document. With bad rows to be skipped, a long one is read to its end before its first part is
     given."""
+    file = chunk.input
     if options.skip_bad_rows and file.bytes > PIECE_BYTES:
         try:
-            for _ in _iter_parts(file):
+            for _ in _iter_parts(chunk):
                 pass
         except BadRow as bad:
             yield Texts([], [], 1, [(0, bad.why)], 1, 0)
             return
     try:
-        for part, (start, text) in enumerate(_iter_parts(file)):
+        for part, (start, text) in enumerate(_iter_parts(chunk)):
             stop = min(start + PIECE_BYTES, file.bytes)
             row = -1 if part else 0
             yield Texts([text], [row], row + 1, [], 0, stop - start, unfinished=stop < file.bytes, continued=part > 0)
@@ -138,42 +144,35 @@ def _iter_text_file(file: InputFile, options: ReadOptions) -> Iterator[Texts]:
         yield Texts([], [], 1, [(0, bad.why)], 1, 0)
 
 
-def _iter_parts(file: InputFile) -> Iterator[tuple[int, str]]:
+def _iter_parts(chunk: Chunk) -> Iterator[tuple[int, str]]:
     """The text of a file by blocks, with each block's place; a character on the border belongs to the later one."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    whole = read_whole(file) if file.oid and file.bytes <= MAX_ROW_BYTES else None  # the hash is of all of it
-    for start in range(0, max(1, file.bytes), PIECE_BYTES):
-        stop = min(start + PIECE_BYTES, file.bytes)
-        if whole is None:
-            data = checked_read(file, lambda: read_range(file, start, stop))  # noqa: B023 (called here and now)
-        else:
-            data = whole[start:stop]
-        held = len(decoder.getstate()[0])
-        try:
-            yield start, decoder.decode(data, final=stop == file.bytes)
-        except UnicodeDecodeError as error:
-            raise BadRow(-1 if start else 0, _not_utf8(error, start - held)) from error
+    file, decoder = chunk.input, codecs.getincrementaldecoder("utf-8")()
+    # the hash that the Hub states is of all of it
+    whole = read_whole(file, chunk.fetched) if file.oid and file.bytes <= MAX_ROW_BYTES else None
+    with _block_reader(file, whole, chunk.fetched) as read:
+        for start in range(0, max(1, file.bytes), PIECE_BYTES):
+            stop = min(start + PIECE_BYTES, file.bytes)
+            data = checked_read(file, lambda: read(start, stop))  # noqa: B023 (called here and now)
+            held = len(decoder.getstate()[0])
+            try:
+                yield start, decoder.decode(data, final=stop == file.bytes)
+            except UnicodeDecodeError as error:
+                raise BadRow(-1 if start else 0, _not_utf8(error, start - held)) from error
 
 
-def _lines(chunk: Chunk) -> bytes:
-    """The bytes of the lines that start in the chunk's byte range, the last one to its end."""
-    file, begin = chunk.input, max(0, chunk.start - 1)
-    data = read_whole(file) if chunk.stop - begin == file.bytes else read_range(file, begin, chunk.stop)
-    if chunk.start > 0:
-        first_end = data.find(b"\n")
-        if first_end < 0 or first_end == len(data) - 1:
-            return b""
-        data = data[first_end + 1 :]
-    blocks, position = [data], chunk.stop
-    row_start = chunk.stop - len(data) + data.rfind(b"\n") + 1
-    while position < file.bytes and not blocks[-1].endswith(b"\n"):
-        block = read_range(file, position, min(position + (1 << 20), file.bytes))
-        end = block.find(b"\n")
-        blocks.append(block if end < 0 else block[: end + 1])
-        end = len(block) if end < 0 else end
-        check_row_bytes(file, f"the row that starts at byte {row_start:,}", position + end - row_start)
-        position += len(block)
-    return b"".join(blocks)
+@contextmanager
+def _block_reader(
+    file: InputFile, whole: bytes | None, fetched: Fetched | None
+) -> Iterator[Callable[[int, int], bytes]]:
+    """A function that reads the bytes `[start, stop)` of a file, front to back: of its `whole` content, of what was
+    `fetched`, or itself, of a long remote file ahead of need."""
+    if whole is not None:
+        yield lambda start, stop: whole[start:stop]
+    elif fetched is not None or not file.is_remote or file.bytes <= PIECE_BYTES:
+        yield lambda start, stop: read_range(file, start, stop, fetched)
+    else:
+        with ReadAhead(WORKER_AHEAD_BYTES) as ahead, AheadFile(file, ahead) as remote:
+            yield lambda start, stop: remote.read(stop - start)
 
 
 def _plain_texts(texts: list[str]) -> Texts:

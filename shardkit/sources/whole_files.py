@@ -17,16 +17,20 @@ from typing import IO, Any
 
 from shardkit.errors import SourceError
 from shardkit.files import write_error
-from shardkit.sources.ranges import REQUEST_BYTES, RangeFile, checked_read, read_range
-from shardkit.sources.source import InputFile
+from shardkit.sources.ranges import AheadFile, checked_read, read_range
+from shardkit.sources.read_ahead import ReadAhead
+from shardkit.sources.source import Fetched, InputFile
 
 TRIES = 3
+_BLOCK_BYTES = 1 << 20
 
 
-def read_whole(file: InputFile) -> bytes:
-    """All bytes of a file; those of a Hub file have the hash that the Hub states, or it is a `SourceError`."""
-    for _ in range(TRIES):
-        data = checked_read(file, lambda: read_range(file, 0, file.bytes))
+def read_whole(file: InputFile, fetched: Fetched | None = None) -> bytes:
+    """All bytes of a file; those of a Hub file have the hash that the Hub states, or it is a `SourceError`. What was
+    `fetched` is looked at first."""
+    for number in range(TRIES):
+        held = fetched if number == 0 else None
+        data = checked_read(file, lambda: read_range(file, 0, file.bytes, held))  # noqa: B023 (called here and now)
         digest = _digest(file)
         digest.update(data)
         if not file.oid or digest.hexdigest() == file.oid:
@@ -34,13 +38,13 @@ def read_whole(file: InputFile) -> bytes:
     raise _wrong_bytes(file)
 
 
-def _copy(file: InputFile, into: IO[bytes], stop: Callable[[], bool]) -> None:
+def _copy(file: InputFile, ahead: ReadAhead, into: IO[bytes], stop: Callable[[], bool]) -> None:
     """Put the file's bytes, checked, into the empty file `into`, and go to its start."""
     for _ in range(TRIES):
         into.seek(0)
         digest = _digest(file)
-        with RangeFile(file) as remote:
-            while not stop() and (block := remote.read(REQUEST_BYTES)):
+        with AheadFile(file, ahead) as remote:
+            while not stop() and (block := remote.read(_BLOCK_BYTES)):
                 digest.update(block)
                 try:
                     into.write(block)
@@ -69,8 +73,8 @@ class WholeCopies:
     """Checked copies of those of `files` that are read front to back and have a hash, in order. A context manager: at
     its end, copying stops."""
 
-    def __init__(self, files: Sequence[InputFile]) -> None:
-        self._files = files
+    def __init__(self, files: Sequence[InputFile], ahead: ReadAhead) -> None:
+        self._files, self._ahead = files, ahead
         self._coming: dict[int, _Coming] = {}
         self._left = threading.Event()
 
@@ -93,7 +97,7 @@ class WholeCopies:
 
     def _start(self, number: int) -> None:
         if number not in self._coming:
-            self._coming[number] = _Coming(self._files[number], self._left.is_set)
+            self._coming[number] = _Coming(self._files[number], self._ahead, self._left.is_set)
 
 
 def _needs_copy(file: InputFile) -> bool:
@@ -103,9 +107,9 @@ def _needs_copy(file: InputFile) -> bool:
 class _Coming(threading.Thread):
     """A copy on its way."""
 
-    def __init__(self, file: InputFile, stop: Callable[[], bool]) -> None:
-        super().__init__(name="shardkit-source", daemon=True)
-        self._file, self._stop_asked = file, stop
+    def __init__(self, file: InputFile, ahead: ReadAhead, stop: Callable[[], bool]) -> None:
+        super().__init__(name="shardkit-copy", daemon=True)
+        self._file, self._ahead, self._stop_asked = file, ahead, stop
         self._copy: IO[bytes] | None = None
         self._error: Exception | None = None
         self.start()
@@ -114,7 +118,7 @@ class _Coming(threading.Thread):
         with ExitStack() as stack:
             try:
                 copy = stack.enter_context(tempfile.TemporaryFile(prefix="shardkit-"))
-                _copy(self._file, copy, self._stop_asked)
+                _copy(self._file, self._ahead, copy, self._stop_asked)
             except Exception as error:  # noqa: BLE001 (raised where the copy is asked for)
                 self._error = error
             else:

@@ -7,6 +7,7 @@ by SIGKILL, its end of the pipe closes and the workers leave.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import os
 import queue
@@ -15,16 +16,16 @@ import subprocess
 import threading
 import traceback
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from multiprocess.connection import Connection, wait
 from numpy.typing import NDArray
 
 from shardkit.errors import WorkerError
-from shardkit.sources.source import Chunk
+from shardkit.sources.source import Chunk, Fetched, Piece
 from shardkit.tokenization.spawning import Worker, start_workers
 from shardkit.tokenization.worker import ChunkEncoder, EncodedChunk, Job, until_error
 
@@ -38,6 +39,8 @@ class LocalRunner:
 
     Processes start at once, while the caller is still loading what the job needs; `run` then sends them the job.
     """
+
+    reads_ahead = True
 
     def __init__(self, workers: int) -> None:
         self._spare: list[Any] = []  # memory of results that have been used
@@ -72,7 +75,7 @@ class LocalRunner:
         while True:
             while issued - yielded < limit and (idle := self._idle(upcoming, chunks)) is not None:
                 idle.tasks.append((issued, upcoming[0]))
-                self._send(idle, upcoming.popleft())
+                self._send_chunk(idle, upcoming.popleft())
                 issued += 1
             while ready[yielded]:
                 result = ready[yielded].popleft()
@@ -93,8 +96,8 @@ class LocalRunner:
         while there is one for each worker after it: the last ones go to workers that have none, and all end together.
         """
         worker = min(self._workers, key=lambda w: len(w.tasks))
-        carries_text = bool(upcoming) and upcoming[0].payload is not None  # such chunks are not cheap to hold ahead
-        wanted = 1 if not worker.tasks or carries_text else len(self._workers) + 1
+        carries_bytes = bool(upcoming) and (upcoming[0].payload or upcoming[0].fetched)  # not cheap to hold ahead
+        wanted = 1 if not worker.tasks or carries_bytes else len(self._workers) + 1
         while len(upcoming) < wanted and (chunk := next(chunks, None)) is not None:
             upcoming.append(chunk)
         return worker if len(worker.tasks) < _AHEAD and len(upcoming) >= wanted else None
@@ -133,9 +136,26 @@ class LocalRunner:
             spare = np.empty(1 << (count - 1).bit_length(), np.uint8)
         return spare[:count]
 
+    def _send_chunk(self, worker: Worker, chunk: Chunk) -> None:
+        """Send a chunk; what was fetched for it follows as raw bytes. A footer is sent once for each file."""
+        pieces = chunk.fetched.pieces if chunk.fetched else ()
+        footer = chunk.fetched.footer if chunk.fetched else None
+        if footer is not None:
+            if worker.footer is footer:
+                footer = None
+            else:
+                worker.footer = footer
+        sizes = [(start, len(data)) for start, data in pieces]
+        self._send(worker, _Parcel(dataclasses.replace(chunk, fetched=None), chunk.fetched is not None, sizes, footer))
+        for _, data in pieces:
+            self._send(worker, data)
+
     def _send(self, worker: Worker, message: object) -> None:
         try:
-            worker.pipe.send(message)
+            if isinstance(message, bytes):
+                _send_bytes(worker.pipe, memoryview(message))
+            else:
+                worker.pipe.send(message)
         except (BrokenPipeError, ConnectionError):
             raise self._death(worker) from None
 
@@ -153,6 +173,36 @@ class LocalRunner:
         )
 
 
+class _Parcel(NamedTuple):
+    """A chunk on its way to a worker: without its bytes, whose places and sizes are stated, and with a footer that the
+    worker does not have yet."""
+
+    chunk: Chunk
+    is_fetched: bool
+    sizes: list[tuple[int, int]]
+    footer: Piece | None
+
+
+def _receive_chunks(pipe: Connection, put: Callable[[Any], None]) -> None:
+    """Receive jobs and chunks, with what was fetched for them, until the pipe ends."""
+    footer: Piece | None = None
+    while True:
+        message = pipe.recv()
+        if isinstance(message, _Parcel):
+            pieces = []
+            for start, size in message.sizes:
+                data = bytearray(size)
+                _receive_bytes(pipe, memoryview(data))
+                pieces.append((start, data))
+            footer = message.footer or footer
+            if message.is_fetched:
+                held = footer if message.chunk.input.format == "parquet" else None
+                message = dataclasses.replace(message.chunk, fetched=Fetched(pieces=tuple(pieces), footer=held))
+            else:
+                message = message.chunk
+        put(message)
+
+
 def work(descriptor: int) -> None:
     """A worker's life: the job, then chunks until the pipe closes, whose end is the file `descriptor`. One thread
     receives, so that the next task has come while the present one is encoded; another sends, so that no worker waits
@@ -164,8 +214,7 @@ def work(descriptor: int) -> None:
 
     def receive() -> None:
         try:
-            while True:
-                messages.put(pipe.recv())
+            _receive_chunks(pipe, messages.put)
         except (EOFError, OSError):
             os._exit(0)  # the main process is gone
         except BaseException:  # noqa: BLE001 (what cannot be unpickled: the main process would wait for ever)

@@ -24,6 +24,7 @@ from shardkit.files import atomic_write
 from shardkit.remote.pull import pull
 from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.open import DEFAULT_SOURCE, open_source
+from shardkit.sources.read_ahead import ReadAhead
 from shardkit.sources.sample import SAMPLE_SHARD_TOKENS
 from shardkit.tokenization import live_push, output_folder
 from shardkit.tokenization.live_push import LivePush
@@ -209,10 +210,17 @@ def _run(
     """Make the shards that are not made yet, and the manifest (not saved)."""
     started = time.time()
     source, resume = spec.source, journal.resume
-    chunks = iter_chunks(source, resume.file, resume.start, resume.part, chunk_bytes=spec.chunk_bytes)
     total = sum(file.bytes for file in source.files)
     done = sum(file.bytes for file in source.files[: resume.file])
-    with OrderedWriter(spec, seen, journal, uploads) as writer:
+    with OrderedWriter(spec, seen, journal, uploads) as writer, ReadAhead() as ahead:
+        chunks = iter_chunks(
+            source,
+            resume.file,
+            resume.start,
+            resume.part,
+            chunk_bytes=spec.chunk_bytes,
+            ahead=ahead if runner.reads_ahead else None,
+        )
         for result in runner.run(job, chunks):
             writer.append_chunk(result)
             done += result.chunk.weight

@@ -24,6 +24,7 @@ class RayRunner:
     else on this machine. A context manager: leaving it ends the actors, and the cluster if it was started here."""
 
     process_ids: tuple[int, ...] = ()
+    reads_ahead = False  # each actor fetches its chunk's bytes itself: they need not pass through this process
 
     def __init__(self, workers: int | None) -> None:
         try:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from multiprocess.connection import Connection, Pipe
 
-from shardkit.sources.source import Chunk
+from shardkit.sources.source import Chunk, Piece
 
 # Workers are the parallelism: inside one, the engine's and Arrow's own thread pools stay at one thread (with its helper
 # thread fastokens takes 40 % more processor time). One allocator, glibc's, serves Arrow too; it keeps the memory of one
@@ -40,12 +40,14 @@ _COMMAND = "import sys; sys.path[:] = {path!r}; from shardkit.tokenization.local
 
 @dataclass(slots=True)
 class Worker:
-    """A worker process, our end of its pipe, and the chunks that it was given and has not answered, by number."""
+    """A worker process, our end of its pipe, the chunks that it was given and has not answered, by number, and the
+    footer of a parquet file that it was given last."""
 
     name: str
     process: subprocess.Popen[bytes]
     pipe: Connection
     tasks: list[tuple[int, Chunk]] = field(default_factory=list)
+    footer: Piece | None = None
 
     def end(self) -> None:
         """Kill it. Its end of the pipe closes with it."""

@@ -18,7 +18,7 @@ from shardkit.sources import texts
 from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.open import open_source
 from shardkit.sources.ranges import RangeFile
-from shardkit.sources.source import InputFile
+from shardkit.sources.source import Fetched, InputFile
 from shardkit.sources.texts import BadRow
 
 TEXTS = [f"{number:04} {random.Random(number).randbytes(60).hex()}" for number in range(300)]
@@ -86,8 +86,8 @@ def test_a_character_that_came_wrong_at_the_end_of_a_piece_is_fetched_again(
 ) -> None:
     damaged = []
 
-    def damage(file: InputFile, start: int, stop: int) -> bytes:
-        data = read_range(file, start, stop)
+    def damage(file: InputFile, start: int, stop: int, fetched: Fetched | None = None) -> bytes:
+        data = read_range(file, start, stop, fetched)
         if not damaged:
             damaged.append(start)
             data = data[:-1] + bytes([data[-1] ^ 0x80])  # a letter now, and what follows it is found in the next piece

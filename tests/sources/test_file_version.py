@@ -17,6 +17,7 @@ from source_data import chunk_texts, lines, packed, texts_of
 
 from shardkit import network
 from shardkit.errors import SourceError
+from shardkit.sources import read_ahead
 from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.open import open_source
 
@@ -130,7 +131,8 @@ def test_a_file_behind_http_is_known_by_what_every_answer_states(
 def test_a_compressed_file_behind_http_is_one_version_from_its_first_request_to_its_last(
     tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shardkit.sources.ranges.REQUEST_BYTES", 4000)
+    for bound in ("SPAN_BYTES", "FIRST_SPAN_BYTES", "AHEAD_BYTES"):
+        monkeypatch.setattr(read_ahead, bound, 4000)
     server.states = "ETag"
 
     def change() -> None:

@@ -1,0 +1,52 @@
+"""The ends of remote parquet files, which hold their footers: fetched for several files ahead, in parallel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shardkit.sources.read_ahead import ReadAhead, Span
+from shardkit.sources.source import InputFile, Piece
+
+_FILES_AHEAD = 8
+_END_BYTES = 1 << 20  # that a footer mostly fits into
+_LEAST_BYTES = 64 << 10  # that pyarrow reads of any file's end
+
+
+class Footers:
+    """The footers of those of `files` that are remote parquet files, over `connections`."""
+
+    def __init__(self, files: Sequence[InputFile], connections: ReadAhead) -> None:
+        self.connections = connections
+        self.files = files
+        self._asked: dict[int, Span] = {}
+        self._here: dict[int, Piece | None] = {}
+
+    def footer(self, number: int) -> Piece | None:
+        """The end of file `number`, with its footer, if that is not too long; None for a local file, or after
+        `discard`. Those of the next files are asked for. Raises `SourceError`."""
+        if not self._needs(number):
+            return None
+        for later in range(number, min(number + _FILES_AHEAD, len(self.files))):
+            if self._needs(later) and later not in self._asked and later not in self._here:
+                file = self.files[later]
+                start = max(0, file.bytes - _END_BYTES)
+                self._asked[later] = self.connections.ask(file, start, file.bytes, urgent=True)
+        if number not in self._here:
+            span = self._asked.pop(number)
+            self._here = {number: _footer_in(span.start, bytes(self.connections.wait(span, span.stop)))}
+            self.connections.release(span)
+        return self._here[number]
+
+    def discard(self, number: int) -> None:
+        """Something is wrong with the footer of file `number`: it is not given any more."""
+        self._here[number] = None
+
+    def _needs(self, number: int) -> bool:
+        file = self.files[number]
+        return file.is_remote and file.format == "parquet" and file.bytes > 0
+
+
+def _footer_in(start: int, end: bytes) -> Piece:
+    """Of the bytes `end` of a file, which begin at `start`, the footer and no more than that; all of a small file."""
+    count = len(end) if start == 0 else max(_LEAST_BYTES, int.from_bytes(end[-8:-4], "little") + 8)
+    return start + max(0, len(end) - count), end[-count:]

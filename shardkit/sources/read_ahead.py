@@ -1,0 +1,217 @@
+"""Bytes of remote files, fetched ahead of need: over several connections, in the order in which they will be read, into
+bounded memory.
+
+A `Span` is one request. A connection is a thread; how many there are adapts to what helps (`Connections`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from types import TracebackType
+from typing import NamedTuple
+
+import numpy as np
+
+from shardkit.sources.remote_bytes import close_connections, read_into
+from shardkit.sources.source import InputFile
+
+AHEAD_BYTES = 192 << 20  # of memory, in all that was asked for and has not been read
+WORKER_AHEAD_BYTES = 64 << 20  # the same, where a worker reads a long file itself
+FIRST_AHEAD_BYTES = 32 << 20  # at the start, so that a short run does not fetch what it never reads
+SPAN_BYTES = 8 << 20  # of one request, at most
+FIRST_SPAN_BYTES = 1 << 20  # at the start, so that all workers soon have something to do
+MOST_CONNECTIONS = 16
+FIRST_CONNECTIONS = 8
+_GAIN = 1.1  # more connections must bring this much more
+_LOOK_SECONDS = 0.5  # between two looks at the rate
+_LOOK_AGAIN_SECONDS = 30.0  # after more connections did not help
+
+
+class NetworkFigures(NamedTuple):
+    """What was read over the network: bytes that came and requests made for them."""
+
+    bytes: int = 0
+    requests: int = 0
+
+
+class Span:
+    """The bytes `[start, stop)` of a file, on their way or here."""
+
+    __slots__ = ("arrived", "buffer", "error", "file", "start", "started", "stop")
+
+    def __init__(self, file: InputFile, start: int, stop: int) -> None:
+        self.file, self.start, self.stop = file, start, stop
+        self.buffer: memoryview = memoryview(b"")
+        self.arrived = 0
+        self.started = False
+        self.error: Exception | None = None
+
+
+class Connections:
+    """How many connections to use: more while they bring more, as seen when the reader waits for bytes. Thread-safe
+    only under its user's lock."""
+
+    def __init__(self, now: float) -> None:
+        self.count = FIRST_CONNECTIONS
+        self._best = 0.0
+        self._before = FIRST_CONNECTIONS  # the count that gave `_best`
+        self._looked_at, self._bytes = now, 0
+        self._rest_until = 0.0
+
+    def look(self, total_bytes: int, now: float, *, waited_for: bool) -> None:
+        """A request has ended; `total_bytes` have come so far, and somebody waits for more, or not."""
+        seconds = now - self._looked_at
+        if seconds < _LOOK_SECONDS:
+            return
+        rate = (total_bytes - self._bytes) / seconds
+        self._looked_at, self._bytes = now, total_bytes
+        if not waited_for or now < self._rest_until:
+            return
+        if rate > self._best * _GAIN:
+            self._best, self._before = rate, self.count
+            self.count = min(MOST_CONNECTIONS, self.count * 2)
+        else:
+            self.count, self._best, self._rest_until = self._before, 0.0, now + _LOOK_AGAIN_SECONDS
+
+
+class ReadAhead:
+    """Fetches spans in the order in which they are asked for, into at most `most_bytes` of memory (None: the usual
+    bound). A context manager: at its end, fetching stops."""
+
+    def __init__(self, most_bytes: int | None = None) -> None:
+        self.most_bytes = most_bytes or AHEAD_BYTES
+        self._changed = threading.Condition()
+        self._queue: deque[Span] = deque()
+        self._urgent: deque[Span] = deque()
+        self._threads: list[threading.Thread] = []
+        self._stop = threading.Event()
+        self._busy = self._held = self._read = 0  # connections at work; bytes in memory; bytes that were read
+        self._waiting: set[Span] = set()
+        self._bytes = self._requests = self._planned = 0
+        self._connections = Connections(time.monotonic())
+
+    def __enter__(self) -> ReadAhead:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stop.set()
+        with self._changed:
+            self._changed.notify_all()
+
+    @property
+    def figures(self) -> NetworkFigures:
+        """What has come so far."""
+        return NetworkFigures(self._bytes, self._requests)
+
+    @property
+    def span_bytes(self) -> int:
+        """How large the next span should be."""
+        return min(SPAN_BYTES, max(FIRST_SPAN_BYTES, self._planned // FIRST_CONNECTIONS))
+
+    def ask(self, file: InputFile, start: int, stop: int, *, urgent: bool = False) -> Span:
+        """Ask for the bytes `[start, stop)` of `file`, to be fetched after all that was asked for before, or, `urgent`
+        and few, as soon as a connection is free."""
+        span = Span(file, start, stop)
+        with self._changed:
+            if urgent:
+                self._urgent.append(span)
+            else:
+                self._queue.append(span)
+                self._planned += stop - start
+            wanted = min(self._connections.count, self._busy + len(self._queue) + len(self._urgent))
+            if len(self._threads) < wanted:
+                self._start_thread()
+            self._changed.notify()
+        return span
+
+    def wait(self, span: Span, stop: int) -> memoryview:
+        """The bytes of `span` from its start to `stop` (in the file), as soon as they are here. Raises what went
+        wrong with them."""
+        needed = stop - span.start
+        with self._changed:
+            self._waiting.add(span)
+            self._changed.notify_all()
+            while span.arrived < needed and span.error is None and not self._stop.is_set():
+                self._changed.wait()
+            self._waiting.discard(span)
+        if self._stop.is_set():
+            raise RuntimeError("the reading ahead has ended")
+        if span.arrived < needed and span.error is not None:
+            raise span.error
+        return span.buffer[:needed]
+
+    def release(self, span: Span) -> None:
+        """Say that `span` has been read: its memory is free for others."""
+        with self._changed:
+            if not span.started:
+                for queue in (self._queue, self._urgent):
+                    if span in queue:
+                        queue.remove(span)
+            elif len(span.buffer):
+                self._held -= len(span.buffer)
+                self._read += len(span.buffer)
+            span.buffer = memoryview(b"")
+            self._changed.notify_all()
+
+    def _start_thread(self) -> None:
+        thread = threading.Thread(target=self._fetch_all, name=f"shardkit-source-{len(self._threads)}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _fetch_all(self) -> None:
+        """The life of a connection."""
+        try:
+            while (span := self._next()) is not None:
+                self._fetch(span)
+        finally:
+            close_connections()
+
+    def _next(self) -> Span | None:
+        """The span to fetch now, once there is one, room for it, and need of one more connection."""
+        with self._changed:
+            while not self._stop.is_set():
+                if self._busy < self._connections.count and (span := self._due()) is not None:
+                    self._busy += 1
+                    self._requests += 1
+                    span.started = True
+                    span.buffer = np.empty(span.stop - span.start, np.uint8).data
+                    self._held += len(span.buffer)
+                    if (self._queue or self._urgent) and len(self._threads) < self._connections.count:
+                        self._start_thread()
+                    return span
+                self._changed.wait()
+            return None
+
+    def _due(self) -> Span | None:
+        if self._urgent:
+            return self._urgent.popleft()
+        if not self._queue:
+            return None
+        first = self._queue[0]
+        allowed = min(self.most_bytes, FIRST_AHEAD_BYTES + 2 * self._read)
+        if self._held and self._held + first.stop - first.start > allowed and first not in self._waiting:
+            return None
+        return self._queue.popleft()
+
+    def _fetch(self, span: Span) -> None:
+        buffer = span.buffer
+
+        def arrived(count: int) -> None:
+            with self._changed:
+                span.arrived += count
+                self._bytes += count
+                if span in self._waiting:
+                    self._changed.notify_all()
+
+        error: Exception | None = None
+        try:
+            read_into(span.file, span.start, buffer, arrived=arrived, stop=self._stop)
+        except Exception as failure:  # noqa: BLE001 (raised where the span is waited for)
+            error = failure
+        with self._changed:
+            span.error = error
+            self._busy -= 1
+            self._connections.look(self._bytes, time.monotonic(), waited_for=bool(self._waiting))
+            self._changed.notify_all()

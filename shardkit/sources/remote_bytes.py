@@ -1,0 +1,199 @@
+"""The bytes of a remote file, by ranges, from any thread: one resolve for many requests, and a connection that breaks
+or goes silent is taken up at the byte where it ended.
+
+Files of the Hub and behind http(s) are read through `requests`, which costs a fifth of the processor time of the Hub's
+own HTTP client; where a Hub file lies is asked of the real client, once, and again when that address has run out. All
+else is read through its fsspec driver. Each answer must be of the very version that was listed (`file_version.py`).
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+
+from shardkit.errors import SourceError
+from shardkit.network import open_filesystem, with_retries
+from shardkit.redaction import public_address, redact_logs
+from shardkit.sources.file_version import check_answer, check_size, check_unchanged
+from shardkit.sources.source import InputFile
+
+CONNECT_SECONDS = 10.0
+SILENT_SECONDS = 15.0  # without a byte: the connection is given up
+BLOCK_BYTES = 256 << 10
+PROGRESS_BYTES = 256 << 10  # as many from one request, and what ends it does not count as a failed try
+_HUB_FILE = re.compile(r"hf://datasets/([^/@]+/[^/@]+)@([^/]+)/(.+)")
+_ENDED = (401, 403, 404, 410)  # what an address answers that has run out
+_PER_THREAD = threading.local()
+_ONE_CONNECTION = threading.Lock()  # a driver that is not asynchronous (FTP) has no more
+
+
+def read_into(
+    file: InputFile,
+    start: int,
+    into: memoryview,
+    *,
+    arrived: Callable[[int], None] | None = None,
+    stop: threading.Event | None = None,
+) -> None:
+    """Fill `into`, shape `(n,)` bytes, with the bytes of `file` from `start` on; `arrived(count)` is called as they
+    come. Raises `SourceError` or `AuthError`, once `stop` is set too."""
+    reader, done = _reader(file), 0
+
+    def go_on() -> None:
+        nonlocal done
+        before = done
+        try:
+            for block in reader.blocks(start + done, start + len(into)):
+                into[done : done + len(block)] = block
+                done += len(block)
+                if arrived is not None:
+                    arrived(len(block))
+                if stop is not None and stop.is_set():
+                    raise ConnectionAbortedError("stopped")
+            if done < len(into):
+                raise OSError(
+                    f"{done - before:,} bytes came for the {len(into) - before:,} asked for at {start + before:,}: the "
+                    "connection was cut, or the server does not serve ranges (then download the file first)"
+                )
+        except (OSError, urllib3.exceptions.HTTPError):
+            if done - before < PROGRESS_BYTES or (stop is not None and stop.is_set()):
+                raise
+
+    while done < len(into):
+        with_retries(go_on, file.url, f"read {file.path}", stop, error=SourceError)
+
+
+def close_connections() -> None:
+    """Close the calling thread's connections."""
+    if (session := _PER_THREAD.__dict__.pop("session", None)) is not None:
+        session.close()
+
+
+@lru_cache(maxsize=256)
+def _reader(file: InputFile) -> _HubReader | _HttpReader | _FsspecReader:
+    if _HUB_FILE.fullmatch(file.url):
+        return _HubReader(file)
+    return _HttpReader(file) if file.url.startswith(("http://", "https://")) else _FsspecReader(file)
+
+
+def _session() -> requests.Session:
+    if (session := getattr(_PER_THREAD, "session", None)) is None:
+        redact_logs()
+        session = _PER_THREAD.session = requests.Session()
+    return session
+
+
+class _HttpReader:
+    """A file behind an address that stays good."""
+
+    def __init__(self, file: InputFile) -> None:
+        self._file = file
+
+    def blocks(self, start: int, stop: int) -> Iterator[bytes]:
+        """The bytes `[start, stop)`, and not one more, as they come; fewer if the connection ends."""
+        with _get(self._file.url, {}, start, stop) as answer:
+            yield from _checked_blocks(self._file, answer, start, stop)
+
+
+class _Place(NamedTuple):
+    """Where the bytes of a Hub file lie: an address, mostly signed and good for an hour, and the headers it needs."""
+
+    url: str
+    headers: Mapping[str, str]
+
+
+class _HubReader:
+    """A file of the Hub. Its place is asked for once; other threads wait for the answer."""
+
+    def __init__(self, file: InputFile) -> None:
+        self._file = file
+        self._lock = threading.Lock()
+        self._place: _Place | None = None
+
+    def blocks(self, start: int, stop: int) -> Iterator[bytes]:
+        """As `_HttpReader.blocks`."""
+        for _ in range(2):  # an address that has run out is asked for anew, once
+            known = self._place
+            with self._lock:
+                place = self._place = self._place or self._resolve()
+            with _get(place.url, place.headers, start, stop) as answer:
+                if answer.status_code not in _ENDED:
+                    yield from _checked_blocks(self._file, answer, start, stop)
+                    return
+                status = answer.status_code
+            with self._lock:
+                if self._place is place:
+                    self._place = None
+            if known is None:
+                break
+        raise ConnectionError(f"{urlsplit(place.url).hostname} refused it with status {status}")
+
+    def _resolve(self) -> _Place:
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+        from huggingface_hub.utils._headers import build_hf_headers
+
+        repo, commit, path = _HUB_FILE.fullmatch(self._file.url).groups()  # type: ignore[union-attr]
+        asked = hf_hub_url(repo, path, repo_type="dataset", revision=commit)
+        found = get_hf_file_metadata(asked, timeout=CONNECT_SECONDS + SILENT_SECONDS).location
+        # The token is for the Hub alone: an address elsewhere carries its permission in itself.
+        same = urlsplit(found)[:2] == urlsplit(asked)[:2]
+        return _Place(found, build_hf_headers(library_name="shardkit") if same else {})
+
+
+class _FsspecReader:
+    """A file that an fsspec driver reads."""
+
+    def __init__(self, file: InputFile) -> None:
+        self._file = file
+
+    def blocks(self, start: int, stop: int) -> Iterator[bytes]:
+        """As `_HttpReader.blocks`, all at once."""
+        filesystem, path = open_filesystem(self._file.url, error=SourceError)
+        if getattr(filesystem, "async_impl", False):
+            data = filesystem.cat_file(path, start=start, end=stop)
+        else:
+            with _ONE_CONNECTION, filesystem.open(path, "rb", cache_type="none") as handle:
+                check_size(self._file, getattr(handle, "size", None))
+                handle.seek(start)
+                data = handle.read(stop - start)
+        check_unchanged(self._file)
+        if len(data) > stop - start:
+            raise OSError(f"{len(data):,} bytes came for the {stop - start:,} asked for")
+        yield bytes(data)
+
+
+def _get(url: str, headers: Mapping[str, str], start: int, stop: int) -> Any:
+    asked = {"Accept-Encoding": "identity", **headers, "Range": f"bytes={start}-{stop - 1}"}
+    return _session().get(url, headers=asked, stream=True, timeout=(CONNECT_SECONDS, SILENT_SECONDS))
+
+
+def _checked_blocks(file: InputFile, answer: requests.Response, start: int, stop: int) -> Iterator[bytes]:
+    """The body of an answer that is what was asked for: these bytes of that version of the file, as they are."""
+    if answer.status_code < 400 or answer.status_code == 416:
+        check_answer(file, answer.headers)
+    if answer.status_code == 404:
+        raise FileNotFoundError(answer.reason or "404")
+    answer.raise_for_status()
+    host = urlsplit(answer.url).hostname
+    if (coding := answer.headers.get("Content-Encoding", "identity")) != "identity":
+        raise SourceError(
+            f"cannot read {file.path}: {host} sends it as {coding}, though the bytes as they are were asked for: a "
+            f"proxy or mirror on the way changes them; read {public_address(file.url)} without it"
+        )
+    came_from = re.match(r"bytes ([0-9]+)-", answer.headers.get("Content-Range", ""))
+    is_part = answer.status_code == 206 and came_from is not None and int(came_from[1]) == start
+    if not is_part and (start, stop) != (0, file.bytes):
+        raise OSError(f"{host} does not serve ranges (status {answer.status_code}): download the file first")
+    left = stop - start
+    while block := answer.raw.read(min(BLOCK_BYTES, left + 1), decode_content=False):
+        if len(block) > left:
+            raise OSError(f"{host} sent more than the {stop - start:,} bytes asked for")
+        left -= len(block)
+        yield block
