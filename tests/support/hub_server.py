@@ -4,10 +4,11 @@ It owns what the client (2.4.0) asks for: whoami; dataset and model repos, priva
 info, tree, paths-info, refs, commits; preupload, LFS upload (basic and multipart), NDJSON commits; resolve with ranges.
 LFS content moves through the origin `localhost`, everything else through `127.0.0.1`; a token that arrives there
 is in `leaked_tokens`. Repos are in `hub_store.py`, the Xet store in `hub_xet.py`, faults, log, start and stop in
-`hub_wire.py`.
+`hub_wire.py`, latency and rates in `hub_link.py`, orders from another process in `hub_control.py`. What lies in the
+folder `files` of its root is served too, at `/_files/`, as any web server does it.
 
 It leaves out: pull requests, spaces, discussions, squashing, moving a repo, `.gitignore` and `.gitattributes`
-rules, YAML checks, gzip, rate limits (use a `status` fault), expiring URLs (a 403 fault on `/_cdn/`), fsync.
+rules, YAML checks, gzip, rate limits (use a `status` fault), fsync.
 
     with HubServer() as hub:                                # or: python tests/support/hub_server.py --port 0 --root DIR
         hub.fault("status", "PUT", "/_lfs/", code=503, times=2)
@@ -24,6 +25,7 @@ import re
 import shutil
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,11 +33,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
+from hub_link import Link
 from hub_store import Commit, Entry, HubError, Repo, blocks_of
-from hub_wire import Fault, FaultyServer, Json, Request, parse_json
+from hub_wire import Fault, FaultyServer, HttpError, Json, Request, parse_json
 from hub_xet import XetHandler, XetStore
 
-__all__ = ["Account", "Commit", "Entry", "Fault", "HubServer", "Repo", "Request"]
+__all__ = ["Account", "Commit", "Entry", "Fault", "HubServer", "Link", "Repo", "Request"]
 
 LFS_SUFFIXES = (".npy", ".npz", ".bin", ".parquet", ".arrow", ".safetensors", ".pt", ".gz", ".zst", ".zip", ".tar")
 GITATTRIBUTES = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES).encode()
@@ -278,15 +281,27 @@ class HubHandler(XetHandler):
         if (stored := self.site.xet.by_sha256.get(entry.sha256)) is not None:
             refresh = f"{self.site.endpoint}/api/{repo.kind}/{repo.id}/xet-read-token/{commit.oid}"
             headers |= {"X-Xet-Hash": stored.hash, "Link": f'<{refresh}>; rel="xet-auth"'}
-        headers["Location"] = f"{self.site.cdn}/_cdn/{repo.kind}/{repo.id}/{entry.sha256}/{quote(path)}"
+        place = f"/_cdn/{repo.kind}/{repo.id}/{entry.sha256}/{quote(path)}"
+        headers["Location"] = f"{self.site.cdn}{place}{self.site.signature()}"
         self.answer(302, b"", headers)
 
     @route("GET|HEAD", f"/_cdn/{OBJECT}/(?P<path>.+)", "cdn")
     def cdn_file(self, repo: Repo, sha256: str, path: str) -> None:
         if not repo.blob(sha256).exists():
             raise HubError(403, "", "AccessDenied")
+        if float(self.query.get("Expires", ["inf"])[0]) <= time.time():
+            self.answer_expired()
+            return
         shown = f'inline; filename="{quote(Path(path).name)}";'
         self.answer_file(repo.blob(sha256), {"ETag": f'"{sha256}"', "Content-Disposition": shown})
+
+    @route("GET|HEAD", r"/_files/(?P<path>.+)", "open")
+    def plain_file(self, path: str) -> None:
+        place = self.site.root / "files" / path
+        if ".." in path.split("/") or not place.is_file():
+            raise HttpError(404, f"no such file: {path}")
+        state = place.stat()
+        self.answer_file(place, {"ETag": f'"{state.st_mtime_ns:x}-{state.st_size:x}"'})
 
     @route("GET", f"{API}/xet-read-token/{REV}", "file")
     @route("GET", f"{API}/xet-write-token/{REV}", "write")
@@ -430,6 +445,7 @@ class HubServer(FaultyServer):
     `tokens` maps a token to its `Account`. `page_size` and `expand_page_size` are entries of a listing's page. A file
     is LFS by its suffix, by a zero byte in its first 512, or over `lfs_threshold` bytes; an object over
     `multipart_threshold` bytes is uploaded in parts of `part_size`. Without `root` the state ends with the context.
+    `url_seconds` is how long the signed URLs are good that `resolve` sends clients on to (None: for ever, unsigned).
     """
 
     handler = HubHandler
@@ -453,6 +469,7 @@ class HubServer(FaultyServer):
         self.page_size, self.expand_page_size = page_size, expand_page_size
         self.lfs_threshold, self.multipart_threshold, self.part_size = lfs_threshold, multipart_threshold, part_size
         self.uploads: Counter[str] = Counter()
+        self.signatures = itertools.count(1)
         self.xet = XetStore(self.root / "xet")
         self.repos: dict[tuple[str, str], Repo] = {}
         for path in sorted(self.root.glob("*/*/*/repo.json")):
@@ -463,6 +480,13 @@ class HubServer(FaultyServer):
         self.stop()
         if self.temporary:
             shutil.rmtree(self.root, ignore_errors=True)
+
+    def signature(self) -> str:
+        """The query that makes a URL good for `url_seconds`; no two are the same."""
+        if self.url_seconds is None and not any(fault.action == "expire" for fault in self.faults):
+            return ""
+        until = time.time() + (3600 if self.url_seconds is None else self.url_seconds)
+        return f"?Expires={until:.3f}&Signature={next(self.signatures):016x}&Key-Pair-Id=TEST"
 
     # -- state, without HTTP -------------------------------------------------------------------------------------
 
@@ -510,8 +534,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Serve a local Hugging Face Hub and print its URL.")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--latency-ms", type=float, default=0.0, help="before each answer")
+    parser.add_argument("--api-latency-ms", type=float, help="before those of resolve and the API, if another")
+    parser.add_argument("--connection-mb", type=float, help="MB a second of each connection that downloads")
+    parser.add_argument("--total-mb", type=float, help="MB a second of all of them together")
+    parser.add_argument("--url-seconds", type=float, help="how long a signed URL is good")
+    parser.add_argument("--seed", action="append", default=[], metavar="REPO=FOLDER", help="a dataset to begin with")
     options = parser.parse_args()
+
+    def scaled(number: float | None, unit: float) -> float | None:
+        return None if number is None else number * unit
+
     with HubServer(options.root, port=options.port) as hub, contextlib.suppress(KeyboardInterrupt):
+        hub.link = Link(
+            options.latency_ms / 1e3,
+            scaled(options.api_latency_ms, 1e-3),
+            scaled(options.connection_mb, 1e6),
+            scaled(options.total_mb, 1e6),
+        )
+        hub.url_seconds = options.url_seconds
+        for repo_id, _, folder in (seed.partition("=") for seed in options.seed):
+            paths = [path for path in sorted(Path(folder).rglob("*")) if path.is_file()]
+            hub.seed_repo(repo_id, {path.relative_to(folder).as_posix(): path for path in paths})
         print(hub.endpoint, flush=True)
         threading.Event().wait()
 

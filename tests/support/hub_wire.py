@@ -4,8 +4,8 @@ It owns connections, bodies, byte ranges, faults and the log, and streams all bo
 Hub: `hub_server.py` adds what the requests mean. A second origin is the same port under the name `localhost`; a token
 that arrives there is a leak.
 
-Faults are rules. A rule with a probability decides by (seed, request, how often that request came), not by the order
-in which threads happen to run: the same requests fail in every run.
+Faults are rules. A rule with a probability decides by (seed, request with its range, how often that request came), not
+by the order in which threads happen to run: the same requests fail in every run. `link` is the link to the clients.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import contextlib
 import json
 import random
 import re
+import select
 import socket
 import struct
 import threading
@@ -24,12 +25,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Self
+from typing import IO, Any, Literal, NoReturn, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from hub_control import PREFIX, answer_control
+from hub_link import BLOCK, NO_LINK
+
 Json = dict[str, Any]
-Action = Literal["status", "drop", "drop_midway", "truncate", "corrupt", "slow", "lost_answer", "hold"]
-BLOCK = 1 << 18
+Action = Literal[
+    "status", "drop", "drop_midway", "truncate", "corrupt", "slow", "lost_answer", "hold", "stall", "expire"
+]
+SIGNATURE = re.compile(r"\?Expires=[^/]*$")  # ends a signed URL; another one at each `resolve`
 
 
 class HttpError(Exception):
@@ -56,6 +62,8 @@ class Fault:
     drop_midway  cut after the fraction `at` of the upload's body, or of the file that is downloaded
     truncate     serve the fraction `at` of a file as if that were all of it
     corrupt      flip the byte of a file at the fraction `at`
+    stall        serve the fraction `at` of a file, then nothing more for `seconds` (0: for ever), connection open
+    expire       answer 403 as for a signed URL that has run out, after the first `uses` of each URL
 
     It fires from the `nth` match on, with `probability`, at most `times` (None: for ever). `fired` counts.
     A cut is a reset (RST), or with `reset=False` an orderly close (FIN).
@@ -72,6 +80,7 @@ class Fault:
     retry_after: int | None = None
     seconds: float = 0.0
     at: float = 0.5
+    uses: int = 1
     reset: bool = True
     matched: int = 0
     fired: int = 0
@@ -79,16 +88,21 @@ class Fault:
     reached: threading.Event = field(default_factory=threading.Event, repr=False)
     gate: threading.Event = field(default_factory=threading.Event, repr=False)
 
-    def fires(self, stage: str, method: str, target: str) -> bool:
-        """Whether it is due at this stage: request (before any work), body (of an upload) or file (of a download)."""
-        stages = {"drop_midway": ("body", "file"), "truncate": ("file",), "corrupt": ("file",)}
+    def fires(self, stage: str, method: str, target: str, asked: str = "") -> bool:
+        """Whether it is due at this stage: request (before any work), body (of an upload) or file (of a download).
+
+        `asked` is the request's Range."""
+        stages = {"drop_midway": ("body", "file"), **dict.fromkeys(("truncate", "corrupt", "stall"), ("file",))}
         if stage not in stages.get(self.action, ("request",)):
             return False
         if not re.fullmatch(self.method, method) or not re.search(self.path, target):
             return False
-        request = f"{self.seed} {self.action} {method} {target}"
+        name = target if self.action == "expire" else SIGNATURE.sub("", target) + asked
+        request = f"{self.seed} {self.action} {method} {name}"
         self.matched += 1
         self.seen[request] += 1
+        if self.action == "expire" and self.seen[request] <= self.uses:
+            return False
         if self.matched < self.nth or (self.times is not None and self.fired >= self.times):
             return False
         if self.probability < 1 and random.Random(f"{request} {self.seen[request]}").random() >= self.probability:
@@ -99,7 +113,10 @@ class Fault:
 
 @dataclass
 class Request:
-    """One line of the log. Bytes are of bodies, as far as they got; `status` is 0 where no answer was sent."""
+    """One line of the log. Bytes are of bodies, as far as they got; `status` is 0 where no answer was sent.
+
+    `first` is the place in the file of a download's first byte; `began` and `ended` are in seconds since the epoch.
+    """
 
     method: str
     target: str
@@ -108,6 +125,9 @@ class Request:
     status: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
+    first: int = 0
+    began: float = field(default_factory=time.time)
+    ended: float = 0.0
     faults: list[str] = field(default_factory=list)
 
 
@@ -140,6 +160,11 @@ class FaultyHandler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def serve(self) -> None:
+        if self.path.startswith(PREFIX):
+            self.entry, self.lost, self.cut = Request(self.command, self.path, False, False), None, None
+            self.body = self.read_body()
+            answer_control(self)
+            return
         url = urlsplit(self.path)
         self.query = parse_qs(url.query)
         self.second_origin = self.headers.get("Host", "").startswith("localhost")
@@ -152,10 +177,18 @@ class FaultyHandler(BaseHTTPRequestHandler):
         self.lost: Fault | None = None  # swallows the answer
         self.body = self.read_body()
         self.site.running.wait()
-        if self.site.stopping.is_set() or self.answer_faulty():
+        try:
+            self.serve_logged(url.path, target)
+        finally:
+            self.entry.ended = time.time()
+
+    def serve_logged(self, path: str, target: str) -> None:
+        link = self.site.link
+        self.link = link if re.search(link.path, target) else NO_LINK
+        if self.site.stopping.wait(self.link.seconds_before(content=self.second_origin)) or self.answer_faulty():
             return
         try:
-            self.dispatch(url.path)
+            self.dispatch(path)
         except HttpError as error:
             self.answer(error.status, error.body, error.headers)
         except (DroppedError, OSError):
@@ -170,7 +203,8 @@ class FaultyHandler(BaseHTTPRequestHandler):
 
     def pick(self, stage: str) -> list[Fault]:
         with self.site.lock:
-            faults = [rule for rule in self.site.faults if rule.fires(stage, self.command, self.entry.target)]
+            asked = self.headers.get("Range", "")
+            faults = [rule for rule in self.site.faults if rule.fires(stage, self.command, self.entry.target, asked)]
         self.entry.faults += [rule.action for rule in faults]
         return faults
 
@@ -189,6 +223,9 @@ class FaultyHandler(BaseHTTPRequestHandler):
                 self.lost = fault
             elif fault.action == "drop":
                 self.drop(fault)
+            elif fault.action == "expire":
+                self.answer_expired()
+                return True
             else:
                 headers = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
                 if fault.code == 429 and fault.retry_after is not None:
@@ -199,6 +236,20 @@ class FaultyHandler(BaseHTTPRequestHandler):
         if "Transfer-Encoding" in self.headers or self.headers.get("Content-Length", "0") != "0":
             self.cut = next(iter(self.pick("body")), None)
         return False
+
+    def answer_expired(self) -> None:
+        """What the store behind the Hub answers to a signed URL that has run out."""
+        says = b"<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"
+        self.answer(403, b'<?xml version="1.0" encoding="UTF-8"?>' + says, {"Content-Type": "application/xml"})
+
+    def stay_silent(self, fault: Fault) -> None:
+        """Send nothing until the fault's `seconds` are over; ends with the client, or the server."""
+        until = time.monotonic() + (fault.seconds or float("inf"))
+        while (left := until - time.monotonic()) > 0:
+            if self.site.stopping.wait(min(0.02, left)):
+                raise DroppedError
+            if select.select([self.connection], [], [], 0)[0] and not self.connection.recv(1, socket.MSG_PEEK):
+                raise DroppedError
 
     def drop(self, fault: Fault) -> NoReturn:
         if fault.reset:
@@ -230,6 +281,9 @@ class FaultyHandler(BaseHTTPRequestHandler):
 
     def json(self) -> Json:
         return parse_json(b"".join(self.body))
+
+    def json_of_any_kind(self) -> Any:
+        return json.loads(b"".join(self.body))
 
     def begin_answer(self, status: int, headers: Mapping[str, str]) -> None:
         for _ in self.body:  # what was sent must be read before the connection can carry another request
@@ -268,30 +322,45 @@ class FaultyHandler(BaseHTTPRequestHandler):
             if start >= end:
                 self.answer(416, b"", {"Content-Range": f"bytes */{size}"})
                 return
-        stop, flip = end, -1
+        stop, flip, silence = end, -1, None
         for fault in self.pick("file") if self.command == "GET" else []:
             point = start + int((end - start) * fault.at)
             if fault.action == "truncate":
                 stop = end = point
             elif fault.action == "corrupt":
                 flip = min(point, end - 1)
+            elif fault.action == "stall":
+                silence, stop = fault, point
             else:
                 self.cut, stop = fault, point
         length = {"Content-Length": str(end - start), "Accept-Ranges": "bytes"}
         if status == 206:
             length["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+        self.entry.first = start
         self.begin_answer(status, {"Content-Type": "application/octet-stream", **length, **headers})
-        with path.open("rb") as file:
-            file.seek(start)
-            while start < stop and self.command == "GET":
-                block = bytearray(file.read(min(BLOCK, stop - start)))
-                if start <= flip < start + len(block):
-                    block[flip - start] ^= 0xFF
-                self.write(bytes(block))
-                start += len(block)
+        if self.command == "GET":
+            with path.open("rb") as file:
+                self.send_part(file, start, stop, flip)
+                if silence is not None:
+                    self.stay_silent(silence)
+                    self.send_part(file, stop, end, flip)
         if self.cut:
             self.site.stopping.wait(0.02)  # let the client take in what it got: a reset throws the rest away
             self.drop(self.cut)
+
+    def send_part(self, file: IO[bytes], start: int, stop: int, flip: int) -> None:
+        """Bytes `start` to `stop` of a file, at the pace of the link, the byte at `flip` wrong."""
+        for at, size in self.link.blocks(start, stop):
+            if self.site.stopping.is_set():
+                raise DroppedError
+            if at <= flip < at + size:
+                file.seek(at)
+                block = bytearray(file.read(size))
+                block[flip - at] ^= 0xFF
+                self.write(bytes(block))
+            else:
+                self.entry.bytes_out += size  # counted before the client can have seen it
+                self.connection.sendfile(file, at, size)
 
 
 def parse_json(text: bytes) -> Json:
@@ -309,6 +378,8 @@ class FaultyServer:
     def __init__(self, port: int = 0) -> None:
         self.port = port
         self.faults: list[Fault] = []
+        self.link = NO_LINK
+        self.url_seconds: float | None = None
         self.log: list[Request] = []
         self.leaked_tokens: list[str] = []
         self.errors: list[str] = []

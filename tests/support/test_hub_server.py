@@ -22,7 +22,8 @@ import huggingface_hub.utils._http as hf_http
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hub_server import Account, HubServer
+from hub_control import control
+from hub_server import Account, HubServer, Link
 from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationDelete,
@@ -472,6 +473,121 @@ def test_downloads_can_be_cut_shortened_and_corrupted(hub: HubServer, tmp_path: 
     assert [fault.fired for fault in hub.faults] == [1] * 5
     hub.faults.clear()
     assert tree_of(pull(hub, tmp_path / "clean")) == {"a.npy": content, "t.txt": b"text"}
+
+
+def cdn_target(hub: HubServer, name: str) -> str:
+    """Where `resolve` sends a client on to, without the origin."""
+    location = raw(hub, "GET", f"/datasets/{REPO}/resolve/main/{name}")[1]["Location"]
+    assert location.startswith(hub.cdn)
+    return location.removeprefix(hub.cdn)
+
+
+def test_a_stalled_download_leaves_the_connection_open_and_silent(hub: HubServer) -> None:
+    content = noise(100_000)
+    hub.seed_repo(REPO, {"a.npy": content})
+    target = cdn_target(hub, "a.npy")
+    hub.fault("stall", "GET", "/_cdn/", at=0.8)
+    connection = http.client.HTTPConnection("127.0.0.1", hub.port, timeout=0.3)
+    connection.request("GET", target, headers={"Host": "localhost"})
+    answer = connection.getresponse()
+    assert answer.headers["Content-Length"] == "100000"
+    assert answer.read(80_000) == content[:80_000]
+    with pytest.raises(TimeoutError):
+        answer.read(1)
+    answer.close()
+    connection.close()
+    while hub.connections:  # the server has noticed: no thread of it waits for ever
+        time.sleep(0.01)
+    assert raw(hub, "GET", target, Host="localhost", Range="bytes=80000-")[2] == content[80_000:]
+    hub.fault("stall", "GET", "/_cdn/", at=0.8, seconds=0.1)
+    assert raw(hub, "GET", target, Host="localhost")[2] == content  # it goes on
+    assert [request.bytes_out for request in hub.requests("GET", "/_cdn/")] == [80_000, 20_000, 100_000]
+    assert [request.first for request in hub.requests("GET", "/_cdn/")] == [0, 80_000, 0]
+
+
+def test_a_signed_url_runs_out_and_resolve_gives_another(hub: HubServer, api: HfApi) -> None:
+    content = noise(1000)
+    hub.seed_repo(REPO, {"a.npy": content})
+    hub.url_seconds = 60
+    assert Path(download(hub, api, "a.npy")).read_bytes() == content
+    hub.url_seconds = 0
+    old = cdn_target(hub, "a.npy")
+    status, headers, body = raw(hub, "GET", old, Host="localhost", Range="bytes=0-9")
+    assert (status, headers["Content-Type"], b"<Code>AccessDenied</Code>" in body) == (403, "application/xml", True)
+    hub.url_seconds = None
+    hub.fault("expire", "GET", "/_cdn/", uses=2, times=None)
+    first, second = cdn_target(hub, "a.npy"), cdn_target(hub, "a.npy")
+    assert first != second
+    assert [raw(hub, "GET", first, Host="localhost")[0] for _ in range(4)] == [200, 200, 403, 403]
+    assert [raw(hub, "GET", second, Host="localhost")[0] for _ in range(3)] == [200, 200, 403]
+
+
+def test_faults_of_ranges_and_signed_urls_are_the_same_for_the_same_seed(hub: HubServer) -> None:
+    hub.seed_repo(REPO, {"a.npy": noise(20_000)})
+    hub.url_seconds = 60
+    ranges = [f"bytes={at}-{at + 999}" for at in range(0, 20_000, 1000)]
+
+    def failing(order: list[str]) -> set[str]:
+        hub.faults.clear()
+        hub.fault("status", "GET", "/_cdn/", seed=3, probability=0.5, times=None)
+        target = cdn_target(hub, "a.npy")
+        return {asked for asked in order if raw(hub, "GET", target, Host="localhost", Range=asked)[0] == 503}
+
+    first = failing(ranges)
+    assert 2 < len(first) < 18
+    assert failing(ranges[::-1]) == first
+
+
+def test_the_link_holds_answers_back_and_bytes(hub: HubServer) -> None:
+    hub.seed_repo(REPO, {"a.npy": noise(100_000), "b.npy": noise(100_000, 1)})
+    targets = [cdn_target(hub, name) for name in ("a.npy", "b.npy")]
+
+    def seconds(*targets: str, host: str = "localhost") -> float:
+        started = time.monotonic()
+        threads = [threading.Thread(target=raw, args=(hub, "GET", target), kwargs={"Host": host}) for target in targets]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return time.monotonic() - started
+
+    hub.link = Link(latency=0.1, api_latency=0.2)
+    assert seconds(targets[0]) >= 0.1
+    assert seconds("/api/whoami-v2", host="127.0.0.1") >= 0.2
+    hub.link = Link(connection_rate=400_000)
+    assert seconds(*targets) >= 0.25
+    hub.link = Link(connection_rate=1e9, total_rate=400_000)
+    assert seconds(*targets) >= 0.5  # together
+    hub.link = Link(latency=30, connection_rate=1, path="b.npy")
+    seconds(targets[0])  # not held at all
+    statuses = [request.status for request in hub.requests("GET", "/_cdn/")]
+    assert statuses == [200] * 6
+
+
+def test_a_program_controls_a_server_in_another_process(hub: HubServer) -> None:
+    hub.seed_repo(REPO, {"a.npy": noise(1000)})
+    control(hub.endpoint, "PUT", "link", {"latency": 0.01, "connection_rate": 1e9})
+    control(hub.endpoint, "PUT", "faults", [{"action": "status", "path": "whoami", "code": 500}])
+    control(hub.endpoint, "PUT", "url_seconds", 60)
+    assert (hub.link.latency, hub.link.connection_rate, hub.url_seconds) == (0.01, 1e9, 60)
+    assert raw(hub, "GET", "/api/whoami-v2")[0] == 500
+    raw(hub, "GET", cdn_target(hub, "a.npy"), Host="localhost", Range="bytes=10-19")
+    log = control(hub.endpoint, "GET", "log")
+    assert [line["status"] for line in log] == [500, 302, 206]  # the orders themselves are not in it
+    assert (log[2]["first"], log[2]["bytes_out"]) == (10, 10)
+    assert 0 < log[0]["began"] <= log[2]["began"]
+    control(hub.endpoint, "DELETE", "log")
+    assert control(hub.endpoint, "GET", "log") == []
+
+
+def test_plain_files_are_served_as_by_any_web_server(hub: HubServer) -> None:
+    (hub.root / "files" / "a b").mkdir(parents=True)
+    (hub.root / "files" / "a b" / "t.txt").write_bytes(b"text")
+    status, headers, body = raw(hub, "GET", "/_files/a%20b/t.txt", Range="bytes=1-2")
+    assert (status, headers["Content-Range"], body) == (206, "bytes 1-2/4", b"ex")
+    assert headers["ETag"] == raw(hub, "HEAD", "/_files/a%20b/t.txt")[1]["ETag"]
+    for absent in ("/_files/none.txt", "/_files/../repo.json"):
+        assert raw(hub, "GET", absent)[0] == 404
 
 
 def test_slow_waits_and_pause_holds(hub: HubServer) -> None:
