@@ -16,6 +16,7 @@ from shardkit.redaction import printable
 from shardkit.tokenization.ordered_writer import TokenizeProgress
 
 _SECONDS_BETWEEN_LINES = 10.0
+_NETWORK_BOUND = 0.1  # of the workers' time went by in waiting
 
 
 class ProgressBar:
@@ -58,17 +59,38 @@ class ProgressBar:
         total = self._expected_tokens(progress)
         if self._bar is not None:
             self._bar.total = total
-            self._bar.set_postfix_str(f"{progress.shards} shards, RSS {rss}", refresh=False)
+            self._bar.set_postfix_str(f"{progress.shards} shards, RSS {rss}{_network(progress)}", refresh=False)
             self._bar.update(progress.tokens - self._bar.n)
             return
         rate = progress.session_tokens / max(progress.session_seconds, 1e-9)
         left = "?" if total is None else f"{max(0, total - progress.tokens) / max(rate, 1):.0f} s"
         line = f"{progress.tokens:,} tokens, {rate / 1e6:.1f} Mtok/s, {progress.shards} shards, ETA {left}, RSS {rss}"
+        line += _network(progress)
         print(line, file=sys.stderr, flush=True)
 
     def _expected_tokens(self, progress: TokenizeProgress) -> int | None:
         share = progress.source_bytes_done / progress.source_bytes if progress.source_bytes else 0.0
         return None if share <= 0 else int(progress.tokens / min(1.0, share))
+
+
+def _network(progress: TokenizeProgress) -> str:
+    words = bound_words(progress)
+    return f", {words}" if words else ""
+
+
+def bound_words(progress: TokenizeProgress) -> str:
+    """What bounds a run that reads over the network: "network-bound: 38 MB/s; 2 workers could take 190", or
+    "processor-bound: 90 MB/s come over the network". Empty where nothing came over it."""
+    if not progress.network_bytes:
+        return ""
+    rate = progress.network_bytes / max(progress.network_seconds, 1e-9) / 1e6
+    waited = progress.waited_share
+    if waited is None:
+        return f"{rate:.0f} MB/s come over the network"
+    if waited < _NETWORK_BOUND:
+        return f"processor-bound: {rate:.0f} MB/s come over the network"
+    workers = len(progress.process_ids)
+    return f"network-bound: {rate:.0f} MB/s; {workers} workers could take {rate / max(1 - waited, 0.01):.0f}"
 
 
 class TransferBar:
@@ -116,7 +138,8 @@ def run_summary(manifest: Manifest, last: TokenizeProgress | None, seconds: floa
     """What `shardkit tokenize` prints at its end. `last` is None when the dataset was already complete.
 
     `tokens_per_second` counts from the first read of this session. `audited_documents` were encoded by the reference
-    too, in this session, and gave the same ids: the first difference stops a run.
+    too, in this session, and gave the same ids: the first difference stops a run. Of a source that came over the
+    network, `network_mb_per_second`, the share of the workers' time that went by in waiting, and the bound in words.
     """
     skipped = sum(file.skipped for file in manifest.source.files) if manifest.source else 0
     summary: dict[str, Any] = {
@@ -133,4 +156,9 @@ def run_summary(manifest: Manifest, last: TokenizeProgress | None, seconds: floa
         summary["tokens_per_second"] = round(last.session_tokens / max(last.session_seconds, 1e-9))
         summary["bytes_per_token"] = round(last.session_text_bytes / last.session_tokens, 3)
         summary["audited_documents"] = last.audited
+    if last is not None and last.network_bytes:
+        summary["network_bytes"] = last.network_bytes
+        summary["network_mb_per_second"] = round(last.network_bytes / max(last.network_seconds, 1e-9) / 1e6, 1)
+        summary["waited_share"] = None if last.waited_share is None else round(last.waited_share, 3)
+        summary["bound"] = bound_words(last)
     return summary

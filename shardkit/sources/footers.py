@@ -10,6 +10,7 @@ from shardkit.sources.source import InputFile, Piece
 _FILES_AHEAD = 8
 _END_BYTES = 1 << 20  # that a footer mostly fits into
 _LEAST_BYTES = 64 << 10  # that pyarrow reads of any file's end
+_MOST_BYTES = 64 << 20  # of a footer; what says that it is longer is damaged
 
 
 class Footers:
@@ -22,8 +23,8 @@ class Footers:
         self._here: dict[int, Piece | None] = {}
 
     def footer(self, number: int) -> Piece | None:
-        """The end of file `number`, with its footer, if that is not too long; None for a local file, or after
-        `discard`. Those of the next files are asked for. Raises `SourceError`."""
+        """The end of file `number`, with its footer (all of a small file); None for a local file, and after `discard`.
+        Those of the next files are asked for. Raises `SourceError`."""
         if not self._needs(number):
             return None
         for later in range(number, min(number + _FILES_AHEAD, len(self.files))):
@@ -32,9 +33,7 @@ class Footers:
                 start = max(0, file.bytes - _END_BYTES)
                 self._asked[later] = self.connections.ask(file, start, file.bytes, urgent=True)
         if number not in self._here:
-            span = self._asked.pop(number)
-            self._here = {number: _footer_in(span.start, bytes(self.connections.wait(span, span.stop)))}
-            self.connections.release(span)
+            self._here = {number: self._end(self._asked.pop(number))}
         return self._here[number]
 
     def discard(self, number: int) -> None:
@@ -45,8 +44,17 @@ class Footers:
         file = self.files[number]
         return file.is_remote and file.format == "parquet" and file.bytes > 0
 
+    def _end(self, span: Span) -> Piece:
+        """The end of a file, of which `span` is a part, that holds its footer."""
+        end = self._bytes_of(span)
+        count = min(max(_LEAST_BYTES, int.from_bytes(end[-8:-4], "little") + 8), span.file.bytes)
+        if len(end) < count <= _MOST_BYTES:
+            end = self._bytes_of(self.connections.ask(span.file, span.stop - count, span.stop, urgent=True))
+        if len(end) < span.file.bytes:
+            end = end[-count:]
+        return span.stop - len(end), end
 
-def _footer_in(start: int, end: bytes) -> Piece:
-    """Of the bytes `end` of a file, which begin at `start`, the footer and no more than that; all of a small file."""
-    count = len(end) if start == 0 else max(_LEAST_BYTES, int.from_bytes(end[-8:-4], "little") + 8)
-    return start + max(0, len(end) - count), end[-count:]
+    def _bytes_of(self, span: Span) -> bytes:
+        data = bytes(self.connections.wait(span, span.stop))
+        self.connections.release(span)
+        return data

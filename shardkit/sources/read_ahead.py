@@ -10,7 +10,6 @@ import threading
 import time
 from collections import deque
 from types import TracebackType
-from typing import NamedTuple
 
 import numpy as np
 
@@ -27,13 +26,6 @@ FIRST_CONNECTIONS = 8
 _GAIN = 1.1  # more connections must bring this much more
 _LOOK_SECONDS = 0.5  # between two looks at the rate
 _LOOK_AGAIN_SECONDS = 30.0  # after more connections did not help
-
-
-class NetworkFigures(NamedTuple):
-    """What was read over the network: bytes that came and requests made for them."""
-
-    bytes: int = 0
-    requests: int = 0
 
 
 class Span:
@@ -89,7 +81,7 @@ class ReadAhead:
         self._stop = threading.Event()
         self._busy = self._held = self._read = 0  # connections at work; bytes in memory; bytes that were read
         self._waiting: set[Span] = set()
-        self._bytes = self._requests = self._planned = 0
+        self._bytes = self._planned = 0
         self._connections = Connections(time.monotonic())
 
     def __enter__(self) -> ReadAhead:
@@ -99,11 +91,6 @@ class ReadAhead:
         self._stop.set()
         with self._changed:
             self._changed.notify_all()
-
-    @property
-    def figures(self) -> NetworkFigures:
-        """What has come so far."""
-        return NetworkFigures(self._bytes, self._requests)
 
     @property
     def span_bytes(self) -> int:
@@ -174,7 +161,6 @@ class ReadAhead:
             while not self._stop.is_set():
                 if self._busy < self._connections.count and (span := self._due()) is not None:
                     self._busy += 1
-                    self._requests += 1
                     span.started = True
                     span.buffer = np.empty(span.stop - span.start, np.uint8).data
                     self._held += len(span.buffer)

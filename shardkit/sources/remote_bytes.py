@@ -31,7 +31,36 @@ PROGRESS_BYTES = 256 << 10  # as many from one request, and what ends it does no
 _HUB_FILE = re.compile(r"hf://datasets/([^/@]+/[^/@]+)@([^/]+)/(.+)")
 _ENDED = (401, 403, 404, 410)  # what an address answers that has run out
 _PER_THREAD = threading.local()
+_COUNTS = threading.Lock()
 _ONE_CONNECTION = threading.Lock()  # a driver that is not asynchronous (FTP) has no more
+
+
+class Traffic(NamedTuple):
+    """What this process has read of remote files so far: bytes that came, requests for them, and questions where a
+    file of the Hub lies."""
+
+    bytes: int = 0
+    requests: int = 0
+    resolves: int = 0
+
+    def since(self, before: Traffic) -> Traffic:
+        """What came after `before`."""
+        return Traffic(*(now - then for now, then in zip(self, before, strict=True)))
+
+
+_traffic = Traffic()
+
+
+def traffic() -> Traffic:
+    """The traffic of this process up to now."""
+    return _traffic
+
+
+def _count(*, count: int = 0, requests: int = 0, resolves: int = 0) -> None:
+    global _traffic
+    with _COUNTS:
+        before = _traffic
+        _traffic = Traffic(before.bytes + count, before.requests + requests, before.resolves + resolves)
 
 
 def read_into(
@@ -53,6 +82,7 @@ def read_into(
             for block in reader.blocks(start + done, start + len(into)):
                 into[done : done + len(block)] = block
                 done += len(block)
+                _count(count=len(block))
                 if arrived is not None:
                     arrived(len(block))
                 if stop is not None and stop.is_set():
@@ -140,6 +170,7 @@ class _HubReader:
         from huggingface_hub.utils._headers import build_hf_headers
 
         repo, commit, path = _HUB_FILE.fullmatch(self._file.url).groups()  # type: ignore[union-attr]
+        _count(resolves=1)
         asked = hf_hub_url(repo, path, repo_type="dataset", revision=commit)
         found = get_hf_file_metadata(asked, timeout=CONNECT_SECONDS + SILENT_SECONDS).location
         # The token is for the Hub alone: an address elsewhere carries its permission in itself.
@@ -156,6 +187,7 @@ class _FsspecReader:
     def blocks(self, start: int, stop: int) -> Iterator[bytes]:
         """As `_HttpReader.blocks`, all at once."""
         filesystem, path = open_filesystem(self._file.url, error=SourceError)
+        _count(requests=1)
         if getattr(filesystem, "async_impl", False):
             data = filesystem.cat_file(path, start=start, end=stop)
         else:
@@ -170,6 +202,7 @@ class _FsspecReader:
 
 
 def _get(url: str, headers: Mapping[str, str], start: int, stop: int) -> Any:
+    _count(requests=1)
     asked = {"Accept-Encoding": "identity", **headers, "Range": f"bytes={start}-{stop - 1}"}
     return _session().get(url, headers=asked, stream=True, timeout=(CONNECT_SECONDS, SILENT_SECONDS))
 

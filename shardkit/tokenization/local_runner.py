@@ -14,6 +14,7 @@ import queue
 import signal
 import subprocess
 import threading
+import time
 import traceback
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from multiprocess.connection import Connection, wait
 from numpy.typing import NDArray
 
 from shardkit.errors import WorkerError
+from shardkit.sources.remote_bytes import traffic
 from shardkit.sources.source import Chunk, Fetched, Piece
 from shardkit.tokenization.spawning import Worker, start_workers
 from shardkit.tokenization.worker import ChunkEncoder, EncodedChunk, Job, until_error
@@ -54,9 +56,9 @@ class LocalRunner:
             worker.end()
 
     @property
-    def process_ids(self) -> list[int]:
+    def process_ids(self) -> tuple[int, ...]:
         """The workers' process ids."""
-        return [worker.process.pid for worker in self._workers]
+        return tuple(worker.process.pid for worker in self._workers)
 
     def run(self, job: Job, chunks: Iterator[Chunk]) -> Iterator[EncodedChunk]:
         """Encode `chunks`; yields the pieces of their results in the same order. At most four chunks a worker are in
@@ -236,6 +238,7 @@ def work(descriptor: int) -> None:
     for module in ("pyarrow.parquet", "tiktoken", "fastokens"):  # while the main process still loads the vocabulary
         importlib.import_module(module)
     encoder: ChunkEncoder | None = None
+    waits_since, fetched = 0.0, 0
     while True:
         message = messages.get()
         if isinstance(message, Job):
@@ -243,8 +246,12 @@ def work(descriptor: int) -> None:
         elif encoder is None:
             raise RuntimeError("a chunk came before the job")
         else:
+            waited = time.monotonic() - waits_since if waits_since else 0.0
             for result in encoder.encode(message):
+                result.waited, waited = waited, 0.0
+                result.fetched_bytes, fetched = traffic().bytes - fetched, traffic().bytes
                 results.put(result)
+            waits_since = time.monotonic()
 
 
 def _send_result(pipe: Connection, result: EncodedChunk) -> None:

@@ -35,6 +35,8 @@ class TokenizeProgress:
     """How far a run is: totals over the whole run, `session_` figures since this process read its first chunk.
 
     `source_bytes_done` of `source_bytes` (0: unknown) is the share of the source's files already in the stream.
+    `network_bytes` of the source came over the network in `network_seconds`; of all the workers' time `waited_share`
+    went by in waiting for chunks (None: not known).
     """
 
     tokens: int
@@ -48,6 +50,9 @@ class TokenizeProgress:
     audited: int
     skipped: int
     process_ids: tuple[int, ...] = ()
+    network_bytes: int = 0
+    network_seconds: float = 0.0
+    waited_share: float | None = None
 
 
 class OrderedWriter:
@@ -65,6 +70,7 @@ class OrderedWriter:
         self.full = False
         self.first_read = 0.0
         self.session_tokens = self.session_text_bytes = self.audited = self.skipped = 0
+        self._waited, self._fetched_bytes = 0.0, 0  # of the workers
         self._files = {i: SourceFile(path=f.path, bytes=f.bytes) for i, f in enumerate(spec.source.files)}
         self._files.update(journal.resume.files)
         self._changed: set[int] = set()
@@ -93,6 +99,8 @@ class OrderedWriter:
         """Append the tokens of a chunk's next piece to the stream. Raises what went wrong in its worker."""
         chunk = result.chunk
         self.first_read = self.first_read or result.read_at
+        self._waited += result.waited
+        self._fetched_bytes += result.fetched_bytes
         if result.error is not None:
             raise result.error
         before = self._file or self._files[chunk.file]
@@ -131,8 +139,12 @@ class OrderedWriter:
             raise SourceError("the source holds no documents: nothing was written")
         return tuple(self._files[i] for i in sorted(self._files))
 
-    def progress(self, done: int, total: int, process_ids: tuple[int, ...]) -> TokenizeProgress:
-        """The figures for the bar; `done` of `total` bytes of the source's files are in the stream."""
+    def progress(
+        self, done: int, total: int, process_ids: tuple[int, ...], fetched_bytes: int, seconds: float
+    ) -> TokenizeProgress:
+        """The figures for the bar; `done` of `total` bytes of the source's files are in the stream. This process has
+        fetched `fetched_bytes` in `seconds`."""
+        session = time.time() - self.first_read if self.first_read else 0.0
         return TokenizeProgress(
             tokens=self.tokens,
             documents=self.documents,
@@ -141,10 +153,13 @@ class OrderedWriter:
             source_bytes=total,
             session_tokens=self.session_tokens,
             session_text_bytes=self.session_text_bytes,
-            session_seconds=time.time() - self.first_read if self.first_read else 0.0,
+            session_seconds=session,
             audited=self.audited,
             skipped=self.skipped,
             process_ids=process_ids,
+            network_bytes=fetched_bytes + self._fetched_bytes,
+            network_seconds=seconds,
+            waited_share=min(1.0, self._waited / (session * len(process_ids))) if process_ids and session else None,
         )
 
     def _up_to_limits(self, result: EncodedChunk, skip: int) -> NDArray[np.unsignedinteger]:

@@ -25,6 +25,7 @@ from shardkit.remote.pull import pull
 from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.open import DEFAULT_SOURCE, open_source
 from shardkit.sources.read_ahead import ReadAhead
+from shardkit.sources.remote_bytes import traffic
 from shardkit.sources.sample import SAMPLE_SHARD_TOKENS
 from shardkit.tokenization import live_push, output_folder
 from shardkit.tokenization.live_push import LivePush
@@ -208,7 +209,7 @@ def _run(
     progress: Callable[[TokenizeProgress], None] | None,
 ) -> Manifest:
     """Make the shards that are not made yet, and the manifest (not saved)."""
-    started = time.time()
+    started, before = time.time(), traffic()
     source, resume = spec.source, journal.resume
     total = sum(file.bytes for file in source.files)
     done = sum(file.bytes for file in source.files[: resume.file])
@@ -225,7 +226,8 @@ def _run(
             writer.append_chunk(result)
             done += result.chunk.weight
             if progress is not None:
-                progress(writer.progress(done, total, tuple(runner.process_ids)))
+                fetched = traffic().since(before).bytes
+                progress(writer.progress(done, total, runner.process_ids, fetched, time.time() - started))
             if writer.full:
                 break
         files = writer.finish()
@@ -235,6 +237,7 @@ def _run(
         "finished": time.time(),
         "tokens": writer.session_tokens,
         "audited": writer.audited,
+        "network": traffic().since(before)._asdict(),
     }
     atomic_write(seen.directory / WORK_DIR / "summary.json", json.dumps(summary) + "\n")
     return spec.manifest(journal.shards, files)

@@ -58,13 +58,16 @@ class EncodedChunk:
     `rows` were read; document `i` came from row `document_rows[i]` (None: row `i`) of the piece. `skipped` rows gave
     none, as runs (first, last), shape `(runs, 2)`: blank ones, and `bad_rows` bad ones, of which `bad` says why of the
     first few. `audited` documents were encoded by the reference too. `bad_row` or `error` says why the piece has no
-    tokens. Reading began at `read_at` (`time.time()`). After the `last` piece comes the next chunk.
+    tokens. Reading began at `read_at` (`time.time()`), after the worker had `waited` for the chunk, in seconds; it
+    fetched `fetched_bytes` over the network itself. After the `last` piece comes the next chunk.
     """
 
     chunk: Chunk
     tokens: NDArray[np.unsignedinteger] = field(default_factory=lambda: np.empty(0, np.uint16))
     eot_positions: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     read_at: float = 0.0
+    waited: float = 0.0
+    fetched_bytes: int = 0
     text_bytes: int = 0
     rows: int = 0
     document_rows: NDArray[np.int64] | None = None
