@@ -178,8 +178,8 @@ class _ChunksAhead:
         self._planned_bytes -= len(chunk.payload) if chunk.payload else 0
         if not item.needs and item.footer is None:
             return chunk
-        pieces = [(start, b"".join(self._parts(item.spans, start, stop))) for start, stop in item.needs]
-        if chunk.input.format == "jsonl" and chunk.stop < chunk.input.bytes and not pieces[0][1].endswith(b"\n"):
+        pieces = [(start, _joined(list(self._parts(item.spans, start, stop)))) for start, stop in item.needs]
+        if chunk.input.format == "jsonl" and chunk.stop < chunk.input.bytes and pieces[0][1][-1] != ord("\n"):
             pieces = [(pieces[0][0], b"".join([pieces[0][1], *self._line_end(chunk)]))]
         for span in item.spans:
             self._users[span] -= 1
@@ -215,3 +215,7 @@ class _ChunksAhead:
                     return
                 at = last
             number += 1
+
+
+def _joined(parts: list[memoryview]) -> memoryview | bytes:
+    return parts[0] if len(parts) == 1 else b"".join(parts)

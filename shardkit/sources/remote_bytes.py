@@ -12,17 +12,17 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
-
-import requests
-import urllib3
 
 from shardkit.errors import SourceError
 from shardkit.network import open_filesystem, with_retries
 from shardkit.redaction import public_address, redact_logs
 from shardkit.sources.file_version import check_answer, check_size, check_unchanged
 from shardkit.sources.source import InputFile
+
+if TYPE_CHECKING:
+    from requests import Response, Session
 
 CONNECT_SECONDS = 10.0
 SILENT_SECONDS = 15.0  # without a byte: the connection is given up
@@ -92,7 +92,7 @@ def read_into(
                     f"{done - before:,} bytes came for the {len(into) - before:,} asked for at {start + before:,}: the "
                     "connection was cut, or the server does not serve ranges (then download the file first)"
                 )
-        except (OSError, urllib3.exceptions.HTTPError):
+        except OSError:
             if done - before < PROGRESS_BYTES or (stop is not None and stop.is_set()):
                 raise
 
@@ -113,8 +113,10 @@ def _reader(file: InputFile) -> _HubReader | _HttpReader | _FsspecReader:
     return _HttpReader(file) if file.url.startswith(("http://", "https://")) else _FsspecReader(file)
 
 
-def _session() -> requests.Session:
+def _session() -> Session:
     if (session := getattr(_PER_THREAD, "session", None)) is None:
+        import requests  # not needed where all files are local
+
         redact_logs()
         session = _PER_THREAD.session = requests.Session()
     return session
@@ -207,7 +209,7 @@ def _get(url: str, headers: Mapping[str, str], start: int, stop: int) -> Any:
     return _session().get(url, headers=asked, stream=True, timeout=(CONNECT_SECONDS, SILENT_SECONDS))
 
 
-def _checked_blocks(file: InputFile, answer: requests.Response, start: int, stop: int) -> Iterator[bytes]:
+def _checked_blocks(file: InputFile, answer: Response, start: int, stop: int) -> Iterator[bytes]:
     """The body of an answer that is what was asked for: these bytes of that version of the file, as they are."""
     if answer.status_code < 400 or answer.status_code == 416:
         check_answer(file, answer.headers)
@@ -225,8 +227,18 @@ def _checked_blocks(file: InputFile, answer: requests.Response, start: int, stop
     if not is_part and (start, stop) != (0, file.bytes):
         raise OSError(f"{host} does not serve ranges (status {answer.status_code}): download the file first")
     left = stop - start
-    while block := answer.raw.read(min(BLOCK_BYTES, left + 1), decode_content=False):
+    while block := _next_block(answer, left + 1):
         if len(block) > left:
             raise OSError(f"{host} sent more than the {stop - start:,} bytes asked for")
         left -= len(block)
         yield block
+
+
+def _next_block(answer: Response, most: int) -> bytes:
+    from urllib3.exceptions import HTTPError
+
+    try:
+        block: bytes = answer.raw.read(min(BLOCK_BYTES, most), decode_content=False)
+    except HTTPError as error:  # cut, or silent for too long
+        raise ConnectionError(f"{type(error).__name__}: {error}") from error
+    return block

@@ -49,7 +49,7 @@ class InputFile:
         return f"{size} bytes, {version}" if version else f"{size} bytes"
 
 
-Piece = tuple[int, bytes | bytearray]  # where in the file, and the bytes
+Piece = tuple[int, bytes | bytearray | memoryview]  # where in the file, and the bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -150,12 +150,12 @@ class LocalRunner:
         sizes = [(start, len(data)) for start, data in pieces]
         self._send(worker, _Parcel(dataclasses.replace(chunk, fetched=None), chunk.fetched is not None, sizes, footer))
         for _, data in pieces:
-            self._send(worker, data)
+            self._send(worker, memoryview(data))
 
     def _send(self, worker: Worker, message: object) -> None:
         try:
-            if isinstance(message, bytes):
-                _send_bytes(worker.pipe, memoryview(message))
+            if isinstance(message, memoryview):
+                _send_bytes(worker.pipe, message)
             else:
                 worker.pipe.send(message)
         except (BrokenPipeError, ConnectionError):

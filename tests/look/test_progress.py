@@ -9,7 +9,7 @@ import pytest
 from texts import documents, write_parquet
 
 from shardkit import Manifest, tokenize
-from shardkit.look.progress import run_summary
+from shardkit.look.progress import bound_words, run_summary
 from shardkit.tokenization.ordered_writer import TokenizeProgress
 
 TEXTS = documents(40)
@@ -47,3 +47,27 @@ def test_a_run_that_was_complete_already_says_so_and_gives_no_rates(run: tuple[M
 def test_rates_of_no_time_at_all_are_numbers(run: tuple[Manifest, TokenizeProgress]) -> None:
     manifest, last = run
     assert run_summary(manifest, dataclasses.replace(last, session_seconds=0.0), 0.0)["tokens_per_second"] > 0
+
+
+@pytest.mark.parametrize(
+    ("figures", "words"),
+    [
+        ({}, ""),
+        (
+            {"network_bytes": 380_000_000, "network_seconds": 10.0, "waited_share": 0.8, "process_ids": (1, 2)},
+            "network-bound: 38 MB/s; 2 workers could take 190",
+        ),
+        (
+            {"network_bytes": 90_000_000, "network_seconds": 1.0, "waited_share": 0.02, "process_ids": (1, 2)},
+            "processor-bound: 90 MB/s come over the network",
+        ),
+        (
+            {"network_bytes": 5_000_000, "network_seconds": 1.0, "waited_share": None},
+            "5 MB/s come over the network",
+        ),  # workers elsewhere
+    ],
+)
+def test_what_bounds_a_run_over_the_network_is_said(
+    run: tuple[Manifest, TokenizeProgress], figures: dict[str, Any], words: str
+) -> None:
+    assert bound_words(dataclasses.replace(run[1], **figures)) == words

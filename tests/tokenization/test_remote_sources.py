@@ -1,0 +1,130 @@
+"""A source behind a network gives the shards of the local files, by few requests, through whatever the network does."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hub_server import HubServer
+
+from shardkit import Manifest, tokenize
+from shardkit.look.progress import run_summary
+from shardkit.tokenization.ordered_writer import TokenizeProgress
+
+FILES = 3
+REPO = "alice/texts"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Parquet files of some 3 MB each, in row groups of 100 KB, with text that does not compress."""
+    folder = tmp_path_factory.mktemp("files")
+    for number in range(FILES):
+        texts = [os.urandom(1000).hex() for _ in range(1500)]
+        table = pa.table({"id": [str(n) for n in range(1500)], "text": texts})
+        pq.write_table(table, folder / f"{number}.parquet", row_group_size=50, use_dictionary=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return tokenize(str(files), tmp_path_factory.mktemp("local"), **OPTIONS)
+
+
+@pytest.fixture
+def hub(files: Path) -> Iterator[HubServer]:
+    with HubServer() as server:
+        server.seed_repo(REPO, {path.name: path for path in sorted(files.iterdir())})
+        yield server
+
+
+OPTIONS = {"tokenizer": "bytes", "shard_tokens": 1_000_000, "prefix": "p", "chunk_bytes": 1 << 18, "workers": 2}
+COMMAND = [
+    *(sys.executable, "-m", "shardkit", "tokenize", REPO, "--tokenizer", "bytes", "--shard-tokens", "1000000"),
+    *("--prefix", "p", "--workers", "2", "--out"),
+]
+
+
+def start(hub: HubServer, out: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1"}
+    return subprocess.Popen([*COMMAND, str(out)], env=environment, text=True, stderr=subprocess.PIPE)
+
+
+def hashes(manifest: Manifest) -> list[str]:
+    return [shard.sha256 for shard in manifest.shards]
+
+
+def test_a_hub_dataset_is_read_by_one_resolve_a_file_and_few_requests(
+    hub: HubServer, expected: Manifest, tmp_path: Path
+) -> None:
+    hub.reset_log()
+    run = start(hub, tmp_path)
+    assert run.communicate(timeout=240)[1] is not None
+    assert run.returncode == 0
+    assert hashes(Manifest.load(tmp_path)) == hashes(expected)
+    kinds = Counter(
+        (request.method, found[0])
+        for request in hub.log
+        if (found := re.search(r"/resolve/|/_cdn/", request.target)) and ".parquet" in request.target
+    )
+    assert kinds["HEAD", "/resolve/"] == FILES
+    assert kinds["GET", "/resolve/"] == 0
+    assert kinds["GET", "/_cdn/"] <= 5 * FILES  # for 90 row groups
+
+
+def test_addresses_that_run_out_stalls_cuts_and_refusals_change_no_byte(
+    hub: HubServer, expected: Manifest, tmp_path: Path
+) -> None:
+    faults = [
+        hub.fault("expire", "GET", "/_cdn/", uses=2, times=3),
+        hub.fault("drop_midway", "GET", "/_cdn/", nth=3, at=0.4),
+        hub.fault("corrupt", "GET", r"/_cdn/.*1\.parquet", at=0.98),  # in the footer
+        hub.fault("status", "GET", "/_cdn/", nth=5, code=503),
+        hub.fault("drop", "HEAD", "/resolve/", nth=2),
+    ]
+    run = start(hub, tmp_path)
+    errors = run.communicate(timeout=240)[1]
+    assert run.returncode == 0, errors
+    assert hashes(Manifest.load(tmp_path)) == hashes(expected)
+    assert [fault.action for fault in faults if not fault.fired] == []
+
+
+def test_killed_while_it_reads_the_same_command_goes_on_and_fetches_little_twice(
+    hub: HubServer, expected: Manifest, tmp_path: Path
+) -> None:
+    hub.reset_log()
+    wall = hub.fault("hold", "GET", r"/_cdn/.*2\.parquet", nth=2)
+    run = start(hub, tmp_path)
+    assert wall.reached.wait(timeout=240)
+    run.send_signal(signal.SIGKILL)
+    run.communicate(timeout=60)
+    wall.gate.set()
+    again = start(hub, tmp_path)
+    errors = again.communicate(timeout=240)[1]
+    assert again.returncode == 0, errors
+    assert hashes(Manifest.load(tmp_path)) == hashes(expected)
+
+
+def test_a_run_says_what_came_over_the_network_and_what_it_waited_for(
+    hub: HubServer, files: Path, tmp_path: Path
+) -> None:
+    sha256 = hub.files(REPO)["0.parquet"].sha256
+    seen: list[TokenizeProgress] = []
+    source = f"{hub.cdn}/_cdn/datasets/{REPO}/{sha256}/0.parquet"
+    manifest = tokenize(source, tmp_path, **OPTIONS, progress=seen.append)
+    size = (files / "0.parquet").stat().st_size
+    assert size * 0.9 < seen[-1].network_bytes < size * 1.1 + (2 << 20)
+    summary = run_summary(manifest, seen[-1], 1.0)
+    assert summary["network_bytes"] == seen[-1].network_bytes
+    assert summary["network_mb_per_second"] > 0
+    assert 0 <= summary["waited_share"] <= 1
+    assert re.match(r"(network|processor)-bound: \d+ MB/s", summary["bound"])
