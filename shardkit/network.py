@@ -12,10 +12,12 @@ import errno
 import re
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any, TypeVar
 
+from shardkit import hub_session
 from shardkit.errors import HubError, ShardkitError, UsageError
 from shardkit.network_errors import NO_ROOM, RULES
 from shardkit.redaction import hub_token, public_address, redact, redact_logs, user_of
@@ -54,7 +56,8 @@ def with_retries(
     while True:
         attempt += 1
         try:
-            return action()
+            with _session_for(where):
+                return action()
         except ShardkitError:
             raise
         except Exception as raised:
@@ -63,6 +66,11 @@ def with_retries(
             failure, wait = as_hub_error(raised, where, what, error=error, content=content)
             if wait is None or attempt == TRIES or stop.wait(max(wait, FIRST_WAIT_SECONDS * 2 ** (attempt - 1))):
                 raise failure from None  # the client's own text may hold a header with the token
+
+
+def _session_for(where: str) -> AbstractContextManager[None]:
+    """What a call to `where` needs around it: the Hub's client answers to us."""
+    return hub_session.hub_session() if where.startswith("hf://") else nullcontext()
 
 
 def open_filesystem(address: str, *, error: type[ShardkitError] = HubError) -> tuple[Any, str]:
@@ -109,7 +117,14 @@ def as_hub_error(
     if wait is not None and wait > LONGEST_WAIT_SECONDS:
         says, wait = f"asks to wait {wait:.0f} s ({{status}}): run the same command later, it goes on", None
     said = scrub(str(getattr(root, "server_message", None) or root)) or "no reason given"
-    says = says.format(status=status, said=said, detail=scrub(f"{type(root).__name__}: {root}"))
+    says = says.format(
+        status=status,
+        said=said,
+        detail=scrub(f"{type(root).__name__}: {root}"),
+        asked=hub_session.request_of(getattr(root, "response", None)),
+        endpoint=hub_session.endpoint(),
+        advice=hub_session.advice(),
+    )
     head = f"cannot {what}: " if rule.says is NO_ROOM else f"cannot {what}: {scrub(public_address(where))} "
     return (rule.error or error)(head + says), wait
 
@@ -133,15 +148,24 @@ def _marks_of(error: BaseException) -> set[str | int]:
         marks.add("Hub")
         if getattr(getattr(error, "response", None), "history", None):
             marks.add("redirected")
+        marks |= _marks_of_answer(getattr(getattr(error, "response", None), "headers", None) or {})
     if not hub_token():
         marks.add("no token")
     if "Credentials" in type(error).__name__:
         marks.add("credentials")
     if "Illegal header value" in str(error):
         marks.add("illegal header")
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        marks.add("certificate")
     if "error_perm" in marks and str(error)[:3] in ("430", "530", "532"):  # of FTP
         marks.add("login")
     return marks
+
+
+def _marks_of_answer(headers: Mapping[str, str]) -> set[str | int]:
+    """Whether an answer is a page for people, and whether it lacks the code that the Hub gives with its errors."""
+    is_page = headers.get("Content-Type", "").startswith("text/html")
+    return {*(["page"] if is_page else []), *([] if "X-Error-Code" in headers else ["no code"])}
 
 
 def _status_of(error: BaseException) -> int | None:
@@ -161,12 +185,12 @@ def _retry_after(error: BaseException) -> float:
 
 
 def _root_of(error: BaseException) -> BaseException:
-    """What a client's wrapper exceptions hide: the Hub's answer if there is one in the chain, else the first cause."""
+    """What a client's wrapper exceptions hide: the Hub's answer if one is in the chain, else the first cause."""
     chain, causes = [error], [error]
     while (below := _context_of(chain[-1])) is not None and below not in chain:
         chain.append(below)
     for item in chain:
-        if "HfHubHTTPError" in _class_names(item):
+        if not _class_names(item).isdisjoint({"HfHubHTTPError", "WrongAnswer"}):
             return item
     # fsspec calls whatever kept it from a file behind http "not found": a refusal, or no connection
     cause = error.__cause__

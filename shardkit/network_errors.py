@@ -18,6 +18,17 @@ _RIGHTS = "does not allow it ({said}): check your rights and credentials there"
 _IN_THE_WAY = "is not a folder, or has a file in the way ({said}): choose another"
 NO_ROOM = "no room left on the disk; make room and run the same command again"
 
+_PAGE = "is not served by {endpoint}, which answered {asked} with a page ({status}), and not as the Hub does: {advice}"
+_PORTAL = "was not asked: this network wants a login first ({status}): open any page in a browser here"
+_LACKS = (
+    "is not whole at {endpoint}, which answered {asked} with 404 and without the Hub's own error code: it does not "
+    "have this; {advice}"
+)
+_CERTIFICATE = (
+    "shows a certificate that is not trusted here ({said}): a proxy that opens connections, or a network that wants a "
+    "login, stands between; name its certificate in SSL_CERT_FILE, or log in"
+)
+
 
 class Rule(NamedTuple):
     """What is done about an error that has all of `marks` (see `_marks_of` in `network.py`)."""
@@ -25,10 +36,13 @@ class Rule(NamedTuple):
     marks: set[str | int]
     retry: bool
     error: type[ShardkitError] | None  # None: the class that the caller asks for
-    says: str  # after "cannot WHAT: WHERE"; `said` is the client's text, `detail` has its class in front
+    # After "cannot WHAT: WHERE". `said` is the client's text, `detail` has its class in front, `asked` is the request
+    # that was answered, `endpoint` whom the Hub's client asks, `advice` what to look at where answers are wrong.
+    says: str
 
 
 RULES = [  # the first that fits is followed
+    Rule({"WrongAnswer"}, False, None, "is not served by {endpoint}, which {said}: {advice}"),
     Rule({"GatedRepoError"}, False, AuthError, f"is gated: accept its conditions on its page, then {_LOGIN}"),
     Rule(
         {"RepositoryNotFoundError", "no token"},
@@ -42,10 +56,12 @@ RULES = [  # the first that fits is followed
         AuthError,
         "does not exist, or your token may not see it: check the name and account",
     ),
+    *(Rule({"Hub", status, "page", "no code"}, False, None, _PAGE) for status in (401, 405, 407, 451, 511)),
     Rule({"Hub", 401, "no token"}, False, AuthError, f"needs a token and there is none: {_NEW_TOKEN}"),
     Rule({"Hub", 401}, False, AuthError, f"does not accept the token (wrong or expired): {_NEW_TOKEN}"),
     # The Hub sends readers on to a signed URL. One that has run out answers 403; the next try gets a new one.
     Rule({"Hub", 403, "redirected"}, True, AuthError, f"does not allow it ({{said}}): {_NEW_TOKEN}"),
+    Rule({"Hub", 403, "page", "no code"}, False, None, _PAGE),
     Rule(
         {"Hub", 403},
         False,
@@ -58,7 +74,9 @@ RULES = [  # the first that fits is followed
     Rule(
         {"Hub", "EntryNotFoundError"}, False, None, "has no such file: the dataset there is unfinished, push it again"
     ),
+    Rule({"Hub", 404, "no code"}, False, None, _LACKS),
     Rule({"BadRequestError"}, False, None, "refused it ({status}: {said})"),
+    Rule({511}, False, None, _PORTAL),
     *(Rule({status}, True, None, _LATER) for status in (408, 409, 412, 425, 429, 500, 502, 503, 504, "over 504")),
     Rule({"HTTP"}, False, None, "refused it ({status}: {said})"),
     Rule({"OfflineModeIsEnabled"}, False, None, "was not asked, offline mode is on: unset HF_HUB_OFFLINE"),
@@ -83,6 +101,7 @@ RULES = [  # the first that fits is followed
     ),
     Rule({"ArrowException"}, False, None, "is no whole parquet file ({said}): fetch or make it again"),
     Rule({"content"}, False, None, "cannot be read ({detail}): fetch or make it again"),
+    Rule({"certificate"}, False, None, _CERTIFICATE),
     Rule({"JSONDecodeError"}, True, None, _ODD),
     Rule({"ValueError"}, False, None, "cannot be used that way ({said})"),
     Rule(set(), True, None, _ODD),

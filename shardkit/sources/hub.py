@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from shardkit.dataset.manifest import SourceInfo
 from shardkit.errors import SourceError
+from shardkit.hub_session import WrongAnswer
 from shardkit.network import Result, with_retries
+from shardkit.redaction import public_address
 from shardkit.sources.source import FORMATS, InputFile, ReadOptions, Source, format_of
 
 
@@ -57,6 +60,9 @@ def _resolve(dataset: str, name: str | None, split: str, commit: str) -> tuple[s
     datasets.disable_progress_bars()
     try:
         builder: Any = datasets.load_dataset_builder(dataset, name, revision=commit)
+    except FileNotFoundError:
+        _ask_for_card(dataset, commit)
+        raise
     except ValueError as error:
         if type(error) is not ValueError:
             raise
@@ -72,6 +78,17 @@ def _resolve(dataset: str, name: str | None, split: str, commit: str) -> tuple[s
             f"{', '.join(map(str, files)) or 'none: it has no data files'} (--split)"
         )
     return str(builder.config.name), [str(url) for url in files[split]]
+
+
+def _ask_for_card(dataset: str, commit: str) -> None:
+    """Raise what is wrong with the Hub, or a mirror, where the card cannot be had: `datasets` calls that "no files"."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError
+
+    url = hf_hub_url(dataset, "README.md", repo_type="dataset", revision=commit)
+    with suppress(EntryNotFoundError):  # a dataset without a card
+        if get_hf_file_metadata(url).etag is None:
+            raise WrongAnswer(f"answered HEAD {public_address(url)} without an ETag, which `datasets` must have")
 
 
 def _list(api: Any, dataset: str, commit: str, paths: list[str]) -> dict[str, Any]:
