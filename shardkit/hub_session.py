@@ -10,18 +10,16 @@ success. `network.py` has the session set for every call to `hf://`.
 from __future__ import annotations
 
 import json
-import os
 import re
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from shardkit.hub_address import HUB, endpoint, is_mirror
 from shardkit.redaction import public_address
 
 STALL_SECONDS = 300.0  # without a byte from a server, or to it, which may be at work with what it got
-HUB = "https://huggingface.co"
 # What of the API a dataset needs: an object with a field, or a list of such objects. A listing that is no list would
 # seem an empty one, an object without the field is an error deep in the client.
 _SHAPES: tuple[tuple[re.Pattern[str], type, str], ...] = (
@@ -38,18 +36,6 @@ _FILES = "/resolve-cache/"  # below the API, but the bytes of files
 
 class WrongAnswer(OSError):
     """An answer that no Hub gives, in words that follow "it": no other try mends it."""
-
-
-def endpoint() -> str:
-    """Where the Hub's client asks: the Hub, or the mirror that `HF_ENDPOINT` names. Without a password."""
-    constants = sys.modules.get("huggingface_hub.constants")
-    stated = constants.ENDPOINT if constants is not None else os.environ.get("HF_ENDPOINT", "")
-    return public_address(str(stated or HUB)).rstrip("/")
-
-
-def is_mirror() -> bool:
-    """Whether `HF_ENDPOINT` names another place than the Hub."""
-    return endpoint() != HUB
 
 
 def advice() -> str:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from shardkit import hub_session
 from shardkit.errors import HubError, ShardkitError, UsageError
+from shardkit.hub_address import endpoint
 from shardkit.network_errors import NO_ROOM, RULES
 from shardkit.redaction import hub_token, public_address, redact, redact_logs, user_of
 
@@ -122,7 +123,7 @@ def as_hub_error(
         said=said,
         detail=scrub(f"{type(root).__name__}: {root}"),
         asked=hub_session.request_of(getattr(root, "response", None)),
-        endpoint=hub_session.endpoint(),
+        endpoint=endpoint(),
         advice=hub_session.advice(),
     )
     head = f"cannot {what}: " if rule.says is NO_ROOM else f"cannot {what}: {scrub(public_address(where))} "

@@ -20,6 +20,7 @@ from huggingface_hub import HfFileSystem, constants
 
 from shardkit import hub_session, network
 from shardkit.errors import HubError, SourceError
+from shardkit.hub_address import HUB
 from shardkit.remote.pull import pull
 from shardkit.remote.push import push
 from shardkit.remote.streaming.contents import open_dataset
@@ -166,7 +167,7 @@ def test_a_mirror_that_shows_an_old_copy_is_named_beside_the_owner(
             pull(REPO, tmp_path / "c")
         for caught in (damaged, behind_the_times):
             assert f", or {mirror.endpoint} shows an old or damaged copy: check HF_ENDPOINT" in str(caught.value)
-    monkeypatch.setattr(constants, "ENDPOINT", hub_session.HUB)
+    monkeypatch.setattr(constants, "ENDPOINT", HUB)
     assert hub_session.or_mirror(f"hf://datasets/{REPO}") == ""
     assert "a network that wants a login, answers in the Hub's place" in hub_session.advice()
 
