@@ -1,8 +1,8 @@
 """The Hub's client at work for us: what its one HTTP session does while a call of ours runs, and who answers it.
 
-The session is shared with the host program. So a hook is put on it for our calls alone, which gives the requests of
+The session is shared with the host program. So hooks are put on it for our calls alone, which give the requests of
 our threads, and of no other, a time-out (the client's own is none: a stalled server would hang a push for ever), and
-which refuses what no Hub answers (`WrongAnswer`). Mirrors (`HF_ENDPOINT`), proxies and the login pages of networks
+refuse what no Hub answers (`WrongAnswer`). Mirrors (`HF_ENDPOINT`), proxies and the login pages of networks
 answer a page of HTML with "200 OK", or compressed bytes to who asked for plain ones; the client takes either for
 success. `network.py` has the session set for every call to `hf://`.
 """
@@ -151,7 +151,8 @@ class _Session:
             _check_response(response)
 
     def _is_ours(self) -> bool:
-        return bool(getattr(self._thread, "depth", 0))
+        # the client lists large repos in threads of its own
+        return bool(getattr(self._thread, "depth", 0)) or threading.current_thread().name.startswith("hf-ls-tree")
 
     def _unhook(self) -> None:
         if self._hooked is not None:

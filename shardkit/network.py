@@ -164,9 +164,10 @@ def _marks_of(error: BaseException) -> set[str | int]:
 
 
 def _marks_of_answer(headers: Mapping[str, str]) -> set[str | int]:
-    """Whether an answer is a page for people, and whether it lacks the code that the Hub gives with its errors."""
+    """Whether an answer is a page for people, and whether it lacks the words that the Hub gives with its errors."""
     is_page = headers.get("Content-Type", "").startswith("text/html")
-    return {*(["page"] if is_page else []), *([] if "X-Error-Code" in headers else ["no code"])}
+    is_the_hubs = "X-Error-Code" in headers or "X-Error-Message" in headers
+    return {*(["page"] if is_page else []), *([] if is_the_hubs else ["no code"])}
 
 
 def _status_of(error: BaseException) -> int | None:

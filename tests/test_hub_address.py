@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardkit.errors import UsageError
@@ -27,11 +27,13 @@ ADDRESSES = st.builds(
 )
 
 
+@settings(max_examples=50)
 @given(address=ADDRESSES)
 def test_the_client_s_own_spelling_comes_back_as_it_was(address: HubAddress) -> None:
     assert parse_address(address.url) == address
 
 
+@settings(max_examples=50)
 @given(
     address=ADDRESSES,
     site=st.sampled_from(

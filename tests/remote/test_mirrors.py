@@ -172,6 +172,16 @@ def test_a_mirror_that_shows_an_old_copy_is_named_beside_the_owner(
     assert "a network that wants a login, answers in the Hub's place" in hub_session.advice()
 
 
+def test_a_listing_that_the_client_makes_in_threads_of_its_own_is_looked_at_too(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.seed_repo(TEXTS, {f"data/{n}.txt": b"x" for n in range(3)})
+    with behind(hub, monkeypatch) as mirror:
+        mirror.twist("html", "/tree/")
+        with hub_session.hub_session(), pytest.raises(hub_session.WrongAnswer, match="where JSON should be"):
+            HfFileSystem().find(f"datasets/{TEXTS}")
+
+
 def test_only_our_own_threads_are_refused_what_no_hub_answers(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import get_session
 

@@ -15,6 +15,8 @@ from huggingface_hub import HfFileSystem
 
 from shardkit.dataset.manifest import Manifest
 from shardkit.errors import AuthError, OutputError, ShardkitWarning, SourceError, UsageError
+from shardkit.look.info import describe
+from shardkit.remote.push import push
 from shardkit.sources import open_source
 from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.source import Source
@@ -150,6 +152,10 @@ def test_a_run_names_dataset_commit_and_path_and_goes_on_with_the_same_address_a
     assert dict(manifest.source.options) == {"path": "data/part-10.parquet"}
     assert [file.path for file in manifest.source.files] == ["data/part-10.parquet"]
     assert Manifest.load(tmp_path / "out") == manifest
+    assert describe(tmp_path / "out")["source"] == f"{REPO} {manifest.source.revision} data/part-10.parquet"
+    push(tmp_path / "out", "alice/tokens")
+    card = texts.file_bytes("alice/tokens", "README.md").decode()
+    assert f"- Source: `{REPO}`, revision `{manifest.source.revision}`, path `data/part-10.parquet`" in card
     for same in (f"hf://datasets/{REPO}@main/data/part-10.parquet", address):
         assert run(same) == manifest
     with pytest.raises(OutputError, match="path"):
