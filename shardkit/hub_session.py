@@ -20,17 +20,18 @@ from shardkit.hub_address import HUB, endpoint, is_mirror
 from shardkit.redaction import public_address
 
 STALL_SECONDS = 300.0  # without a byte from a server, or to it, which may be at work with what it got
-# What of the API a dataset needs: an object with a field, or a list of such objects. A listing that is no list would
-# seem an empty one, an object without the field is an error deep in the client.
+# What of the API a dataset needs: an object with a field, or a list of such objects. Other JSON is an error deep in the
+# client, or an empty listing to it.
 _SHAPES: tuple[tuple[re.Pattern[str], type, str], ...] = (
     (re.compile(r"repos/create"), dict, "url"),
     (re.compile(r"(?:datasets|models)/[^/]+/[^/]+(?:/revision/[^/]+)?"), dict, "id"),
-    (re.compile(r"datasets/[^/]+/[^/]+/(?:tree|paths-info)/.+"), list, "path"),
+    (re.compile(r"(?:datasets|buckets)/[^/]+/[^/]+/(?:tree|paths-info)(?:/.+)?"), list, "path"),
     (re.compile(r"datasets/[^/]+/[^/]+/commits/.+"), list, "id"),
     (re.compile(r"datasets/[^/]+/[^/]+/commit/.+"), dict, "commitOid"),
     (re.compile(r"datasets/[^/]+/[^/]+/preupload/.+"), dict, "files"),
     (re.compile(r"datasets/[^/]+/[^/]+/refs"), dict, "branches"),
 )
+_COMPRESSED = ("gzip", "x-gzip", "deflate", "br", "zstd", "compress")
 _FILES = "/resolve-cache/"  # below the API, but the bytes of files
 
 
@@ -65,8 +66,8 @@ def check_answer(method: str, url: str, asked: Mapping[str, str], status: int, a
         return
     asked, answered = _lower(asked), _lower(answered)
     request = public_address(f"{method} {url}")
-    coding = answered.get("content-encoding", "identity")
-    if method == "GET" and asked.get("accept-encoding") == "identity" and coding not in ("", "identity"):
+    coding = answered.get("content-encoding", "").lower()
+    if method == "GET" and asked.get("accept-encoding") == "identity" and coding in _COMPRESSED:
         raise WrongAnswer(f"answered {request} with bytes in {coding}, where plain ones (identity) were asked for")
     kind = answered.get("content-type", "").partition(";")[0].strip().lower()
     path = public_address(url).lower()
@@ -79,21 +80,19 @@ def _check_response(response: Any) -> None:
     """`check_answer` for the client's own session, and whether the API's JSON is what it should be."""
     method, url = response.request.method, str(response.request.url)
     check_answer(method, url, response.request.headers, response.status_code, response.headers)
-    api = f"{endpoint()}/api/"
-    path = public_address(url)
-    if not path.startswith(api) or _FILES in path or method == "HEAD" or not response.is_success:
+    api, path = f"{endpoint()}/api/", public_address(url)
+    if not path.startswith(api) or method == "HEAD" or not response.is_success:
         return
-    path = path[len(api) :]
+    shape = next(((kind, key) for pattern, kind, key in _SHAPES if pattern.fullmatch(path[len(api) :])), None)
+    if shape is None:
+        return
     text = response.read()
-    shape = next(((kind, key) for pattern, kind, key in _SHAPES if pattern.fullmatch(path)), None)
-    if not text and method != "GET" and shape is None:
-        return
     try:
         found = json.loads(text)
     except ValueError:
         what = f"{len(text):,} bytes that are no JSON" if text else "nothing at all"
         raise WrongAnswer(f"answered {request_of(response)} with {what} ({response.status_code})") from None
-    if shape is not None and not _has(found, *shape):
+    if not _has(found, *shape):
         raise WrongAnswer(
             f"answered {request_of(response)} with other JSON than the Hub's ({json.dumps(found)[:60]}), without "
             f"{shape[1]!r}"

@@ -158,7 +158,8 @@ def _marks_of(error: BaseException) -> set[str | int]:
         marks.add("illegal header")
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         marks.add("certificate")
-    if "error_perm" in marks and str(error)[:3] in ("430", "530", "532"):  # of FTP
+    wants_login = ("407",) if "ProxyError" in marks else ("430", "530", "532") if "error_perm" in marks else ()
+    if str(error)[:3] in wants_login:  # of HTTP and of FTP
         marks.add("login")
     return marks
 

@@ -24,6 +24,7 @@ _LACKS = (
     "is not whole at {endpoint}, which answered {asked} with 404 and without the Hub's own error code: it does not "
     "have this; {advice}"
 )
+_PROXY = "was not asked: the proxy wants a login ({said}); give it in HTTPS_PROXY, as http://user:password@host:port"
 _CERTIFICATE = (
     "shows a certificate that is not trusted here ({said}): a proxy that opens connections, or a network that wants a "
     "login, stands between; name its certificate in SSL_CERT_FILE, or log in"
@@ -101,6 +102,7 @@ RULES = [  # the first that fits is followed
     ),
     Rule({"ArrowException"}, False, None, "is no whole parquet file ({said}): fetch or make it again"),
     Rule({"content"}, False, None, "cannot be read ({detail}): fetch or make it again"),
+    Rule({"ProxyError", "login"}, False, None, _PROXY),
     Rule({"certificate"}, False, None, _CERTIFICATE),
     Rule({"JSONDecodeError"}, True, None, _ODD),
     Rule({"ValueError"}, False, None, "cannot be used that way ({said})"),

@@ -156,6 +156,8 @@ def redirected(status: int) -> HfHubHTTPError:
             False,
             "GET https://huggingface.co/api/x with a page",
         ),
+        (httpx2.ProxyError("407 Proxy Authentication Required"), SourceError, False, "the proxy wants a login (407"),
+        (httpx2.ProxyError("502 Bad Gateway"), SourceError, True, "does not answer as it should"),
         (answer(511), SourceError, False, "this network wants a login first"),
         (
             httpx2.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] x"),

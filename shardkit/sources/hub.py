@@ -14,7 +14,7 @@ from typing import Any
 from shardkit.dataset.manifest import SourceInfo
 from shardkit.errors import SourceError
 from shardkit.hub_address import HubAddress
-from shardkit.hub_session import WrongAnswer
+from shardkit.hub_session import WrongAnswer, or_mirror
 from shardkit.network import Result, with_retries
 from shardkit.redaction import public_address
 from shardkit.sources.listing import natural_key, of_one_kind, warn_of_others
@@ -39,7 +39,7 @@ def hub_source(dataset: str, *, name: str | None, split: str, revision: str | No
         raise SourceError(f"dataset {dataset} has {bad[0]}, of no known format: expected {', '.join(FORMATS)}")
     listed = _ask(where, lambda: _list(api, dataset, commit, paths))
     if missing := [path for path in paths if path not in listed]:
-        raise SourceError(f"dataset {dataset} at {commit} lists {missing[0]} but does not hold it")
+        raise SourceError(f"dataset {dataset} at {commit} lists {missing[0]}, but does not hold it{or_mirror(prefix)}")
     files = tuple(_input_file(prefix, listed[path]) for path in paths)
     info = SourceInfo(id=dataset, config=config, split=split, revision=commit, text_field=options.text_field)
     return Source(info=info, files=files, options=options)

@@ -13,6 +13,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from cache_data import opened
 from hub_data import make_dataset, tree_of
 from hub_mirror import Behaviour, HubMirror, Trait
 from hub_server import HubServer
@@ -64,18 +65,18 @@ def seeded(hub: HubServer, tmp_path: Path) -> None:
 
 
 def read_texts(tmp_path: Path) -> list[Any]:
-    opened = open_source(TEXTS)
-    chunks = iter_chunks(opened, 0, 0, 0, chunk_bytes=1 << 20)
-    return [text for chunk in chunks for piece in read_chunk(chunk, opened.options) for text in piece.texts]
+    source = open_source(TEXTS)
+    chunks = iter_chunks(source, 0, 0, 0, chunk_bytes=1 << 20)
+    return [text for chunk in chunks for piece in read_chunk(chunk, source.options) for text in piece.texts]
 
 
 def stream(tmp_path: Path) -> None:
     """What the downloader of a node does: open, and fetch a shard."""
     (tmp_path / "cache" / ".shardkit").mkdir(parents=True)
     folder = CacheFolder(tmp_path / "cache")
-    opened = open_dataset(folder, REPO, None)
-    name = next(iter(opened.shards))
-    path, _ = opened.remote.fetch(name, tmp_path, again=False)
+    dataset = open_dataset(folder, REPO, None)
+    name = next(iter(dataset.shards))
+    path, _ = dataset.remote.fetch(name, tmp_path, again=False)
     assert path.read_bytes() == (tmp_path / "a" / name).read_bytes()
 
 
@@ -151,6 +152,17 @@ def test_an_answer_that_no_hub_gives_is_named_at_once_with_who_gave_it(
         assert twist.done
 
 
+def test_the_downloader_of_a_node_hands_on_what_its_mirror_answered(
+    served: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeded(served, tmp_path)
+    with HubMirror(served) as mirror:
+        mirror.twist("html", "/resolve/")
+        monkeypatch.setenv("HF_ENDPOINT", mirror.endpoint)
+        with pytest.raises(HubError, match=f"{mirror.endpoint}, which answered GET .* with a page of HTML"):
+            opened(tmp_path / "cache", REPO)
+
+
 def test_a_mirror_that_shows_an_old_copy_is_named_beside_the_owner(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,6 +225,7 @@ def test_only_our_own_threads_are_refused_what_no_hub_answers(hub: HubServer, mo
         ),
         ("GET", "https://h/x", {"content-encoding": "br"}, "bytes in br"),
         ("GET", "https://h/x", {"content-encoding": "identity"}, None),
+        ("GET", "https://h/x", {"content-encoding": "aws-chunked"}, None),
         ("HEAD", "https://h/x", {"content-encoding": "gzip"}, None),
         ("GET", "https://h/api/resolve-cache/d/a.json", {"Content-Type": "text/html"}, "where data should be"),
         (
