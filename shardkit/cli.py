@@ -107,7 +107,8 @@ def main() -> None:
 def tokenize(source: str, as_json: bool, **options: Any) -> None:
     """Tokenize SOURCE into exact .npy shards and a manifest.
 
-    SOURCE: a Hub dataset id, a local file, folder or glob (.parquet, .jsonl[.gz|.zst], .txt), a URL, or `sample`.
+    SOURCE: a Hub dataset (user/name, or the address of its page or files), a local file, folder or glob (.parquet,
+    .jsonl[.gz|.zst], .txt), a URL, or `sample`.
     Killed or failed, the same command goes on from the last finished shard.
     """
     from shardkit.look.progress import ProgressBar, run_summary
@@ -131,7 +132,7 @@ def tokenize(source: str, as_json: bool, **options: Any) -> None:
 def push(directory: Path, repo: str, as_json: bool, **options: Any) -> None:
     """Send the dataset folder DIR to REPO: only what is missing there, verified, the manifest last.
 
-    REPO: user/name on the Hub, a folder, or a URL (file://, s3://, gs://). Run it again after any failure.
+    REPO: user/name[/folder] on the Hub, a folder, or a URL (file://, s3://, gs://). Run it again after any failure.
     """
     from shardkit.look.progress import TransferBar
     from shardkit.remote.push import push as run

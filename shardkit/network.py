@@ -1,9 +1,9 @@
 """Calls over the network: tried again where that can help, and every failure of every client said in one line.
 
-`with_retries` runs a call, `as_hub_error` puts a client's exception into words. Both follow one table, `_RULES`: which
-errors are worth another try, of which class ours is, and what it says. The clients are `huggingface_hub`, the fsspec
-drivers, `datasets` and pyarrow; none is imported here, since every worker process imports this module. No message
-leaves it with a token in it.
+`with_retries` runs a call, `as_hub_error` puts a client's exception into words. Both follow one table, `RULES` in
+`network_errors.py`: which errors are worth another try, of which class ours is, and what it says. The clients are
+`huggingface_hub`, the fsspec drivers, `datasets` and pyarrow; none is imported here, since every worker process imports
+this module. No message leaves it with a token in it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ import errno
 import re
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-from shardkit.errors import AuthError, DiskFull, HubError, ShardkitError, UsageError
+from shardkit import hub_session
+from shardkit.errors import HubError, ShardkitError, UsageError
+from shardkit.hub_address import endpoint
+from shardkit.network_errors import NO_ROOM, RULES
 from shardkit.redaction import hub_token, public_address, redact, redact_logs, user_of
 
 Result = TypeVar("Result")
@@ -28,84 +32,6 @@ _CLIENT = re.compile(
     r"(adlfs|aiohttp|aiobotocore|asyncio|azure|botocore|datasets|fsspec|ftplib|gcsfs|google|h11|hf_xet|httpcore2?"
     r"|httpx2?|huggingface_hub|paramiko|pyarrow|requests|s3fs|smbprotocol|urllib3)(\.|$)"
 )
-_LOGIN = "`hf auth login`, or set HF_TOKEN"
-_NEW_TOKEN = f"make one with write access at https://huggingface.co/settings/tokens, then {_LOGIN}"
-_AGAIN = "run the same command again, it goes on"
-_ODD = f"does not answer as it should ({{detail}}): {_AGAIN}"
-_LATER = "answered {status} ({said}): run the same command later, it goes on"
-_RIGHTS = "does not allow it ({said}): check your rights and credentials there"
-_IN_THE_WAY = "is not a folder, or has a file in the way ({said}): choose another"
-_NO_ROOM = "no room left on the disk; make room and run the same command again"
-
-
-class _Rule(NamedTuple):
-    """What is done about an error that has all of `marks` (see `_marks_of`)."""
-
-    marks: set[str | int]
-    retry: bool
-    error: type[ShardkitError] | None  # None: the class that the caller asks for
-    says: str  # after "cannot WHAT: WHERE"; `said` is the client's text, `detail` has its class in front
-
-
-_RULES = [  # the first that fits is followed
-    _Rule({"GatedRepoError"}, False, AuthError, f"is gated: accept its conditions on its page, then {_LOGIN}"),
-    _Rule(
-        {"RepositoryNotFoundError", "no token"},
-        False,
-        AuthError,
-        f"does not exist, or is private and there is no token: check the name, {_LOGIN}",
-    ),
-    _Rule(
-        {"RepositoryNotFoundError"},
-        False,
-        AuthError,
-        "does not exist, or your token may not see it: check the name and account",
-    ),
-    _Rule({"Hub", 401, "no token"}, False, AuthError, f"needs a token and there is none: {_NEW_TOKEN}"),
-    _Rule({"Hub", 401}, False, AuthError, f"does not accept the token (wrong or expired): {_NEW_TOKEN}"),
-    # The Hub sends readers on to a signed URL. One that has run out answers 403; the next try gets a new one.
-    _Rule({"Hub", 403, "redirected"}, True, AuthError, f"does not allow it ({{said}}): {_NEW_TOKEN}"),
-    _Rule(
-        {"Hub", 403},
-        False,
-        AuthError,
-        f"does not allow it (a read-only token, or not your repo? {{said}}): {_NEW_TOKEN}",
-    ),
-    _Rule({401}, False, AuthError, _RIGHTS),
-    _Rule({403}, False, AuthError, _RIGHTS),
-    _Rule({"RevisionNotFoundError"}, False, None, "has no such revision: check --revision"),
-    _Rule(
-        {"Hub", "EntryNotFoundError"}, False, None, "has no such file: the dataset there is unfinished, push it again"
-    ),
-    _Rule({"BadRequestError"}, False, None, "refused it ({status}: {said})"),
-    *(_Rule({status}, True, None, _LATER) for status in (408, 409, 412, 425, 429, 500, 502, 503, 504, "over 504")),
-    _Rule({"HTTP"}, False, None, "refused it ({status}: {said})"),
-    _Rule({"OfflineModeIsEnabled"}, False, None, "was not asked, offline mode is on: unset HF_HUB_OFFLINE"),
-    _Rule({"HFValidationError"}, False, None, "is not a name the Hub takes ({said}): write user/name"),
-    *(_Rule({number}, False, DiskFull, _NO_ROOM) for number in ("ENOSPC", "EDQUOT")),
-    _Rule(
-        {"DatasetNotFoundError"}, False, AuthError, f"is not for you to read ({{said}}): check its page, then {_LOGIN}"
-    ),
-    _Rule({"FileNotFoundError"}, False, None, "has no such file or folder ({said}): check the name"),
-    _Rule({"SpecialFileError"}, False, None, "is not a plain file ({said}): put the file there that it should be"),
-    _Rule({"error_perm", "login"}, False, AuthError, _RIGHTS),
-    _Rule({"error_perm"}, False, None, "refused it ({said})"),
-    _Rule({"PermissionError", "content"}, False, None, _RIGHTS),
-    _Rule({"PermissionError"}, False, AuthError, _RIGHTS),
-    *(_Rule({f"{name}Error"}, False, None, _IN_THE_WAY) for name in ("FileExists", "NotADirectory", "IsADirectory")),
-    _Rule({"credentials"}, False, AuthError, "needs credentials ({said}): set them as its own tools ask"),
-    _Rule(
-        {"illegal header"},
-        False,
-        AuthError,
-        f"was not asked: the token holds a space or line end, or is empty; check HF_TOKEN, or {_LOGIN}",
-    ),
-    _Rule({"ArrowException"}, False, None, "is no whole parquet file ({said}): fetch or make it again"),
-    _Rule({"content"}, False, None, "cannot be read ({detail}): fetch or make it again"),
-    _Rule({"JSONDecodeError"}, True, None, _ODD),
-    _Rule({"ValueError"}, False, None, "cannot be used that way ({said})"),
-    _Rule(set(), True, None, _ODD),
-]
 
 
 def with_retries(
@@ -131,7 +57,8 @@ def with_retries(
     while True:
         attempt += 1
         try:
-            return action()
+            with _session_for(where):
+                return action()
         except ShardkitError:
             raise
         except Exception as raised:
@@ -140,6 +67,11 @@ def with_retries(
             failure, wait = as_hub_error(raised, where, what, error=error, content=content)
             if wait is None or attempt == TRIES or stop.wait(max(wait, FIRST_WAIT_SECONDS * 2 ** (attempt - 1))):
                 raise failure from None  # the client's own text may hold a header with the token
+
+
+def _session_for(where: str) -> AbstractContextManager[None]:
+    """What a call to `where` needs around it: the Hub's client answers to us."""
+    return hub_session.hub_session() if where.startswith("hf://") else nullcontext()
 
 
 def open_filesystem(address: str, *, error: type[ShardkitError] = HubError) -> tuple[Any, str]:
@@ -180,14 +112,21 @@ def as_hub_error(
     """The one-line error for a client's exception, and the least seconds to wait before another try (None: no use)."""
     root = _root_of(raised)
     marks = _marks_of(root) | ({"content"} if content else set())
-    rule = next(rule for rule in _RULES if rule.marks <= marks)
+    rule = next(rule for rule in RULES if rule.marks <= marks)
     status, wait = _status_of(root), _retry_after(root) if rule.retry else None
     says = rule.says
     if wait is not None and wait > LONGEST_WAIT_SECONDS:
         says, wait = f"asks to wait {wait:.0f} s ({{status}}): run the same command later, it goes on", None
     said = scrub(str(getattr(root, "server_message", None) or root)) or "no reason given"
-    says = says.format(status=status, said=said, detail=scrub(f"{type(root).__name__}: {root}"))
-    head = f"cannot {what}: " if rule.says is _NO_ROOM else f"cannot {what}: {scrub(public_address(where))} "
+    says = says.format(
+        status=status,
+        said=said,
+        detail=scrub(f"{type(root).__name__}: {root}"),
+        asked=hub_session.request_of(getattr(root, "response", None)),
+        endpoint=endpoint(),
+        advice=hub_session.advice(),
+    )
+    head = f"cannot {what}: " if rule.says is NO_ROOM else f"cannot {what}: {scrub(public_address(where))} "
     return (rule.error or error)(head + says), wait
 
 
@@ -210,15 +149,26 @@ def _marks_of(error: BaseException) -> set[str | int]:
         marks.add("Hub")
         if getattr(getattr(error, "response", None), "history", None):
             marks.add("redirected")
+        marks |= _marks_of_answer(getattr(getattr(error, "response", None), "headers", None) or {})
     if not hub_token():
         marks.add("no token")
     if "Credentials" in type(error).__name__:
         marks.add("credentials")
     if "Illegal header value" in str(error):
         marks.add("illegal header")
-    if "error_perm" in marks and str(error)[:3] in ("430", "530", "532"):  # of FTP
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        marks.add("certificate")
+    wants_login = ("407",) if "ProxyError" in marks else ("430", "530", "532") if "error_perm" in marks else ()
+    if str(error)[:3] in wants_login:  # of HTTP and of FTP
         marks.add("login")
     return marks
+
+
+def _marks_of_answer(headers: Mapping[str, str]) -> set[str | int]:
+    """Whether an answer is a page for people, and whether it lacks the words that the Hub gives with its errors."""
+    is_page = headers.get("Content-Type", "").startswith("text/html")
+    is_the_hubs = "X-Error-Code" in headers or "X-Error-Message" in headers
+    return {*(["page"] if is_page else []), *([] if is_the_hubs else ["no code"])}
 
 
 def _status_of(error: BaseException) -> int | None:
@@ -240,12 +190,12 @@ def _retry_after(error: BaseException) -> float:
 
 
 def _root_of(error: BaseException) -> BaseException:
-    """What a client's wrapper exceptions hide: the Hub's answer if there is one in the chain, else the first cause."""
+    """What a client's wrapper exceptions hide: the Hub's answer if one is in the chain, else the first cause."""
     chain, causes = [error], [error]
     while (below := _context_of(chain[-1])) is not None and below not in chain:
         chain.append(below)
     for item in chain:
-        if "HfHubHTTPError" in _class_names(item):
+        if not _class_names(item).isdisjoint({"HfHubHTTPError", "WrongAnswer"}):
             return item
     # fsspec calls whatever kept it from a file behind http "not found": a refusal, or no connection
     cause = error.__cause__

@@ -13,6 +13,7 @@ def describe(directory: Path) -> dict[str, Any]:
     """What `shardkit info` prints: totals, tokenizer, source, and a line a split."""
     manifest = Manifest.of_folder(directory)
     source, tokenizer = manifest.source, manifest.tokenizer
+    origin = [source.id, source.config, source.split, source.revision, source.options.get("path")] if source else []
     splits = [
         {
             "split": split,
@@ -31,7 +32,7 @@ def describe(directory: Path) -> dict[str, Any]:
         "dtype": manifest.dtype,
         "tokenizer": tokenizer and f"{tokenizer.name} ({tokenizer.vocab_size:,} ids, EOT {tokenizer.eot_id})",
         "encoder": " ".join(manifest.encoder.values()) or None,
-        "source": source and " ".join(filter(None, [source.id, source.config, source.split, source.revision])),
+        "source": " ".join(str(part) for part in origin if part) or None,
         "source_files": len(source.files) if source else None,
         "fingerprint": manifest.fingerprint,
         "splits": splits,

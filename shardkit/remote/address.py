@@ -1,50 +1,61 @@
-"""What a user calls a place: `user/name` on the Hub, a folder, or a URL that fsspec reaches."""
+"""What a user calls a place: `user/name` on the Hub (or a folder in it), a folder, or a URL that fsspec reaches."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
+from shardkit.dataset.manifest import MANIFEST_NAME
+from shardkit.dataset.shards import SHARD_NAME
 from shardkit.errors import UsageError
+from shardkit.hub_address import HubAddress, parse_address, parse_short
 from shardkit.remote.interface import Remote
 
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _LOCAL_PATH = re.compile(r"[./~\\]|[A-Za-z]:[\\/]")
 
 
 def is_remote(place: object) -> bool:
-    """Whether `place` is to be reached through a remote: a URL, or `user/name` where no such folder is here."""
+    """Whether `place` is to be reached through a remote: a URL, or `user/name[/folder]` where it is no folder here."""
     if not isinstance(place, str):
         return False
-    return "://" in place or (_HUB_NAME.fullmatch(place) is not None and not Path(place).exists())
+    if "://" in place:
+        return True
+    return not place.startswith(".") and parse_short(place) is not None and not Path(place).exists()
 
 
 def open_remote(repo: str, *, revision: str | None = None) -> Remote:
-    """The remote that REPO names: `user/name`, `hf://datasets/user/name[@revision]`, a path, `file://`, `s3://`, ...
+    """The remote that REPO names: `user/name[/folder]`, `hf://datasets/user/name[@revision][/folder]`, the address of
+    such a page on the Hub, a path, `file://`, `s3://`, ...
 
     Nothing is asked over the network. Raises `UsageError` for what is none of these.
     """
     from shardkit.remote.hub import HubRemote
     from shardkit.remote.storage import FsspecRemote
 
-    name, revision = hub_repo(repo, revision)
-    return HubRemote(name, revision) if name else FsspecRemote(repo)
+    address = hub_place(repo, revision)
+    return HubRemote(address) if address else FsspecRemote(repo)
 
 
-def hub_repo(repo: str, revision: str | None) -> tuple[str, str | None]:
-    """The `user/name` and revision that REPO names, ("", None) for a folder or URL. Raises `UsageError`."""
+def hub_place(repo: str, revision: str | None) -> HubAddress | None:
+    """The dataset repo, revision and folder in it that REPO names; None for a folder or URL. Raises `UsageError`."""
+    if "://" in repo and (address := parse_address(repo)) is not None:
+        return _folder(replace(address, revision=address.revision_with(revision)))
     if repo.startswith("hf://"):
-        kind, _, name = repo.removeprefix("hf://").partition("/")
-        name, _, pinned = name.partition("@")
-        if kind != "datasets" or not _HUB_NAME.fullmatch(name):
-            raise UsageError(f"{repo} is not a dataset repo: write hf://datasets/user/name (no bucket, no model)")
-        if pinned and revision not in (None, pinned):
-            raise UsageError(f"{repo} names one revision and --revision another ({revision}): give one")
-        return name, pinned or revision
+        raise UsageError(f"{repo} is not a dataset repo: write hf://datasets/user/name (no bucket, no model)")
     if not _LOCAL_PATH.match(repo) and "://" not in repo:
-        if not _HUB_NAME.fullmatch(repo):
+        short = parse_short(repo)
+        if short is None:
             raise UsageError(f"{repo!r} is neither a Hub repo nor a folder: write user/name, or ./{repo or 'folder'}")
-        return repo, revision
+        return _folder(replace(short, revision=revision))
     if revision is not None:
         raise UsageError(f"{repo} has no revisions, only Hub repos do: leave --revision out")
-    return "", None
+    return None
+
+
+def _folder(address: HubAddress) -> HubAddress:
+    """`address`, if it can be a dataset's folder. Raises `UsageError` for a file or a glob."""
+    last = address.path.rpartition("/")[2]
+    if last == MANIFEST_NAME or SHARD_NAME.match(last) or any(c in address.path for c in "*?["):
+        raise UsageError(f"{address.url} names files: a place is a whole dataset, name its repo or folder")
+    return address

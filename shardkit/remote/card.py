@@ -139,7 +139,9 @@ def _origin(manifest: Manifest) -> list[str]:
     """How it was made, one line a fact; nothing is said that the manifest does not know."""
     lines = []
     if (source := manifest.source) is not None:
+        path = source.options.get("path")
         details = {"config": source.config, "split": source.split, "revision": source.revision}
+        details["path"] = path if isinstance(path, str) else None
         lines.append(f"- Source: {_code(source.id)}{_details(details)}")
     if (tokenizer := manifest.tokenizer) is not None:
         lines.append(

@@ -17,6 +17,7 @@ from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, ShardInfo
 from shardkit.dataset.shards import open_shard
 from shardkit.errors import DiskFull, HubError, ShardError
 from shardkit.files import atomic_write, format_bytes, free_bytes, read_small_file, remove_tree, write_error
+from shardkit.hub_session import or_mirror
 from shardkit.remote.interface import Remote
 from shardkit.remote.threads import TransferThreads
 from shardkit.remote.uploader import TransferProgress
@@ -116,7 +117,7 @@ def download_verified(remote: Remote, item: WantedFile, incoming: Path, target: 
         raise HubError(
             f"{item.file} from {remote.name} arrived {FETCHES} times with other bytes than promised (size or SHA-256): "
             "pull again later; if it stays so, the copy there is damaged, and its owner mends it with "
-            "`shardkit push --repair`"
+            f"`shardkit push --repair`{or_mirror(remote.name)}"
         )
     if item.is_bin:
         path = bin_to_npy(path)

@@ -28,6 +28,7 @@ from shardkit import network
 from shardkit.dataset.manifest import ShardInfo
 from shardkit.errors import HubError
 from shardkit.files import sha256_file
+from shardkit.hub_address import HubAddress
 from shardkit.network import with_retries
 from shardkit.remote.claim import LOOKS, always_changing, is_complete, is_written, not_ours_any_more
 from shardkit.remote.hub_client import CLIENT, Download, SilentError, while_bytes_come
@@ -39,15 +40,17 @@ _PARENT_IS_OLD = 412  # "A commit has happened since. Please refresh and try aga
 
 
 class HubRemote:
-    """A dataset repo on the Hub (or at `HF_ENDPOINT`), at one branch, tag or commit; the token is the client's own."""
+    """A dataset repo on the Hub (or at `HF_ENDPOINT`), or a folder in one, at one branch, tag or commit; the token is
+    the client's own. Files are named relative to the folder."""
 
     commit_files = 8
     has_commits = True
 
-    def __init__(self, repo_id: str, revision: str | None) -> None:
-        self.repo_id = repo_id
-        self.name = f"hf://datasets/{repo_id}" + (f"@{revision}" if revision else "")
-        self.branch = revision
+    def __init__(self, address: HubAddress) -> None:
+        self.repo_id = address.name
+        self.name = address.url
+        self.branch = address.revision
+        self._folder = address.path
         self.stopping = threading.Event()
         self._api = HfApi(library_name="shardkit")
         self._commit: str | None = None
@@ -68,7 +71,7 @@ class HubRemote:
 
     @property
     def default_folder(self) -> str:
-        return self.repo_id.rpartition("/")[2]
+        return (self._folder or self.repo_id).rpartition("/")[2]
 
     def exists(self) -> bool:
         api, repo = self._api, self.repo_id
@@ -101,12 +104,22 @@ class HubRemote:
         return self._call("list", partial(self._tree, self._commit))
 
     def _tree(self, revision: str | None) -> dict[str, RemoteFile]:
-        tree = self._api.list_repo_tree(self.repo_id, recursive=True, revision=revision, repo_type="dataset")
-        self._listed = {item.path: item for item in tree if isinstance(item, RepoFile)}
+        top, above = self._folder or None, self._path("")
+        try:
+            tree = list(
+                self._api.list_repo_tree(self.repo_id, top, recursive=True, revision=revision, repo_type="dataset")
+            )
+        except EntryNotFoundError:  # no such folder yet
+            tree = []
+        self._listed = {item.path.removeprefix(above): item for item in tree if isinstance(item, RepoFile)}
         return {path: _as_listed(item) for path, item in self._listed.items()}
 
+    def _path(self, file: str) -> str:
+        """Where a file of the dataset is in the repo."""
+        return f"{self._folder}/{file}" if self._folder else file
+
     def read(self, file: str) -> bytes:
-        url = hf_hub_url(self.repo_id, file, repo_type="dataset", revision=self.revision)
+        url = hf_hub_url(self.repo_id, self._path(file), repo_type="dataset", revision=self.revision)
         listed = self._listed.get(file)
         check_small(self.name, file, listed.size if listed is not None else 0)
 
@@ -131,7 +144,7 @@ class HubRemote:
             except SilentError:
                 self._xet_is_silent = True  # from here on by HTTP, which goes on from where a connection broke
         path = folder / Path(file).name
-        url = hf_hub_url(self.repo_id, file, repo_type="dataset", revision=self.revision)
+        url = hf_hub_url(self.repo_id, self._path(file), repo_type="dataset", revision=self.revision)
         with open(path, "wb", buffering=0) as target:
             return path, self._call(f"download {file}", Download(url, target, self.stopping))
 
@@ -141,7 +154,7 @@ class HubRemote:
         def get(bar: type[Any]) -> str:
             return self._api.hf_hub_download(
                 self.repo_id,
-                file,
+                self._path(file),
                 repo_type="dataset",
                 revision=self.revision,
                 local_dir=own,
@@ -165,7 +178,7 @@ class HubRemote:
         def send() -> CommitOperationAdd:
             # A file object goes by LFS and not by Xet, whose client keeps notes of what it has sent before.
             with open(path, "rb") if shard.file in self._distrusted else nullcontext(path) as source:
-                operation = CommitOperationAdd(path_in_repo=shard.file, path_or_fileobj=source)
+                operation = CommitOperationAdd(path_in_repo=self._path(shard.file), path_or_fileobj=source)
                 # Our SHA-256, checked a moment ago, is the LFS oid: the client would read and hash the file for it.
                 operation.upload_info.sha256 = bytes.fromhex(shard.sha256)
                 self._api.preupload_lfs_files(
@@ -231,9 +244,9 @@ class HubRemote:
         ]
         for file, content in small.items():
             if content is not None:
-                changes.append(CommitOperationAdd(path_in_repo=file, path_or_fileobj=content))
+                changes.append(CommitOperationAdd(path_in_repo=self._path(file), path_or_fileobj=content))
             elif file in self._listed:
-                changes.append(CommitOperationDelete(path_in_repo=file, is_folder=False))
+                changes.append(CommitOperationDelete(path_in_repo=self._path(file), is_folder=False))
         if not changes:
             return self._commit
         try:

@@ -1,11 +1,11 @@
-"""How shardkit uses the Hub's client, `huggingface_hub`, beside its API: its one HTTP session, and downloads by it."""
+"""How shardkit uses the Hub's client, `huggingface_hub`, beside its API: its progress bars, and downloads."""
 
 from __future__ import annotations
 
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, BinaryIO, TypeVar
@@ -16,9 +16,9 @@ from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils.tqdm import progress_bar_states
 from tqdm.std import tqdm
 
+from shardkit.hub_session import hub_session
 from shardkit.redaction import redact_logs
 
-STALL_SECONDS = 300.0  # without a byte from a server, or to it, which may be at work with what it got
 SILENT_SECONDS = 20.0  # without a byte of a download that has begun
 _LISTEN_SECONDS = 0.1
 Result = TypeVar("Result")
@@ -27,48 +27,33 @@ Result = TypeVar("Result")
 class ClientSettings:
     """What shardkit needs of the client, which has one HTTP session and one switch for progress bars in a process.
 
-    While one of our calls runs, the session has a hook that gives the requests of our threads, and of no other, a
-    time-out (the client's own is none: a stalled server would hang a push for ever), and the client draws no progress
-    bars, for the command line draws its own; bars that another thread begins in that time are not drawn either, as
-    the switch is the only way. With the last of our calls both are as they were.
+    While one of our calls runs, the session is ours too (`hub_session.py`), and the client draws no progress bars, for
+    the command line draws its own; bars that another thread begins in that time are not drawn either, as the switch is
+    the only way. With the last of our calls both are as they were.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._thread = threading.local()
         self._calls = 0
         self._bars: bool | None = None
-        self._session: Any = None
 
     @contextmanager
     def set_for_us(self) -> Iterator[None]:
         """Have the settings for the calls of this thread that the block makes."""
         redact_logs()
-        session = get_session()
         with self._lock:
             if self._calls == 0 and HF_HUB_DISABLE_PROGRESS_BARS is None:  # else the user has said what to do
                 self._bars = progress_bar_states.get("_global")
                 progress_bar_states["_global"] = False
             self._calls += 1
-            if session is not self._session:  # the client makes a new one when a connection broke
-                self._unhook()
-                session.event_hooks = _with_hook(session.event_hooks, self._bound)
-                self._session = session
-        self._thread.ours = True
         try:
-            yield
+            with hub_session():
+                yield
         finally:
-            self._thread.ours = False
             with self._lock:
                 self._calls -= 1
                 if self._calls == 0:
-                    self._unhook()
                     self._show_bars_as_before()
-
-    def _bound(self, request: Any) -> None:
-        timeout = request.extensions.get("timeout", {})
-        if getattr(self._thread, "ours", False) and timeout.get("read") is None:
-            request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), STALL_SECONDS)
 
     def _show_bars_as_before(self) -> None:
         if HF_HUB_DISABLE_PROGRESS_BARS is not None:
@@ -77,19 +62,6 @@ class ClientSettings:
             progress_bar_states.pop("_global", None)
         else:
             progress_bar_states["_global"] = self._bars
-
-    def _unhook(self) -> None:
-        if self._session is not None:
-            self._session.event_hooks = _without_hook(self._session.event_hooks, self._bound)
-            self._session = None
-
-
-def _with_hook(hooks: Mapping[str, list[Any]], hook: Callable[[Any], None]) -> dict[str, list[Any]]:
-    return {**hooks, "request": [*hooks.get("request", []), hook]}
-
-
-def _without_hook(hooks: Mapping[str, list[Any]], hook: Callable[[Any], None]) -> dict[str, list[Any]]:
-    return {**hooks, "request": [other for other in hooks.get("request", []) if other != hook]}
 
 
 CLIENT = ClientSettings()

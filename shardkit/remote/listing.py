@@ -15,6 +15,7 @@ from shardkit.dataset.journal_segments import joined_segments, segment_files
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest, SourceInfo
 from shardkit.dataset.shards import shard_header
 from shardkit.errors import HubError, UsageError
+from shardkit.hub_session import or_mirror
 from shardkit.remote.download import WantedFile
 from shardkit.remote.interface import Remote, RemoteFile
 from shardkit.remote.threads import TransferThreads
@@ -119,5 +120,5 @@ def check_listing(remote: Remote, wanted: Sequence[WantedFile], remote_files: Ma
             state = "is not there" if listed is None else f"has {listed.size:,} bytes or another SHA-256 there"
             raise HubError(
                 f"{remote.name}: {item.file} {state}, its {MANIFEST_NAME} says {item.size:,} bytes: its owner must "
-                "push it again"
+                f"push it again{or_mirror(remote.name)}"
             )

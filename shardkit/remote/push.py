@@ -16,6 +16,7 @@ from shardkit.dataset.journal_segments import segment_files
 from shardkit.dataset.known_files import unchanged
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest
 from shardkit.errors import HubError, ManifestError, UsageError
+from shardkit.hub_session import or_mirror
 from shardkit.remote.address import open_remote
 from shardkit.remote.card import CARD_NAME, updated_card
 from shardkit.remote.claim import another_dataset, check_not_claimed, claim_for, holds_data, mark
@@ -50,11 +51,12 @@ def push(
 ) -> PushResult:
     """Send the dataset in `directory` to `repo`: what is missing there, checked against its SHA-256, manifest last.
 
-    `repo` is `user/name` on the Hub, a path, or a URL that fsspec reaches. `revision` is a branch, made if need be;
-    `tag` names the resulting commit. With `overwrite` another dataset that is there, or on its way, is replaced. With
-    `repair` every shard that is there is read back first, and one that is served with other bytes than it should have,
-    or not at all, is sent again. Safe to repeat after any failure. Raises `ManifestError` or `ShardError` for a dataset
-    that does not verify, `HubError` if the remote holds another one (and not `overwrite`), `AuthError`, `UsageError`.
+    `repo` is `user/name[/folder]` on the Hub, a path, or a URL that fsspec reaches. `revision` is a branch, made if
+    need be; `tag` names the resulting commit. With `overwrite` another dataset that is there, or on its way, is
+    replaced. With `repair` every shard that is there is read back first, and one that is served with other bytes than
+    it should have, or not at all, is sent again. Safe to repeat after any failure. Raises `ManifestError` or
+    `ShardError` for a dataset that does not verify, `HubError` if the remote holds another one (and not `overwrite`),
+    `AuthError`, `UsageError`.
 
     >>> result = push("out", "./remote")
     >>> result.skipped_files  # nothing was there before
@@ -106,7 +108,7 @@ def publish(remote: Remote, manifest: Manifest, manifest_bytes: bytes) -> None:
             state = "is not there" if listed is None else f"has {listed.size:,} bytes, {shard.bytes:,} were sent"
             raise HubError(
                 f"{remote.name}: {shard.file} {state} after the push (does a .gitignore there hold it back, or is "
-                "somebody else pushing?): run the same push again"
+                f"somebody else pushing?): run the same push again{or_mirror(remote.name)}"
             )
     old_card = remote.read(CARD_NAME).decode(errors="replace") if CARD_NAME in remote_files else None
     card = updated_card(old_card, manifest, remote.name)

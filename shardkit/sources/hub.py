@@ -1,14 +1,23 @@
-"""A Hub dataset as a source: the revision is resolved to a commit, once; config and split to that commit's files."""
+"""A Hub dataset as a source: the revision is resolved to a commit, once; a config and split, or a file, folder or glob,
+to that commit's files.
+"""
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from shardkit.dataset.manifest import SourceInfo
 from shardkit.errors import SourceError
+from shardkit.hub_address import HubAddress
+from shardkit.hub_session import WrongAnswer, or_mirror
 from shardkit.network import Result, with_retries
+from shardkit.redaction import public_address
+from shardkit.sources.listing import natural_key, of_one_kind, warn_of_others
 from shardkit.sources.source import FORMATS, InputFile, ReadOptions, Source, format_of
 
 
@@ -30,19 +39,76 @@ def hub_source(dataset: str, *, name: str | None, split: str, revision: str | No
         raise SourceError(f"dataset {dataset} has {bad[0]}, of no known format: expected {', '.join(FORMATS)}")
     listed = _ask(where, lambda: _list(api, dataset, commit, paths))
     if missing := [path for path in paths if path not in listed]:
-        raise SourceError(f"dataset {dataset} at {commit} lists {missing[0]} but does not hold it")
-    files = tuple(
-        InputFile(
-            path=path,
-            url=prefix + path,
-            bytes=listed[path].size,
-            format=str(format_of(path)),
-            oid=listed[path].lfs.sha256 if listed[path].lfs else listed[path].blob_id,
-        )
-        for path in paths
-    )
+        raise SourceError(f"dataset {dataset} at {commit} lists {missing[0]}, but does not hold it{or_mirror(prefix)}")
+    files = tuple(_input_file(prefix, listed[path]) for path in paths)
     info = SourceInfo(id=dataset, config=config, split=split, revision=commit, text_field=options.text_field)
     return Source(info=info, files=files, options=options)
+
+
+def hub_files(dataset: str, path: str, *, revision: str | None, options: ReadOptions) -> Source:
+    """The files of `dataset` (`user/name`) that `path` means, a file, a folder or a glob (`*`, `**`, `[...]`), at one
+    commit, in natural order. Of a folder, files of one kind, as of a local one.
+
+    Raises `SourceError` (no such revision or path, nothing to read; no network) or `AuthError`.
+    """
+    import huggingface_hub
+
+    api = huggingface_hub.HfApi()
+    address = HubAddress(name=dataset, revision=revision, path=path)
+    commit = str(_ask(address.url, partial(api.dataset_info, dataset, revision=revision)).sha)
+    listed = {item.path: item for item in _ask(address.url, lambda: _files_below(api, dataset, commit, path))}
+    if not listed:
+        raise SourceError(f"{address.url}: no such file or folder at commit {commit}: check the address")
+    readable = {name: item.size for name, item in listed.items() if format_of(name) is not None}
+    if not readable:
+        raise SourceError(f"{address.url} holds no files to read: expected {', '.join(FORMATS)}")
+    if _is_glob(path):
+        warn_of_others(address.url, f"files that end in {', '.join(FORMATS)}", sorted(listed.keys() - readable.keys()))
+        chosen = list(readable)
+    else:
+        chosen = of_one_kind(address.url, readable, sorted(listed.keys() - readable.keys()))
+    prefix = f"hf://datasets/{dataset}@{commit}/"
+    info = SourceInfo(id=dataset, revision=commit, text_field=options.text_field, options={"path": path})
+    files = tuple(_input_file(prefix, listed[name]) for name in sorted(chosen, key=natural_key))
+    return Source(info=info, files=files, options=options)
+
+
+def _is_glob(path: str) -> bool:
+    return any(c in path for c in "*[")
+
+
+def _files_below(api: Any, dataset: str, commit: str, path: str) -> list[Any]:
+    """The `RepoFile`s that `path` means, but for hidden ones of a folder or glob; none if there is nothing there."""
+    from fsspec.utils import glob_translate
+    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.hf_api import RepoFile
+
+    top = path
+    if _is_glob(path):
+        fixed = itertools.takewhile(lambda part: not _is_glob(part), path.split("/"))
+        top = "/".join(fixed)
+    else:
+        found = api.get_paths_info(dataset, [path], repo_type="dataset", revision=commit)
+        if not found or isinstance(found[0], RepoFile):
+            return list(found)
+    try:
+        tree = list(api.list_repo_tree(dataset, top or None, recursive=True, revision=commit, repo_type="dataset"))
+    except EntryNotFoundError:
+        return []
+    above = len(top) + 1 if top else 0
+    shown = [i for i in tree if isinstance(i, RepoFile) and not re.search(r"(^|/)\.", i.path[above:])]
+    return [item for item in shown if re.match(glob_translate(path), item.path)] if _is_glob(path) else shown
+
+
+def _input_file(prefix: str, item: Any) -> InputFile:
+    """A file that is listed, as one to read."""
+    return InputFile(
+        path=item.path,
+        url=prefix + item.path,
+        bytes=item.size,
+        format=str(format_of(item.path)),
+        oid=item.lfs.sha256 if item.lfs else item.blob_id,
+    )
 
 
 def _ask(where: str, action: Callable[[], Result]) -> Result:
@@ -57,6 +123,9 @@ def _resolve(dataset: str, name: str | None, split: str, commit: str) -> tuple[s
     datasets.disable_progress_bars()
     try:
         builder: Any = datasets.load_dataset_builder(dataset, name, revision=commit)
+    except FileNotFoundError:
+        _ask_for_card(dataset, commit)
+        raise
     except ValueError as error:
         if type(error) is not ValueError:
             raise
@@ -72,6 +141,17 @@ def _resolve(dataset: str, name: str | None, split: str, commit: str) -> tuple[s
             f"{', '.join(map(str, files)) or 'none: it has no data files'} (--split)"
         )
     return str(builder.config.name), [str(url) for url in files[split]]
+
+
+def _ask_for_card(dataset: str, commit: str) -> None:
+    """Raise what is wrong with the Hub, or a mirror, where the card cannot be had: `datasets` calls that "no files"."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError
+
+    url = hf_hub_url(dataset, "README.md", repo_type="dataset", revision=commit)
+    with suppress(EntryNotFoundError):  # a dataset without a card
+        if get_hf_file_metadata(url).etag is None:
+            raise WrongAnswer(f"answered HEAD {public_address(url)} without an ETag, which `datasets` must have")
 
 
 def _list(api: Any, dataset: str, commit: str, paths: list[str]) -> dict[str, Any]:

@@ -54,9 +54,9 @@ def url_files(url: str) -> tuple[InputFile, ...]:
             above = root.rstrip("/") + "/"
             named = {p.removeprefix(above): p for p in details}
             sizes = {name: details[p]["size"] or 0 for name, p in named.items()}
-            chosen = _of_one_kind(shown, sizes, [p.removeprefix(above) for p in others])
+            chosen = of_one_kind(shown, sizes, [p.removeprefix(above) for p in others])
             return {named[name]: details[named[name]] for name in chosen}
-        _warn_of_others(shown, f"files that end in {', '.join(FORMATS)}", others)
+        warn_of_others(shown, f"files that end in {', '.join(FORMATS)}", others)
         return details
 
     try:
@@ -107,14 +107,14 @@ def _local_paths(path: Path) -> tuple[Path, list[Path]]:
         sizes = {name: (path / name).stat().st_size for name in names if format_of(name) and (path / name).is_file()}
         if not sizes:
             raise SourceError(f"{path} holds no files to read: expected {', '.join(FORMATS)}")
-        return path, [path / name for name in _of_one_kind(str(path), sizes, [n for n in names if n not in sizes])]
+        return path, [path / name for name in of_one_kind(str(path), sizes, [n for n in names if n not in sizes])]
     if path.is_file():
         return path.parent, [path]
     found = [p for p in map(Path, glob.glob(str(path), recursive=True)) if not p.is_dir() and not _is_in_a_link_loop(p)]
     files = [p for p in found if p.is_file()]
     if not files:
         raise SourceError(f"no such file or folder: {path} (looked from {Path.cwd()})")
-    _warn_of_others(str(path), "whole files", [str(p) for p in found if not p.is_file()])
+    warn_of_others(str(path), "whole files", [str(p) for p in found if not p.is_file()])
     return Path(os.path.commonpath([p.parent for p in files])), files
 
 
@@ -137,7 +137,7 @@ def _names_below(folder: Path) -> list[str]:
     return names
 
 
-def _of_one_kind(where: str, sizes: Mapping[str, int], others: Iterable[str]) -> list[str]:
+def of_one_kind(where: str, sizes: Mapping[str, int], others: Iterable[str]) -> list[str]:
     """The names of one kind, of those in `sizes`: parquet, jsonl (compressed or not) or txt, whichever has the most
     bytes. The rest and the `others` are named in a warning."""
     kinds: dict[str, list[str]] = {}
@@ -148,7 +148,7 @@ def _of_one_kind(where: str, sizes: Mapping[str, int], others: Iterable[str]) ->
     order = [ending[1:] for ending in FORMATS]
     kind = max(kinds, key=lambda kind: (sum(sizes[name] for name in kinds[kind]), -order.index(kind)))
     rest = sorted((name for name in sizes if _kind(name) != kind), key=lambda name: (-sizes[name], name))
-    _warn_of_others(where, f"its {kind} files", [*rest, *sorted(others)])
+    warn_of_others(where, f"its {kind} files", [*rest, *sorted(others)])
     return kinds[kind]
 
 
@@ -160,7 +160,7 @@ def _format_behind(path: str) -> str | None:
     return format_of(public_address(path))  # http's paths are whole addresses, with their queries
 
 
-def _warn_of_others(where: str, read: str, names: list[str]) -> None:
+def warn_of_others(where: str, read: str, names: list[str]) -> None:
     if not names:
         return
     shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else "")

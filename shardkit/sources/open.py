@@ -1,4 +1,4 @@
-"""How the user's name for a source is understood: `sample`, a path, a glob, a URL, a Hub dataset id, or an iterable.
+"""How the user's name for a source is understood: `sample`, a path, a glob, a URL, a Hub dataset, or an iterable.
 
 The files of a path or URL are found in `listing.py`, those of a Hub dataset in `hub.py`, the built-in sample is in
 `sample.py`. The formats are listed in `source.py`, cut into chunks in `chunks.py` and read in `texts.py`.
@@ -7,7 +7,6 @@ The files of a path or URL are found in `listing.py`, those of a Hub dataset in 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +14,13 @@ from typing import Any
 
 from shardkit.dataset.manifest import SourceInfo
 from shardkit.errors import SourceError, UsageError
+from shardkit.hub_address import parse_address, parse_short
 from shardkit.redaction import public_address
 from shardkit.sources.listing import local_files, url_files
 from shardkit.sources.source import InputFile, ReadOptions, Source, format_of
 
 DEFAULT_SOURCE = "HuggingFaceFW/fineweb-edu"
 DEFAULT_CONFIG = "sample-10BT"
-_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 
 def open_source(
@@ -36,9 +35,10 @@ def open_source(
 ) -> Source:
     """List the files of `source`.
 
-    `source` is "sample", a local file, folder or glob, a URL that fsspec reads, a Hub dataset id, a list of local
-    paths, or any iterable of texts or of rows with a `text_field` (a `datasets.Dataset`). A list (or tuple) is one of
-    paths if its first item is a `Path`, or if every item is a string that ends as a file name in `FORMATS` does.
+    `source` is "sample", a local file, folder or glob, a URL that fsspec reads, a Hub dataset id, an address on the Hub
+    (of a dataset, or of a file, folder or glob in it: `hub_address.py`), a list of local paths, or any iterable of
+    texts or of rows with a `text_field` (a `datasets.Dataset`). A list (or tuple) is one of paths if its first item is
+    a `Path`, or if every item is a string that ends as a file name in `FORMATS` does.
 
     Of a folder, files of one kind are read: parquet, jsonl (compressed or not) or txt, whichever has the most bytes.
     All others but hidden ones are named in a warning; a glob or a list of paths reads any kinds together.
@@ -58,23 +58,30 @@ def _from_name(text: str, name: str | None, split: str, revision: str | None, op
         from shardkit.sources.sample import sample_source
 
         return sample_source(options)
-    if "://" in text and not text.startswith("hf://datasets/"):
+    address = parse_address(text) if "://" in text else None
+    if address is None and "://" in text:
         return Source(info=_info(public_address(text), options), files=url_files(text), options=options)
-    if _is_local_name(text):
+    if address is None and _is_local_name(text):
         identity = Path(os.path.abspath(_path(text))).name or "files"  # the same from whichever folder it is named
         return Source(info=_info(identity, options), files=local_files(_path(text)), options=options)
-    if text.startswith("hf://datasets/"):
-        text = text.removeprefix("hf://datasets/")
-    if not _HUB_ID.match(text):
+    address = address or parse_short(text)
+    if address is None:
         raise UsageError(
             f"cannot tell what source {text!r} is: no such local path, and not a Hub dataset id (user/name), a URL, or "
             "`sample`"
         )
-    from shardkit.sources.hub import hub_source
+    from shardkit.sources.hub import hub_files, hub_source
 
-    if name is None and text == DEFAULT_SOURCE:
+    revision = address.revision_with(revision)
+    if address.path:
+        if name is not None or split != "train":
+            raise UsageError(
+                f"{address.url} names files, --name and --split choose among those of a whole dataset: give one"
+            )
+        return hub_files(address.name, address.path, revision=revision, options=options)
+    if name is None and address.name == DEFAULT_SOURCE:
         name = DEFAULT_CONFIG
-    return hub_source(text, name=name, split=split, revision=revision, options=options)
+    return hub_source(address.name, name=name, split=split, revision=revision, options=options)
 
 
 def _is_local_name(text: str) -> bool:

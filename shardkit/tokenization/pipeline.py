@@ -75,11 +75,11 @@ def tokenize(
 ) -> Manifest:
     """Tokenize `source` into `.npy` shards and a manifest in the folder `out`; return the manifest.
 
-    `source` is a Hub dataset id, a local file, folder or glob, a list of local paths, a URL, `sample`, or any iterable
-    of texts (a `datasets.Dataset` too). A list is one of paths if its first item is a `Path`, or if every item is a
-    string that ends in `.parquet`, `.jsonl`, `.jsonl.gz`, `.jsonl.zst` or `.txt`. Of a folder, files of one kind are
-    read and a warning names the others; a glob or a list reads any kinds together. A source must not change until the
-    run ends (docs/tokenize.md says how that is found out).
+    `source` is a Hub dataset id (or the address of its page or files on the Hub), a local file, folder or glob, a list
+    of local paths, a URL, `sample`, or any iterable of texts (a `datasets.Dataset` too). A list is one of paths if its
+    first item is a `Path`, or if every item is a string that ends in `.parquet`, `.jsonl`, `.jsonl.gz`, `.jsonl.zst` or
+    `.txt`. Of a folder, files of one kind are read and a warning names the others; a glob or a list reads any kinds
+    together. A source must not change until the run ends (docs/tokenize.md says how that is found out).
 
     The stream is `[EOT] + encode_ordinary(text)` for each row in order, cut into shards of exactly `shard_tokens`
     tokens (the last one shorter); the first `val_shards` shards are the split `val`, the others `train`. `max_docs` and

@@ -81,6 +81,7 @@ class RunSpec:
             "config": info.config,
             "split": info.split,
             "revision": info.revision,
+            **info.options,
             "text field": info.text_field,
             "input files": hashlib.sha256(files.encode()).hexdigest(),
             "file states": [[file.path, file.state] for file in self.source.files if file.version],
@@ -113,7 +114,7 @@ class RunSpec:
             "transform": self.transform_id,
             "filter": self.filter_id,
         }
-        stated = {name: value for name, value in options.items() if value is not None}
+        stated = dict(info.options) | {name: value for name, value in options.items() if value is not None}
         return Manifest(
             shardkit_version=__version__,
             tokenizer=tokenizer.info,

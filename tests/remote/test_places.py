@@ -18,7 +18,7 @@ from shardkit import network
 from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest
 from shardkit.errors import AuthError, HubError, ShardError, UsageError
-from shardkit.remote.address import open_remote
+from shardkit.remote.address import is_remote, open_remote
 from shardkit.remote.hub import HubRemote
 from shardkit.remote.pull import pull
 from shardkit.remote.push import publish, push
@@ -35,6 +35,10 @@ ROOT = Path(__file__).parents[2]
         ("user/my.data-set_2", "hf://datasets/user/my.data-set_2"),
         ("hf://datasets/user/name", "hf://datasets/user/name"),
         ("hf://datasets/user/name@v1", "hf://datasets/user/name@v1"),
+        ("user/name/sub/folder", "hf://datasets/user/name/sub/folder"),
+        ("hf://datasets/user/name@v1/sub", "hf://datasets/user/name@v1/sub"),
+        ("https://huggingface.co/datasets/user/name", "hf://datasets/user/name"),
+        ("https://huggingface.co/datasets/user/name/tree/v1/sub/", "hf://datasets/user/name@v1/sub"),
     ],
 )
 def test_hub_names(repo: str, expected: str) -> None:
@@ -55,11 +59,43 @@ def test_paths_and_urls_are_fsspecs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    "repo", ["", "name", "a/b/c", "user/", "hf://user/name", "hf://buckets/user/name", "hf://datasets/x", "nowhere://x"]
+    "repo",
+    [
+        "",
+        "name",
+        "user/",
+        "https://huggingface.co/user/name",
+        "hf://user/name",
+        "hf://buckets/user/name",
+        "hf://datasets/x",
+        "nowhere://x",
+    ],
 )
 def test_what_is_neither_is_refused_with_what_to_write(repo: str) -> None:
     with pytest.raises(UsageError, match=r"user/name"):
         open_remote(repo)
+
+
+@pytest.mark.parametrize(
+    "repo",
+    [
+        "user/name/demo_train_000001.npy",
+        "hf://datasets/user/name/*.npy",
+        "https://huggingface.co/datasets/user/name/blob/main/manifest.json?token=hf_aB12345678901",
+    ],
+)
+def test_a_file_is_no_place(repo: str) -> None:
+    with pytest.raises(UsageError, match="names files: a place is a whole dataset, name its repo or folder") as caught:
+        open_remote(repo)
+    assert "hf_aB" not in str(caught.value)
+
+
+def test_what_is_a_folder_here_is_no_remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "user" / "name" / "sub").mkdir(parents=True)
+    assert [is_remote(f"user/name{rest}") for rest in ("", "/sub", "/other")] == [False, False, True]
+    assert [is_remote(place) for place in ("./user/other", "/user/other", "name", tmp_path)] == [False] * 4
+    assert is_remote("https://huggingface.co/datasets/user/name")
 
 
 def test_two_revisions_are_one_too_many() -> None:

@@ -31,7 +31,7 @@ from shardkit.dataset.typed_json import parse_json, read_record
 from shardkit.errors import OutputError
 from shardkit.files import read_small_file, write_error
 from shardkit.redaction import public_address
-from shardkit.remote.address import hub_repo
+from shardkit.remote.address import hub_place
 
 Record = TypeVar("Record", "Lease", "Status", "Dataset")
 _SPARE_BYTES = 1 << 16  # of the folder's bound: leases and the status
@@ -207,9 +207,9 @@ def default_folder(source: str, revision: str | None, split: str) -> Path:
 
 def full_name(source: str, revision: str | None) -> tuple[str, str | None]:
     """One spelling of a source and its revision, so that all who mean the same meet. Raises `UsageError`."""
-    name, revision = hub_repo(source, revision)
-    if name:
-        return f"hf://datasets/{name}", revision
+    address = hub_place(source, revision)
+    if address is not None:
+        return dataclasses.replace(address, revision=None).url, address.revision
     path = source.removeprefix("file://")
     return (source if "://" in path else os.path.abspath(Path(path).expanduser())), revision
 

@@ -302,6 +302,8 @@ def test_names_that_mean_the_same_meet_in_one_folder(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("SHARDKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     same = [full_name("u/n", "v1"), full_name("hf://datasets/u/n@v1", None), full_name("hf://datasets/u/n", "v1")]
+    same.append(full_name("https://huggingface.co/datasets/u/n/tree/v1", None))
+    assert full_name("u/n/sub", "v1") == full_name("hf://datasets/u/n@v1/sub", None) == ("hf://datasets/u/n/sub", "v1")
     assert set(same) == {("hf://datasets/u/n", "v1")}
     assert default_folder(*same[0], "train").parent == tmp_path / "cache"
     assert default_folder(*same[0], "train").name.startswith("u-n@v1-train-")
