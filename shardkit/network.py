@@ -47,19 +47,22 @@ class _Rule(NamedTuple):
     says: str  # after "cannot WHAT: WHERE"; `said` is the client's text, `detail` has its class in front
 
 
+_NO_PLACE = "does not exist, or"
+_MISSING = ("RepositoryNotFoundError", "BucketNotFoundError")
 _RULES = [  # the first that fits is followed
     _Rule({"GatedRepoError"}, False, AuthError, f"is gated: accept its conditions on its page, then {_LOGIN}"),
-    _Rule(
-        {"RepositoryNotFoundError", "no token"},
-        False,
-        AuthError,
-        f"does not exist, or is private and there is no token: check the name, {_LOGIN}",
+    *(
+        _Rule(
+            {name, "no token"},
+            False,
+            AuthError,
+            f"{_NO_PLACE} is private and there is no token: check the name, {_LOGIN}",
+        )
+        for name in _MISSING
     ),
-    _Rule(
-        {"RepositoryNotFoundError"},
-        False,
-        AuthError,
-        "does not exist, or your token may not see it: check the name and account",
+    *(
+        _Rule({name}, False, AuthError, f"{_NO_PLACE} your token may not see it: check the name and account")
+        for name in _MISSING
     ),
     _Rule({"Hub", 401, "no token"}, False, AuthError, f"needs a token and there is none: {_NEW_TOKEN}"),
     _Rule({"Hub", 401}, False, AuthError, f"does not accept the token (wrong or expired): {_NEW_TOKEN}"),

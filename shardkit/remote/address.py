@@ -8,6 +8,7 @@ from pathlib import Path
 from shardkit.errors import UsageError
 from shardkit.remote.interface import Remote
 
+BUCKETS = "hf://buckets/"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _LOCAL_PATH = re.compile(r"[./~\\]|[A-Za-z]:[\\/]")
 
@@ -20,7 +21,8 @@ def is_remote(place: object) -> bool:
 
 
 def open_remote(repo: str, *, revision: str | None = None) -> Remote:
-    """The remote that REPO names: `user/name`, `hf://datasets/user/name[@revision]`, a path, `file://`, `s3://`, ...
+    """The remote that REPO names: `user/name`, `hf://datasets/user/name[@revision]`, `hf://buckets/user/name/folder`, a
+    path, `file://`, `s3://`, ...
 
     Nothing is asked over the network. Raises `UsageError` for what is none of these.
     """
@@ -28,16 +30,20 @@ def open_remote(repo: str, *, revision: str | None = None) -> Remote:
     from shardkit.remote.storage import FsspecRemote
 
     name, revision = hub_repo(repo, revision)
+    if repo.startswith(BUCKETS):
+        from shardkit.remote.bucket import BucketRemote
+
+        return BucketRemote(repo)
     return HubRemote(name, revision) if name else FsspecRemote(repo)
 
 
 def hub_repo(repo: str, revision: str | None) -> tuple[str, str | None]:
     """The `user/name` and revision that REPO names, ("", None) for a folder or URL. Raises `UsageError`."""
-    if repo.startswith("hf://"):
+    if repo.startswith("hf://") and not repo.startswith(BUCKETS):
         kind, _, name = repo.removeprefix("hf://").partition("/")
         name, _, pinned = name.partition("@")
         if kind != "datasets" or not _HUB_NAME.fullmatch(name):
-            raise UsageError(f"{repo} is not a dataset repo: write hf://datasets/user/name (no bucket, no model)")
+            raise UsageError(f"{repo} is not a dataset repo: write hf://datasets/user/name, or hf://buckets/user/name")
         if pinned and revision not in (None, pinned):
             raise UsageError(f"{repo} names one revision and --revision another ({revision}): give one")
         return name, pinned or revision

@@ -3,8 +3,8 @@
 It owns what the client (2.4.0) asks for: whoami; dataset and model repos, private and gated;
 info, tree, paths-info, refs, commits; preupload, LFS upload (basic and multipart), NDJSON commits; resolve with ranges.
 LFS content moves through the origin `localhost`, everything else through `127.0.0.1`; a token that arrives there
-is in `leaked_tokens`. Repos are in `hub_store.py`, the Xet store in `hub_xet.py`, faults, log, start and stop in
-`hub_wire.py`.
+is in `leaked_tokens`. Repos are in `hub_store.py`, buckets in `hub_buckets.py`, the Xet store in `hub_xet.py`, faults,
+log, start and stop in `hub_wire.py`.
 
 It leaves out: pull requests, spaces, discussions, squashing, moving a repo, `.gitignore` and `.gitattributes`
 rules, YAML checks, gzip, rate limits (use a `status` fault), expiring URLs (a 403 fault on `/_cdn/`), fsync.
@@ -31,9 +31,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
+from hub_buckets import Bucket, BucketHandler
 from hub_store import Commit, Entry, HubError, Repo, blocks_of
 from hub_wire import Fault, FaultyServer, Json, Request, parse_json
-from hub_xet import XetHandler, XetStore
+from hub_xet import XetStore
 
 __all__ = ["Account", "Commit", "Entry", "Fault", "HubServer", "Repo", "Request"]
 
@@ -70,11 +71,11 @@ def route(methods: str, pattern: str, access: str) -> Callable[[Route], Route]:
     return register
 
 
-class HubHandler(XetHandler):
+class HubHandler(BucketHandler):
     site: HubServer
 
     def dispatch(self, path: str) -> None:
-        if self.dispatch_xet(path):
+        if self.dispatch_xet(path) or self.dispatch_bucket(path):
             return None
         for methods, pattern, access, handler in ROUTES:
             match = pattern.fullmatch(path)
@@ -454,6 +455,7 @@ class HubServer(FaultyServer):
         self.lfs_threshold, self.multipart_threshold, self.part_size = lfs_threshold, multipart_threshold, part_size
         self.uploads: Counter[str] = Counter()
         self.xet = XetStore(self.root / "xet")
+        self.buckets: dict[str, Bucket] = {}
         self.repos: dict[tuple[str, str], Repo] = {}
         for path in sorted(self.root.glob("*/*/*/repo.json")):
             kind, namespace, name = path.parent.relative_to(self.root).parts
@@ -493,6 +495,14 @@ class HubServer(FaultyServer):
                 else:
                     entries[path] = repo.regular(content if isinstance(content, bytes) else content.read_bytes())
             return repo.commit("main", "seed", "", "system", entries)
+
+    def create_bucket(self, bucket_id: str, *, private: bool = False) -> Bucket:
+        with self.lock:
+            self.buckets[bucket_id] = Bucket(bucket_id, private)
+            return self.buckets[bucket_id]
+
+    def bucket_bytes(self, bucket_id: str, path: str) -> bytes:
+        return b"".join(self.xet.content(self.xet.files[self.buckets[bucket_id].files[path].xet_hash]))
 
     def files(self, repo_id: str, revision: str = "main", repo_type: str = "dataset") -> dict[str, Entry]:
         return dict(self.repo(repo_id, repo_type).resolve(revision).files)

@@ -2,7 +2,8 @@
 
 A file is stored as terms: runs of chunks of xorbs. What arrived is put together at once and checked against its
 SHA-256, as the Hub does, so that a plain GET of a file that came by Xet works too. The index of files is in memory.
-It leaves out: deduplication between sessions (the client asks and is told 404), expiring tokens, buckets.
+A file for a bucket comes without a SHA-256. It leaves out: deduplication between sessions (the client asks and is told
+404), expiring tokens.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +38,7 @@ class Term:
 @dataclass(frozen=True)
 class XetFile:
     hash: str
-    sha256: str
+    sha256: str  # "" if none was stated
     terms: tuple[Term, ...]
 
     @property
@@ -71,9 +73,11 @@ class XetStore:
             digest = hashlib.sha256()
             for block in self.content(file):
                 digest.update(block)
-            if digest.hexdigest() != file.sha256:
+            if file.sha256 not in ("", digest.hexdigest()):
                 raise HttpError(400, f"The chunks of {file.hash} have SHA-256 {digest.hexdigest()}, not {file.sha256}")
-            self.files[file.hash] = self.by_sha256[file.sha256] = file
+            self.files[file.hash] = file
+            if file.sha256:
+                self.by_sha256[file.sha256] = file
 
     def forget(self, sha256: str) -> None:
         """Serve that file by Xet no more."""
@@ -83,9 +87,21 @@ class XetStore:
     def content(self, file: XetFile) -> Iterator[bytes]:
         """The bytes of a file, chunk by chunk."""
         for term in file.terms:
+            if not self.xorb(term.xorb).exists():
+                raise HttpError(404, f"No such xorb: {term.xorb}", {"X-Error-Code": "EntryNotFound"})
             xorb = self.xorb(term.xorb).read_bytes()
             for start, end in chunk_places(xorb)[term.first : term.last]:
                 yield unpacked(xorb[start:end])
+
+    def whole(self, file: XetFile) -> Path:
+        """A file put together, as a plain GET of it is answered."""
+        path = self.folder / f"{file.hash}.file"
+        if not path.exists():
+            partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+            with partial.open("wb") as target:
+                target.writelines(self.content(file))
+            partial.replace(path)
+        return path
 
     def reconstruction(self, file: XetFile, first: int, last: int, origin: str) -> Json | None:
         """How bytes `first` to `last` (both counted) come together from ranges of xorbs; None past the end."""
@@ -130,10 +146,9 @@ def parse_shard(content: bytes) -> Iterator[XetFile]:
             _, size, first, last = struct.unpack_from("<IIII", segment, 32)
             terms.append(Term(printed(segment[:32]), size, first, last))
         at += (1 + count + (count if flags & HAS_VERIFICATION else 0)) * ROW
-        if not flags & HAS_SHA256:
-            raise HttpError(400, "A file without its SHA-256")
-        yield XetFile(printed(row[:32]), printed(content[at : at + 32]), tuple(terms))
-        at += ROW
+        sha256 = printed(content[at : at + 32]) if flags & HAS_SHA256 else ""
+        yield XetFile(printed(row[:32]), sha256, tuple(terms))
+        at += ROW if sha256 else 0
 
 
 def chunk_places(xorb: bytes) -> list[tuple[int, int]]:
