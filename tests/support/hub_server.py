@@ -416,7 +416,7 @@ class HubHandler(BucketHandler):
             entry = repo.regular(base64.b64decode(value["content"]))
         elif key == "lfsFile":
             if stored := self.site.xet.by_sha256.get(value["oid"]):
-                repo.store(self.site.xet.content(stored), expected=stored.sha256)
+                repo.adopt(self.site.xet.whole(stored), stored.sha256)
             if not repo.blob(value["oid"]).exists():
                 raise HubError(400, "", f"LFS pointer pointed to a file that does not exist: {value['path']}")
             entry = repo.lfs(value["oid"])
