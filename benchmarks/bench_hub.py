@@ -1,7 +1,9 @@
 """push and pull against the plain client's `upload_folder` and `snapshot_download`: same files, same server, same run.
 
-    python benchmarks/bench_hub.py --server tests/support/hub_server.py --shards 10 --shard-mb 200
+    python benchmarks/bench_hub.py --server tests/support/hub_server.py --shards 10 --shard-mb 200 [--xet | --bucket]
 
+With `--xet` both go by Xet, as users do who have not switched it off. With `--bucket` the place is a bucket, which is
+Xet too, and the plain client's way is its `sync_bucket`.
 The server is any local Hub that prints its URL when started with `--port 0 --root DIR`. Every timed run is its own
 process, and the two ways take turns, so that neither profits from the other's page cache or connections. shardkit's
 times include checking every SHA-256; the plain client's include what it does itself. Prints JSON: seconds, MB/s, the
@@ -35,12 +37,18 @@ import shardkit.remote.push, shardkit.remote.pull
 api = huggingface_hub.HfApi()
 if way == "upload_folder":
     api.create_repo(repo, repo_type="dataset", exist_ok=True)
+elif way == "sync_bucket up":
+    api.create_bucket(repo.removeprefix("hf://buckets/"), exist_ok=True)
 api.whoami()
 start = time.perf_counter()
 if way == "push":
     shardkit.remote.push.push(folder, repo)
 elif way == "pull":
     shardkit.remote.pull.pull(repo, folder)
+elif way == "sync_bucket up":
+    api.sync_bucket(folder, repo, quiet=True)
+elif way == "sync_bucket down":
+    api.sync_bucket(repo, folder, quiet=True)
 elif way == "upload_folder":
     api.upload_folder(repo_id=repo, folder_path=folder, repo_type="dataset")
 elif way == "snapshot_download":
@@ -55,10 +63,10 @@ print(seconds, peak)
 """
 
 
-def make_dataset(folder: Path, shards: int, shard_bytes: int) -> Manifest:
+def make_dataset(folder: Path, shards: int, shard_bytes: int, seed: int = 0) -> Manifest:
     """A dataset of random tokens: `shards` shards of about `shard_bytes` bytes."""
     folder.mkdir(parents=True)
-    rng, tokens, infos = np.random.default_rng(0), shard_bytes // 2, []
+    rng, tokens, infos = np.random.default_rng(seed), shard_bytes // 2, []
     for index in range(shards):
         split = "val" if index == 0 else "train"
         writer = ShardWriter(folder / ".writing", np.dtype("<u2"), tokens)
@@ -98,8 +106,10 @@ def timed(way: str, repo: str, folder: Path, env: dict[str, str]) -> tuple[float
     return float(seconds), float(peak)
 
 
-def run(server: Path, token: str, user: str, shards: int, shard_bytes: int, rounds: int) -> dict[str, Any]:
-    """Measure all four ways `rounds` times and compare the medians."""
+def run(
+    server: Path, token: str, user: str, shards: int, shard_bytes: int, rounds: int, by: str = "lfs"
+) -> dict[str, Any]:
+    """Measure all four ways `rounds` times and compare the medians. `by`: lfs, xet, or bucket (by Xet)."""
     with tempfile.TemporaryDirectory(prefix="bench-hub-") as temporary:
         work = Path(temporary)
         (work / "state").mkdir()
@@ -116,39 +126,50 @@ def run(server: Path, token: str, user: str, shards: int, shard_bytes: int, roun
                 "HF_ENDPOINT": process.stdout.readline().strip(),
                 "HF_TOKEN": token,
                 "HF_HOME": str(work / "hf"),
-                "HF_HUB_DISABLE_XET": "1",
+                "HF_HUB_DISABLE_XET": "1" if by == "lfs" else "0",
                 "HF_HUB_DISABLE_PROGRESS_BARS": "1",
                 "PYTHONPATH": str(ROOT),
             }
-            data = work / "data"
-            total = sum(shard.bytes for shard in make_dataset(data, shards, shard_bytes).shards)
+            # other bytes each: a Xet store keeps none twice
+            whose = {name: work / f"data-{name}" for name in ("ours", "plain")}
+            made = [make_dataset(folder, shards, shard_bytes, seed) for seed, folder in enumerate(whose.values())]
+            total = sum(shard.bytes for shard in made[0].shards)
             ways: dict[str, list[tuple[float, float]]] = {}
+            ups, downs = ("push", "upload_folder"), ("pull", "snapshot_download")
+            if by == "bucket":
+                ups, downs = ("push", "sync_bucket up"), ("pull", "sync_bucket down")
             for round_number in range(rounds):
-                pairs = [("push", "upload_folder"), ("pull", "snapshot_download")]
-                for pair in pairs:
+                for pair in (ups, downs):
                     for way in pair if round_number % 2 == 0 else reversed(pair):
-                        repo = f"{user}/bench-{round_number}-{'ours' if way in ('push', 'pull') else 'plain'}"
-                        target = data if way in ("push", "upload_folder") else work / f"down-{way}"
+                        name = "ours" if way in ("push", "pull") else "plain"
+                        repo = f"{user}/bench-{round_number}-{name}"
+                        repo = f"hf://buckets/{repo}" if by == "bucket" else repo
+                        target = whose[name] if way in ups else work / f"down-{name}"
                         ways.setdefault(way, []).append(timed(way, repo, target, env))
-                        if target != data:
+                        if way in downs:
                             shutil.rmtree(target)
-                for state in (work / "state").glob("datasets/*/*"):
-                    shutil.rmtree(state / "blobs", ignore_errors=True)  # room; the next round has its own repos
-            return _summary(ways, total, shards)
+                for state in (
+                    *(work / "state").glob("datasets/*/*/blobs"),
+                    work / "state" / "xet",
+                    work / "hf" / "xet",
+                ):
+                    shutil.rmtree(state, ignore_errors=True)  # room; the next round has its own repos
+            return _summary(ways, total, shards, (ups, downs))
         finally:
             process.terminate()
             process.communicate()  # waits and closes the pipe
 
 
-def _summary(ways: dict[str, list[tuple[float, float]]], total: int, shards: int) -> dict[str, Any]:
+def _summary(
+    ways: dict[str, list[tuple[float, float]]], total: int, shards: int, pairs: tuple[tuple[str, str], ...]
+) -> dict[str, Any]:
     median = {way: statistics.median(seconds for seconds, _ in runs) for way, runs in ways.items()}
     return {
         "shards": shards,
         "bytes": total,
         "seconds": {way: [round(seconds, 3) for seconds, _ in runs] for way, runs in ways.items()},
         "MB/s": {way: round(total / seconds / 1e6, 1) for way, seconds in median.items()},
-        "push / upload_folder": round(median["upload_folder"] / median["push"], 3),
-        "pull / snapshot_download": round(median["snapshot_download"] / median["pull"], 3),
+        **{f"{ours} / {plain}": round(median[plain] / median[ours], 3) for ours, plain in pairs},
         "peak_rss_mb": {way: round(max(peak for _, peak in runs) / 1e6, 1) for way, runs in ways.items()},
     }
 
@@ -162,9 +183,11 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=10)
     parser.add_argument("--shard-mb", type=float, default=200.0)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--xet", action="store_const", dest="by", const="xet", default="lfs")
+    parser.add_argument("--bucket", action="store_const", dest="by", const="bucket")
     options = parser.parse_args()
     shard_bytes = int(options.shard_mb * 1e6)
-    result = run(options.server, options.token, options.user, options.shards, shard_bytes, options.rounds)
+    result = run(options.server, options.token, options.user, options.shards, shard_bytes, options.rounds, options.by)
     print(json.dumps(result, indent=1))
 
 

@@ -132,7 +132,8 @@ def tokenize(source: str, as_json: bool, **options: Any) -> None:
 def push(directory: Path, repo: str, as_json: bool, **options: Any) -> None:
     """Send the dataset folder DIR to REPO: only what is missing there, verified, the manifest last.
 
-    REPO: user/name[/folder] on the Hub, a folder, or a URL (file://, s3://, gs://). Run it again after any failure.
+    REPO: user/name[/folder] on the Hub, a folder, or a URL (hf://buckets/, file://, s3://, gs://). Run it again after
+    any failure.
     """
     from shardkit.look.progress import TransferBar
     from shardkit.remote.push import push as run

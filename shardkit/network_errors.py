@@ -31,6 +31,9 @@ _CERTIFICATE = (
 )
 
 
+_MISSING = ("RepositoryNotFoundError", "BucketNotFoundError")  # a place
+
+
 class Rule(NamedTuple):
     """What is done about an error that has all of `marks` (see `_marks_of` in `network.py`)."""
 
@@ -45,17 +48,23 @@ class Rule(NamedTuple):
 RULES = [  # the first that fits is followed
     Rule({"WrongAnswer"}, False, None, "is not served by {endpoint}, which {said}: {advice}"),
     Rule({"GatedRepoError"}, False, AuthError, f"is gated: accept its conditions on its page, then {_LOGIN}"),
-    Rule(
-        {"RepositoryNotFoundError", "no token"},
-        False,
-        AuthError,
-        f"does not exist, or is private and there is no token: check the name, {_LOGIN}",
+    *(
+        Rule(
+            {name, "no token"},
+            False,
+            AuthError,
+            f"does not exist, or is private and there is no token: check the name, {_LOGIN}",
+        )
+        for name in _MISSING
     ),
-    Rule(
-        {"RepositoryNotFoundError"},
-        False,
-        AuthError,
-        "does not exist, or your token may not see it: check the name and account",
+    *(
+        Rule(
+            {name},
+            False,
+            AuthError,
+            "does not exist, or your token may not see it: check the name and account",
+        )
+        for name in _MISSING
     ),
     *(Rule({"Hub", status, "page", "no code"}, False, None, _PAGE) for status in (401, 405, 407, 451, 511)),
     Rule({"Hub", 401, "no token"}, False, AuthError, f"needs a token and there is none: {_NEW_TOKEN}"),

@@ -1,8 +1,9 @@
-"""Checkpoints on their way to the Hub or an fsspec place, in a thread: nothing that happens there stops training."""
+"""Checkpoints on their way to the Hub, a bucket or an fsspec place, in a thread: nothing there stops training."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from trainer.places import one_line
 
 FIRST_WAIT_SECONDS = 2.0  # after a failed try; then twice as long each time
 LONGEST_WAIT_SECONDS = 300.0
+_BUCKETS = "hf://buckets/"
+_BUCKET = re.compile(r"hf://buckets/(?P<id>[\w.-]+/[\w.-]+)(?P<folder>(/[^/@?#\\]+)*)/?")
 LAST_TRIES = 4  # of the last checkpoint, when the run is over
 
 
@@ -27,8 +30,13 @@ class Uploader:
     """
 
     def __init__(self, run: Path, remote: str, say: Callable[[str], None]) -> None:
-        if "://" not in remote and not is_hub_repo(remote):
-            raise UsageError(f"--push-checkpoints {remote!r}: expected user/repo on the Hub, or a URL like s3://...")
+        if not (is_hub_repo(remote) or "://" in remote) or (
+            remote.startswith(_BUCKETS) and not _BUCKET.fullmatch(remote)
+        ):
+            raise UsageError(
+                f"--push-checkpoints {remote!r}: expected user/repo on the Hub, hf://buckets/user/name/folder, or a "
+                "URL like s3://..."
+            )
         self._run, self._remote, self._say = run, remote, say
         self._shown = public_address(remote)
         self._next: Path | None = None
@@ -94,7 +102,7 @@ class Uploader:
         tries = last_tries = 0
         while True:
             try:
-                (_push_fsspec if "://" in self._remote else _push_hub)(stage, self._remote)
+                _push(stage, self._remote)
             except BaseException as error:  # noqa: BLE001 (a client's panic too: nothing may end this thread)
                 tries += 1
                 self._say(f"warning: {stage.name} was not pushed to {self._shown} (try {tries}): {one_line(error)}")
@@ -117,6 +125,13 @@ class Uploader:
         return self._next is not None or self._closed != was_closed
 
 
+def _push(stage: Path, remote: str) -> None:
+    if match := _BUCKET.fullmatch(remote):
+        _push_bucket(stage, match["id"], match["folder"].strip("/"))
+    else:
+        (_push_fsspec if "://" in remote else _push_hub)(stage, remote)
+
+
 def _push_hub(stage: Path, repo: str) -> None:
     """One commit adds this checkpoint and deletes older ones."""
     from huggingface_hub import HfApi
@@ -126,6 +141,20 @@ def _push_hub(stage: Path, repo: str) -> None:
     api.upload_folder(
         repo_id=repo, folder_path=stage, delete_patterns="checkpoints/*.pt", commit_message=f"Checkpoint {stage.name}"
     )
+
+
+def _push_bucket(stage: Path, bucket: str, folder: str) -> None:
+    """All files are named in one call when their bytes are there; then the checkpoints that this one replaces go."""
+    from huggingface_hub import HfApi
+
+    api, head = HfApi(), f"{folder}/" if folder else ""
+    api.create_bucket(bucket, exist_ok=True, private=True)
+    files = {head + path.relative_to(stage).as_posix(): path for path in sorted(stage.rglob("*")) if path.is_file()}
+    api.batch_bucket_files(bucket, add=[(path, name) for name, path in files.items()])
+    there = [item.path for item in api.list_bucket_tree(bucket, f"{head}checkpoints/", recursive=True)]
+    old = [name for name in there if is_checkpoint_name(Path(name).name) and name not in files]
+    if old:
+        api.batch_bucket_files(bucket, delete=old)
 
 
 def _push_fsspec(stage: Path, url: str) -> None:

@@ -126,7 +126,9 @@ class Config:
     save_every: int = _field(250, "Steps between checkpoints; 0 for the last one alone.")
     keep: int = _field(2, "Newest checkpoints to keep, beside the best one.")
     resume: str | None = _place(None, "auto (the newest whole one in --out), a checkpoint, a run, or user/repo.")
-    push_checkpoints: str | None = _place(None, "Hub model repo or fsspec path for checkpoints. No password is saved.")
+    push_checkpoints: str | None = _place(
+        None, "Hub model repo, hf://buckets/..., or fsspec path for checkpoints. No password is saved."
+    )
     data_dir: str | None = _place(None, "Where a remote --data is pulled to. [its own name]")
     ledger: bool = _field(False, "Write the loader's batch ledger into OUT/ledger.")
     tensorboard: bool = _place(False, "Log to TensorBoard in OUT/tensorboard too.")

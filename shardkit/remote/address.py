@@ -12,6 +12,7 @@ from shardkit.errors import UsageError
 from shardkit.hub_address import HubAddress, parse_address, parse_short
 from shardkit.remote.interface import Remote
 
+BUCKETS = "hf://buckets/"
 _LOCAL_PATH = re.compile(r"[./~\\]|[A-Za-z]:[\\/]")
 
 
@@ -26,7 +27,7 @@ def is_remote(place: object) -> bool:
 
 def open_remote(repo: str, *, revision: str | None = None) -> Remote:
     """The remote that REPO names: `user/name[/folder]`, `hf://datasets/user/name[@revision][/folder]`, the address of
-    such a page on the Hub, a path, `file://`, `s3://`, ...
+    such a page on the Hub, `hf://buckets/user/name[/folder]`, a path, `file://`, `s3://`, ...
 
     Nothing is asked over the network. Raises `UsageError` for what is none of these.
     """
@@ -34,15 +35,20 @@ def open_remote(repo: str, *, revision: str | None = None) -> Remote:
     from shardkit.remote.storage import FsspecRemote
 
     address = hub_place(repo, revision)
+    if repo.startswith(BUCKETS):
+        from shardkit.remote.bucket import BucketRemote
+
+        return BucketRemote(repo)
     return HubRemote(address) if address else FsspecRemote(repo)
 
 
 def hub_place(repo: str, revision: str | None) -> HubAddress | None:
-    """The dataset repo, revision and folder in it that REPO names; None for a folder or URL. Raises `UsageError`."""
+    """The dataset repo, revision and folder in it that REPO names; None for a bucket, folder or URL. Raises
+    `UsageError`."""
     if "://" in repo and (address := parse_address(repo)) is not None:
         return _folder(replace(address, revision=address.revision_with(revision)))
-    if repo.startswith("hf://"):
-        raise UsageError(f"{repo} is not a dataset repo: write hf://datasets/user/name (no bucket, no model)")
+    if repo.startswith("hf://") and not repo.startswith(BUCKETS):
+        raise UsageError(f"{repo} is not a dataset repo: write hf://datasets/user/name, or hf://buckets/user/name")
     if not _LOCAL_PATH.match(repo) and "://" not in repo:
         short = parse_short(repo)
         if short is None:

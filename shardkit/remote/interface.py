@@ -2,10 +2,10 @@
 
 To add a place: write a class with the methods of `Remote` beside `hub.py`, and choose it in `address.py:open_remote`.
 
-`HubRemote` is a dataset repo, through `huggingface_hub`; `FsspecRemote` is everything else that fsspec reaches: a
-mounted drive, S3, GCS. Both take shards in two steps, `upload` (the bytes) and `commit` (the acknowledgement, with
-small files and deletions), so that the push after a killed one knows what has arrived. Both are written only by whoever
-has the claim (`claim.py`).
+`HubRemote` is a dataset repo, and `BucketRemote` a bucket, through `huggingface_hub`; `FsspecRemote` is everything else
+that fsspec reaches: a mounted drive, S3, GCS. All take shards in two steps, `upload` (the bytes) and `commit` (the
+acknowledgement, with small files and deletions), so that the push after a killed one knows what has arrived. All are
+written only by whoever has the claim (`claim.py`).
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Remote(Protocol):
         """The folder name that a pull takes if it is given none."""
 
     def exists(self) -> bool:
-        """Whether there is such a place."""
+        """Whether there is such a place; a folder that is still to be made is one, and lists nothing."""
 
     def create(self, *, private: bool) -> None:
         """Make the place, if there is none. Refuses `private` for one that is public."""

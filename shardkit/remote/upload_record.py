@@ -29,11 +29,13 @@ def is_record(file: str) -> bool:
 class UploadRecord:
     """The record as it was read: `entries` are `(bytes, sha256)` of each shard, by its name.
 
+    `versions` are the hashes that the place itself has for their content, where it has any (a bucket's Xet hashes).
     What cannot be read is not known, and sent again.
     """
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
         self.entries: dict[str, tuple[int, str]] = {}
+        self.versions: dict[str, str] = {}
         self._files = set(files)
         self._number, self._segment = 0, b""
         self._read_old(files.get(OLD_RECORD_FILE, b"{}"))
@@ -48,15 +50,20 @@ class UploadRecord:
         """The names of the files that hold it."""
         return sorted(self._files)
 
-    def add(self, entries: Mapping[str, tuple[int, str]]) -> dict[str, bytes]:
-        """Note that these shards have arrived; returns the files to write, in order."""
-        return self._append(entries)
+    def add(
+        self, entries: Mapping[str, tuple[int, str]], versions: Mapping[str, str] | None = None
+    ) -> dict[str, bytes]:
+        """Note that these shards have arrived, as `versions` where given; returns the files to write, in order."""
+        known = versions or {}
+        return self._append(
+            {file: (*entry, *([known[file]] if file in known else [])) for file, entry in entries.items()}
+        )
 
     def remove(self, files: Iterable[str]) -> dict[str, bytes]:
         """Note that these files are no more; returns the files to write."""
         return self._append({file: None for file in files if file in self.entries})
 
-    def _append(self, lines: Mapping[str, tuple[int, str] | None]) -> dict[str, bytes]:
+    def _append(self, lines: Mapping[str, tuple[int | str, ...] | None]) -> dict[str, bytes]:
         changed = {}
         for file, entry in lines.items():
             if not self._number or len(self._segment) >= SEGMENT_BYTES or not self._segment.endswith(b"\n"):
@@ -71,10 +78,13 @@ class UploadRecord:
     def _read_line(self, line: bytes) -> None:
         try:
             file, entry = parse_json(line)
+            self.versions.pop(file, None)
             if entry is None:
                 self.entries.pop(file, None)
-            else:
-                self.entries[file] = _entry(entry)
+                return
+            self.entries[file] = _entry(entry[:2])
+            if entry[2:]:
+                self.versions[file] = str(entry[2])
         except (ValueError, TypeError):
             return
 

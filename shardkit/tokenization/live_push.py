@@ -46,7 +46,7 @@ def fetch_journal(repo: str, *, revision: str | None = None) -> RemoteRun:
     Every shard that the journal names is at the remote. Raises `OutputError` for a journal of which nothing holds.
     """
     remote = open_remote(repo, revision=revision)
-    files = remote.files() if not remote.has_commits or remote.exists() else {}
+    files = remote.files() if remote.exists() else {}
     finished = published(remote, files) if MANIFEST_NAME in files else None
     journal = b"".join(read_journal(remote, files).lines) if JOURNAL_FILE in files else None
     return RemoteRun(remote=remote, files=files, journal=journal, manifest=finished[1] if finished else None)

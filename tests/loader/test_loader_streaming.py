@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from cache_data import REPO, bytes_on_disk, kill_downloader, serve
+from hub_data import make_dataset
 from hub_server import HubServer
 
 from shardkit.batches.ledger import merge_ledger
@@ -25,6 +26,7 @@ from shardkit.batches.spans import ShardRows, SpanOrder
 from shardkit.dataset.manifest import Manifest
 from shardkit.errors import HubError, StateError, UsageError
 from shardkit.loader.loader import ShardLoader
+from shardkit.remote.push import push
 from shardkit.remote.streaming.folder import small_bytes
 
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -346,3 +348,21 @@ def test_an_edge_that_is_damaged_or_gone_is_made_again(served: HubServer, tmp_pa
                 damage = rng.randrange(9)
                 data = edge.read_bytes()
                 edge.write_bytes(data[:-1] if damage == 0 else bytes([data[0] ^ 1]) + data[1:] if damage == 1 else data)
+
+
+def test_a_stream_from_a_bucket_gives_a_copys_batches_and_goes_on_from_its_state(
+    served: HubServer, tmp_path: Path
+) -> None:
+    make_dataset(tmp_path / "copy", shards=5, tokens=TOKENS)
+    place = "hf://buckets/alice/tokens/demo"
+    push(tmp_path / "copy", place)
+    options: dict[str, Any] = {"batch_size": 5, "seq_len": 33, "seed": 7}
+    with ShardLoader(tmp_path / "copy", **options, span=3) as copy:
+        expected = [copy.next_batch() for _ in range(20)]
+    with ShardLoader(place, **options, span=3, cache=tmp_path / "first") as loader:
+        got = [loader.next_batch() for _ in range(11)]
+        state = loader.state_dict()
+    with ShardLoader(place, **options, span=3, cache=tmp_path / "second") as loader:
+        loader.load_state_dict(state)
+        got += [loader.next_batch() for _ in range(9)]
+    assert all(same(one, two) for one, two in zip(got, expected, strict=True))

@@ -1,4 +1,4 @@
-"""The places that datasets are pushed to: the Hub, a folder, and S3, all of them here."""
+"""The places that datasets are pushed to: the Hub, a bucket there, a folder, and S3, all of them here."""
 
 from __future__ import annotations
 
@@ -41,12 +41,15 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3_server: str) -> I
     s3fs.S3FileSystem.clear_instance_cache()
 
 
-@pytest.fixture(params=["hub", "folder", "s3"])
+@pytest.fixture(params=["hub", "hub bucket", "folder", "s3"])
 def repo(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A place of each kind, with nothing in it."""
     if request.param == "hub":
         request.getfixturevalue("hub")
         yield "alice/demo"
+    elif request.param == "hub bucket":
+        request.getfixturevalue("hub")
+        yield "hf://buckets/alice/demo/sets/tokens"
     elif request.param == "folder":
         yield str(tmp_path / "far")
     else:

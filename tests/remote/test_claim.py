@@ -16,6 +16,7 @@ from shardkit import tokenize
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest
 from shardkit.errors import HubError, ShardkitError
 from shardkit.remote.address import open_remote
+from shardkit.remote.bucket import BucketRemote
 from shardkit.remote.claim import claim_for, mark
 from shardkit.remote.hub import HubRemote
 from shardkit.remote.interface import CLAIM_FILE
@@ -30,7 +31,7 @@ def at_the_first(
 ) -> None:
     """Run `action` at the first call of any remote's `method` whose arguments `when` approves of, before its work."""
     done: list[bool] = []
-    for kind in (HubRemote, FsspecRemote):
+    for kind in (HubRemote, BucketRemote, FsspecRemote):
         real = getattr(kind, method)
 
         def call(self: Any, *arguments: Any, real: Any = real) -> Any:
@@ -82,7 +83,7 @@ def test_a_place_where_another_dataset_is_on_its_way_is_refused_and_left_alone(
 def push_at_once(monkeypatch: pytest.MonkeyPatch, repo: str, folders: list[Path]) -> list[str]:
     """Push each folder in a thread of its own, all claiming the place in the same moment; the errors, "" for none."""
     together = threading.Barrier(len(folders))
-    for kind in (HubRemote, FsspecRemote):
+    for kind in (HubRemote, BucketRemote, FsspecRemote):
         real, thread = kind.claim, threading.local()
 
         def claim(self: Any, *arguments: Any, real: Any = real, thread: Any = thread) -> Any:
@@ -176,7 +177,11 @@ def test_while_a_dataset_is_replaced_a_reader_finds_the_old_the_new_or_an_unfini
         (folder,) = (name for name in ("a", "b") if Manifest.load(tmp_path / name) == manifest)
         seen.append(folder)
 
-    for kind, methods in ((HubRemote, ["_send_commit"]), (FsspecRemote, ["_write", "_delete", "_create", "upload"])):
+    for kind, methods in (
+        (HubRemote, ["_send_commit"]),
+        (BucketRemote, ["_write"]),
+        (FsspecRemote, ["_write", "_delete", "_create", "upload"]),
+    ):
         for method in methods:
             real = getattr(kind, method)
 

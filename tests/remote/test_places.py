@@ -8,6 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest
 from shardkit.errors import AuthError, HubError, ShardError, UsageError
 from shardkit.remote.address import is_remote, open_remote
+from shardkit.remote.bucket import BucketRemote
 from shardkit.remote.hub import HubRemote
 from shardkit.remote.pull import pull
 from shardkit.remote.push import publish, push
@@ -55,6 +58,7 @@ def test_paths_and_urls_are_fsspecs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert isinstance(remote, FsspecRemote)
         assert remote.local_folder == tmp_path.resolve() / "x"
     assert isinstance(open_remote("s3://bucket/x"), FsspecRemote)
+    assert isinstance(open_remote("hf://buckets/user/name/x"), BucketRemote)
     assert isinstance(open_remote("memory://x"), FsspecRemote)
 
 
@@ -66,7 +70,7 @@ def test_paths_and_urls_are_fsspecs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "user/",
         "https://huggingface.co/user/name",
         "hf://user/name",
-        "hf://buckets/user/name",
+        "hf://buckets/user",
         "hf://datasets/x",
         "nowhere://x",
     ],
@@ -392,3 +396,60 @@ def test_bare_shards_in_a_folder_are_not_overwritten(tmp_path: Path) -> None:
     assert {name: before[name] for name in before} == {
         n: c for n, c in tree_of(tmp_path / "far").items() if n in before
     }
+
+
+# -- the Hub's S3 gateway ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """S3 as the Hub's gateway has it: below a namespace, buckets as parts of the path, and no checksums of the client.
+
+    Set up as docs/places.md says, by the environment alone.
+    """
+    import s3fs
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import WSGIRequestHandler, make_server
+
+    class Silent(WSGIRequestHandler):
+        def log(self, type: str, message: str, *args: Any) -> None:
+            """Print nothing."""
+
+    moto = DomainDispatcherApplication(create_backend_app)
+
+    def serve(environ: dict[str, Any], start_response: Any) -> Any:
+        if not environ["PATH_INFO"].startswith("/alice/") or "HTTP_X_AMZ_SDK_CHECKSUM_ALGORITHM" in environ:
+            start_response("400 Bad Request", [("Content-Type", "text/plain")])
+            return [b"no namespace, or a checksum"]
+        for name in ("PATH_INFO", "RAW_URI", "REQUEST_URI"):
+            environ[name] = environ[name].replace("/alice/", "/", 1)
+        return moto(environ, start_response)
+
+    server = make_server("127.0.0.1", 0, serve, threaded=True, request_handler=Silent)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://localhost:{server.port}/alice",
+        "AWS_ACCESS_KEY_ID": "HFAK1234567890",
+        "AWS_SECRET_ACCESS_KEY": "5ecret-of-the-gateway",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+        "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+    }.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    s3fs.S3FileSystem().mkdir("gate")
+    yield "s3://gate/sets/demo"
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_bucket_of_the_hub_is_a_place_through_its_s3_gateway(gateway: str, tmp_path: Path) -> None:
+    manifest = make_dataset(tmp_path / "a")
+    make_dataset(tmp_path / "b", seed=1)
+    assert push(tmp_path / "a", gateway).sent_files == 4
+    assert pull(gateway, tmp_path / "c") == manifest
+    assert tree_of(tmp_path / "c") == tree_of(tmp_path / "a")
+    with pytest.raises(HubError, match="holds another dataset") as caught:
+        push(tmp_path / "b", gateway)
+    assert "5ecret" not in str(caught.value)

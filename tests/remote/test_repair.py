@@ -11,6 +11,7 @@ from hub_server import HubServer
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest
 from shardkit.errors import HubError
 from shardkit.remote.address import open_remote
+from shardkit.remote.bucket import BucketRemote
 from shardkit.remote.hub import HubRemote
 from shardkit.remote.pull import pull
 from shardkit.remote.push import push
@@ -23,6 +24,10 @@ def damage(repo: str, manifest: Manifest, number: int, request: pytest.FixtureRe
     if isinstance(remote, HubRemote):
         blob = request.getfixturevalue("hub").repo(repo).blob(shard.sha256)
         blob.write_bytes(blob.read_bytes()[:-1] + b"\0")
+    elif isinstance(remote, BucketRemote):
+        place = remote._path(shard.file)
+        ((xet_hash, _),) = remote._bucket.send([remote._bucket.read(place)[:-1] + b"\0"])
+        remote._bucket.change({place: xet_hash})
     elif isinstance(remote, FsspecRemote):
         place = f"{remote._root}/{shard.file}"
         remote._fs.pipe_file(place, remote._fs.cat_file(place)[:-1] + b"\0")

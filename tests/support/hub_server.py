@@ -3,9 +3,9 @@
 It owns what the client (2.4.0) asks for: whoami; dataset and model repos, private and gated;
 info, tree, paths-info, refs, commits; preupload, LFS upload (basic and multipart), NDJSON commits; resolve with ranges.
 LFS content moves through the origin `localhost`, everything else through `127.0.0.1`; a token that arrives there
-is in `leaked_tokens`. Repos are in `hub_store.py`, the Xet store in `hub_xet.py`, faults, log, start and stop in
-`hub_wire.py`, latency and rates in `hub_link.py`, orders from another process in `hub_control.py`. What lies in the
-folder `files` of its root is served too, at `/_files/`, as any web server does it.
+is in `leaked_tokens`. Repos are in `hub_store.py`, buckets in `hub_buckets.py`, the Xet store in `hub_xet.py`, faults,
+log, start and stop in `hub_wire.py`, latency and rates in `hub_link.py`, orders from another process in
+`hub_control.py`. What lies in the folder `files` of its root is served too, at `/_files/`, as any web server does it.
 
 It leaves out: pull requests, spaces, discussions, squashing, moving a repo, `.gitignore` and `.gitattributes`
 rules, YAML checks, gzip, rate limits (use a `status` fault), fsync.
@@ -33,10 +33,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
+from hub_buckets import Bucket, BucketHandler
 from hub_link import Link
 from hub_store import Commit, Entry, HubError, Repo, blocks_of
 from hub_wire import Fault, FaultyServer, HttpError, Json, Request, parse_json
-from hub_xet import XetHandler, XetStore
+from hub_xet import XetStore
 
 __all__ = ["Account", "Commit", "Entry", "Fault", "HubServer", "Link", "Repo", "Request"]
 
@@ -73,11 +74,11 @@ def route(methods: str, pattern: str, access: str) -> Callable[[Route], Route]:
     return register
 
 
-class HubHandler(XetHandler):
+class HubHandler(BucketHandler):
     site: HubServer
 
     def dispatch(self, path: str) -> None:
-        if self.dispatch_xet(path):
+        if self.dispatch_xet(path) or self.dispatch_bucket(path):
             return None
         for methods, pattern, access, handler in ROUTES:
             match = pattern.fullmatch(path)
@@ -430,7 +431,7 @@ class HubHandler(XetHandler):
             entry = repo.regular(base64.b64decode(value["content"]))
         elif key == "lfsFile":
             if stored := self.site.xet.by_sha256.get(value["oid"]):
-                repo.store(self.site.xet.content(stored), expected=stored.sha256)
+                repo.adopt(self.site.xet.whole(stored), stored.sha256)
             if not repo.blob(value["oid"]).exists():
                 raise HubError(400, "", f"LFS pointer pointed to a file that does not exist: {value['path']}")
             entry = repo.lfs(value["oid"])
@@ -471,6 +472,7 @@ class HubServer(FaultyServer):
         self.uploads: Counter[str] = Counter()
         self.signatures = itertools.count(1)
         self.xet = XetStore(self.root / "xet")
+        self.buckets: dict[str, Bucket] = {}
         self.repos: dict[tuple[str, str], Repo] = {}
         for path in sorted(self.root.glob("*/*/*/repo.json")):
             kind, namespace, name = path.parent.relative_to(self.root).parts
@@ -517,6 +519,14 @@ class HubServer(FaultyServer):
                 else:
                     entries[path] = repo.regular(content if isinstance(content, bytes) else content.read_bytes())
             return repo.commit("main", "seed", "", "system", entries)
+
+    def create_bucket(self, bucket_id: str, *, private: bool = False) -> Bucket:
+        with self.lock:
+            self.buckets[bucket_id] = Bucket(bucket_id, private)
+            return self.buckets[bucket_id]
+
+    def bucket_bytes(self, bucket_id: str, path: str) -> bytes:
+        return b"".join(self.xet.content(self.xet.files[self.buckets[bucket_id].files[path].xet_hash]))
 
     def files(self, repo_id: str, revision: str = "main", repo_type: str = "dataset") -> dict[str, Entry]:
         return dict(self.repo(repo_id, repo_type).resolve(revision).files)

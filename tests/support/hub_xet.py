@@ -2,7 +2,8 @@
 
 A file is stored as terms: runs of chunks of xorbs. What arrived is put together at once and checked against its
 SHA-256, as the Hub does, so that a plain GET of a file that came by Xet works too. The index of files is in memory.
-It leaves out: deduplication between sessions (the client asks and is told 404), expiring tokens, buckets.
+A file for a bucket comes without a SHA-256. It leaves out: deduplication between sessions (the client asks and is told
+404), expiring tokens.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 from hub_wire import FaultyHandler, HttpError, Json
@@ -36,7 +38,7 @@ class Term:
 @dataclass(frozen=True)
 class XetFile:
     hash: str
-    sha256: str
+    sha256: str  # "" if none was stated
     terms: tuple[Term, ...]
 
     @property
@@ -51,29 +53,32 @@ class XetStore:
         self.folder = folder
         self.files: dict[str, XetFile] = {}
         self.by_sha256: dict[str, XetFile] = {}
+        self._places: dict[str, list[tuple[int, int]]] = {}
 
     def xorb(self, name: str) -> Path:
         return self.folder / name
 
-    def add_xorb(self, name: str, content: bytes) -> bool:
+    def add_xorb(self, name: str, blocks: Iterable[bytes]) -> bool:
         """Keep a xorb; False if it is here already."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self.xorb(name).exists():
-            return False
-        partial = self.xorb(f"{name}.partial")
-        partial.write_bytes(content)
-        partial.replace(self.xorb(name))
-        return True
+        partial = self.xorb(f"{name}.{uuid.uuid4().hex}")
+        with partial.open("wb") as target:
+            target.writelines(blocks)
+        is_new = not self.xorb(name).exists()
+        if is_new:
+            partial.replace(self.xorb(name))
+        else:
+            partial.unlink()
+        return is_new
 
     def add_shard(self, content: bytes) -> None:
         """Take in the files that an uploaded shard describes; `HttpError` if a file is not what its SHA-256 says."""
         for file in parse_shard(content):
-            digest = hashlib.sha256()
-            for block in self.content(file):
-                digest.update(block)
-            if digest.hexdigest() != file.sha256:
-                raise HttpError(400, f"The chunks of {file.hash} have SHA-256 {digest.hexdigest()}, not {file.sha256}")
-            self.files[file.hash] = self.by_sha256[file.sha256] = file
+            if file.sha256 and (found := sha256_file(self.whole(file))) != file.sha256:
+                raise HttpError(400, f"The chunks of {file.hash} have SHA-256 {found}, not {file.sha256}")
+            self.files[file.hash] = file
+            if file.sha256:
+                self.by_sha256[file.sha256] = file
 
     def forget(self, sha256: str) -> None:
         """Serve that file by Xet no more."""
@@ -83,9 +88,30 @@ class XetStore:
     def content(self, file: XetFile) -> Iterator[bytes]:
         """The bytes of a file, chunk by chunk."""
         for term in file.terms:
-            xorb = self.xorb(term.xorb).read_bytes()
-            for start, end in chunk_places(xorb)[term.first : term.last]:
-                yield unpacked(xorb[start:end])
+            places = self.places(term.xorb)[term.first : term.last]
+            with self.xorb(term.xorb).open("rb") as xorb:
+                xorb.seek(places[0][0])
+                for start, end in places:
+                    yield unpacked(xorb.read(end - start))
+
+    def places(self, xorb: str) -> list[tuple[int, int]]:
+        """Where the chunks of a xorb lie; 404 if there is none."""
+        if not self.xorb(xorb).exists():
+            raise HttpError(404, f"No such xorb: {xorb}", {"X-Error-Code": "EntryNotFound"})
+        if xorb not in self._places:
+            with self.xorb(xorb).open("rb") as content:
+                self._places[xorb] = chunk_places(content, self.xorb(xorb).stat().st_size)
+        return self._places[xorb]
+
+    def whole(self, file: XetFile) -> Path:
+        """A file put together, as a plain GET of it is answered."""
+        path = self.folder / f"{file.hash}.file"
+        if not path.exists():
+            partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+            with partial.open("wb") as target:
+                target.writelines(self.content(file))
+            partial.replace(path)
+        return path
 
     def reconstruction(self, file: XetFile, first: int, last: int, origin: str) -> Json | None:
         """How bytes `first` to `last` (both counted) come together from ranges of xorbs; None past the end."""
@@ -100,7 +126,7 @@ class XetStore:
             at += term.size
         info: dict[str, list[Json]] = {}
         for term in chosen:
-            places = chunk_places(self.xorb(term.xorb).read_bytes())
+            places = self.places(term.xorb)
             chunks = {"start": term.first, "end": term.last}
             inside = {"start": places[term.first][0], "end": places[term.last - 1][1] - 1}
             entry = {"range": chunks, "url": f"{origin}/_xorb/{term.xorb}", "url_range": inside}
@@ -130,20 +156,28 @@ def parse_shard(content: bytes) -> Iterator[XetFile]:
             _, size, first, last = struct.unpack_from("<IIII", segment, 32)
             terms.append(Term(printed(segment[:32]), size, first, last))
         at += (1 + count + (count if flags & HAS_VERIFICATION else 0)) * ROW
-        if not flags & HAS_SHA256:
-            raise HttpError(400, "A file without its SHA-256")
-        yield XetFile(printed(row[:32]), printed(content[at : at + 32]), tuple(terms))
-        at += ROW
+        sha256 = printed(content[at : at + 32]) if flags & HAS_SHA256 else ""
+        yield XetFile(printed(row[:32]), sha256, tuple(terms))
+        at += ROW if sha256 else 0
 
 
-def chunk_places(xorb: bytes) -> list[tuple[int, int]]:
+def chunk_places(xorb: BinaryIO, size: int) -> list[tuple[int, int]]:
     """Where each chunk starts (with its header) and ends; the footer starts with `XETBLOB`."""
     places, at = [], 0
-    while at < len(xorb) and xorb[at : at + 7] != b"XETBLOB":
-        end = at + 8 + int.from_bytes(xorb[at + 1 : at + 4], "little")
+    while at < size:
+        xorb.seek(at)
+        header = xorb.read(8)
+        if header.startswith(b"XETBLOB"):
+            break
+        end = at + 8 + int.from_bytes(header[1:4], "little")
         places.append((at, end))
         at = end
     return places
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unpacked(chunk: bytes) -> bytes:
@@ -182,7 +216,7 @@ class XetHandler(FaultyHandler):
         self.answer(200, token, {**headers, "X-Xet-Token-Expiration": str(token["exp"])})
 
     def put_xorb(self, name: str) -> None:
-        self.answer(200, {"was_inserted": self.site.xet.add_xorb(name, b"".join(self.body))})
+        self.answer(200, {"was_inserted": self.site.xet.add_xorb(name, self.body)})
 
     def put_shard(self) -> None:
         self.site.xet.add_shard(b"".join(self.body))

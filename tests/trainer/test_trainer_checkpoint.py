@@ -98,6 +98,23 @@ def test_uploads_go_to_any_fsspec_path_and_come_back(tmp_path: Path) -> None:
     assert ckpt.load_checkpoint(fetched)["step"] == 2
 
 
+def test_a_bucket_has_the_newest_checkpoint_alone_and_gives_it_back(tmp_path: Path, hub: Any) -> None:
+    run, remote, said = tmp_path / "run", "hf://buckets/alice/runs", list[str]()
+    for step in (1, 2):
+        uploader = Uploader(run, remote, said.append)
+        path = ckpt.save_checkpoint(run / "checkpoints", state(step), keep=1)
+        (run / "log.jsonl").write_text('{"step": 1}\n')
+        uploader.submit(path)
+        uploader.close()
+        assert said[-1] == f"pushed    {remote} has step_{step:08}"
+    assert {*hub.buckets["alice/runs"].files} == {"checkpoints/step_00000002.pt", "log.jsonl"}
+    assert hub.buckets["alice/runs"].private
+    assert ckpt.load_checkpoint(ckpt.download_newest(remote, tmp_path / "fresh"))["step"] == 2
+    for wrong in ("hf://buckets/alice", f"{remote}@v1"):
+        with pytest.raises(UsageError, match="expected user/repo on the Hub, hf://buckets/user/name/folder"):
+            Uploader(run, wrong, said.append)
+
+
 def test_a_failing_upload_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint_upload, "FIRST_WAIT_SECONDS", 0.001)
     said: list[str] = []

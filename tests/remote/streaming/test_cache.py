@@ -31,7 +31,7 @@ from hub_server import HubServer
 from shardkit.dataset.journal import JOURNAL_FILE, Journal, Resume
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest
 from shardkit.errors import AuthError, DiskFull, HubError, OutputError, ShardkitWarning, UsageError
-from shardkit.remote.push import publish
+from shardkit.remote.push import publish, push
 from shardkit.remote.streaming.cache import ShardCache
 from shardkit.remote.streaming.folder import CacheFolder, default_folder, full_name, is_locked, small_bytes
 
@@ -76,6 +76,21 @@ def test_a_folder_is_a_source_too(offline: None, tmp_path: Path) -> None:
         assert read_all(cache) == shards_of(tmp_path / "a")
         assert cache.revision == ""
         cache.close()
+
+
+def test_a_bucket_is_a_source_too_and_wrong_bytes_from_it_are_fetched_again(served: HubServer, tmp_path: Path) -> None:
+    make_dataset(tmp_path / "a")
+    push(tmp_path / "a", "hf://buckets/alice/tokens/demo")
+    fault = served.fault("corrupt", "GET", r"/_bucket/.*\.npy")
+    cache = opened(tmp_path / "b", "hf://buckets/alice/tokens/demo")
+    assert read_all(cache) == shards_of(tmp_path / "a")
+    assert fault.fired == 1
+    assert cache.revision == ""
+    cache.close()
+    with pytest.raises(UsageError, match="has no revisions"):
+        ShardCache.open(
+            "hf://buckets/alice/tokens/demo", split="train", folder=tmp_path / "c", cache_bytes=None, revision="v1"
+        )
 
 
 def test_two_processes_share_one_downloader_and_each_byte_comes_once(served: HubServer, tmp_path: Path) -> None:
