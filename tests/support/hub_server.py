@@ -539,7 +539,6 @@ def main() -> None:
     parser.add_argument("--connection-mb", type=float, help="MB a second of each connection that downloads")
     parser.add_argument("--total-mb", type=float, help="MB a second of all of them together")
     parser.add_argument("--url-seconds", type=float, help="how long a signed URL is good")
-    parser.add_argument("--seed", action="append", default=[], metavar="REPO=FOLDER", help="a dataset to begin with")
     options = parser.parse_args()
 
     def scaled(number: float | None, unit: float) -> float | None:
@@ -553,9 +552,6 @@ def main() -> None:
             scaled(options.total_mb, 1e6),
         )
         hub.url_seconds = options.url_seconds
-        for repo_id, _, folder in (seed.partition("=") for seed in options.seed):
-            paths = [path for path in sorted(Path(folder).rglob("*")) if path.is_file()]
-            hub.seed_repo(repo_id, {path.relative_to(folder).as_posix(): path for path in paths})
         print(hub.endpoint, flush=True)
         threading.Event().wait()
 
