@@ -28,12 +28,13 @@ DOCUMENT_BYTES = 4_400  # FineWeb-Edu's mean
 GROUP_ROWS = 1_000  # of a row group, as there
 WIDE_COLUMNS = 8  # beside the text, each as large as it
 PACKAGES = ("numpy", "pandas", "huggingface_hub", "datasets", "pyarrow", "torch")
-_PROSE_BYTES = 3_000_000  # more would take longer to be found than to be fetched
+PROSE_BYTES = 3_000_000  # more would take longer to be found than to be fetched
 
 
 @cache
-def paragraphs() -> list[str]:
-    """Paragraphs of 200 characters or more, of the standard library and the packages that are installed."""
+def paragraphs(most: int) -> list[str]:
+    """Paragraphs of 200 characters or more, of the standard library and the installed packages: `most` bytes of them,
+    if there are so many."""
     library, packages = (Path(sysconfig.get_paths()[name]) for name in ("stdlib", "purelib"))
     folders = [library / "pydoc_data", *sorted(library.glob("*.py")), *(packages / name for name in PACKAGES)]
     found: list[str] = []
@@ -49,7 +50,7 @@ def paragraphs() -> list[str]:
             pieces = [piece for text in texts for piece in text.split("\n\n") if len(piece) >= 200]
             found += pieces
             size += sum(map(len, pieces))
-            if size >= _PROSE_BYTES:
+            if size >= most:
                 return found
     return found
 
@@ -134,7 +135,7 @@ def make(folder: Path, name: str, files: int, size: int) -> Path:
         make_dataset(partial, files, size)
     else:
         partial.mkdir(parents=True)
-        pool = paragraphs()
+        pool = paragraphs(PROSE_BYTES)
         for number in range(files):
             MAKERS[name](partial, pool, number, size)
     partial.rename(place)

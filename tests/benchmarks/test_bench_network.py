@@ -14,8 +14,7 @@ from benchmarks.network_runs import traffic
 
 @pytest.fixture(autouse=True)
 def little_prose(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network_data, "_PROSE_BYTES", 100_000)
-    network_data.paragraphs.cache_clear()
+    monkeypatch.setattr(network_data, "PROSE_BYTES", 100_000)
 
 
 def test_a_cell_is_measured_and_its_bytes_are_the_local_runs(
@@ -49,7 +48,9 @@ def test_the_files_are_like_the_real_ones_and_made_once(tmp_path: Path) -> None:
 def test_the_log_tells_what_a_run_asked_for() -> None:
     times = [("/api/datasets/a/b", 1.0, 1.1), ("/datasets/a/b/resolve/main/x", 1.1, 1.2)]
     times += [("/_cdn/x", 2.0, 4.0), ("/_cdn/x", 3.0, 5.0), ("/_cdn/y", 4.5, 6.0)]
-    log = [{"target": target, "began": began, "ended": ended, "bytes_out": 10} for target, began, ended in times]
+    line = {"method": "GET", "status": 206, "bytes_out": 10}
+    log = [{**line, "target": target, "began": began, "ended": ended} for target, began, ended in times]
+    log[1]["status"] = 302
     seen = traffic(log)
     assert (seen["first"], seen["bytes"], seen["connections"]) == (2.0, 30, 2)
     assert seen["requests"] == {"resolve": 1, "api": 1, "content": 3, "cas": 0}
