@@ -2,7 +2,7 @@
 
 GET and DELETE `log`: its lines as JSON; forget them. PUT `link`: the fields of a `Link`. PUT `faults`: a list of the
 fields of `Fault`, in place of those that are there. PUT `url_seconds`: for how long the Hub's signed URLs are good
-(null: for ever).
+(null: for ever). PUT `seed`: `repo` and `folder`, whose files are committed to that dataset.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import urllib.request
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hub_link import Link
 
 if TYPE_CHECKING:
-    from hub_wire import FaultyHandler
+    from hub_server import HubHandler
 
 PREFIX = "/_control/"
 
 
-def answer_control(handler: FaultyHandler) -> None:
+def answer_control(handler: HubHandler) -> None:
     """Answer a request whose path begins with `PREFIX`."""
     site, name = handler.site, handler.path.removeprefix(PREFIX)
     wish = handler.json_of_any_kind() if handler.command == "PUT" else None
@@ -37,6 +38,10 @@ def answer_control(handler: FaultyHandler) -> None:
             site.fault(**fields)
     elif (handler.command, name) == ("PUT", "url_seconds"):
         site.url_seconds = wish
+    elif (handler.command, name) == ("PUT", "seed"):
+        folder = Path(wish["folder"])
+        paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        site.seed_repo(wish["repo"], {path.relative_to(folder).as_posix(): path for path in paths})
     else:
         handler.answer(404, {"error": f"no such control: {handler.command} {name}"})
         return

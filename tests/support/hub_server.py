@@ -549,13 +549,14 @@ def main() -> None:
     parser.add_argument("--connection-mb", type=float, help="MB a second of each connection that downloads")
     parser.add_argument("--total-mb", type=float, help="MB a second of all of them together")
     parser.add_argument("--url-seconds", type=float, help="how long a signed URL is good")
-    parser.add_argument("--seed", action="append", default=[], metavar="REPO=FOLDER", help="a dataset to begin with")
+    parser.add_argument("--lfs-threshold", type=int, default=10_000_000, help="bytes from which any file is LFS")
     options = parser.parse_args()
 
     def scaled(number: float | None, unit: float) -> float | None:
         return None if number is None else number * unit
 
-    with HubServer(options.root, port=options.port) as hub, contextlib.suppress(KeyboardInterrupt):
+    server = HubServer(options.root, port=options.port, lfs_threshold=options.lfs_threshold)
+    with server as hub, contextlib.suppress(KeyboardInterrupt):
         hub.link = Link(
             options.latency_ms / 1e3,
             scaled(options.api_latency_ms, 1e-3),
@@ -563,9 +564,6 @@ def main() -> None:
             scaled(options.total_mb, 1e6),
         )
         hub.url_seconds = options.url_seconds
-        for repo_id, _, folder in (seed.partition("=") for seed in options.seed):
-            paths = [path for path in sorted(Path(folder).rglob("*")) if path.is_file()]
-            hub.seed_repo(repo_id, {path.relative_to(folder).as_posix(): path for path in paths})
         print(hub.endpoint, flush=True)
         threading.Event().wait()
 

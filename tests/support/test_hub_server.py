@@ -564,14 +564,16 @@ def test_the_link_holds_answers_back_and_bytes(hub: HubServer) -> None:
     assert statuses == [200] * 6
 
 
-def test_a_program_controls_a_server_in_another_process(hub: HubServer) -> None:
-    hub.seed_repo(REPO, {"a.npy": noise(1000)})
+def test_a_program_controls_a_server_in_another_process(hub: HubServer, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.npy").write_bytes(noise(1000))
+    control(hub.endpoint, "PUT", "seed", {"repo": REPO, "folder": str(tmp_path)})
     control(hub.endpoint, "PUT", "link", {"latency": 0.01, "connection_rate": 1e9})
     control(hub.endpoint, "PUT", "faults", [{"action": "status", "path": "whoami", "code": 500}])
     control(hub.endpoint, "PUT", "url_seconds", 60)
     assert (hub.link.latency, hub.link.connection_rate, hub.url_seconds) == (0.01, 1e9, 60)
     assert raw(hub, "GET", "/api/whoami-v2")[0] == 500
-    raw(hub, "GET", cdn_target(hub, "a.npy"), Host="localhost", Range="bytes=10-19")
+    raw(hub, "GET", cdn_target(hub, "sub/a.npy"), Host="localhost", Range="bytes=10-19")
     log = control(hub.endpoint, "GET", "log")
     assert [line["status"] for line in log] == [500, 302, 206]  # the orders themselves are not in it
     assert (log[2]["first"], log[2]["bytes_out"]) == (10, 10)
