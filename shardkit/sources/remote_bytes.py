@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
+from shardkit import hub_session
 from shardkit.errors import SourceError
 from shardkit.network import open_filesystem, with_retries
 from shardkit.redaction import public_address, redact_logs
@@ -211,6 +212,9 @@ def _get(url: str, headers: Mapping[str, str], start: int, stop: int) -> Any:
 
 def _checked_blocks(file: InputFile, answer: Response, start: int, stop: int) -> Iterator[bytes]:
     """The body of an answer that is what was asked for: these bytes of that version of the file, as they are."""
+    if _HUB_FILE.fullmatch(file.url):
+        asked = {"accept-encoding": "identity"}
+        hub_session.check_answer("GET", answer.url, asked, answer.status_code, answer.headers)
     if answer.status_code < 400 or answer.status_code == 416:
         check_answer(file, answer.headers)
     if answer.status_code == 404:
