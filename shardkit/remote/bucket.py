@@ -21,6 +21,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.utils._runtime import is_xet_available
 
 from shardkit import network
@@ -88,13 +89,21 @@ class BucketRemote:
             raise HubError(f"{self.name} exists and is public: push without --private, or make it private on its page")
 
     def files(self) -> dict[str, RemoteFile]:
-        found = self._call("list", partial(self._bucket.files, self._folder))
-        self._listed = {file: item for path, item in found.items() if (file := self._file_of(path))}
-        names = [file for file in self._listed if is_record(file) or file == MANIFEST_NAME]
-        small = {file: self.read(file) for file in names}
-        self._stated = stated_shards(small.pop(MANIFEST_NAME, b"{}"))
-        self._record = UploadRecord(small)
-        return {file: RemoteFile(item.size, self._sha256_of(file, item)) for file, item in self._listed.items()}
+        def look() -> dict[str, RemoteFile]:
+            found = self._bucket.files(self._folder)
+            self._listed = {file: item for path, item in found.items() if (file := self._file_of(path))}
+            small = {file: self._read(file) for file in self._listed if is_record(file) or file == MANIFEST_NAME}
+            self._stated = stated_shards(small.pop(MANIFEST_NAME, b"{}"))
+            self._record = UploadRecord(small)
+            return {file: RemoteFile(item.size, self._sha256_of(file, item)) for file, item in self._listed.items()}
+
+        def look_again() -> dict[str, RemoteFile]:
+            try:
+                return look()
+            except EntryNotFoundError:  # somebody else may have taken a file away since it was listed
+                return look()
+
+        return self._call("list", look_again)
 
     def _file_of(self, path: str) -> str:
         """The name of what the bucket has at `path`; "" if it is none of the dataset's folder and working files."""
@@ -108,12 +117,15 @@ class BucketRemote:
         return sha256 if is_that else ""
 
     def read(self, file: str) -> bytes:
+        return self._call(f"read {file}", partial(self._read, file))
+
+    def _read(self, file: str) -> bytes:
         listed = self._listed.get(file)
         check_small(self.name, file, listed.size if listed is not None else 0)
         xet_hash, content = self._written.get(file, ("", b""))
         if listed is not None and listed.xet_hash == xet_hash:
             return content
-        return self._call(f"read {file}", partial(self._bucket.read, self._path(file)))
+        return self._bucket.read(self._path(file))
 
     def fetch(self, file: str, folder: Path, *, again: bool) -> tuple[Path, str]:  # noqa: ARG002 (no copy here is trusted)
         listed = self._listed.get(file)

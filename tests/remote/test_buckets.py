@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,26 @@ def test_what_the_store_has_lost_is_sent_again_by_repair(hub: HubServer, tmp_pat
     assert push(tmp_path / "a", PLACE, repair=True).sent_files == 1  # though the client remembers that it sent it
     pull(PLACE, tmp_path / "b")
     assert tree_of(tmp_path / "b") == tree_of(tmp_path / "a")
+
+
+def test_a_file_that_goes_between_the_listing_and_its_reading_is_no_failure(hub: HubServer, tmp_path: Path) -> None:
+    make_dataset(tmp_path / "a", shards=2)
+    push(tmp_path / "a", PLACE)
+    remote = open_remote(PLACE)
+    hub.fault("hold", "GET", "/resolve/sets/demo/manifest.json")
+    (fault,) = hub.faults
+    looked: list[object] = []
+    thread = threading.Thread(target=lambda: looked.append(remote.files()))
+    thread.start()
+    assert fault.reached.wait(60)
+    gone = hub.buckets[BUCKET].files.pop(f"sets/demo/{MANIFEST_NAME}")
+    fault.gate.set()
+    thread.join(60)
+    assert gone is not None
+    (files,) = looked
+    assert isinstance(files, dict)
+    assert MANIFEST_NAME not in files
+    assert len(files) == 3
 
 
 def test_a_ticket_that_a_killed_push_left_is_waited_out(

@@ -236,6 +236,18 @@ def test_a_shard_that_is_replaced_is_not_taken_for_the_one_before(tmp_path: Path
     assert UploadRecord(files).entries["a_train_000001.npy"] == (10, "3" * 64)
 
 
+def test_the_hash_that_a_place_lists_for_a_shard_is_kept_with_it_and_goes_with_it() -> None:
+    record = UploadRecord({})
+    files = record.add(
+        {"a_train_000001.npy": (10, "1" * 64), "a_train_000002.npy": (10, "2" * 64)}, {"a_train_000001.npy": "x1"}
+    )
+    again = UploadRecord(files)
+    assert again.entries == record.entries == {f"a_train_00000{n}.npy": (10, f"{n}" * 64) for n in (1, 2)}
+    assert again.versions == record.versions == {"a_train_000001.npy": "x1"}
+    files |= again.add({"a_train_000001.npy": (10, "3" * 64)})
+    assert UploadRecord(files).versions == {}
+
+
 def test_another_dataset_is_refused_and_replaced_with_overwrite(place: tuple[str, Any], tmp_path: Path) -> None:
     repo, _ = place
     make_dataset(tmp_path / "a", shards=5)
