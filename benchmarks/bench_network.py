@@ -98,6 +98,7 @@ class Bench:
             "requests_per_100_mb": {
                 kind: round(100e6 * count / last["bytes"], 2) for kind, count in last["requests"].items()
             },
+            "download_requests": runs[-1]["download"]["requests"],
             "connections": last["connections"],
             "peak_mb": {way: max(r[way]["memory"] for r in runs) / 1e6 for way in ("local", "remote")},
             "disk_mb": max(run["remote"]["disk"] for run in runs) / 1e6,
