@@ -1,8 +1,9 @@
 """shardkit over a link of some latency and rate, against the slower of the plain download and the local run.
 
-    python -m benchmarks.bench_network [--quick] [--latency 0 150 400] [--rate 10 40 100] [--json RESULTS.json]
+    python -m benchmarks.bench_network [--quick] [--latency 0 150 400] [--rate 10 40 100] [--streams 1 16] [--json FILE]
 
-A local Hub in a process of its own, without TLS, answers after so many ms and sends so many MB/s on each connection.
+A local Hub in a process of its own, without TLS, answers after so many ms and sends so many MB/s on each connection, on
+all of them together what `--streams` of them carry.
 Measured in turn, each in a fresh process, and from the first byte that is asked for (start-up is left out for all):
 
 - download: `snapshot_download` of the files, 8 workers, over plain HTTP (or Xet, with `--xet`).
@@ -24,8 +25,9 @@ import json
 import statistics
 import tempfile
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import network_data, network_runs
 from benchmarks.bench_hub import timed
@@ -34,6 +36,14 @@ from benchmarks.network_runs import Server
 FORMATS = ("jsonl", "jsonl.gz", "jsonl.zst", "txt")
 PARTS = ("cells", "formats", "wide", "pull", "stream")
 Row = dict[str, Any]
+
+
+class Cell(NamedTuple):
+    """A link: see `--latency`, `--rate` and `--streams`."""
+
+    latency_ms: float
+    rate_mb: float
+    streams: int
 
 
 class Bench:
@@ -53,14 +63,16 @@ class Bench:
             self._uploaded.add(repo)
         return repo, folder
 
-    def link(self, latency_ms: float, rate_mb: float) -> None:
-        """The link from here on."""
-        self.server.control("PUT", "link", {"latency": latency_ms / 1e3, "connection_rate": 1e6 * rate_mb})
+    def link(self, cell: Cell) -> Row:
+        """The link from here on; the begin of a row."""
+        rates = {"connection_rate": 1e6 * cell.rate_mb, "total_rate": 1e6 * cell.rate_mb * cell.streams}
+        self.server.control("PUT", "link", {"latency": cell.latency_ms / 1e3, **rates})
+        return cell._asdict()
 
-    def tokenized(self, name: str, latency_ms: float, rate_mb: float) -> Row:
+    def tokenized(self, name: str, cell: Cell) -> Row:
         """One cell: download, local and remote."""
         repo, folder = self.place(name)
-        self.link(latency_ms, rate_mb)
+        row = self.link(cell)
         home, local, remote = self.work / "client", self.work / "local", self.work / "remote"
         options = ["--workers", str(self.args.workers)] if self.args.workers else []
         runs: list[Row] = []
@@ -77,8 +89,7 @@ class Bench:
             median["download"] *= share
         return {
             "name": name,
-            "latency_ms": latency_ms,
-            "rate_mb": rate_mb,
+            **row,
             **median,
             "ratio": median["remote"] / max(median["download"], median["local"]),
             "identical": all(run["identical"] for run in runs),
@@ -87,16 +98,17 @@ class Bench:
             "requests_per_100_mb": {
                 kind: round(100e6 * count / last["bytes"], 2) for kind, count in last["requests"].items()
             },
+            "download_requests": runs[-1]["download"]["requests"],
             "connections": last["connections"],
             "peak_mb": {way: max(r[way]["memory"] for r in runs) / 1e6 for way in ("local", "remote")},
             "disk_mb": max(run["remote"]["disk"] for run in runs) / 1e6,
             "server_cpu": {way: runs[-1][way]["server_cpu"] / runs[-1][way]["wall"] for way in ("download", "remote")},
         }
 
-    def pulled(self, latency_ms: float, rate_mb: float) -> Row:
+    def pulled(self, cell: Cell) -> Row:
         """`pull`, which verifies, against `snapshot_download`, start-up counted for both."""
         repo, _ = self.place("shards")
-        self.link(latency_ms, rate_mb)
+        row = self.link(cell)
         seconds: dict[str, list[float]] = {"pull": [], "snapshot_download": []}
         for number in range(self.args.rounds):
             for way in seconds if number % 2 == 0 else reversed(seconds):
@@ -105,20 +117,19 @@ class Bench:
                     seconds[way].append(timed(way, repo, self.work / "client" / "out", environment)[0])
         median = {way: statistics.median(found) for way, found in seconds.items()}
         ratio = median["snapshot_download"] / median["pull"]
-        return {"name": "pull", "latency_ms": latency_ms, "rate_mb": rate_mb, **median, "ratio": ratio}
+        return {"name": "pull", **row, **median, "ratio": ratio}
 
-    def streamed(self, latency_ms: float, rate_mb: float) -> Row:
+    def streamed(self, cell: Cell) -> Row:
         """The first batch of a streaming loader against one shard's time at the link's rate."""
         repo, folder = self.place("shards")
-        self.link(latency_ms, rate_mb)
+        row = self.link(cell)
         runs = [network_runs.first_batch(self.server, repo, self.work / "client") for _ in range(self.args.rounds)]
         seconds = statistics.median(run["seconds"] for run in runs)
         size = max(path.stat().st_size for path in folder.glob("*.npy"))
-        shard = latency_ms / 1e3 + size / (1e6 * rate_mb)
+        shard = cell.latency_ms / 1e3 + size / (1e6 * cell.rate_mb)
         return {
             "name": "stream",
-            "latency_ms": latency_ms,
-            "rate_mb": rate_mb,
+            **row,
             "first_batch": seconds,
             "one_shard": shard,
             "ratio": seconds / shard,
@@ -135,15 +146,15 @@ def _same(first: Path, second: Path) -> bool:
 
 def show(row: Row) -> None:
     """One line of the table."""
-    head = f"{row['name']:10} {row['latency_ms']:4.0f} ms {row['rate_mb']:4.0f} MB/s"
+    head = f"{row['name']:10} {row['latency_ms']:4.0f} ms {row['rate_mb']:4.0f} MB/s x {row['streams']:2}"
     if "remote" not in row:
-        others = {key: value for key, value in row.items() if key not in ("name", "latency_ms", "rate_mb", "ratio")}
+        others = {key: value for key, value in row.items() if key not in ("name", "ratio", *Cell._fields)}
         print(f"{head}  ratio {row['ratio']:5.2f}  " + "  ".join(f"{k} {v:.2f}" for k, v in others.items()), flush=True)
         return
     asked = " ".join(f"{kind} {count}" for kind, count in row["requests_per_100_mb"].items() if count)
     print(
         f"{head}  download {row['download']:6.2f} s  local {row['local']:6.2f} s  remote {row['remote']:6.2f} s  "
-        f"ratio {row['ratio']:5.2f}{'' if row['identical'] else '  BYTES DIFFER'}\n{'':27}{row['mb']:.0f} MB "
+        f"ratio {row['ratio']:5.2f}{'' if row['identical'] else '  BYTES DIFFER'}\n{'':32}{row['mb']:.0f} MB "
         f"({row['bytes_per_needed']:.2f} of what is needed), a 100 MB: {asked}; {row['connections']} connections; peak "
         f"{row['peak_mb']['remote']:.0f} MB (local {row['peak_mb']['local']:.0f}), disk {row['disk_mb']:.0f} MB; "
         f"server {row['server_cpu']['remote']:.2f} of a core (download {row['server_cpu']['download']:.2f})",
@@ -156,6 +167,9 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--latency", type=float, nargs="+", default=[0, 150, 400], help="ms before each answer")
     parser.add_argument("--rate", type=float, nargs="+", default=[10, 40, 100], help="MB/s of a connection")
+    parser.add_argument(
+        "--streams", type=int, nargs="+", default=[16], help="connections that the link carries in full"
+    )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS)
     parser.add_argument("--files", type=int, default=4)
@@ -175,27 +189,27 @@ def main(arguments: list[str] | None = None) -> list[Row]:
         with Server(work / "server") as server:
             bench = Bench(server, args.data or work / "data", work, args)
             rows = []
-            for measure, latency, rate in _plan(bench, args):
-                rows.append(measure(latency, rate))
+            for measure, cell in _plan(bench, args):
+                rows.append(measure(cell))
                 show(rows[-1])
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n")
     return rows
 
 
-def _plan(bench: Bench, args: argparse.Namespace) -> list[tuple[Callable[[float, float], Row], float, float]]:
-    """What is measured: the parquet files at every latency and rate, the rest at the ones in the middle."""
-    cells = [(latency, rate) for latency in args.latency for rate in args.rate]
-    middle = args.latency[len(args.latency) // 2], args.rate[len(args.rate) // 2]
+def _plan(bench: Bench, args: argparse.Namespace) -> list[tuple[Callable[[Cell], Row], Cell]]:
+    """What is measured: the parquet files on every link, the rest on the one in the middle."""
+    cells = [Cell(*values) for values in product(args.latency, args.rate, args.streams)]
+    middle = Cell(*(values[len(values) // 2] for values in (args.latency, args.rate, args.streams)))
 
-    def of(name: str) -> Callable[[float, float], Row]:
-        return lambda latency, rate: bench.tokenized(name, latency, rate)
+    def of(name: str) -> Callable[[Cell], Row]:
+        return lambda cell: bench.tokenized(name, cell)
 
-    plan = [(of("parquet"), *cell) for cell in cells if "cells" in args.parts]
-    plan += [(of(name), *middle) for name in args.formats if "formats" in args.parts]
-    plan += [(of("wide"), *middle)] if "wide" in args.parts else []
-    plan += [(bench.pulled, *middle)] if "pull" in args.parts else []
-    return plan + ([(bench.streamed, *middle)] if "stream" in args.parts else [])
+    plan = [(of("parquet"), cell) for cell in cells if "cells" in args.parts]
+    plan += [(of(name), middle) for name in args.formats if "formats" in args.parts]
+    plan += [(of("wide"), middle)] if "wide" in args.parts else []
+    plan += [(bench.pulled, middle)] if "pull" in args.parts else []
+    return plan + ([(bench.streamed, middle)] if "stream" in args.parts else [])
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ LONGEST_SECONDS = 120.0
 HASTY = [
     ("shardkit.network", "FIRST_WAIT_SECONDS", 0.01),
     ("shardkit.sources.remote_bytes", "SILENT_SECONDS", 0.5),
+    ("shardkit.sources.remote_bytes", "PROGRESS_BYTES", 16 << 10),
     ("shardkit.sources.read_ahead", "SPAN_BYTES", 64 << 10),
     ("shardkit.sources.read_ahead", "FIRST_SPAN_BYTES", 16 << 10),
 ]

@@ -8,7 +8,7 @@ downloads and resolves stall, are cut, refused (429, 503, a signed URL that has 
 byte (where something can tell: a hash of the Hub, parquet's checksums). Its seed draws which, how often and where. It
 must end with the local run's shards, or with one line that says why not; then the same command must finish with those
 shards, the server being well again. With `--kill` nothing fails, but the run and its workers are killed by SIGKILL at a
-random moment, and started again until they end; bytes that were sent twice are counted.
+random moment of its reading, three times, then let end; bytes that a later run fetched again are counted.
 
 Waits between tries and for a silent connection are shortened (`HASTY`), the rest is the product's own. Prints a line a
 kind of source and each failure with its seed; exit code 1 if there is one.
@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import shutil
 import sys
 import tempfile
+import time
 from collections import Counter, defaultdict
 from itertools import islice
 from pathlib import Path
@@ -37,6 +39,7 @@ from benchmarks.network_runs import Server, fresh
 FORMATS = ("parquet", "jsonl", "jsonl.gz", "jsonl.zst", "txt")
 KINDS = tuple(f"{place}-{name}" for place in ("hub", "http") for name in FORMATS)
 HAVE_A_HASH = ("hub-parquet", "hub-jsonl.gz", "hub-jsonl.zst", "hub-txt", "http-parquet")
+Log = list[dict[str, Any]]
 READING = "/_cdn/|/resolve/|/_files/"
 FILES, FILE_BYTES = 2, 200_000
 
@@ -134,23 +137,34 @@ class Soak:
         return ("clean" if ended.code == 0 else "resumed"), fired
 
     def killed(self, kind: str, seed: int) -> tuple[str, int, int]:
-        """One run that is killed up to three times: clean or what is wrong, the kills, and the bytes sent twice."""
+        """One run that is killed up to three times: clean or what is wrong, the kills, and the bytes fetched again."""
         expected, rng = self.local(kind), random.Random(f"{seed} {kind}")
         self.server.control("PUT", "link", {"latency": 0.02, "total_rate": 400_000})
-        out, said, kills = self.work / "out", self.work / "said", 0
+        out, said = self.work / "out", self.work / "said"
+        logs: list[Log] = []
         with fresh(out):
-            self.server.control("DELETE", "log")
             while True:
-                seconds = rng.uniform(0.2, 4.0) if kills < 3 else LONGEST_SECONDS
-                ended = wait(start(self.source(kind), out, said), said, seconds)
-                if ended.code is not None or seconds == LONGEST_SECONDS:
+                self.server.control("DELETE", "log")
+                process = start(self.source(kind), out, said)
+                last = len(logs) == 3
+                if not last:
+                    self._wait_for_reading(process)
+                ended = wait(process, said, LONGEST_SECONDS if last else rng.uniform(0.0, 2.0))
+                logs.append(self.server.control("GET", "log"))
+                if last or ended.code is not None:
                     break
-                kills += 1
             self.server.control("PUT", "link", {})
-            twice = sent_twice(self.server.control("GET", "log"))
+            again, kills = fetched_again(logs), len(logs) - 1
             if ended.code != 0:
-                return f"after {kills} kills it ended with {ended}", kills, twice
-            return ("clean" if shards(out) == expected else "its bytes differ"), kills, twice
+                return f"after {kills} kills it ended with {ended}", kills, again
+            return ("clean" if shards(out) == expected else "its bytes differ"), kills, again
+
+    def _wait_for_reading(self, process: int) -> None:
+        """Return once the run has been sent bytes of a file, or has ended."""
+        while os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if any(line["bytes_out"] and _is_of_a_file(line) for line in self.server.control("GET", "log")):
+                return
+            time.sleep(0.05)
 
 
 def what_is_wrong(ended: Ended) -> str | None:
@@ -165,20 +179,27 @@ def what_is_wrong(ended: Ended) -> str | None:
     return f"it shows a secret: {ended.said}" if "Signature=" in ended.said or "hf_write" in ended.said else None
 
 
-def sent_twice(log: list[dict[str, Any]]) -> int:
-    """Bytes of files that were sent more than once."""
-    parts = defaultdict(list)
-    for line in log:
-        if line["status"] in (200, 206) and line["target"].startswith(("/_cdn/", "/_files/")):
-            name = line["target"].partition("?")[0]
-            parts[name].append((line["first"], line["first"] + line["bytes_out"]))
-    twice = 0
+def fetched_again(logs: list[Log]) -> int:
+    """Bytes of files that more than one of the runs was sent, once for each run after the first."""
+    return sum(map(_different_bytes, logs)) - _different_bytes([line for log in logs for line in log])
+
+
+def _different_bytes(log: Log) -> int:
+    """How many bytes of files were sent, each counted once."""
+    parts: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for line in filter(_is_of_a_file, log):
+        parts[line["target"].partition("?")[0]].append((line["first"], line["first"] + line["bytes_out"]))
+    total = 0
     for ranges in parts.values():
         reached = 0
         for first, stop in sorted(ranges):
-            twice += max(0, min(stop, reached) - first)
+            total += max(0, stop - max(first, reached))
             reached = max(reached, stop)
-    return twice
+    return total
+
+
+def _is_of_a_file(line: dict[str, Any]) -> bool:
+    return line["status"] in (200, 206) and line["target"].startswith(("/_cdn/", "/_files/"))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -199,8 +220,8 @@ def main(arguments: list[str] | None = None) -> int:
             for number in range(args.seed, args.seed + args.runs):
                 kind = args.only[number % len(args.only)]
                 if args.kill:
-                    result, kills, twice = soak.killed(kind, number)
-                    counts[kind].update({"kills": kills, "bytes sent twice": twice})
+                    result, kills, again = soak.killed(kind, number)
+                    counts[kind].update({"kills": kills, "bytes fetched again": again})
                 else:
                     result, fired = soak.faulty(kind, number)
                     counts[kind].update(fired)

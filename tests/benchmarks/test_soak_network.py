@@ -11,7 +11,7 @@ import pytest
 from hub_wire import Fault
 
 from benchmarks.hasty_runs import Ended
-from benchmarks.soak_network import KINDS, draw_faults, sent_twice, what_is_wrong
+from benchmarks.soak_network import KINDS, draw_faults, fetched_again, what_is_wrong
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,11 +41,12 @@ def test_a_wrong_end_is_told(ended: Ended, wrong: str | None) -> None:
     assert found is None if wrong is None else wrong in str(found)
 
 
-def test_bytes_that_were_sent_twice_are_counted_by_file() -> None:
+def test_bytes_that_a_later_run_fetched_again_are_counted_by_file() -> None:
     parts = [("/_cdn/a?Expires=1", 0, 100), ("/_cdn/a?Expires=2", 50, 100), ("/_cdn/b", 0, 10), ("/_cdn/a", 60, 10)]
     log = [{"target": name, "first": first, "bytes_out": size, "status": 206} for name, first, size in parts]
-    assert sent_twice(log) == 60
-    assert sent_twice(log[1:3]) == 0
+    assert fetched_again([log]) == 0
+    assert fetched_again([log[:1], log[1:]]) == 50
+    assert fetched_again([log, log, log[2:]]) == 160 + 20
 
 
 def test_a_seed_draws_the_same_faults_and_the_server_knows_them_all() -> None:
