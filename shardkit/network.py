@@ -35,6 +35,11 @@ _ODD = f"does not answer as it should ({{detail}}): {_AGAIN}"
 _LATER = "answered {status} ({said}): run the same command later, it goes on"
 _RIGHTS = "does not allow it ({said}): check your rights and credentials there"
 _IN_THE_WAY = "is not a folder, or has a file in the way ({said}): choose another"
+_QUOTA = (
+    "has no room for it, its owner's storage quota is full ({said}): make room, or take a larger plan at "
+    f"https://huggingface.co/settings/billing, then {_AGAIN}; what has not arrived stays here"
+)
+_STORAGE_FULL = re.compile(r"storage (limit|space|quota|patterns)|upload more data", re.IGNORECASE)  # the Hub's words
 _NO_ROOM = "no room left on the disk; make room and run the same command again"
 
 
@@ -48,6 +53,7 @@ class _Rule(NamedTuple):
 
 
 _RULES = [  # the first that fits is followed
+    _Rule({"storage full"}, False, None, _QUOTA),  # a 403, or of a commit a 400
     _Rule({"GatedRepoError"}, False, AuthError, f"is gated: accept its conditions on its page, then {_LOGIN}"),
     _Rule(
         {"RepositoryNotFoundError", "no token"},
@@ -210,6 +216,8 @@ def _marks_of(error: BaseException) -> set[str | int]:
         marks.add("Hub")
         if getattr(getattr(error, "response", None), "history", None):
             marks.add("redirected")
+    if marks & {"HfHubHTTPError", "LfsRefusedError"} and _STORAGE_FULL.search(str(error)):
+        marks.add("storage full")
     if not hub_token():
         marks.add("no token")
     if "Credentials" in type(error).__name__:

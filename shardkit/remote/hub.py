@@ -8,7 +8,6 @@ import random
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +30,7 @@ from shardkit.files import sha256_file
 from shardkit.network import with_retries
 from shardkit.remote.claim import LOOKS, always_changing, is_complete, is_written, not_ours_any_more
 from shardkit.remote.hub_client import CLIENT, Download, SilentError, while_bytes_come
+from shardkit.remote.hub_uploads import HubUploads
 from shardkit.remote.interface import CLAIM_FILE, PlaceChanged, RemoteFile, check_small
 
 CommitOperation = CommitOperationAdd | CommitOperationCopy | CommitOperationDelete  # what the client's list holds
@@ -41,7 +41,7 @@ _PARENT_IS_OLD = 412  # "A commit has happened since. Please refresh and try aga
 class HubRemote:
     """A dataset repo on the Hub (or at `HF_ENDPOINT`), at one branch, tag or commit; the token is the client's own."""
 
-    commit_files = 8
+    commit_files = 96  # with the small files less than 100, as the Hub recommends
     has_commits = True
 
     def __init__(self, repo_id: str, revision: str | None) -> None:
@@ -52,8 +52,7 @@ class HubRemote:
         self._api = HfApi(library_name="shardkit")
         self._commit: str | None = None
         self._listed: dict[str, RepoFile] = {}
-        self._staged: dict[str, CommitOperationAdd] = {}
-        self._distrusted: set[str] = set()
+        self._uploads = HubUploads(self._api, repo_id, revision)
         self._xet_is_silent = False
         self._mark: bytes | None = None
         self._holder: tuple[bytes | None] | None = None  # the mark at the commit that was seen last, if it was read
@@ -159,26 +158,14 @@ class HubRemote:
             self._api.permanently_delete_lfs_files(self.repo_id, stored, rewrite_history=False, repo_type="dataset")
 
         self._call("delete what is served wrong from", delete)
-        self._distrusted |= {shard.file for shard in shards}
+        self._uploads.distrust_xet(shard.file for shard in shards)
+
+    def prepare(self, files: Sequence[tuple[Path, ShardInfo]]) -> None:
+        more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+        self._call(f"upload {files[0][1].file}{more}", partial(self._uploads.prepare, files))
 
     def upload(self, path: Path, shard: ShardInfo) -> None:
-        def send() -> CommitOperationAdd:
-            # A file object goes by LFS and not by Xet, whose client keeps notes of what it has sent before.
-            with open(path, "rb") if shard.file in self._distrusted else nullcontext(path) as source:
-                operation = CommitOperationAdd(path_in_repo=shard.file, path_or_fileobj=source)
-                # Our SHA-256, checked a moment ago, is the LFS oid: the client would read and hash the file for it.
-                operation.upload_info.sha256 = bytes.fromhex(shard.sha256)
-                self._api.preupload_lfs_files(
-                    self.repo_id,
-                    [operation],
-                    repo_type="dataset",
-                    revision=self.branch,
-                    num_threads=1,
-                    free_memory=False,
-                )
-            return operation
-
-        self._staged[shard.file] = self._call(f"upload {shard.file}", send)
+        self._call(f"upload {shard.file}", partial(self._uploads.send, path, shard))
 
     def claimed_by(self) -> bytes | None:
         if self._holder is None:
@@ -198,6 +185,7 @@ class HubRemote:
         again = False
         if not shards and not small:
             self.files()
+        self._call("commit to", partial(self._uploads.confirm, shards))
         for _ in range(LOOKS):
             ours = self.claimed_by() == self._mark
             if again or not ours:
@@ -215,8 +203,7 @@ class HubRemote:
                 self.stopping.wait(random.random() * network.FIRST_WAIT_SECONDS)  # not in step with others
         else:
             raise always_changing(self)
-        for shard in shards:
-            self._staged.pop(shard.file, None)
+        self._uploads.forget(shard.file for shard in shards)
 
     def _send_commit(self, shards: Sequence[ShardInfo], small: Mapping[str, bytes | None], message: str) -> str | None:
         """Commit what is not there yet on top of the commit that was seen last, and no other; returns its name.
@@ -224,7 +211,7 @@ class HubRemote:
         Raises `PlaceChanged` if there are others since (one of them may be ours, its answer lost).
         """
         changes: list[CommitOperation] = [
-            self._staged[shard.file]
+            self._uploads.operation(shard.file)
             for shard in shards
             if shard.file not in self._listed
             or _as_listed(self._listed[shard.file]) != RemoteFile(shard.bytes, shard.sha256)
