@@ -65,8 +65,10 @@ def parse_address(text: str) -> HubAddress | None:
         return None
     kind, _, rest = page.strip("/").partition("/")
     if kind != "datasets":
-        if "/resolve/" in page:
-            return None
+        if "/resolve/" in page or (
+            not _SITE.match(plain) and kind not in ("spaces", "buckets") and page.count("/") > 2
+        ):
+            return None  # a file of a model, or something else that the host of a mirror serves
         what = {"spaces": "a space", "buckets": "a bucket, which is written hf://buckets/user/name"}.get(kind)
         raise UsageError(
             f"{plain} is {what or 'a model, or a page of the site'}: expected a dataset, {HUB}/datasets/user/name"

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from shardkit import hub_session
 from shardkit.errors import HubError, ShardkitError, UsageError
 from shardkit.hub_address import endpoint
-from shardkit.network_errors import NO_ROOM, RULES
+from shardkit.network_errors import NO_ROOM, RULES, STORAGE_FULL
 from shardkit.redaction import hub_token, public_address, redact, redact_logs, user_of
 
 Result = TypeVar("Result")
@@ -150,6 +150,8 @@ def _marks_of(error: BaseException) -> set[str | int]:
         if getattr(getattr(error, "response", None), "history", None):
             marks.add("redirected")
         marks |= _marks_of_answer(getattr(getattr(error, "response", None), "headers", None) or {})
+    if marks & {"HfHubHTTPError", "LfsRefusedError"} and STORAGE_FULL.search(str(error)):
+        marks.add("storage full")
     if not hub_token():
         marks.add("no token")
     if "Credentials" in type(error).__name__:

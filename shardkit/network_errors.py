@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from shardkit.errors import AuthError, DiskFull, ShardkitError
@@ -16,6 +17,11 @@ _ODD = f"does not answer as it should ({{detail}}): {_AGAIN}"
 _LATER = "answered {status} ({said}): run the same command later, it goes on"
 _RIGHTS = "does not allow it ({said}): check your rights and credentials there"
 _IN_THE_WAY = "is not a folder, or has a file in the way ({said}): choose another"
+_QUOTA = (
+    "has no room for it, its owner's storage quota is full ({said}): make room, or take a larger plan at "
+    f"https://huggingface.co/settings/billing, then {_AGAIN}; what has not arrived stays here"
+)
+STORAGE_FULL = re.compile(r"storage (limit|space|quota|patterns)|upload more data", re.IGNORECASE)  # the Hub's words
 NO_ROOM = "no room left on the disk; make room and run the same command again"
 
 _PAGE = "is not served by {endpoint}, which answered {asked} with a page ({status}), and not as the Hub does: {advice}"
@@ -47,6 +53,7 @@ class Rule(NamedTuple):
 
 RULES = [  # the first that fits is followed
     Rule({"WrongAnswer"}, False, None, "is not served by {endpoint}, which {said}: {advice}"),
+    Rule({"storage full"}, False, None, _QUOTA),  # a 403, or of a commit a 400
     Rule({"GatedRepoError"}, False, AuthError, f"is gated: accept its conditions on its page, then {_LOGIN}"),
     *(
         Rule(

@@ -8,7 +8,6 @@ import random
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,6 +31,7 @@ from shardkit.hub_address import HubAddress
 from shardkit.network import with_retries
 from shardkit.remote.claim import LOOKS, always_changing, is_complete, is_written, not_ours_any_more
 from shardkit.remote.hub_client import CLIENT, Download, SilentError, while_bytes_come
+from shardkit.remote.hub_uploads import HubUploads
 from shardkit.remote.interface import CLAIM_FILE, PlaceChanged, RemoteFile, check_small
 
 CommitOperation = CommitOperationAdd | CommitOperationCopy | CommitOperationDelete  # what the client's list holds
@@ -43,7 +43,7 @@ class HubRemote:
     """A dataset repo on the Hub (or at `HF_ENDPOINT`), or a folder in one, at one branch, tag or commit; the token is
     the client's own. Files are named relative to the folder."""
 
-    commit_files = 8
+    commit_files = 96  # with the small files less than 100, as the Hub recommends
     has_commits = True
 
     def __init__(self, address: HubAddress) -> None:
@@ -55,8 +55,7 @@ class HubRemote:
         self._api = HfApi(library_name="shardkit")
         self._commit: str | None = None
         self._listed: dict[str, RepoFile] = {}
-        self._staged: dict[str, CommitOperationAdd] = {}
-        self._distrusted: set[str] = set()
+        self._uploads = HubUploads(self._api, address.name, address.revision, address.path)
         self._xet_is_silent = False
         self._mark: bytes | None = None
         self._holder: tuple[bytes | None] | None = None  # the mark at the commit that was seen last, if it was read
@@ -172,26 +171,14 @@ class HubRemote:
             self._api.permanently_delete_lfs_files(self.repo_id, stored, rewrite_history=False, repo_type="dataset")
 
         self._call("delete what is served wrong from", delete)
-        self._distrusted |= {shard.file for shard in shards}
+        self._uploads.distrust_xet(shard.file for shard in shards)
+
+    def prepare(self, files: Sequence[tuple[Path, ShardInfo]]) -> None:
+        more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+        self._call(f"upload {files[0][1].file}{more}", partial(self._uploads.prepare, files))
 
     def upload(self, path: Path, shard: ShardInfo) -> None:
-        def send() -> CommitOperationAdd:
-            # A file object goes by LFS and not by Xet, whose client keeps notes of what it has sent before.
-            with open(path, "rb") if shard.file in self._distrusted else nullcontext(path) as source:
-                operation = CommitOperationAdd(path_in_repo=self._path(shard.file), path_or_fileobj=source)
-                # Our SHA-256, checked a moment ago, is the LFS oid: the client would read and hash the file for it.
-                operation.upload_info.sha256 = bytes.fromhex(shard.sha256)
-                self._api.preupload_lfs_files(
-                    self.repo_id,
-                    [operation],
-                    repo_type="dataset",
-                    revision=self.branch,
-                    num_threads=1,
-                    free_memory=False,
-                )
-            return operation
-
-        self._staged[shard.file] = self._call(f"upload {shard.file}", send)
+        self._call(f"upload {shard.file}", partial(self._uploads.send, path, shard))
 
     def claimed_by(self) -> bytes | None:
         if self._holder is None:
@@ -211,6 +198,7 @@ class HubRemote:
         again = False
         if not shards and not small:
             self.files()
+        self._call("commit to", partial(self._uploads.confirm, shards))
         for _ in range(LOOKS):
             ours = self.claimed_by() == self._mark
             if again or not ours:
@@ -228,8 +216,7 @@ class HubRemote:
                 self.stopping.wait(random.random() * network.FIRST_WAIT_SECONDS)  # not in step with others
         else:
             raise always_changing(self)
-        for shard in shards:
-            self._staged.pop(shard.file, None)
+        self._uploads.forget(shard.file for shard in shards)
 
     def _send_commit(self, shards: Sequence[ShardInfo], small: Mapping[str, bytes | None], message: str) -> str | None:
         """Commit what is not there yet on top of the commit that was seen last, and no other; returns its name.
@@ -237,7 +224,7 @@ class HubRemote:
         Raises `PlaceChanged` if there are others since (one of them may be ours, its answer lost).
         """
         changes: list[CommitOperation] = [
-            self._staged[shard.file]
+            self._uploads.operation(shard.file)
             for shard in shards
             if shard.file not in self._listed
             or _as_listed(self._listed[shard.file]) != RemoteFile(shard.bytes, shard.sha256)

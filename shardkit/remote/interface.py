@@ -100,6 +100,9 @@ class Remote(Protocol):
     def discard(self, shards: Sequence[ShardInfo]) -> None:
         """Forget the bytes of `shards`, which are served wrong: the next `upload` sends them, whatever is there."""
 
+    def prepare(self, files: Sequence[tuple[Path, ShardInfo]]) -> None:
+        """Ask about shards that `upload` will send, at most a few hundred: one call for many where there is one."""
+
     def upload(self, path: Path, shard: ShardInfo) -> None:
         """Send the bytes of a shard. Thread-safe; not acknowledged until `commit`."""
 

@@ -155,6 +155,9 @@ class FsspecRemote:
     def discard(self, shards: Sequence[ShardInfo]) -> None:
         """Nothing to do: an upload replaces what is there."""
 
+    def prepare(self, files: Sequence[tuple[Path, ShardInfo]]) -> None:
+        """Nothing to do: there is nothing to ask about."""
+
     def upload(self, path: Path, shard: ShardInfo) -> None:
         def put() -> None:
             if not self._still_ours([shard], {}):

@@ -2,7 +2,8 @@
 
 Owns the threads of `push` and of `tokenize --push`. Several shards are hashed and sent at once; commits acknowledge
 them in the order they were handed in, each commit with the small files handed in up to its last shard: a journal at the
-remote never names a shard that is not there. Knows nothing of tokens or manifests.
+remote never names a shard that is not there. Commits are few, as the Hub allows some 128 an hour (`commit_pace.py`).
+Knows nothing of tokens or manifests.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 
@@ -22,12 +24,14 @@ from shardkit.dataset.known_files import unchanged
 from shardkit.dataset.manifest import ShardInfo
 from shardkit.errors import DiskFull
 from shardkit.files import format_bytes
+from shardkit.remote.commit_pace import CommitPace
 from shardkit.remote.interface import Remote, RemoteFile
 from shardkit.remote.threads import TransferThreads, waits_for_threads
 
 TransferProgress = Callable[[str, int, int], None]
-_OLDEST_SECONDS = 60.0  # a shard that has arrived is acknowledged at the latest after this
-_MOST_FILES = 100  # of one commit
+_OLDEST_SECONDS = 300.0  # a shard that has arrived is acknowledged at the latest after this
+_MOST_FILES = 250  # of one commit, where those before it took long
+_ASKED_TOGETHER = 100  # shards, before they are sent
 
 
 @dataclass(slots=True)
@@ -38,6 +42,7 @@ class _Item:
     shard: ShardInfo
     small: Mapping[str, bytes]
     at_remote: bool
+    prepared: bool = False
     upload: Future[float] | None = None
 
     @property
@@ -74,6 +79,8 @@ class Uploader:
         self._progress = progress
         self._queue: deque[_Item] = deque()
         self._changed = threading.Condition()
+        self._preparing = threading.Lock()
+        self._pace = CommitPace(time.monotonic()) if remote.has_commits else None
         self._failed: Future[float] | Future[None] | None = None
         self._handed_in_bytes = self._done_bytes = self._pending_bytes = 0
         self._wanted_bytes = 0
@@ -156,6 +163,7 @@ class Uploader:
         """Check and upload one shard; returns when it had arrived."""
         shard = item.shard
         if not item.at_remote:
+            self._prepare(item)
             with unchanged(item.path):  # what arrives is what was hashed
                 check_shard(item.path, shard, hashed=True)
                 self.remote.upload(item.path, shard)
@@ -167,6 +175,21 @@ class Uploader:
             if self._progress is not None:
                 self._progress(shard.file, self._done_bytes, self._handed_in_bytes)
         return time.monotonic()
+
+    def _prepare(self, item: _Item) -> None:
+        """Have the remote asked about this shard and those that come after it, unless that was done for an earlier one.
+
+        Where the queue is short, a run makes shards slower than they are sent, and calls are few anyway.
+        """
+        with self._preparing:
+            if item.prepared:
+                return
+            with self._changed:
+                waiting = (other for other in self._queue if not other.at_remote and not other.prepared)
+                group = list(islice(waiting, _ASKED_TOGETHER))
+            self.remote.prepare([(other.path, other.shard) for other in group])
+            for other in group:
+                other.prepared = True
 
     def _commit_loop(self) -> None:
         while True:
@@ -181,6 +204,8 @@ class Uploader:
     def _acknowledge(self, run: list[_Item]) -> None:
         new = [item.shard for item in run if not item.at_remote]
         if new:
+            if self._pace is not None:
+                self._pace.count()
             small = {name: content for item in run for name, content in item.small.items()}
             self.remote.commit(new, small, f"Add {len(new)} shards" if len(new) > 1 else f"Add {new[0].file}")
         elif self._delete_local:
@@ -205,16 +230,19 @@ class Uploader:
         return run
 
     def _due(self) -> bool:
-        """Few commits, but none that somebody waits for is put off."""
+        """Few commits: as many shards as a commit should hold, or half of those on this disk where somebody waits for
+        room, and no more commits an hour than the place allows."""
         run = self._arrived()
         if not run:
             return False
-        if sum(not item.at_remote for item in run) >= self.remote.commit_files or all(item.at_remote for item in run):
+        everything, new = len(run) == len(self._queue), sum(not item.at_remote for item in run)
+        if not new or (self._flushing and everything):
             return True
-        everything = len(run) == len(self._queue)
-        if self._flushing and everything:
-            return True
-        if self._wanted_bytes and (everything or sum(item.shard.bytes for item in run) >= self._wanted_bytes):
+        if self._pace is not None and not self._pace.allows(time.monotonic()):
+            return False
+        arrived_bytes = sum(item.shard.bytes for item in run)
+        room = everything or (arrived_bytes >= self._wanted_bytes and 2 * arrived_bytes >= self._pending_bytes)
+        if new >= self.remote.commit_files or (self._wanted_bytes and room):
             return True
         first = run[0].upload
         return first is not None and time.monotonic() - first.result() > _OLDEST_SECONDS

@@ -13,6 +13,7 @@ from hub_server import HubServer
 from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.manifest import Manifest, ShardInfo
 from shardkit.errors import DiskFull, HubError, ShardError
+from shardkit.remote.commit_pace import COMMITS_AN_HOUR, FIRST_COMMITS, CommitPace
 from shardkit.remote.uploader import Uploader
 
 REPO = "alice/demo"
@@ -74,7 +75,30 @@ def test_few_commits_where_nobody_waits(hub: HubServer, tmp_path: Path) -> None:
         for shard in manifest.shards:
             uploader.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: line(shard)})
         uploader.flush()
-    assert len(hub.commits(REPO)) <= 2 + 40 // uploader.remote.commit_files
+    assert len(hub.commits(REPO)) == 3
+
+
+def test_a_small_disk_makes_few_commits_where_the_remote_is_slow(hub: HubServer, tmp_path: Path) -> None:
+    manifest = make_dataset(tmp_path / "a", shards=48)
+    (tmp_path / "work").mkdir()
+    hub.fault("slow", "PUT", "/_lfs/", seconds=0.01, times=None)
+    with open_uploader(REPO, b"", max_bytes=12 * manifest.shards[0].bytes) as uploader:
+        make(tmp_path / "work", uploader, manifest, tmp_path / "a")
+        uploader.flush()
+    assert len(hub.commits(REPO)) <= 2 + 48 // 6 + 1  # half of what is on the disk each time
+
+
+def test_in_no_hour_are_there_more_commits_than_the_hub_allows() -> None:
+    now, made = 0.0, []
+    pace = CommitPace(now)
+    while now < 4 * 3600:
+        if pace.allows(now):
+            pace.count()
+            made.append(now)
+        now += 5.0
+    assert all(sum(start <= at < start + 3600 for at in made) <= 124 for start in made)
+    assert len(made) >= FIRST_COMMITS + 4 * COMMITS_AN_HOUR - 1
+    assert made[FIRST_COMMITS - 1] == 5.0 * (FIRST_COMMITS - 1)  # the first ones are not put off
 
 
 def test_without_a_bound_the_files_stay(hub: HubServer, tmp_path: Path) -> None:

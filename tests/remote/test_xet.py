@@ -150,17 +150,32 @@ def test_a_download_by_xet_that_falls_silent_goes_on_by_http(
     assert tree_of(tmp_path / "b") == tree_of(tmp_path / "a")
 
 
-@pytest.mark.parametrize("nth", [1, 3])
-def test_a_push_by_xet_that_is_killed_goes_on(
-    hub: HubServer, tmp_path: Path, environment: dict[str, str], nth: int
+@pytest.mark.parametrize(("path", "nth"), [(XORBS, 3), ("/commit/", 2)])
+def test_a_push_by_xet_that_is_killed_sends_again_only_what_was_in_flight(
+    hub: HubServer, tmp_path: Path, environment: dict[str, str], path: str, nth: int
 ) -> None:
-    make_dataset(tmp_path / "a", shards=6, tokens=50_000)
-    fault = hub.fault("hold", "POST", XORBS, nth=nth)
+    make_dataset(tmp_path / "a", shards=12, tokens=50_000)
+    fault = hub.fault("hold", "POST", path, nth=nth)
     killed(start(environment, "push", tmp_path / "a", REPO), fault)
     assert MANIFEST_NAME not in hub.files(REPO)
+    known = len(hub.xet.files)
+    hub.reset_log()
     run(environment, "push", tmp_path / "a", REPO)
+    assert hub.count("POST", XORBS) <= 12 - known
+    assert known == 12 or path == XORBS
     run(environment, "pull", REPO, tmp_path / "b")
     assert tree_of(tmp_path / "b") == tree_of(tmp_path / "a")
+
+
+def test_a_xet_token_is_asked_for_once_and_again_when_it_has_run_out(
+    hub: HubServer, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    make_dataset(tmp_path / "a", shards=6)
+    run(environment, "push", tmp_path / "a", REPO)
+    assert hub.count("GET", "/xet-write-token/") == 1
+    hub.xet.expires = 1
+    run(environment, "push", tmp_path / "a", "alice/other")
+    assert hub.count("GET", "/alice/other/xet-write-token/") >= 6
 
 
 def test_a_pull_by_xet_that_is_killed_fetches_only_what_it_has_not(

@@ -77,6 +77,7 @@ class Fault:
     probability: float = 1.0
     seed: int = 0
     code: int = 503
+    message: str = "injected"
     retry_after: int | None = None
     seconds: float = 0.0
     at: float = 0.5
@@ -231,7 +232,7 @@ class FaultyHandler(BaseHTTPRequestHandler):
                 if fault.code == 429 and fault.retry_after is not None:
                     headers["RateLimit"] = f'"api";r=0;t={fault.retry_after}'
                 gateway = f"<html><h1>{fault.code} (injected)</h1></html>".encode()
-                self.answer(fault.code, gateway if fault.code >= 500 else {"error": "injected"}, headers)
+                self.answer(fault.code, gateway if fault.code >= 500 else {"error": fault.message}, headers)
                 return True
         if "Transfer-Encoding" in self.headers or self.headers.get("Content-Length", "0") != "0":
             self.cut = next(iter(self.pick("body")), None)
