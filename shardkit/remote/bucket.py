@@ -201,6 +201,9 @@ class BucketRemote:
     def discard(self, shards: Sequence[ShardInfo]) -> None:
         self._distrusted |= {shard.file for shard in shards}
 
+    def prepare(self, files: Sequence[tuple[Path, ShardInfo]]) -> None:
+        """Nothing to do: nothing is asked before an upload."""
+
     def upload(self, path: Path, shard: ShardInfo) -> None:
         def send() -> str:
             ((xet_hash, size),) = self._bucket.send([path], again=shard.file in self._distrusted)

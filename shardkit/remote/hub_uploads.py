@@ -48,8 +48,8 @@ class _XetToken:
 
 
 class HubUploads:
-    """Shards on their way to a `folder` ("": the top) of the dataset repo `repo_id` at the branch `revision`. Its methods may be called from any
-    thread, and again after a failure; they raise what the client raises."""
+    """Shards on their way to a `folder` ("": the top) of the dataset repo `repo_id` at the branch `revision`. Its
+    methods may be called from any thread, and again after a failure; they raise what the client raises."""
 
     def __init__(self, api: HfApi, repo_id: str, revision: str | None, folder: str) -> None:
         self._above = f"{folder}/" if folder else ""
