@@ -28,9 +28,10 @@ from shardkit import network
 from shardkit.dataset.manifest import ShardInfo
 from shardkit.errors import HubError
 from shardkit.files import sha256_file
+from shardkit.hub_session import CLIENT
 from shardkit.network import with_retries
 from shardkit.remote.claim import LOOKS, always_changing, is_complete, is_written, not_ours_any_more
-from shardkit.remote.hub_client import CLIENT, Download, SilentError, while_bytes_come
+from shardkit.remote.hub_client import Download, SilentError, while_bytes_come
 from shardkit.remote.interface import CLAIM_FILE, PlaceChanged, RemoteFile, check_small
 
 CommitOperation = CommitOperationAdd | CommitOperationCopy | CommitOperationDelete  # what the client's list holds
@@ -270,7 +271,7 @@ class HubRemote:
 
     def _call(self, what: str, action: Callable[[], Result]) -> Result:
         def attempt() -> Result:
-            with CLIENT.set_for_us():
+            with CLIENT.set_for_us(self.stopping):
                 return action()
 
         return with_retries(attempt, self.name, what, self.stopping)

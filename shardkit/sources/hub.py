@@ -46,7 +46,13 @@ def hub_source(dataset: str, *, name: str | None, split: str, revision: str | No
 
 
 def _ask(where: str, action: Callable[[], Result]) -> Result:
-    return with_retries(action, where, "open the dataset", error=SourceError)
+    from shardkit.hub_session import CLIENT
+
+    def attempt() -> Result:
+        with CLIENT.set_for_us():
+            return action()
+
+    return with_retries(attempt, where, "open the dataset", error=SourceError)
 
 
 def _resolve(dataset: str, name: str | None, split: str, commit: str) -> tuple[str, list[str]]:

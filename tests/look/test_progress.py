@@ -1,15 +1,19 @@
-"""The closing figures of a run."""
+"""What a run says while it goes on and waits, and its closing figures."""
 
 from __future__ import annotations
 
 import dataclasses
+import io
+import sys
+import threading
 from typing import Any
 
 import pytest
 from texts import documents, write_parquet
 
-from shardkit import Manifest, tokenize
-from shardkit.look.progress import run_summary
+from shardkit import Manifest, rate_limits, tokenize
+from shardkit.look.progress import ProgressBar, TransferBar, run_summary
+from shardkit.rate_limits import PAUSES
 from shardkit.tokenization.ordered_writer import TokenizeProgress
 
 TEXTS = documents(40)
@@ -47,3 +51,38 @@ def test_a_run_that_was_complete_already_says_so_and_gives_no_rates(run: tuple[M
 def test_rates_of_no_time_at_all_are_numbers(run: tuple[Manifest, TokenizeProgress]) -> None:
     manifest, last = run
     assert run_summary(manifest, dataclasses.replace(last, session_seconds=0.0), 0.0)["tokens_per_second"] > 0
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("bar", [ProgressBar, lambda: TransferBar("pull")])
+def test_a_bar_says_what_is_waited_for_and_then_no_more(bar: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with bar():
+        PAUSES.go_on("a pause", rate_limits.time.monotonic() + 53, "the Hub's limit of requests (429)")
+        shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
+        PAUSES.end("a pause")
+        last = sys.stderr.getvalue().removeprefix(shown)  # type: ignore[attr-defined]
+    assert "the Hub's limit of requests (429): waiting 53 s" in shown
+    assert "\n" not in shown
+    assert last
+    assert "waiting" not in last
+
+
+@pytest.mark.parametrize("bar", [ProgressBar, lambda: TransferBar("pull")])
+def test_where_there_is_no_terminal_each_pause_is_one_line(
+    bar: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(rate_limits, "_TOLD_SECONDS", 0.0)
+    monkeypatch.setattr(rate_limits, "_TICK_SECONDS", 0.01)
+    with bar():
+        rate_limits.pause(0.05, "one server answered 503", threading.Event())
+        rate_limits.pause(0.05, "another answered 503", threading.Event())
+    rate_limits.pause(0.05, "nobody listens", threading.Event())
+    assert capsys.readouterr().err.splitlines() == [
+        "one server answered 503: waiting 1 s",
+        "another answered 503: waiting 1 s",
+    ]

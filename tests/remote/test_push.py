@@ -326,9 +326,9 @@ def test_a_server_that_does_not_answer_is_one_clear_line(hub: HubServer, tmp_pat
 
 
 def test_a_stalled_server_does_not_hang_a_push(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from shardkit.remote import hub_client
+    from shardkit import hub_session
 
-    monkeypatch.setattr(hub_client, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(hub_session, "STALL_SECONDS", 0.2)
     monkeypatch.setattr(network, "TRIES", 1)
     __import__("huggingface_hub").close_session()
     make_dataset(tmp_path / "a")

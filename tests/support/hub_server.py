@@ -7,7 +7,8 @@ is in `leaked_tokens`. Repos are in `hub_store.py`, the Xet store in `hub_xet.py
 `hub_wire.py`.
 
 It leaves out: pull requests, spaces, discussions, squashing, moving a repo, `.gitignore` and `.gitattributes`
-rules, YAML checks, gzip, rate limits (use a `status` fault), expiring URLs (a 403 fault on `/_cdn/`), fsync.
+rules, YAML checks, gzip, expiring URLs (a 403 fault on `/_cdn/`), fsync. `limits` has limits of requests: see
+`hub_limits.py`.
 
     with HubServer() as hub:                                # or: python tests/support/hub_server.py --port 0 --root DIR
         hub.fault("status", "PUT", "/_lfs/", code=503, times=2)
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
+from hub_limits import HubLimits
 from hub_store import Commit, Entry, HubError, Repo, blocks_of
 from hub_wire import Fault, FaultyServer, Json, Request, parse_json
 from hub_xet import XetHandler, XetStore
@@ -74,6 +76,8 @@ class HubHandler(XetHandler):
     site: HubServer
 
     def dispatch(self, path: str) -> None:
+        if self.site.limits is not None and not self.second_origin:
+            self.site.limits.check(path, self.headers.get("Authorization", ""))
         if self.dispatch_xet(path):
             return None
         for methods, pattern, access, handler in ROUTES:
@@ -452,6 +456,7 @@ class HubServer(FaultyServer):
         self.tokens = dict(tokens)
         self.page_size, self.expand_page_size = page_size, expand_page_size
         self.lfs_threshold, self.multipart_threshold, self.part_size = lfs_threshold, multipart_threshold, part_size
+        self.limits: HubLimits | None = None
         self.uploads: Counter[str] = Counter()
         self.xet = XetStore(self.root / "xet")
         self.repos: dict[tuple[str, str], Repo] = {}
