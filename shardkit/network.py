@@ -35,7 +35,7 @@ _IN_THE_WAY = "is not a folder, or has a file in the way ({said}): choose anothe
 _NO_ROOM = "no room left on the disk; make room and run the same command again"
 _TOKEN_HELPS = f"; with a token the limits are higher, 5,000 files in 5 minutes where it is 3,000 without: {_LOGIN}"
 # Marks of a server that is there and overloaded, and of one that cannot be reached: then it may be no server at all.
-_OVERLOADED = {429, 502, 503, 504, "over 504"}
+_OVERLOADED = {429, 502, 503, 504, "over 504", "EBUSY"}  # EBUSY: S3's SlowDown, as s3fs says it
 _UNREACHABLE = {"ConnectError", "ConnectTimeout", "ClientConnectorError", "ConnectionRefusedError", "gaierror"}
 _answered: set[str] = set()  # the places that have served a call of this process
 

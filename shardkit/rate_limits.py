@@ -47,7 +47,8 @@ def asked_seconds(status: int | None, headers: Mapping[str, str]) -> float:
     named = {name.lower(): value.strip() for name, value in headers.items()}
     asked = _retry_after(named.get("retry-after", ""))
     if status == 429:  # else the header only tells how much of the limit is left
-        asked = max([asked, *(float(seconds) for seconds in _SPENT.findall(named.get("ratelimit", "")))])
+        spent = [int(seconds) for seconds in _SPENT.findall(named.get("ratelimit", ""))]
+        asked = max([asked, *(seconds + 1.0 for seconds in spent if seconds)])  # whole seconds, so up to one is missing
     return asked
 
 

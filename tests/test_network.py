@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from multidict import CIMultiDict, CIMultiDictProxy
+from s3fs.errors import translate_boto_error
 from yarl import URL
 
 from shardkit import network, rate_limits
@@ -377,7 +378,7 @@ def test_a_limit_is_waited_for_without_counting_a_try(
     action, calls = failing(*many, answer(503, **{"Retry-After": "7"}), answer(500))
     assert with_retries(action, "hf://datasets/a/b", "y") == "done"
     assert len(calls) == 33
-    assert held == [53.0] * 30 + [7.0]
+    assert held == [54.0] * 30 + [7.0]
 
 
 def test_a_limit_is_waited_for_as_long_as_the_server_asks(limits: rate_limits.RateLimits) -> None:
@@ -444,6 +445,20 @@ def test_an_overloaded_server_is_given_minutes(limits: rate_limits.RateLimits, s
         with_retries(failing(*[answer(status)] * 99)[0], "hf://datasets/a/b", "y")
     waits = [rate_limits.backoff_seconds(n, 1.0, network.LONGEST_STEP) for n in range(1, network.PATIENT_TRIES)]
     assert sum(waits) >= 300  # the Hub's window, in the first instant of which the limit may have been met
+
+
+def test_s3_that_asks_to_slow_down_is_given_minutes_too(limits: rate_limits.RateLimits) -> None:
+    said = {"Error": {"Code": "SlowDown", "Message": "Please reduce your request rate."}}
+    slow = translate_boto_error(botocore.exceptions.ClientError(said, "GetObject"))
+    assert with_retries(failing(*[slow] * (network.PATIENT_TRIES - 1))[0], "s3://bucket/x", "y") == "done"
+
+
+def test_a_limit_that_fsspec_s_http_client_met_is_read_too() -> None:
+    error = refused(429)
+    error.headers = CIMultiDictProxy(CIMultiDict({"retry-after": "7"}))
+    again = as_hub_error(error, "https://u:pw@host/x?sig=1", "read x")[1]
+    assert again is not None
+    assert (again.asked, again.reason) == (7.0, "https://host's limit of requests (429)")
 
 
 def test_a_server_that_was_never_there_is_given_seconds_and_one_that_was_is_given_minutes(

@@ -23,11 +23,12 @@ NEVER = threading.Event()
     [
         (429, {"Retry-After": "7"}, 7.0),
         (503, {"retry-after": " 12 "}, 12.0),
-        (429, {"RateLimit": '"api";r=0;t=53', "RateLimit-Policy": '"fixed window";"api";q=1000;w=300'}, 53.0),
-        (429, {"ratelimit": '"resolvers"; r = 0; t = 9'}, 9.0),
-        (429, {"RateLimit": '"api";r=0;t=5, "resolvers";r=0;t=40, "pages";r=7;t=250'}, 40.0),
+        (429, {"RateLimit": '"api";r=0;t=53', "RateLimit-Policy": '"fixed window";"api";q=1000;w=300'}, 54.0),
+        (429, {"ratelimit": '"resolvers"; r = 0; t = 9'}, 10.0),
+        (429, {"RateLimit": '"api";r=0;t=5, "resolvers";r=0;t=40, "pages";r=7;t=250'}, 41.0),
         (429, {"RateLimit": '"api";r=12;t=53'}, 0.0),  # not the limit that was met
-        (429, {"Retry-After": "3", "RateLimit": '"api";r=0;t=53'}, 53.0),
+        (429, {"Retry-After": "3", "RateLimit": '"api";r=0;t=53'}, 54.0),
+        (429, {"RateLimit": '"api";r=0;t=0'}, 0.0),
         (503, {"RateLimit": '"api";r=0;t=53'}, 0.0),  # the Hub sends the header with every answer
         (429, {"Retry-After": "soon"}, 0.0),
         (429, {"Retry-After": "-4"}, 0.0),

@@ -48,12 +48,12 @@ def test_a_push_and_a_pull_wait_for_their_limits_say_so_and_end_right(
     with TransferBar("push") as bar:
         push(tmp_path / "a", REPO, workers=3, progress=bar)
     assert_obeyed(hub.limits, 4)  # one commits
-    assert "the Hub's limit of requests (429): waiting 1 s" in capsys.readouterr().err.splitlines()
+    assert "the Hub's limit of requests (429): waiting 2 s" in capsys.readouterr().err.splitlines()
     hub.limits = HubLimits(resolvers=5, once_spent=True)
     with TransferBar("pull") as bar:
         pull(REPO, tmp_path / "b", workers=3, progress=bar)
     assert_obeyed(hub.limits, 3)
-    assert "the Hub's limit of requests (429): waiting 1 s" in capsys.readouterr().err.splitlines()
+    assert "the Hub's limit of requests (429): waiting 2 s" in capsys.readouterr().err.splitlines()
     assert tree_of(tmp_path / "b") == tree_of(tmp_path / "a")
 
 
@@ -71,7 +71,7 @@ def test_streaming_waits_for_its_limit_and_its_reader_is_told(
 ) -> None:
     manifest = make_dataset(tmp_path / "a", shards=6)
     served.seed_repo(REPO, {path.name: path for path in (tmp_path / "a").iterdir()})
-    served.limits = HubLimits(resolvers=4, seconds=3.0, once_spent=True)
+    served.limits = HubLimits(resolvers=4, seconds=2.0, once_spent=True)
     with caplog.at_level(logging.WARNING, logger="shardkit"):
         cache = opened(tmp_path / "cache")
         for shard in manifest.splits["train"]:
@@ -87,7 +87,7 @@ def test_streaming_waits_for_its_limit_and_its_reader_is_told(
 def test_a_hub_source_is_opened_over_a_limit(hub: HubServer) -> None:
     names = [f"data/part-{number}.jsonl" for number in range(3)]
     hub.seed_repo("alice/texts", dict.fromkeys(names, b'{"text": "x"}\n'))
-    hub.limits = HubLimits(api=6, resolvers=2, once_spent=True)
+    hub.limits = HubLimits(api=5, resolvers=2, once_spent=True)
     done = subprocess.run(
         [sys.executable, "-c", OPEN, "alice/texts"],
         env={**os.environ, "HF_ENDPOINT": hub.endpoint, "PYTHONPATH": str(ROOT)},
