@@ -1,163 +1,154 @@
-"""The Hub's client at work for us: what its one HTTP session does while a call of ours runs, and who answers it.
+"""The one HTTP session of the Hub's client, `huggingface_hub`, while calls of ours use it: time-outs, limits, no bars,
+and no answers that no Hub gives. `network.py` has it so for every call to `hf://`.
 
-The session is shared with the host program. So hooks are put on it for our calls alone, which give the requests of
-our threads, and of no other, a time-out (the client's own is none: a stalled server would hang a push for ever), and
-refuse what no Hub answers (`WrongAnswer`). Mirrors (`HF_ENDPOINT`), proxies and the login pages of networks
-answer a page of HTML with "200 OK", or compressed bytes to who asked for plain ones; the client takes either for
-success. `network.py` has the session set for every call to `hf://`.
+The client waits for a limit itself, but in some of its calls only, five times, in a sleep that nothing ends and of
+which the process's other threads know nothing. Here a limit is waited for before the client sees the answer.
 """
 
 from __future__ import annotations
 
-import json
-import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from shardkit.hub_address import HUB, endpoint, is_mirror
-from shardkit.redaction import public_address
+from shardkit import rate_limits
+from shardkit.hub_answers import check_response
+from shardkit.rate_limits import LIMITS, asked_seconds, limit_reason
+from shardkit.redaction import redact_logs
 
 STALL_SECONDS = 300.0  # without a byte from a server, or to it, which may be at work with what it got
-# What of the API a dataset needs: an object with a field, or a list of such objects. Other JSON is an error deep in the
-# client, or an empty listing to it.
-_SHAPES: tuple[tuple[re.Pattern[str], type, str], ...] = (
-    (re.compile(r"repos/create"), dict, "url"),
-    (re.compile(r"(?:datasets|models)/[^/]+/[^/]+(?:/revision/[^/]+)?"), dict, "id"),
-    (re.compile(r"(?:datasets|buckets)/[^/]+/[^/]+/(?:tree|paths-info)(?:/.+)?"), list, "path"),
-    (re.compile(r"datasets/[^/]+/[^/]+/commits/.+"), list, "id"),
-    (re.compile(r"datasets/[^/]+/[^/]+/commit/.+"), dict, "commitOid"),
-    (re.compile(r"datasets/[^/]+/[^/]+/preupload/.+"), dict, "files"),
-    (re.compile(r"datasets/[^/]+/[^/]+/refs"), dict, "branches"),
-)
-_COMPRESSED = ("gzip", "x-gzip", "deflate", "br", "zstd", "compress")
-_FILES = "/resolve-cache/"  # below the API, but the bytes of files
-
-
-class WrongAnswer(OSError):
-    """An answer that no Hub gives, in words that follow "it": no other try mends it."""
-
-
-def advice() -> str:
-    """What to look at where answers are wrong."""
-    if is_mirror():
-        return "check HF_ENDPOINT, or run the same command without it"
-    return f"a proxy, or a network that wants a login, answers in the Hub's place: open {HUB} in a browser here"
-
-
-def or_mirror(place: str) -> str:
-    """What to add where the owner of a `place` on the Hub is blamed for what may be a mirror's fault."""
-    return f", or {endpoint()} shows an old or damaged copy: {advice()}" if is_mirror() and "hf://" in place else ""
-
-
-def request_of(response: Any) -> str:
-    """The request that `response` answers, without secrets: "GET https://host/path"."""
-    request = getattr(response, "request", None)
-    return public_address(f"{request.method} {request.url}") if request is not None else "a request"
-
-
-def check_answer(method: str, url: str, asked: Mapping[str, str], status: int, answered: Mapping[str, str]) -> None:
-    """Raise `WrongAnswer` if an answer with these headers is none that a Hub, or its CDN, gives to a request.
-
-    Looked at is only what says it was done (2xx). For clients of the Hub beside its own.
-    """
-    if not 200 <= status < 300:
-        return
-    asked, answered = _lower(asked), _lower(answered)
-    request = public_address(f"{method} {url}")
-    coding = answered.get("content-encoding", "").lower()
-    if method == "GET" and asked.get("accept-encoding") == "identity" and coding in _COMPRESSED:
-        raise WrongAnswer(f"answered {request} with bytes in {coding}, where plain ones (identity) were asked for")
-    kind = answered.get("content-type", "").partition(";")[0].strip().lower()
-    path = public_address(url).lower()
-    if kind == "text/html" and answered.get("content-length") != "0" and not path.endswith((".html", ".htm")):
-        expected = "JSON" if "/api/" in path and _FILES not in path else "data"
-        raise WrongAnswer(f"answered {request} with a page of HTML ({status}), where {expected} should be")
-
-
-def _check_response(response: Any) -> None:
-    """`check_answer` for the client's own session, and whether the API's JSON is what it should be."""
-    method, url = response.request.method, str(response.request.url)
-    check_answer(method, url, response.request.headers, response.status_code, response.headers)
-    api, path = f"{endpoint()}/api/", public_address(url)
-    if not path.startswith(api) or method == "HEAD" or not response.is_success:
-        return
-    shape = next(((kind, key) for pattern, kind, key in _SHAPES if pattern.fullmatch(path[len(api) :])), None)
-    if shape is None:
-        return
-    text = response.read()
-    try:
-        found = json.loads(text)
-    except ValueError:
-        what = f"{len(text):,} bytes that are no JSON" if text else "nothing at all"
-        raise WrongAnswer(f"answered {request_of(response)} with {what} ({response.status_code})") from None
-    if not _has(found, *shape):
-        raise WrongAnswer(
-            f"answered {request_of(response)} with other JSON than the Hub's ({json.dumps(found)[:60]}), without "
-            f"{shape[1]!r}"
-        )
-
-
-def _has(found: Any, kind: type, key: str) -> bool:
-    items = found if kind is list else [found]
-    return isinstance(found, kind) and all(isinstance(item, dict) and key in item for item in items)
-
-
-def _lower(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name.lower(): value for name, value in headers.items()}
+_HUB = "hf://"
+_MAY_ASK = (429, 503)  # the answers that mean "not now"
 
 
 class _Session:
-    """Our hooks on the client's session: there while a call of ours runs, gone with the last one."""
+    """What shardkit needs of the client, which has one HTTP session and one switch for progress bars in a process.
+
+    While one of our calls runs, the session treats the requests of our threads, and of no other, in our way. They get a
+    time-out (the client's own is none: a stalled server would hang a push for ever). None is sent while the Hub's limit
+    holds, and one that is refused for a limit is sent again when it is over. Answers that no Hub gives are refused
+    (`WrongAnswer`). The client draws no progress bars, for the
+    command line draws its own; bars that another thread begins in that time are not drawn either, as the switch is the
+    only way. With the last of our calls all is as it was.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._thread = threading.local()
         self._calls = 0
-        self._hooked: Any = None
+        self._bars: bool | None = None
+        self._user_decides = False
+        self._session: Any = None
 
     @contextmanager
-    def ours(self) -> Iterator[None]:
+    def ours(self, stop: threading.Event | None = None) -> Iterator[None]:
         from huggingface_hub import get_session
 
+        redact_logs()
         session = get_session()
         with self._lock:
+            if self._calls == 0:
+                self._hide_bars()
             self._calls += 1
-            if session is not self._hooked:  # the client makes a new one when a connection broke
-                self._unhook()
-                session.event_hooks = _with_hook(session.event_hooks, "request", self._bound)
-                session.event_hooks = _with_hook(session.event_hooks, "response", self._check)
-                self._hooked = session
-        depth = getattr(self._thread, "depth", 0)
-        self._thread.depth = depth + 1
+            if session is not self._session:  # the client makes a new one when a connection broke
+                self._give_back()
+                self._take(session)
+        before = self._stop_of_thread()
+        self._thread.stop = stop or before or threading.Event()
         try:
             yield
         finally:
-            self._thread.depth = depth
+            self._thread.stop = before
             with self._lock:
                 self._calls -= 1
                 if self._calls == 0:
-                    self._unhook()
+                    self._give_back()
+                    self._show_bars_as_before()
+
+    def _stop_of_thread(self) -> threading.Event | None:
+        """What cuts the waits of a call of ours in this thread; None if it is in no such call."""
+        stop: threading.Event | None = getattr(self._thread, "stop", None)
+        if stop is None and threading.current_thread().name.startswith("hf-ls-tree"):
+            return threading.Event()  # the client lists large repos in threads of its own
+        return stop
+
+    def _take(self, session: Any) -> None:
+        send = session.send
+
+        def send_within_limits(request: Any, **options: Any) -> Any:
+            stop = self._stop_of_thread()
+            return send(request, **options) if stop is None else _obeying(send, request, options, stop)
+
+        session.event_hooks = _with_hook(session.event_hooks, "request", self._bound)
+        session.event_hooks = _with_hook(session.event_hooks, "response", self._check)
+        session.send = send_within_limits
+        self._session = session
+
+    def _give_back(self) -> None:
+        if self._session is not None:
+            for event, hook in (("request", self._bound), ("response", self._check)):
+                self._session.event_hooks = _without_hook(self._session.event_hooks, event, hook)
+            del self._session.send  # the class's own is found again
+            self._session = None
 
     def _bound(self, request: Any) -> None:
         timeout = request.extensions.get("timeout", {})
-        if self._is_ours() and timeout.get("read") is None:
+        if self._stop_of_thread() is not None and timeout.get("read") is None:
             request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), STALL_SECONDS)
 
     def _check(self, response: Any) -> None:
-        if self._is_ours():
-            _check_response(response)
+        if self._stop_of_thread() is not None:
+            check_response(response)
 
-    def _is_ours(self) -> bool:
-        # the client lists large repos in threads of its own
-        return bool(getattr(self._thread, "depth", 0)) or threading.current_thread().name.startswith("hf-ls-tree")
+    def _hide_bars(self) -> None:
+        from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS
+        from huggingface_hub.utils.tqdm import progress_bar_states
 
-    def _unhook(self) -> None:
-        if self._hooked is not None:
-            for event, hook in (("request", self._bound), ("response", self._check)):
-                self._hooked.event_hooks = _without_hook(self._hooked.event_hooks, event, hook)
-            self._hooked = None
+        self._user_decides = HF_HUB_DISABLE_PROGRESS_BARS is not None
+        if not self._user_decides:
+            self._bars = progress_bar_states.get("_global")
+            progress_bar_states["_global"] = False
+
+    def _show_bars_as_before(self) -> None:
+        from huggingface_hub.utils.tqdm import progress_bar_states
+
+        if self._user_decides:
+            return
+        if self._bars is None:
+            progress_bar_states.pop("_global", None)
+        else:
+            progress_bar_states["_global"] = self._bars
+
+
+def _obeying(send: Callable[..., Any], request: Any, options: Mapping[str, Any], stop: threading.Event) -> Any:
+    """Send `request` when no limit holds, again after each one that it meets. Raises the client's error for what cannot
+    be waited for here: too long, or a body that is a stream and has been read."""
+    from huggingface_hub import get_token, hf_raise_for_status
+
+    waited = 0.0
+    while True:
+        if LIMITS.wait(_HUB, stop):
+            raise ConnectionAbortedError("stopped")
+        response = send(request, **options)
+        status = response.status_code
+        asked = asked_seconds(status, response.headers) if status in _MAY_ASK else 0.0
+        if not asked:
+            return response
+        waited += asked
+        too_long = asked > rate_limits.LONGEST_WAIT_SECONDS or waited > rate_limits.MOST_WAIT_SECONDS
+        if too_long or not _can_be_sent_again(request):
+            hf_raise_for_status(response)
+        response.close()
+        LIMITS.hold(_HUB, asked, limit_reason(_HUB, status, token=get_token() is not None))
+
+
+def _can_be_sent_again(request: Any) -> bool:
+    try:
+        request.content  # noqa: B018 (all of it is at hand, or this raises)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _with_hook(hooks: Mapping[str, list[Any]], event: str, hook: Callable[[Any], None]) -> dict[str, list[Any]]:

@@ -10,28 +10,30 @@ from __future__ import annotations
 
 import errno
 import re
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from shardkit import hub_session
+from shardkit import hub_answers, rate_limits
+from shardkit.client_errors import class_names, is_a_clients, root_of, status_of
 from shardkit.errors import HubError, ShardkitError, UsageError
 from shardkit.hub_address import endpoint
-from shardkit.network_errors import NO_ROOM, RULES, STORAGE_FULL
+from shardkit.hub_session import hub_session
+from shardkit.network_errors import LOGIN, NO_ROOM, RULES, STORAGE_FULL
+from shardkit.rate_limits import LIMITS, asked_seconds, backoff_seconds, limit_reason, pause, place_of
 from shardkit.redaction import hub_token, public_address, redact, redact_logs, user_of
 
 Result = TypeVar("Result")
-TRIES = 5
+TRIES = 5  # 15 to 23 seconds
+PATIENT_TRIES = 12  # of what is known to be there, and busy: 6 to 9 minutes, longer than the Hub's window of limits
 FIRST_WAIT_SECONDS = 1.0
-LONGEST_WAIT_SECONDS = 300.0
-# Modules of the clients. What their code raises is a failure of the network or of the data.
-_CLIENT = re.compile(
-    r"(adlfs|aiohttp|aiobotocore|asyncio|azure|botocore|datasets|fsspec|ftplib|gcsfs|google|h11|hf_xet|httpcore2?"
-    r"|httpx2?|huggingface_hub|paramiko|pyarrow|requests|s3fs|smbprotocol|urllib3)(\.|$)"
-)
+LONGEST_STEP = 60.0  # times the first wait
+_TOKEN_HELPS = f"; with a token the limits are higher, 5,000 files in 5 minutes where it is 3,000 without: {LOGIN}"
+# Marks of a server that is there and overloaded, and of one that cannot be reached: then it may be no server at all.
+_OVERLOADED = {429, 502, 503, 504, "over 504", "EBUSY"}  # EBUSY: S3's SlowDown, as s3fs says it
+_UNREACHABLE = {"ConnectError", "ConnectTimeout", "ClientConnectorError", "ConnectionRefusedError", "gaierror"}
+_answered: set[str] = set()  # the places that have served a call of this process
 
 
 def with_retries(
@@ -42,36 +44,57 @@ def with_retries(
     *,
     error: type[ShardkitError] = HubError,
     content: bool = False,
+    asks: bool = True,
 ) -> Result:
     """Run `action`, which is safe to repeat, and return what it returns.
 
     `where` names the place and `what` the doing ("upload x.npy") in errors. Failures that may pass are tried again,
-    `TRIES` times in all, after 1, 2, 4 ... seconds, or what `Retry-After` asks for (up to 300 s); `stop` cuts the
-    waiting. With `content`, the bytes are at hand and a failure is theirs, which no other try mends.
+    `TRIES` times in all, after 1, 2, 4 ... seconds and a random part of them; `PATIENT_TRIES` times where the server is
+    overloaded, or cannot be reached although it has answered this process before. What a server asks for by
+    `Retry-After` or `RateLimit` is waited for and is no try: no call to its place begins before, in the whole process
+    (`rate_limits.py` has the bounds). `stop` cuts the waiting. With `content`, the bytes are at hand and a failure is
+    theirs, which no other try mends; without `asks`, that `action` returns does not show that its server is there.
 
     Raises `error`, or where it fits better `AuthError` or `DiskFull`. `ShardkitError`s pass through, and so do bugs,
     with their traceback: an exception counts as a bug if neither its class nor the code that raised it is a client's.
     """
     stop = stop or threading.Event()
-    attempt = 0
+    tries, most_tries, waited = 0, 0, 0.0
+    failure: ShardkitError | None = None
     while True:
-        attempt += 1
+        if LIMITS.wait(where, stop):
+            raise failure or as_hub_error(ConnectionAbortedError("stopped"), where, what, error=error)[0]
         try:
-            with _session_for(where):
-                return action()
+            with _session_for(where, stop):
+                result = action()
         except ShardkitError:
             raise
         except Exception as raised:
-            if not (_is_a_clients(raised) and _is_a_clients(_root_of(raised))):
+            if not (is_a_clients(raised) and is_a_clients(root_of(raised))):
                 raise
-            failure, wait = as_hub_error(raised, where, what, error=error, content=content)
-            if wait is None or attempt == TRIES or stop.wait(max(wait, FIRST_WAIT_SECONDS * 2 ** (attempt - 1))):
-                raise failure from None  # the client's own text may hold a header with the token
+            failure, again = as_hub_error(raised, where, what, error=error, content=content)
+            # `from None`: the client's own text may hold a header with the token
+            if again is None:
+                raise failure from None
+            if again.asked:
+                waited += again.asked
+                if waited > rate_limits.MOST_WAIT_SECONDS:
+                    raise failure from None
+                LIMITS.hold(where, again.asked, again.reason)
+                continue
+            tries, most_tries = tries + 1, max(most_tries, again.tries)
+            wait = backoff_seconds(tries, FIRST_WAIT_SECONDS, LONGEST_STEP * FIRST_WAIT_SECONDS)
+            if tries >= most_tries or pause(wait, again.reason, stop):
+                raise failure from None
+        else:
+            if asks:
+                _answered.add(place_of(where))
+            return result
 
 
-def _session_for(where: str) -> AbstractContextManager[None]:
+def _session_for(where: str, stop: threading.Event) -> AbstractContextManager[None]:
     """What a call to `where` needs around it: the Hub's client answers to us."""
-    return hub_session.hub_session() if where.startswith("hf://") else nullcontext()
+    return hub_session(stop) if where.startswith("hf://") else nullcontext()
 
 
 def open_filesystem(address: str, *, error: type[ShardkitError] = HubError) -> tuple[Any, str]:
@@ -92,7 +115,7 @@ def open_filesystem(address: str, *, error: type[ShardkitError] = HubError) -> t
 
     shown, user = public_address(address), user_of(address)
     try:
-        opened = with_retries(connect, shown, "open", error=error)
+        opened = with_retries(connect, shown, "open", error=error, asks=False)
     except ShardkitError as failure:  # a server may repeat whom it refuses
         names = "|".join(re.escape(name) for name in user.split(":", 1) if len(name) > 3)
         raise type(failure)(re.sub(rf"\b({names})\b", "[hidden]", str(failure)) if names else str(failure)) from None
@@ -106,28 +129,43 @@ def open_filesystem(address: str, *, error: type[ShardkitError] = HubError) -> t
     return opened
 
 
+class _Again(NamedTuple):
+    """How a failure that may pass is tried again: so many `tries` in all, or, where the server has `asked` for that
+    many seconds, after these; `reason` says to people what is waited for."""
+
+    tries: int
+    asked: float
+    reason: str
+
+
 def as_hub_error(
     raised: Exception, where: str, what: str, *, error: type[ShardkitError] = HubError, content: bool = False
-) -> tuple[ShardkitError, float | None]:
-    """The one-line error for a client's exception, and the least seconds to wait before another try (None: no use)."""
-    root = _root_of(raised)
+) -> tuple[ShardkitError, _Again | None]:
+    """The one-line error for a client's exception, and how to try again (None: no use)."""
+    root = root_of(raised)
     marks = _marks_of(root) | ({"content"} if content else set())
     rule = next(rule for rule in RULES if rule.marks <= marks)
-    status, wait = _status_of(root), _retry_after(root) if rule.retry else None
-    says = rule.says
-    if wait is not None and wait > LONGEST_WAIT_SECONDS:
-        says, wait = f"asks to wait {wait:.0f} s ({{status}}): run the same command later, it goes on", None
+    status, says, again = status_of(root), rule.says, None
+    if rule.retry:
+        asked = asked_seconds(status, getattr(getattr(root, "response", root), "headers", None) or {})
+        patient = marks & _OVERLOADED or (marks & _UNREACHABLE and place_of(where) in _answered)
+        token = not {"Hub", "no token"} <= marks
+        reason = limit_reason(where, status or type(root).__name__, token=token)
+        again = _Again(PATIENT_TRIES if patient else TRIES, asked, reason)
+        if asked > rate_limits.LONGEST_WAIT_SECONDS:
+            says, again = f"asks to wait {asked:.0f} s ({{status}}): run the same command later, it goes on", None
+        says += _TOKEN_HELPS if status == 429 and not token else ""
     said = scrub(str(getattr(root, "server_message", None) or root)) or "no reason given"
     says = says.format(
         status=status,
         said=said,
         detail=scrub(f"{type(root).__name__}: {root}"),
-        asked=hub_session.request_of(getattr(root, "response", None)),
+        asked=hub_answers.request_of(getattr(root, "response", None)),
         endpoint=endpoint(),
-        advice=hub_session.advice(),
+        advice=hub_answers.advice(),
     )
     head = f"cannot {what}: " if rule.says is NO_ROOM else f"cannot {what}: {scrub(public_address(where))} "
-    return (rule.error or error)(head + says), wait
+    return (rule.error or error)(head + says), again
 
 
 def scrub(text: str) -> str:
@@ -138,8 +176,8 @@ def scrub(text: str) -> str:
 
 def _marks_of(error: BaseException) -> set[str | int]:
     """What a rule may ask of an error: its classes' names, HTTP status, errno's name, and the words that are below."""
-    marks: set[str | int] = {*_class_names(error)}
-    if (status := _status_of(error)) is not None:
+    marks: set[str | int] = {*class_names(error)}
+    if (status := status_of(error)) is not None:
         marks |= {"HTTP", status}
         if status > 504:
             marks.add("over 504")
@@ -171,65 +209,3 @@ def _marks_of_answer(headers: Mapping[str, str]) -> set[str | int]:
     is_page = headers.get("Content-Type", "").startswith("text/html")
     is_the_hubs = "X-Error-Code" in headers or "X-Error-Message" in headers
     return {*(["page"] if is_page else []), *([] if is_the_hubs else ["no code"])}
-
-
-def _status_of(error: BaseException) -> int | None:
-    """The HTTP status in an exception of huggingface_hub or requests (`response.status_code`), aiohttp (`status`) or
-    gcsfs."""
-    response = getattr(error, "response", None)
-    holder = error if response is None else response  # requests calls a response with an error status false
-    for name in ("status_code", "status", "code"):  # aiohttp has a `code` that it calls deprecated
-        value = getattr(holder, name, None)
-        if isinstance(value, int) and 100 <= value < 600:
-            return value
-    return None
-
-
-def _retry_after(error: BaseException) -> float:
-    headers = getattr(getattr(error, "response", error), "headers", None) or {}
-    value = headers.get("Retry-After", "")
-    return float(value) if value.isdigit() else 0.0
-
-
-def _root_of(error: BaseException) -> BaseException:
-    """What a client's wrapper exceptions hide: the Hub's answer if one is in the chain, else the first cause."""
-    chain, causes = [error], [error]
-    while (below := _context_of(chain[-1])) is not None and below not in chain:
-        chain.append(below)
-    for item in chain:
-        if not _class_names(item).isdisjoint({"HfHubHTTPError", "WrongAnswer"}):
-            return item
-    # fsspec calls whatever kept it from a file behind http "not found": a refusal, or no connection
-    cause = error.__cause__
-    if isinstance(error, FileNotFoundError) and cause and type(cause).__module__.startswith("aiohttp."):
-        return error if _status_of(cause) == 404 else cause
-    if not (isinstance(error, RuntimeError | ValueError) or "LocalEntryNotFoundError" in _class_names(error)):
-        return error
-    while (below := causes[-1].__cause__) is not None and below not in causes:
-        causes.append(below)
-    return causes[-1]
-
-
-def _context_of(error: BaseException) -> BaseException | None:
-    return error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-
-
-def _class_names(error: BaseException) -> set[str]:
-    return {base.__name__ for base in type(error).__mro__}
-
-
-def _is_a_clients(error: BaseException) -> bool:
-    """Whether `error` says something of the network, the disk or the data, and is no bug of ours."""
-    if isinstance(error, OSError) or any(_CLIENT.match(base.__module__) for base in type(error).__mro__):
-        return True
-    return isinstance(error, RuntimeError | ValueError | EOFError) and _raised_by_client(error.__traceback__)
-
-
-def _raised_by_client(traceback: TracebackType | None) -> bool:
-    """Whether the innermost frame outside Python's own library is a client's."""
-    modules: list[str] = []
-    while traceback is not None:
-        modules.append(str(traceback.tb_frame.f_globals.get("__name__")))
-        traceback = traceback.tb_next
-    outside = [name for name in modules if name.partition(".")[0] not in sys.stdlib_module_names]
-    return bool(outside) and _CLIENT.match(outside[-1]) is not None

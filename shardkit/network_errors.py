@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from shardkit.errors import AuthError, DiskFull, ShardkitError
 
-_LOGIN = "`hf auth login`, or set HF_TOKEN"
-_NEW_TOKEN = f"make one with write access at https://huggingface.co/settings/tokens, then {_LOGIN}"
+LOGIN = "`hf auth login`, or set HF_TOKEN"
+_NEW_TOKEN = f"make one with write access at https://huggingface.co/settings/tokens, then {LOGIN}"
 _AGAIN = "run the same command again, it goes on"
 _ODD = f"does not answer as it should ({{detail}}): {_AGAIN}"
 _LATER = "answered {status} ({said}): run the same command later, it goes on"
@@ -54,13 +54,13 @@ class Rule(NamedTuple):
 RULES = [  # the first that fits is followed
     Rule({"WrongAnswer"}, False, None, "is not served by {endpoint}, which {said}: {advice}"),
     Rule({"storage full"}, False, None, _QUOTA),  # a 403, or of a commit a 400
-    Rule({"GatedRepoError"}, False, AuthError, f"is gated: accept its conditions on its page, then {_LOGIN}"),
+    Rule({"GatedRepoError"}, False, AuthError, f"is gated: accept its conditions on its page, then {LOGIN}"),
     *(
         Rule(
             {name, "no token"},
             False,
             AuthError,
-            f"does not exist, or is private and there is no token: check the name, {_LOGIN}",
+            f"does not exist, or is private and there is no token: check the name, {LOGIN}",
         )
         for name in _MISSING
     ),
@@ -100,7 +100,7 @@ RULES = [  # the first that fits is followed
     Rule({"HFValidationError"}, False, None, "is not a name the Hub takes ({said}): write user/name"),
     *(Rule({number}, False, DiskFull, NO_ROOM) for number in ("ENOSPC", "EDQUOT")),
     Rule(
-        {"DatasetNotFoundError"}, False, AuthError, f"is not for you to read ({{said}}): check its page, then {_LOGIN}"
+        {"DatasetNotFoundError"}, False, AuthError, f"is not for you to read ({{said}}): check its page, then {LOGIN}"
     ),
     Rule({"FileNotFoundError"}, False, None, "has no such file or folder ({said}): check the name"),
     Rule({"SpecialFileError"}, False, None, "is not a plain file ({said}): put the file there that it should be"),
@@ -114,7 +114,7 @@ RULES = [  # the first that fits is followed
         {"illegal header"},
         False,
         AuthError,
-        f"was not asked: the token holds a space or line end, or is empty; check HF_TOKEN, or {_LOGIN}",
+        f"was not asked: the token holds a space or line end, or is empty; check HF_TOKEN, or {LOGIN}",
     ),
     Rule({"ArrowException"}, False, None, "is no whole parquet file ({said}): fetch or make it again"),
     Rule({"content"}, False, None, "cannot be read ({detail}): fetch or make it again"),

@@ -64,7 +64,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     from hub_server import HubServer
     from huggingface_hub import constants
 
-    from shardkit import network
+    from shardkit import network, rate_limits
 
     class Hasty:
         def __getattr__(self, name: str) -> Any:
@@ -76,6 +76,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for module in (hf_http, huggingface_hub.file_download):
         monkeypatch.setattr(module, "time", Hasty())
     monkeypatch.setattr(network, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr(rate_limits, "SPREAD_SECONDS", 0.01)
+    monkeypatch.setattr(rate_limits.LIMITS, "_held", {})
     with HubServer() as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
         template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -22,11 +23,12 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from multidict import CIMultiDict, CIMultiDictProxy
+from s3fs.errors import translate_boto_error
 from yarl import URL
 
-from shardkit import network
+from shardkit import network, rate_limits
 from shardkit.errors import AuthError, DiskFull, HubError, ShardkitError, SourceError, UsageError
-from shardkit.network import as_hub_error, scrub, with_retries
+from shardkit.network import as_hub_error, open_filesystem, scrub, with_retries
 
 
 def answer(status: int, **headers: str) -> HfHubHTTPError:
@@ -196,7 +198,8 @@ def test_each_client_s_errors_are_tried_again_or_not_by_the_same_table(
     assert says in str(caught.value)
     assert "secret" not in str(caught.value)
     assert "sig=1" not in str(caught.value)
-    assert len(tries) == (network.TRIES if retry else 1)
+    patient = any(says == f"answered {status}" for status in (429, 503, 523))
+    assert len(tries) == (1 if not retry else network.PATIENT_TRIES if patient else network.TRIES)
 
 
 def as_if_in(module: str, error: Exception) -> None:
@@ -246,16 +249,17 @@ def a_wrapped_answer() -> None:
         (after_a_miss_in_its_own_cache, True),
         (a_closed_client, True),
         (no_such_protocol, False),
-        (a_wrapped_answer, True),
+        (a_wrapped_answer, "patiently"),
         (of_a_client(RuntimeError("odd")), True),
         (of_a_client(EOFError()), True),
         (of_a_client(ValueError("odd")), False),
     ],
 )
 def test_what_a_client_s_code_raises_is_no_bug_whatever_its_class(
-    monkeypatch: pytest.MonkeyPatch, action: Callable[[], None], retry: bool
+    monkeypatch: pytest.MonkeyPatch, action: Callable[[], None], retry: bool | str
 ) -> None:
     monkeypatch.setattr(network, "FIRST_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(network, "_answered", set())
     tries: list[int] = []
 
     def counted() -> None:
@@ -264,7 +268,7 @@ def test_what_a_client_s_code_raises_is_no_bug_whatever_its_class(
 
     with pytest.raises(HubError):
         with_retries(counted, "x", "y")
-    assert len(tries) == (network.TRIES if retry else 1)
+    assert len(tries) == {False: 1, True: network.TRIES, "patiently": network.PATIENT_TRIES}[retry]
 
 
 def our_json() -> None:
@@ -363,17 +367,149 @@ def test_the_module_loads_no_client() -> None:
     assert not {"huggingface_hub", "httpx", "httpx2", "pyarrow", "aiohttp", "fsspec"} & set(done.stdout.split())
 
 
-def test_the_wait_is_at_least_what_the_server_asks_for_and_is_cut_by_stop() -> None:
-    waits: list[float] = []
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> rate_limits.RateLimits:
+    """No limit holds, waits are short, and no place has answered yet."""
+    fresh = rate_limits.RateLimits()
+    monkeypatch.setattr(network, "LIMITS", fresh)
+    monkeypatch.setattr(network, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr(rate_limits, "SPREAD_SECONDS", 0.0)
+    monkeypatch.setattr(network, "_answered", set())
+    return fresh
 
-    class Stop(threading.Event):
-        def wait(self, timeout: float | None = None) -> bool:
-            waits.append(timeout or 0.0)
-            return len(waits) == 3
 
-    def fail() -> None:
-        raise answer(429, **{"Retry-After": "3"})
+def failing(*errors: Exception) -> tuple[Callable[[], str], list[int]]:
+    """An action that raises each of `errors` in turn and then works, and a list that grows with its calls."""
+    left, calls = list(errors), []
 
-    with pytest.raises(HubError):
-        with_retries(fail, "x", "y", Stop())
-    assert waits == [3.0, 3.0, 4.0]
+    def action() -> str:
+        calls.append(1)
+        if left:
+            raise left.pop(0)
+        return "done"
+
+    return action, calls
+
+
+def test_a_limit_is_waited_for_without_counting_a_try(
+    limits: rate_limits.RateLimits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[float] = []
+    monkeypatch.setattr(limits, "hold", lambda where, seconds, reason: held.append(seconds))  # and nothing waits
+    many = [answer(429, **{"RateLimit": '"api";r=0;t=53'}) for _ in range(30)]
+    action, calls = failing(*many, answer(503, **{"Retry-After": "7"}), answer(500))
+    assert with_retries(action, "hf://datasets/a/b", "y") == "done"
+    assert len(calls) == 33
+    assert held == [54.0] * 30 + [7.0]
+
+
+def test_a_limit_is_waited_for_as_long_as_the_server_asks(limits: rate_limits.RateLimits) -> None:
+    action, _ = failing(answer(429, **{"Retry-After": "1"}))
+    start = time.monotonic()
+    assert with_retries(action, "hf://datasets/a/b", "y") == "done"
+    assert time.monotonic() - start >= 1.0
+
+
+def test_a_server_that_asks_for_more_and_more_is_given_up_after_an_hour(
+    limits: rate_limits.RateLimits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "hold", lambda where, seconds, reason: None)
+    action, calls = failing(*[answer(429, **{"Retry-After": "600"}) for _ in range(99)])
+    with pytest.raises(HubError, match="answered 429"):
+        with_retries(action, "hf://datasets/a/b", "y")
+    assert len(calls) == 7  # six waits of 600 s are an hour
+
+
+def test_a_stop_ends_the_wait_for_a_limit_with_the_error_that_led_to_it(limits: rate_limits.RateLimits) -> None:
+    stop = threading.Event()
+    threading.Timer(0.05, stop.set).start()
+    with pytest.raises(HubError, match="answered 429"):
+        with_retries(failing(answer(429, **{"Retry-After": "500"}))[0], "hf://datasets/a/b", "y", stop)
+    action, calls = failing()
+    with pytest.raises(HubError, match="stopped"):  # of a thread that came later
+        with_retries(action, "hf://datasets/c/d", "y", stop)
+    assert not calls
+
+
+def test_while_one_call_waits_for_a_limit_no_other_to_that_place_begins(limits: rate_limits.RateLimits) -> None:
+    refused = threading.Event()
+    released: list[float] = []
+
+    def limited() -> str:
+        if refused.is_set():
+            return "done"
+        refused.set()
+        raise answer(429, **{"Retry-After": "1"})
+
+    def other() -> str:
+        released.append(time.monotonic())
+        return "done"
+
+    first = threading.Thread(target=with_retries, args=(limited, "hf://datasets/a/b", "y"))
+    start = time.monotonic()
+    first.start()
+    refused.wait()
+    while not limits.seconds_left("hf://datasets/x/y"):
+        time.sleep(0.001)
+    with_retries(other, "https://elsewhere/x", "y")
+    with_retries(other, "hf://datasets/x/y", "y")
+    first.join()
+    elsewhere, here = released
+    assert here - start >= 1.0
+    assert elsewhere < here
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504, 523])
+def test_an_overloaded_server_is_given_minutes(limits: rate_limits.RateLimits, status: int) -> None:
+    action, _ = failing(*[answer(status)] * (network.PATIENT_TRIES - 1))
+    assert with_retries(action, "hf://datasets/a/b", "y") == "done"
+    with pytest.raises(HubError, match=f"answered {status}"):
+        with_retries(failing(*[answer(status)] * 99)[0], "hf://datasets/a/b", "y")
+    waits = [rate_limits.backoff_seconds(n, 1.0, network.LONGEST_STEP) for n in range(1, network.PATIENT_TRIES)]
+    assert sum(waits) >= 300  # the Hub's window, in the first instant of which the limit may have been met
+
+
+def test_s3_that_asks_to_slow_down_is_given_minutes_too(limits: rate_limits.RateLimits) -> None:
+    said = {"Error": {"Code": "SlowDown", "Message": "Please reduce your request rate."}}
+    slow = translate_boto_error(botocore.exceptions.ClientError(said, "GetObject"))
+    assert with_retries(failing(*[slow] * (network.PATIENT_TRIES - 1))[0], "s3://bucket/x", "y") == "done"
+
+
+def test_a_limit_that_fsspec_s_http_client_met_is_read_too() -> None:
+    error = refused(429)
+    error.headers = CIMultiDictProxy(CIMultiDict({"retry-after": "7"}))
+    again = as_hub_error(error, "https://u:pw@host/x?sig=1", "read x")[1]
+    assert again is not None
+    assert (again.asked, again.reason) == (7.0, "https://host's limit of requests (429)")
+
+
+def test_a_server_that_was_never_there_is_given_seconds_and_one_that_was_is_given_minutes(
+    limits: rate_limits.RateLimits,
+) -> None:
+    gone = httpx2.ConnectError("refused")
+    action, calls = failing(*[gone] * 99)
+    with pytest.raises(HubError, match="does not answer"):
+        with_retries(action, "hf://datasets/a/b", "y")
+    assert len(calls) == network.TRIES
+    open_filesystem("https://elsewhere/x")  # which asks nobody
+    with_retries(failing()[0], "hf://datasets/a/b", "y")
+    for where, tries in (("hf://datasets/c/d", network.PATIENT_TRIES), ("https://elsewhere/x", network.TRIES)):
+        action, calls = failing(*[gone] * 99)
+        with pytest.raises(HubError):
+            with_retries(action, where, "y")
+        assert len(calls) == tries
+    waits = [rate_limits.backoff_seconds(n, 1.0, network.LONGEST_STEP) for n in range(1, network.TRIES)]
+    assert 15 <= sum(waits) < 30
+
+
+def test_the_error_of_a_limit_says_that_a_token_helps_where_there_is_none(
+    monkeypatch: pytest.MonkeyPatch, limits: rate_limits.RateLimits
+) -> None:
+    for asked in ({}, {"Retry-After": "7200"}):
+        message = str(as_hub_error(answer(429, **asked), "hf://datasets/a/b", "read x")[0])
+        assert "with a token the limits are higher" in message
+        assert "hf auth login" in message
+    assert "token" not in str(as_hub_error(answer(503), "hf://datasets/a/b", "read x")[0])
+    assert "token" not in str(as_hub_error(refused(429), "https://host/x", "read x")[0])  # not the Hub's
+    monkeypatch.setenv("HF_TOKEN", "hf_write")
+    assert "token" not in str(as_hub_error(answer(429), "hf://datasets/a/b", "read x")[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
@@ -12,11 +13,28 @@ from tqdm import tqdm
 
 from shardkit.dataset.manifest import Manifest
 from shardkit.files import format_bytes
+from shardkit.rate_limits import PAUSES
 from shardkit.redaction import printable
 from shardkit.tokenization.ordered_writer import TokenizeProgress
 
 _SECONDS_BETWEEN_LINES = 10.0
 _NETWORK_BOUND = 0.1  # of the workers' time went by in waiting
+
+
+class _PauseLine:
+    """Says behind a bar, or in a line of its own where there is none, what calls over the network wait for."""
+
+    def __init__(self, bar: tqdm[None] | None) -> None:
+        self._bar = bar
+        self.text = ""  # "" while nothing waits
+
+    def __call__(self, text: str, is_new: bool) -> None:
+        """As `rate_limits.Pauses` calls its listeners."""
+        ended, self.text = self.text and not text, text
+        if self._bar is not None and (text or ended):
+            self._bar.set_postfix_str(text)
+        elif is_new:
+            print(text, file=sys.stderr, flush=True)
 
 
 class ProgressBar:
@@ -32,13 +50,17 @@ class ProgressBar:
         self._bar: tqdm[None] | None = None
         if sys.stderr.isatty():
             self._bar = tqdm(unit="tok", unit_scale=True, dynamic_ncols=True, smoothing=0.1, file=sys.stderr)
+        self._pause = _PauseLine(self._bar)
+        self._listening = ExitStack()
 
     def __enter__(self) -> ProgressBar:
+        self._listening.enter_context(PAUSES.told_to(self._pause))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._listening.close()
         if self._bar is not None:
             self._bar.close()
 
@@ -59,7 +81,8 @@ class ProgressBar:
         total = self._expected_tokens(progress)
         if self._bar is not None:
             self._bar.total = total
-            self._bar.set_postfix_str(f"{progress.shards} shards, RSS {rss}{_network(progress)}", refresh=False)
+            words = self._pause.text or f"{progress.shards} shards, RSS {rss}{_network(progress)}"
+            self._bar.set_postfix_str(words, refresh=False)
             self._bar.update(progress.tokens - self._bar.n)
             return
         rate = progress.session_tokens / max(progress.session_seconds, 1e-9)
@@ -102,13 +125,17 @@ class TransferBar:
         self._bar: tqdm[None] | None = None
         if sys.stderr.isatty():
             self._bar = tqdm(unit="B", unit_scale=True, dynamic_ncols=True, desc=what, file=sys.stderr)
+        self._pause = _PauseLine(self._bar)
+        self._listening = ExitStack()
 
     def __enter__(self) -> TransferBar:
+        self._listening.enter_context(PAUSES.told_to(self._pause))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._listening.close()
         if self._bar is not None:
             self._bar.close()
 
@@ -116,7 +143,7 @@ class TransferBar:
         """Show how far the transfer is."""
         if self._bar is not None:
             self._bar.total = total
-            self._bar.set_postfix_str(printable(file, lines=False), refresh=False)
+            self._bar.set_postfix_str(self._pause.text or printable(file, lines=False), refresh=False)
             self._bar.update(done - self._bar.n)
         elif time.monotonic() - self._shown > _SECONDS_BETWEEN_LINES:
             self._shown = time.monotonic()

@@ -31,7 +31,7 @@ from shardkit.files import sha256_file
 from shardkit.network import with_retries
 from shardkit.remote.bucket_client import BucketClient
 from shardkit.remote.claim import always_changing, is_complete, is_written, not_ours_any_more
-from shardkit.remote.hub_client import CLIENT, SilentError
+from shardkit.remote.hub_client import SilentError
 from shardkit.remote.interface import CLAIM_FILE, PlaceChanged, RemoteFile, check_small
 from shardkit.remote.upload_record import UploadRecord, is_record, stated_shards
 
@@ -272,11 +272,7 @@ class BucketRemote:
         return f"{self._folder}/{file}" if self._folder else file
 
     def _call(self, what: str, action: Callable[[], Result]) -> Result:
-        def attempt() -> Result:
-            with CLIENT.set_for_us():
-                return action()
-
-        return with_retries(attempt, self.name, what, self.stopping)
+        return with_retries(action, self.name, what, self.stopping)
 
 
 def _without_claim(listing: Mapping[str, BucketFile]) -> dict[str, str]:

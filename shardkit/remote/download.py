@@ -17,7 +17,7 @@ from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, ShardInfo
 from shardkit.dataset.shards import open_shard
 from shardkit.errors import DiskFull, HubError, ShardError
 from shardkit.files import atomic_write, format_bytes, free_bytes, read_small_file, remove_tree, write_error
-from shardkit.hub_session import or_mirror
+from shardkit.hub_answers import or_mirror
 from shardkit.remote.interface import Remote
 from shardkit.remote.threads import TransferThreads
 from shardkit.remote.uploader import TransferProgress

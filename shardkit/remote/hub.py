@@ -30,7 +30,7 @@ from shardkit.files import sha256_file
 from shardkit.hub_address import HubAddress
 from shardkit.network import with_retries
 from shardkit.remote.claim import LOOKS, always_changing, is_complete, is_written, not_ours_any_more
-from shardkit.remote.hub_client import CLIENT, Download, SilentError, while_bytes_come
+from shardkit.remote.hub_client import Download, SilentError, while_bytes_come
 from shardkit.remote.hub_uploads import HubUploads
 from shardkit.remote.interface import CLAIM_FILE, PlaceChanged, RemoteFile, check_small
 
@@ -269,11 +269,7 @@ class HubRemote:
         self._call("tag", create)
 
     def _call(self, what: str, action: Callable[[], Result]) -> Result:
-        def attempt() -> Result:
-            with CLIENT.set_for_us():
-                return action()
-
-        return with_retries(attempt, self.name, what, self.stopping)
+        return with_retries(action, self.name, what, self.stopping)
 
 
 def _as_listed(item: RepoFile) -> RemoteFile:

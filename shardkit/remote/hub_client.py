@@ -1,70 +1,25 @@
-"""How shardkit uses the Hub's client, `huggingface_hub`, beside its API: its progress bars, and downloads."""
+"""How shardkit downloads by the Hub's client, `huggingface_hub`, beside its API."""
 
 from __future__ import annotations
 
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager
 from typing import Any, BinaryIO, TypeVar
 
 from huggingface_hub import get_session, hf_raise_for_status
-from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS, HF_HUB_DOWNLOAD_TIMEOUT
+from huggingface_hub.constants import HF_HUB_DOWNLOAD_TIMEOUT
 from huggingface_hub.utils._headers import build_hf_headers
-from huggingface_hub.utils.tqdm import progress_bar_states
 from tqdm.std import tqdm
 
 from shardkit.hub_session import hub_session
-from shardkit.redaction import redact_logs
+from shardkit.rate_limits import LIMITS
 
 SILENT_SECONDS = 20.0  # without a byte of a download that has begun
 _LISTEN_SECONDS = 0.1
 Result = TypeVar("Result")
-
-
-class ClientSettings:
-    """What shardkit needs of the client, which has one HTTP session and one switch for progress bars in a process.
-
-    While one of our calls runs, the session is ours too (`hub_session.py`), and the client draws no progress bars, for
-    the command line draws its own; bars that another thread begins in that time are not drawn either, as the switch is
-    the only way. With the last of our calls both are as they were.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._calls = 0
-        self._bars: bool | None = None
-
-    @contextmanager
-    def set_for_us(self) -> Iterator[None]:
-        """Have the settings for the calls of this thread that the block makes."""
-        redact_logs()
-        with self._lock:
-            if self._calls == 0 and HF_HUB_DISABLE_PROGRESS_BARS is None:  # else the user has said what to do
-                self._bars = progress_bar_states.get("_global")
-                progress_bar_states["_global"] = False
-            self._calls += 1
-        try:
-            with hub_session():
-                yield
-        finally:
-            with self._lock:
-                self._calls -= 1
-                if self._calls == 0:
-                    self._show_bars_as_before()
-
-    def _show_bars_as_before(self) -> None:
-        if HF_HUB_DISABLE_PROGRESS_BARS is not None:
-            return
-        if self._bars is None:
-            progress_bar_states.pop("_global", None)
-        else:
-            progress_bar_states["_global"] = self._bars
-
-
-CLIENT = ClientSettings()
 
 
 class Download:
@@ -104,7 +59,7 @@ class Download:
 
 
 class SilentError(Exception):
-    """A transfer from which nothing has been heard for `SILENT_SECONDS`."""
+    """A transfer from which nothing has been heard for `SILENT_SECONDS`, without a limit that it waits for."""
 
 
 def while_bytes_come(transfer: Callable[[type[tqdm[Any]]], Result], stop: threading.Event) -> Result:
@@ -127,7 +82,7 @@ def while_bytes_come(transfer: Callable[[type[tqdm[Any]]], Result], stop: thread
 
     def run() -> None:
         try:
-            with CLIENT.set_for_us():
+            with hub_session(stop):
                 future.set_result(transfer(Bar))
         except BaseException as error:  # noqa: BLE001 (whoever waits for it gets it)
             future.set_exception(error)
@@ -137,6 +92,8 @@ def while_bytes_come(transfer: Callable[[type[tqdm[Any]]], Result], stop: thread
     while not ended.wait(_LISTEN_SECONDS):
         if stop.is_set():
             raise ConnectionAbortedError("stopped")
+        if LIMITS.seconds_left("hf://"):
+            heard = time.monotonic()
         if time.monotonic() - heard > SILENT_SECONDS:
             raise SilentError
     return future.result()

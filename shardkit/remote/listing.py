@@ -15,7 +15,7 @@ from shardkit.dataset.journal_segments import joined_segments, segment_files
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest, SourceInfo
 from shardkit.dataset.shards import shard_header
 from shardkit.errors import HubError, UsageError
-from shardkit.hub_session import or_mirror
+from shardkit.hub_answers import or_mirror
 from shardkit.remote.download import WantedFile
 from shardkit.remote.interface import Remote, RemoteFile
 from shardkit.remote.threads import TransferThreads

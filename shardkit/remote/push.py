@@ -16,7 +16,7 @@ from shardkit.dataset.journal_segments import segment_files
 from shardkit.dataset.known_files import unchanged
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest
 from shardkit.errors import HubError, ManifestError, UsageError
-from shardkit.hub_session import or_mirror
+from shardkit.hub_answers import or_mirror
 from shardkit.remote.address import open_remote
 from shardkit.remote.card import CARD_NAME, updated_card
 from shardkit.remote.claim import another_dataset, check_not_claimed, claim_for, holds_data, mark

@@ -14,7 +14,7 @@ from typing import Any
 from shardkit.dataset.manifest import SourceInfo
 from shardkit.errors import SourceError
 from shardkit.hub_address import HubAddress
-from shardkit.hub_session import WrongAnswer, or_mirror
+from shardkit.hub_answers import WrongAnswer, or_mirror
 from shardkit.network import Result, with_retries
 from shardkit.redaction import public_address
 from shardkit.sources.listing import natural_key, of_one_kind, warn_of_others

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from shardkit import hub_session
+from shardkit import hub_answers
 from shardkit.errors import SourceError
 from shardkit.network import open_filesystem, with_retries
 from shardkit.redaction import public_address, redact_logs
@@ -206,15 +206,26 @@ class _FsspecReader:
 
 def _get(url: str, headers: Mapping[str, str], start: int, stop: int) -> Any:
     _count(requests=1)
+    from requests.exceptions import ConnectionError as NoConnection
+
     asked = {"Accept-Encoding": "identity", **headers, "Range": f"bytes={start}-{stop - 1}"}
-    return _session().get(url, headers=asked, stream=True, timeout=(CONNECT_SECONDS, SILENT_SECONDS))
+    try:
+        return _session().get(url, headers=asked, stream=True, timeout=(CONNECT_SECONDS, SILENT_SECONDS))
+    except NoConnection as error:
+        reason = getattr(error.args[0], "reason", None) if error.args else None
+        if type(reason).__name__ in (
+            "NewConnectionError",
+            "NameResolutionError",
+        ):  # nobody there, as far as can be told
+            raise ConnectionRefusedError(str(reason)) from error
+        raise
 
 
 def _checked_blocks(file: InputFile, answer: Response, start: int, stop: int) -> Iterator[bytes]:
     """The body of an answer that is what was asked for: these bytes of that version of the file, as they are."""
     if _HUB_FILE.fullmatch(file.url):
         asked = {"accept-encoding": "identity"}
-        hub_session.check_answer("GET", answer.url, asked, answer.status_code, answer.headers)
+        hub_answers.check_answer("GET", answer.url, asked, answer.status_code, answer.headers)
     if answer.status_code < 400 or answer.status_code == 416:
         check_answer(file, answer.headers)
     if answer.status_code == 404:

@@ -1,15 +1,19 @@
-"""The closing figures of a run."""
+"""What a run says while it goes on and waits, and its closing figures."""
 
 from __future__ import annotations
 
 import dataclasses
+import io
+import sys
+import threading
 from typing import Any
 
 import pytest
 from texts import documents, write_parquet
 
-from shardkit import Manifest, tokenize
-from shardkit.look.progress import bound_words, run_summary
+from shardkit import Manifest, rate_limits, tokenize
+from shardkit.look.progress import ProgressBar, TransferBar, bound_words, run_summary
+from shardkit.rate_limits import PAUSES
 from shardkit.tokenization.ordered_writer import TokenizeProgress
 
 TEXTS = documents(40)
@@ -71,3 +75,38 @@ def test_what_bounds_a_run_over_the_network_is_said(
     run: tuple[Manifest, TokenizeProgress], figures: dict[str, Any], words: str
 ) -> None:
     assert bound_words(dataclasses.replace(run[1], **figures)) == words
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("bar", [ProgressBar, lambda: TransferBar("pull")])
+def test_a_bar_says_what_is_waited_for_and_then_no_more(bar: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with bar():
+        PAUSES.go_on("a pause", rate_limits.time.monotonic() + 53, "the Hub's limit of requests (429)")
+        shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
+        PAUSES.end("a pause")
+        last = sys.stderr.getvalue().removeprefix(shown)  # type: ignore[attr-defined]
+    assert "the Hub's limit of requests (429): waiting 53 s" in shown
+    assert "\n" not in shown
+    assert last
+    assert "waiting" not in last
+
+
+@pytest.mark.parametrize("bar", [ProgressBar, lambda: TransferBar("pull")])
+def test_where_there_is_no_terminal_each_pause_is_one_line(
+    bar: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(rate_limits, "_TOLD_SECONDS", 0.0)
+    monkeypatch.setattr(rate_limits, "_TICK_SECONDS", 0.01)
+    with bar():
+        rate_limits.pause(0.05, "one server answered 503", threading.Event())
+        rate_limits.pause(0.05, "another answered 503", threading.Event())
+    rate_limits.pause(0.05, "nobody listens", threading.Event())
+    assert capsys.readouterr().err.splitlines() == [
+        "one server answered 503: waiting 1 s",
+        "another answered 503: waiting 1 s",
+    ]

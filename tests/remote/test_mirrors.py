@@ -19,9 +19,10 @@ from hub_mirror import Behaviour, HubMirror, Trait
 from hub_server import HubServer
 from huggingface_hub import HfFileSystem, constants
 
-from shardkit import hub_session, network
+from shardkit import hub_answers, network
 from shardkit.errors import HubError, SourceError
 from shardkit.hub_address import HUB
+from shardkit.hub_session import hub_session
 from shardkit.remote.pull import pull
 from shardkit.remote.push import push
 from shardkit.remote.streaming.contents import open_dataset
@@ -180,8 +181,8 @@ def test_a_mirror_that_shows_an_old_copy_is_named_beside_the_owner(
         for caught in (damaged, behind_the_times):
             assert f", or {mirror.endpoint} shows an old or damaged copy: check HF_ENDPOINT" in str(caught.value)
     monkeypatch.setattr(constants, "ENDPOINT", HUB)
-    assert hub_session.or_mirror(f"hf://datasets/{REPO}") == ""
-    assert "a network that wants a login, answers in the Hub's place" in hub_session.advice()
+    assert hub_answers.or_mirror(f"hf://datasets/{REPO}") == ""
+    assert "a network that wants a login, answers in the Hub's place" in hub_answers.advice()
 
 
 def test_a_listing_that_the_client_makes_in_threads_of_its_own_is_looked_at_too(
@@ -190,7 +191,7 @@ def test_a_listing_that_the_client_makes_in_threads_of_its_own_is_looked_at_too(
     hub.seed_repo(TEXTS, {f"data/{n}.txt": b"x" for n in range(3)})
     with behind(hub, monkeypatch) as mirror:
         mirror.twist("html", "/tree/")
-        with hub_session.hub_session(), pytest.raises(hub_session.WrongAnswer, match="where JSON should be"):
+        with hub_session(), pytest.raises(hub_answers.WrongAnswer, match="where JSON should be"):
             HfFileSystem().find(f"datasets/{TEXTS}")
 
 
@@ -200,8 +201,8 @@ def test_only_our_own_threads_are_refused_what_no_hub_answers(hub: HubServer, mo
     with behind(hub, monkeypatch) as mirror:
         mirror.twist("html")
         url = f"{mirror.endpoint}/api/datasets/alice/demo"
-        with hub_session.hub_session():
-            with pytest.raises(hub_session.WrongAnswer, match="where JSON should be"):
+        with hub_session():
+            with pytest.raises(hub_answers.WrongAnswer, match="where JSON should be"):
                 get_session().get(url)
             with ThreadPoolExecutor(1) as theirs:
                 assert theirs.submit(get_session().get, url).result().status_code == 200
@@ -239,9 +240,9 @@ def test_only_our_own_threads_are_refused_what_no_hub_answers(hub: HubServer, mo
 def test_what_no_hub_answers_is_known_by_its_headers(
     method: str, url: str, answered: dict[str, str], wrong: str | None
 ) -> None:
-    hub_session.check_answer(method, url, {"Accept-Encoding": "identity"}, 404, answered)  # says itself that it failed
+    hub_answers.check_answer(method, url, {"Accept-Encoding": "identity"}, 404, answered)  # says itself that it failed
     if wrong is None:
-        hub_session.check_answer(method, url, {"Accept-Encoding": "identity"}, 200, answered)
+        hub_answers.check_answer(method, url, {"Accept-Encoding": "identity"}, 200, answered)
         return
-    with pytest.raises(hub_session.WrongAnswer, match=wrong):
-        hub_session.check_answer(method, url, {"Accept-Encoding": "identity"}, 206, answered)
+    with pytest.raises(hub_answers.WrongAnswer, match=wrong):
+        hub_answers.check_answer(method, url, {"Accept-Encoding": "identity"}, 206, answered)

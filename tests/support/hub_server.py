@@ -8,7 +8,7 @@ log, start and stop in `hub_wire.py`, latency and rates in `hub_link.py`, orders
 `hub_control.py`. What lies in the folder `files` of its root is served too, at `/_files/`, as any web server does it.
 
 It leaves out: pull requests, spaces, discussions, squashing, moving a repo, `.gitignore` and `.gitattributes`
-rules, YAML checks, gzip, rate limits (use a `status` fault), fsync.
+rules, YAML checks, gzip, fsync. `limits` has limits of requests: see `hub_limits.py`.
 
     with HubServer() as hub:                                # or: python tests/support/hub_server.py --port 0 --root DIR
         hub.fault("status", "PUT", "/_lfs/", code=503, times=2)
@@ -34,6 +34,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 from hub_buckets import Bucket, BucketHandler
+from hub_limits import HubLimits
 from hub_link import Link
 from hub_store import Commit, Entry, HubError, Repo, blocks_of
 from hub_wire import Fault, FaultyServer, HttpError, Json, Request, parse_json
@@ -78,6 +79,8 @@ class HubHandler(BucketHandler):
     site: HubServer
 
     def dispatch(self, path: str) -> None:
+        if self.site.limits is not None and not self.second_origin:
+            self.site.limits.check(path, self.headers.get("Authorization", ""))
         if self.dispatch_xet(path) or self.dispatch_bucket(path):
             return None
         for methods, pattern, access, handler in ROUTES:
@@ -469,6 +472,7 @@ class HubServer(FaultyServer):
         self.tokens = dict(tokens)
         self.page_size, self.expand_page_size = page_size, expand_page_size
         self.lfs_threshold, self.multipart_threshold, self.part_size = lfs_threshold, multipart_threshold, part_size
+        self.limits: HubLimits | None = None
         self.uploads: Counter[str] = Counter()
         self.signatures = itertools.count(1)
         self.xet = XetStore(self.root / "xet")

@@ -24,6 +24,7 @@ from shardkit.dataset.check import check_shard
 from shardkit.errors import DiskFull, ShardError, ShardkitError
 from shardkit.files import format_bytes, free_bytes, remove_tree, write_error
 from shardkit.network import scrub
+from shardkit.rate_limits import PAUSES
 from shardkit.remote.download import download_verified
 from shardkit.remote.streaming.contents import OpenDataset, in_order_of_need, open_dataset, too_much, wanted_file
 from shardkit.remote.streaming.folder import CacheFolder, Lease, Status, lock_file
@@ -199,6 +200,17 @@ class Downloader:
         return True
 
 
+class _Waiting:
+    """What our calls wait for, as it was when the wait began: a status is not written anew with each second."""
+
+    text = ""
+
+    def __call__(self, text: str, is_new: bool) -> None:
+        """As `rate_limits.Pauses` calls its listeners."""
+        if is_new or not text:
+            self.text = text
+
+
 def run(folder: CacheFolder, source: str, revision: str | None) -> None:
     """Open the dataset, and serve the readers until none has lived for a moment. Raises why there is no dataset."""
     remove_tree(folder.incoming)
@@ -206,23 +218,29 @@ def run(folder: CacheFolder, source: str, revision: str | None) -> None:
     opening = pool.submit(open_dataset, folder, source, revision)
     downloader: Downloader | None = None
     last: Status | None = None
+    waiting = _Waiting()
     served_at = time.monotonic()
-    while time.monotonic() - served_at < LINGER_SECONDS:
-        leases = folder.living()
-        if leases:
-            served_at = time.monotonic()
-        if not opening.done():
-            wait([opening], timeout=POLL_SECONDS)
-            continue
-        dataset = opening.result()
-        downloader = downloader or Downloader(folder, dataset, pool)
-        ready, failed = downloader.serve(leases)
-        errors = {shard: _described(error) for shard, error in failed.items()}
-        status = Status(pid=os.getpid(), seen=_seen(leases), dataset=dataset.digest, ready=ready, errors=errors)
-        if status != last:
-            folder.write(folder.status, status)
-            last = status
-        downloader.wait()
+    with PAUSES.told_to(waiting):
+        while time.monotonic() - served_at < LINGER_SECONDS:
+            leases = folder.living()
+            if leases:
+                served_at = time.monotonic()
+            if opening.done():
+                dataset = opening.result()
+                downloader = downloader or Downloader(folder, dataset, pool)
+                ready, failed = downloader.serve(leases)
+                errors = {shard: _described(error) for shard, error in failed.items()}
+                status = Status(pid=os.getpid(), seen=_seen(leases), dataset=dataset.digest, ready=ready, errors=errors)
+            else:
+                status = Status(pid=os.getpid(), seen={})  # no answer yet
+            status = dataclasses.replace(status, waiting=waiting.text)
+            if status != last and (downloader is not None or status.waiting):
+                folder.write(folder.status, status)
+                last = status
+            if downloader is not None:
+                downloader.wait()
+            else:
+                wait([opening], timeout=POLL_SECONDS)
     folder.status.unlink(missing_ok=True)
     remove_tree(folder.incoming)
 

@@ -54,7 +54,7 @@ class Status:
     """A downloader's answer to the leases that it has `seen`, by id, at their serials. It counts for no other.
 
     `ready` are verified shards that somebody wants, `errors` what a shard failed of: class name and message. `error` is
-    why the downloader ended. `pid` is for people.
+    why the downloader ended. For people: `pid`, and `waiting`, what calls over the network wait for ("" for nothing).
     """
 
     pid: int
@@ -63,6 +63,7 @@ class Status:
     ready: list[str] = field(default_factory=list)
     errors: dict[str, list[str]] = field(default_factory=dict)
     error: list[str] | None = None
+    waiting: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -74,6 +75,7 @@ class Reader:
         self._source, self._revision = source, revision
         self._child: _Child | None = None
         self._ended = 0
+        self._waiting = ""
         self._path = folder.readers / f"{self.lease.id}.json"
         self._lock: int | None = folder.new_lease(self.lease.id)
         self.change(self.lease)
@@ -129,6 +131,10 @@ class Reader:
         """The downloader's answer to this lease, None before it comes. Starts a downloader where none lives."""
         running = is_locked(self.folder.lock) or (self._child is not None and self._child.poll() is None)
         status = self.folder.read(self.folder.status, Status)  # after that look: the last words of one that ended
+        if status is not None and status.waiting != self._waiting:
+            self._waiting = status.waiting
+            if self._waiting:
+                logging.getLogger("shardkit").warning("the downloader of %s: %s", self.folder.path, self._waiting)
         if status is not None and status.seen.get(self.lease.id) == self.lease.serial:
             if status.error is not None:
                 raise _error(status.error)
