@@ -216,7 +216,7 @@ def _get(url: str, headers: Mapping[str, str], start: int, stop: int) -> Any:
         if type(reason).__name__ in (
             "NewConnectionError",
             "NameResolutionError",
-        ):  # nobody there, as far as can be told
+        ):  # nobody is there
             raise ConnectionRefusedError(str(reason)) from error
         raise
 
