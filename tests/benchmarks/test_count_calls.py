@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.count_calls import COMMIT_LIMIT, Count, api_calls, counted, expected, kind_of, row, table
 
-WAYS = {True: ("push", "pull", "tokenize"), False: ("push", "stream", "repair")}
+WAYS = {True: ("push", "pull", "tokenize"), False: ("push", "stream")}
 
 
 @pytest.mark.parametrize("xet", [True, False])
