@@ -101,7 +101,8 @@ class Soak:
         """What the run is asked to read: a dataset, or one file behind http."""
         place, _, name = kind.partition("-")
         hub = f"alice/{name.replace('.', '-')}"
-        return hub if place == "hub" else f"{self.server.endpoint}/_files/{name}/0.{name}"
+        plain = self.server.endpoint.replace("127.0.0.1", "localhost")  # no address of the Hub
+        return hub if place == "hub" else f"{plain}/_files/{name}/0.{name}"
 
     def local(self, kind: str) -> dict[str, bytes]:
         """The shards of a run that reads the same from the disk."""

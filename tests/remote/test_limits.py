@@ -44,7 +44,7 @@ def test_a_push_and_a_pull_wait_for_their_limits_say_so_and_end_right(
 ) -> None:
     monkeypatch.setattr(rate_limits, "_TOLD_SECONDS", 0.5)
     make_dataset(tmp_path / "a", shards=8)
-    hub.limits = HubLimits(api=12, once_spent=True)
+    hub.limits = HubLimits(api=6, once_spent=True)
     with TransferBar("push") as bar:
         push(tmp_path / "a", REPO, workers=3, progress=bar)
     assert_obeyed(hub.limits, 4)  # one commits
@@ -59,7 +59,7 @@ def test_a_push_and_a_pull_wait_for_their_limits_say_so_and_end_right(
 
 def test_tokenize_push_waits_for_its_limit_and_ends_right(hub: HubServer, tmp_path: Path) -> None:
     corpus = write_parquet(tmp_path / "a.parquet", documents(40), rows=10)
-    hub.limits = HubLimits(api=15, once_spent=True)
+    hub.limits = HubLimits(api=8, once_spent=True)
     manifest = tokenize(corpus, tmp_path / "out", shard_tokens=10_000, prefix="p", workers=1, push=REPO)
     assert_obeyed(hub.limits, 3)
     hub.limits = None

@@ -5,7 +5,8 @@ info, tree, paths-info, refs, commits; preupload, LFS upload (basic and multipar
 LFS content moves through the origin `localhost`, everything else through `127.0.0.1`; a token that arrives there
 is in `leaked_tokens`. Repos are in `hub_store.py`, buckets in `hub_buckets.py`, the Xet store in `hub_xet.py`, faults,
 log, start and stop in `hub_wire.py`, latency and rates in `hub_link.py`, orders from another process in
-`hub_control.py`. What lies in the folder `files` of its root is served too, at `/_files/`, as any web server does it.
+`hub_control.py`. What lies in the folder `files` of its root is served too, at `/_files/` of the
+origin `localhost`, as any web server does it.
 
 It leaves out: pull requests, spaces, discussions, squashing, moving a repo, `.gitignore` and `.gitattributes`
 rules, YAML checks, gzip, fsync. `limits` has limits of requests: see `hub_limits.py`.
@@ -299,7 +300,7 @@ class HubHandler(BucketHandler):
         shown = f'inline; filename="{quote(Path(path).name)}";'
         self.answer_file(repo.blob(sha256), {"ETag": f'"{sha256}"', "Content-Disposition": shown})
 
-    @route("GET|HEAD", r"/_files/(?P<path>.+)", "open")
+    @route("GET|HEAD", r"/_files/(?P<path>.+)", "cdn")
     def plain_file(self, path: str) -> None:
         place = self.site.root / "files" / path
         if ".." in path.split("/") or not place.is_file():

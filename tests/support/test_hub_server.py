@@ -585,11 +585,11 @@ def test_a_program_controls_a_server_in_another_process(hub: HubServer, tmp_path
 def test_plain_files_are_served_as_by_any_web_server(hub: HubServer) -> None:
     (hub.root / "files" / "a b").mkdir(parents=True)
     (hub.root / "files" / "a b" / "t.txt").write_bytes(b"text")
-    status, headers, body = raw(hub, "GET", "/_files/a%20b/t.txt", Range="bytes=1-2")
+    status, headers, body = raw(hub, "GET", "/_files/a%20b/t.txt", Host="localhost", Range="bytes=1-2")
     assert (status, headers["Content-Range"], body) == (206, "bytes 1-2/4", b"ex")
-    assert headers["ETag"] == raw(hub, "HEAD", "/_files/a%20b/t.txt")[1]["ETag"]
+    assert headers["ETag"] == raw(hub, "HEAD", "/_files/a%20b/t.txt", Host="localhost")[1]["ETag"]
     for absent in ("/_files/none.txt", "/_files/../repo.json"):
-        assert raw(hub, "GET", absent)[0] == 404
+        assert raw(hub, "GET", absent, Host="localhost")[0] == 404
 
 
 def test_slow_waits_and_pause_holds(hub: HubServer) -> None:
