@@ -160,7 +160,8 @@ def pull(
     allow_gaps: bool,
     as_json: bool,
 ) -> None:
-    """Download the dataset at REPO into DIR (default: the repo's own name), every file verified.
+    """Download the dataset at REPO into DIR (default: the last part of REPO's name), every file
+    verified.
 
     Run it again after any failure, or for more shards: what DIR holds and is right is not fetched again. `verified: no`
     says that neither a manifest nor the remote gave hashes to check the files against.

@@ -1,6 +1,7 @@
 """What an exception is that came out of a client's call: whose it is, what it hides, and which HTTP status it is of.
 
-The clients are `huggingface_hub`, the fsspec drivers, `datasets` and pyarrow; none is imported here.
+The clients are `huggingface_hub`, `hf_xet`, `requests`, the fsspec drivers, `datasets` and pyarrow; none is imported
+here.
 """
 
 from __future__ import annotations

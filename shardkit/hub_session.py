@@ -14,11 +14,10 @@ from typing import Any
 
 from shardkit import rate_limits
 from shardkit.hub_answers import check_response
-from shardkit.rate_limits import LIMITS, asked_seconds, limit_reason
-from shardkit.redaction import redact_logs
+from shardkit.rate_limits import HUB_PLACE, LIMITS, asked_seconds, limit_reason
+from shardkit.redaction import hub_token, redact_logs
 
 STALL_SECONDS = 300.0  # without a byte from a server, or to it, which may be at work with what it got
-_HUB = "hf://"
 _MAY_ASK = (429, 503)  # the answers that mean "not now"
 
 
@@ -28,9 +27,9 @@ class _Session:
     While one of our calls runs, the session treats the requests of our threads, and of no other, in our way. They get a
     time-out (the client's own is none: a stalled server would hang a push for ever). None is sent while the Hub's limit
     holds, and one that is refused for a limit is sent again when it is over. Answers that no Hub gives are refused
-    (`WrongAnswer`). The client draws no progress bars, for the
-    command line draws its own; bars that another thread begins in that time are not drawn either, as the switch is the
-    only way. With the last of our calls all is as it was.
+    (`WrongAnswer`). The client draws no progress bars, for the command line draws its own; bars that another thread
+    begins in that time are not drawn either, as the switch is the only way. With the last of our calls all is as
+    before.
     """
 
     def __init__(self) -> None:
@@ -124,11 +123,11 @@ class _Session:
 def _obeying(send: Callable[..., Any], request: Any, options: Mapping[str, Any], stop: threading.Event) -> Any:
     """Send `request` when no limit holds, again after each one that it meets. Raises the client's error for what cannot
     be waited for here: too long, or a body that is a stream and has been read."""
-    from huggingface_hub import get_token, hf_raise_for_status
+    from huggingface_hub import hf_raise_for_status
 
     waited = 0.0
     while True:
-        if LIMITS.wait(_HUB, stop):
+        if LIMITS.wait(HUB_PLACE, stop):
             raise ConnectionAbortedError("stopped")
         response = send(request, **options)
         status = response.status_code
@@ -140,7 +139,7 @@ def _obeying(send: Callable[..., Any], request: Any, options: Mapping[str, Any],
         if too_long or not _can_be_sent_again(request):
             hf_raise_for_status(response)
         response.close()
-        LIMITS.hold(_HUB, asked, limit_reason(_HUB, status, token=get_token() is not None))
+        LIMITS.hold(HUB_PLACE, asked, limit_reason(HUB_PLACE, status, token=bool(hub_token())))
 
 
 def _can_be_sent_again(request: Any) -> bool:

@@ -2,8 +2,8 @@
 
 `with_retries` runs a call, `as_hub_error` puts a client's exception into words. Both follow one table, `RULES` in
 `network_errors.py`: which errors are worth another try, of which class ours is, and what it says. The clients are
-`huggingface_hub`, the fsspec drivers, `datasets` and pyarrow; none is imported here, since every worker process imports
-this module. No message leaves it with a token in it.
+`huggingface_hub`, `hf_xet`, `requests`, the fsspec drivers, `datasets` and pyarrow; none is imported here, since every
+worker process imports this module. No message leaves it with a token in it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, TypeVar
@@ -21,7 +22,7 @@ from shardkit.errors import HubError, ShardkitError, UsageError
 from shardkit.hub_address import endpoint
 from shardkit.hub_session import hub_session
 from shardkit.network_errors import LOGIN, NO_ROOM, RULES, STORAGE_FULL
-from shardkit.rate_limits import LIMITS, asked_seconds, backoff_seconds, limit_reason, pause, place_of
+from shardkit.rate_limits import HUB_PLACE, LIMITS, asked_seconds, backoff_seconds, limit_reason, pause, server_of
 from shardkit.redaction import hub_token, public_address, redact, redact_logs, user_of
 
 Result = TypeVar("Result")
@@ -64,6 +65,7 @@ def with_retries(
     while True:
         if LIMITS.wait(where, stop):
             raise failure or as_hub_error(ConnectionAbortedError("stopped"), where, what, error=error)[0]
+        began = time.monotonic()
         try:
             with _session_for(where, stop):
                 result = action()
@@ -77,7 +79,7 @@ def with_retries(
             if again is None:
                 raise failure from None
             if again.asked:
-                waited += again.asked
+                waited += again.asked + int(time.monotonic() - began)  # the Hub's session has waited too
                 if waited > rate_limits.MOST_WAIT_SECONDS:
                     raise failure from None
                 LIMITS.hold(where, again.asked, again.reason)
@@ -88,13 +90,13 @@ def with_retries(
                 raise failure from None
         else:
             if asks:
-                _answered.add(place_of(where))
+                _answered.add(server_of(where))
             return result
 
 
 def _session_for(where: str, stop: threading.Event) -> AbstractContextManager[None]:
-    """What a call to `where` needs around it: the Hub's client answers to us."""
-    return hub_session(stop) if where.startswith("hf://") else nullcontext()
+    """The context of a call to `where`: for the Hub, its client's session with our time-outs and limits."""
+    return hub_session(stop) if where.startswith(HUB_PLACE) else nullcontext()
 
 
 def open_filesystem(address: str, *, error: type[ShardkitError] = HubError) -> tuple[Any, str]:
@@ -148,7 +150,7 @@ def as_hub_error(
     status, says, again = status_of(root), rule.says, None
     if rule.retry:
         asked = asked_seconds(status, getattr(getattr(root, "response", root), "headers", None) or {})
-        patient = marks & _OVERLOADED or (marks & _UNREACHABLE and place_of(where) in _answered)
+        patient = marks & _OVERLOADED or (marks & _UNREACHABLE and server_of(where) in _answered)
         token = not {"Hub", "no token"} <= marks
         reason = limit_reason(where, status or type(root).__name__, token=token)
         again = _Again(PATIENT_TRIES if patient else TRIES, asked, reason)

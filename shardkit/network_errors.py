@@ -22,6 +22,7 @@ _QUOTA = (
     f"https://huggingface.co/settings/billing, then {_AGAIN}; what has not arrived stays here"
 )
 STORAGE_FULL = re.compile(r"storage (limit|space|quota|patterns)|upload more data", re.IGNORECASE)  # the Hub's words
+_MISSING = ("RepositoryNotFoundError", "BucketNotFoundError")  # no repo or bucket, or none that the token may see
 NO_ROOM = "no room left on the disk; make room and run the same command again"
 
 _PAGE = "is not served by {endpoint}, which answered {asked} with a page ({status}), and not as the Hub does: {advice}"
@@ -33,11 +34,8 @@ _LACKS = (
 _PROXY = "was not asked: the proxy wants a login ({said}); give it in HTTPS_PROXY, as http://user:password@host:port"
 _CERTIFICATE = (
     "shows a certificate that is not trusted here ({said}): a proxy that opens connections, or a network that wants a "
-    "login, stands between; name its certificate in SSL_CERT_FILE, or log in"
+    "login, stands between; name its certificate in SSL_CERT_FILE and in REQUESTS_CA_BUNDLE, or log in"
 )
-
-
-_MISSING = ("RepositoryNotFoundError", "BucketNotFoundError")  # a place
 
 
 class Rule(NamedTuple):
@@ -87,7 +85,12 @@ RULES = [  # the first that fits is followed
     ),
     Rule({401}, False, AuthError, _RIGHTS),
     Rule({403}, False, AuthError, _RIGHTS),
-    Rule({"RevisionNotFoundError"}, False, None, "has no such revision: check --revision"),
+    Rule(
+        {"RevisionNotFoundError"},
+        False,
+        None,
+        "has no such revision: check --revision, or what stands after the @ or /tree/ of the address",
+    ),
     Rule(
         {"Hub", "EntryNotFoundError"}, False, None, "has no such file: the dataset there is unfinished, push it again"
     ),

@@ -1,8 +1,8 @@
 """Waiting for a server: one that said when to come back is left alone until then, by the whole process.
 
-A *place* is what one server limits: everything behind `hf://`, or a host. `LIMITS` knows which places wait and until
-when; `pause` is the one way to wait, and `PAUSES` tells whoever shows progress what is waited for. Knows no client and
-makes no call: `network.py` and `hub_session.py` do.
+A *server* here is what one limit covers: everything behind `hf://`, or a host. `LIMITS` knows which of them wait and
+until when; `pause` is the one way to wait, and `PAUSES` tells whoever shows progress what is waited for. Knows no
+client and makes no call: `network.py` and `hub_session.py` do.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ MOST_WAIT_SECONDS = 3600.0  # that it may ask for while one call is tried
 SPREAD_SECONDS = 1.0  # over which those who waited for the same limit begin again
 _TOLD_SECONDS = 2.0  # shorter pauses are nobody's concern
 _TICK_SECONDS = 1.0
-_HUB = "hf://"
+HUB_PLACE = "hf://"
 _SPENT = re.compile(r"\br\s*=\s*0+\s*;\s*t\s*=\s*([0-9]{1,9})\b")  # of `RateLimit: "api";r=0;t=53`
 Listener = Callable[[str, bool], None]
 
 
-def place_of(where: str) -> str:
+def server_of(where: str) -> str:
     """What one server's limit covers of an address: `hf://`, scheme and host, or "" for a path of this machine.
 
-    >>> place_of("hf://datasets/user/name@main"), place_of("https://host:81/x.jsonl?sig=1"), place_of("./out")
+    >>> server_of("hf://datasets/user/name@main"), server_of("https://host:81/x.jsonl?sig=1"), server_of("./out")
     ('hf://', 'https://host:81', '')
     """
     scheme, found, rest = public_address(where).partition("://")
     if not found:
         return ""
-    return _HUB if scheme == "hf" else f"{scheme}://{rest.partition('/')[0]}"
+    return HUB_PLACE if scheme == "hf" else f"{scheme}://{rest.partition('/')[0]}"
 
 
 def asked_seconds(status: int | None, headers: Mapping[str, str]) -> float:
@@ -139,13 +139,13 @@ class RateLimits:
 
     def hold(self, where: str, seconds: float, reason: str) -> None:
         """Leave the place of `where` alone for `seconds` from now, and no shorter than somebody asked for before."""
-        place = place_of(where)
+        place = server_of(where)
         with self._lock:
             self._held[place] = max(self._held.get(place, (0.0, "")), (time.monotonic() + seconds, reason))
 
     def seconds_left(self, where: str) -> float:
         """For how long the place of `where` is to be left alone from now; 0.0 for not at all."""
-        return max(0.0, self._held.get(place_of(where), (0.0, ""))[0] - time.monotonic())
+        return max(0.0, self._held.get(server_of(where), (0.0, ""))[0] - time.monotonic())
 
     def wait(self, where: str, stop: threading.Event) -> bool:
         """Wait until the place of `where` may be asked, and then a random part of a second, since everybody waits for
@@ -154,7 +154,7 @@ class RateLimits:
             return False
         share = random.random() * SPREAD_SECONDS
         while left := self.seconds_left(where):  # again where another's answer has prolonged it
-            if pause(left + share, self._held[place_of(where)][1], stop):
+            if pause(left + share, self._held[server_of(where)][1], stop):
                 return True
         return stop.is_set()
 
@@ -165,8 +165,8 @@ LIMITS = RateLimits()
 def limit_reason(where: str, answer: int | str, *, token: bool) -> str:
     """In words for people: which limit a pause waits for, or what went wrong (`answer` is a status, or an exception's
     name). `token` is false where a token would raise the limit."""
-    place = place_of(where)
-    name = "the Hub" if place == _HUB else place or public_address(where)
+    place = server_of(where)
+    name = "the Hub" if place == HUB_PLACE else place or public_address(where)
     if answer == 429:
         return f"{name}'s limit of requests{'' if token else ' without a token'} (429)"
     return f"{name} answered {answer}" if isinstance(answer, int) else f"{name} does not answer ({answer})"

@@ -12,7 +12,7 @@ from email.utils import format_datetime
 import pytest
 
 from shardkit import rate_limits
-from shardkit.rate_limits import PAUSES, RateLimits, asked_seconds, backoff_seconds, limit_reason, pause, place_of
+from shardkit.rate_limits import PAUSES, RateLimits, asked_seconds, backoff_seconds, limit_reason, pause, server_of
 
 HUB = "hf://datasets/alice/demo"
 NEVER = threading.Event()
@@ -63,7 +63,7 @@ def test_a_date_to_come_back_at_is_a_number_of_seconds_from_now() -> None:
     ],
 )
 def test_a_place_is_what_one_server_limits(where: str, place: str) -> None:
-    assert place_of(where) == place
+    assert server_of(where) == place
 
 
 def test_no_thread_goes_on_while_the_limit_of_its_place_holds_and_they_do_not_go_on_together(

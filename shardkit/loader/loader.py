@@ -49,9 +49,9 @@ class ShardLoader(IterableDataset[BatchType]):
     (0, 4, 1)
 
     `source` is a dataset folder, a folder of bare `.npy` shards, a `Manifest` that was read from a folder, a remote
-    (`user/name`, `hf://datasets/...`, `s3://...`, `file://...`), or a list of `(source, weight)` to mix. `shuffle`
-    mixes the rows anew each epoch by `(seed, epoch)`. All ranks must be made alike but for `rank`. Nothing is dropped:
-    the windows after an epoch's last whole global batch come first in the next one.
+    (`user/name[/folder]`, `hf://datasets/...`, `hf://buckets/...`, `s3://...`, `file://...`), or a list of `(source,
+    weight)` to mix. `shuffle` mixes the rows anew each epoch by `(seed, epoch)`. All ranks must be made alike but for
+    `rank`. Nothing is dropped: the windows after an epoch's last whole global batch come first in the next one.
 
     `layout` says what a row of `seq_len` tokens is: `contiguous` windows across shard ends; `document`, windows that
     begin at a document's start (what a window's end cuts off a document is left out); `packed`, whole documents packed

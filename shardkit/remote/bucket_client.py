@@ -22,7 +22,7 @@ from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import http_backoff
 
 from shardkit.errors import UsageError
-from shardkit.remote.hub_client import Download, while_bytes_come
+from shardkit.remote.hub_client import Download, while_bytes_come, xet_upload
 
 try:
     from huggingface_hub import BucketFile
@@ -31,10 +31,7 @@ try:
     from huggingface_hub.utils._xet import (
         XetFileData,
         XetTokenType,
-        get_xet_session,
-        refresh_xet_connection_info,
         xet_connection_info_refresh_url,
-        xet_headers_without_auth,
     )
 except ImportError as error:
     raise UsageError(
@@ -91,24 +88,14 @@ class BucketClient:
         except ImportError as error:
             raise UsageError("pushing to a bucket needs hf_xet: pip install hf_xet") from error
         route = self._token_route(XetTokenType.WRITE)
-        headers = build_hf_headers(library_name="shardkit")
-        # The token is cached by the client until it runs out; a commit of hf_xet left to itself asks for one each time.
-        access = refresh_xet_connection_info(file_data=XetFileData("", route), headers=headers)
-        session = get_xet_session()  # type: ignore[no-untyped-call]
+        session = None
         if again:
             fresh = {
                 "shard.cache_subdir": f"again-{uuid.uuid4().hex}",
                 "deduplication.global_dedup_query_enabled": False,
             }
             session = XetSession(XetConfig().with_config(fresh))
-        with session.new_upload_commit(
-            endpoint=access.endpoint,
-            token=access.access_token,
-            token_expiry_unix_secs=access.expiration_unix_epoch,
-            token_refresh_url=route,
-            token_refresh_headers=headers,
-            custom_headers=xet_headers_without_auth(headers),
-        ) as commit:
+        with xet_upload(route, session) as commit:
             begun = [
                 commit.start_upload_bytes(source, sha256=SKIP_SHA256)
                 if isinstance(source, bytes)

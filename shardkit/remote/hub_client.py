@@ -1,23 +1,30 @@
-"""How shardkit downloads by the Hub's client, `huggingface_hub`, beside its API."""
+"""How shardkit moves bytes by the Hub's client, `huggingface_hub`, beside its API."""
 
 from __future__ import annotations
 
 import hashlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any, BinaryIO, TypeVar
 
 from huggingface_hub import get_session, hf_raise_for_status
 from huggingface_hub.constants import HF_HUB_DOWNLOAD_TIMEOUT
 from huggingface_hub.utils._headers import build_hf_headers
+from huggingface_hub.utils._xet import (
+    XetFileData,
+    get_xet_session,
+    refresh_xet_connection_info,
+    xet_headers_without_auth,
+)
 from tqdm.std import tqdm
 
 from shardkit.hub_session import hub_session
-from shardkit.rate_limits import LIMITS
+from shardkit.rate_limits import HUB_PLACE, LIMITS
 
-SILENT_SECONDS = 20.0  # without a byte of a download that has begun
+XET_SILENT_SECONDS = 20.0  # without a byte of a download that has begun
 _LISTEN_SECONDS = 0.1
 Result = TypeVar("Result")
 
@@ -58,16 +65,37 @@ class Download:
         return self._digest.hexdigest()
 
 
+@contextmanager
+def xet_upload(route: str, session: Any = None) -> Iterator[Any]:
+    """An upload to the Xet store (`hf_xet`'s upload commit), by the token that `route` gives. The client keeps it
+    until it runs out, where `hf_xet`, left to itself, asks each time. Another than the client's `session` may be given.
+    """
+    headers = build_hf_headers(library_name="shardkit")
+    access = refresh_xet_connection_info(file_data=XetFileData("", route), headers=headers)
+    try:
+        with (session or get_xet_session()).new_upload_commit(  # type: ignore[no-untyped-call]
+            endpoint=access.endpoint,
+            token=access.access_token,
+            token_expiry_unix_secs=access.expiration_unix_epoch,
+            token_refresh_url=route,
+            token_refresh_headers=headers,
+            custom_headers=xet_headers_without_auth(headers),
+        ) as upload:
+            yield upload
+    except RuntimeError as error:  # most of its errors are `OSError`s
+        raise ConnectionError(str(error)) from error
+
+
 class SilentError(Exception):
-    """A transfer from which nothing has been heard for `SILENT_SECONDS`, without a limit that it waits for."""
+    """A transfer from which nothing has been heard for `XET_SILENT_SECONDS`, without a limit that it waits for."""
 
 
 def while_bytes_come(transfer: Callable[[type[tqdm[Any]]], Result], stop: threading.Event) -> Result:
     """Run `transfer(bar)` in a thread of its own, and return what it returns: a call of the client that takes the class
     `bar` for its progress bars, and so says that bytes arrive.
 
-    Raises `SilentError` if none do for `SILENT_SECONDS`, `ConnectionAbortedError` once `stop` is set. The call, which
-    cannot be cut short, is then left to itself: its files must be nobody else's.
+    Raises `SilentError` if none do for `XET_SILENT_SECONDS`, `ConnectionAbortedError` once `stop` is set. The call,
+    which cannot be cut short, is then left to itself: its files must be nobody else's.
     """
     heard, ended = time.monotonic(), threading.Event()
     future: Future[Result] = Future()
@@ -92,8 +120,8 @@ def while_bytes_come(transfer: Callable[[type[tqdm[Any]]], Result], stop: thread
     while not ended.wait(_LISTEN_SECONDS):
         if stop.is_set():
             raise ConnectionAbortedError("stopped")
-        if LIMITS.seconds_left("hf://"):
+        if LIMITS.seconds_left(HUB_PLACE):
             heard = time.monotonic()
-        if time.monotonic() - heard > SILENT_SECONDS:
+        if time.monotonic() - heard > XET_SILENT_SECONDS:
             raise SilentError
     return future.result()

@@ -6,28 +6,23 @@ any commit names it, so that a push that was killed sends nothing of it again. C
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from huggingface_hub import CommitOperationAdd, HfApi, get_session, hf_raise_for_status
+from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub._commit_api import _fetch_upload_modes
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.lfs import lfs_upload, post_lfs_batch_info
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._runtime import is_xet_available
-from huggingface_hub.utils._xet import get_xet_session, xet_headers_without_auth
 
 from shardkit.dataset.check import check_shard
 from shardkit.dataset.known_files import unchanged
 from shardkit.dataset.manifest import ShardInfo
-
-_RENEW_SECONDS = 60.0  # before a Xet token runs out
+from shardkit.remote.hub_client import xet_upload
 
 
 class LfsRefusedError(OSError):
@@ -36,15 +31,6 @@ class LfsRefusedError(OSError):
     def __init__(self, status: int, said: str) -> None:
         super().__init__(said)
         self.status = status
-
-
-@dataclass(frozen=True, slots=True)
-class _XetToken:
-    """Where the Xet store of a repo is, and what opens it until `expires`, in seconds since 1970."""
-
-    endpoint: str
-    token: str
-    expires: int
 
 
 class HubUploads:
@@ -56,12 +42,12 @@ class HubUploads:
         self._endpoint = api.endpoint
         self._repo: Any = {"repo_type": "dataset", "repo_id": repo_id, "revision": quote(revision or "main", safe="")}
         self._operations: dict[str, CommitOperationAdd] = {}
-        self._places: dict[str, dict[str, Any] | None] = {}  # by SHA-256: how to send it (None: no need), until used
+        self._lfs_answers: dict[
+            str, dict[str, Any] | None
+        ] = {}  # by SHA-256: how to send it (None: no need), until used
         self._sent_as_lfs: set[str] = set()
         self._not_by_xet: set[str] = set()
         self._all_are_lfs = False
-        self._xet_token: _XetToken | None = None
-        self._lock = threading.Lock()
 
     def prepare(self, files: Sequence[tuple[Path, ShardInfo]]) -> None:
         """Ask the Hub about many shards that `send` will send, in at most two calls."""
@@ -70,7 +56,7 @@ class HubUploads:
             with suppress(OSError, ValueError):  # a file that is not right is named when it is sent
                 operations.append(self._operation_for(path, shard))
         self._ask_how(operations)
-        self._places |= self._ask_where(op for op in operations if self._goes_as_lfs(op))
+        self._lfs_answers |= self._ask_where(op for op in operations if self._goes_as_lfs(op))
         self._operations |= {self._file(operation): operation for operation in operations}
 
     def send(self, path: Path, shard: ShardInfo) -> None:
@@ -155,7 +141,7 @@ class HubUploads:
 
     def _send_as_lfs(self, operation: CommitOperationAdd, shard: ShardInfo) -> None:
         try:
-            place = self._places.pop(shard.sha256)
+            place = self._lfs_answers.pop(shard.sha256)
         except KeyError:  # it is another try, or another shard with the same bytes
             place = self._ask_where([operation])[shard.sha256]
         if place is None:
@@ -174,37 +160,13 @@ class HubUploads:
         lfs_upload(operation, dict(place), headers=_headers(), endpoint=self._endpoint)
 
     def _send_by_xet(self, operation: CommitOperationAdd, shard: ShardInfo) -> None:
-        """Send one shard, which the store knows when this returns. With the token at hand it makes no call to the Hub,
-        where the client's own way asks for a token each time."""
-        token, headers = self._write_token(), _headers()
-        try:
-            with get_xet_session().new_upload_commit(  # type: ignore[no-untyped-call]
-                endpoint=token.endpoint,
-                token=token.token,
-                token_expiry_unix_secs=token.expires,
-                token_refresh_url=self._token_url,
-                token_refresh_headers=headers,
-                custom_headers=xet_headers_without_auth(headers),
-            ) as upload:
-                upload.start_upload_file(str(operation.path_or_fileobj), sha256=shard.sha256)
-        except RuntimeError as error:  # most of its errors are `OSError`s
-            raise ConnectionError(str(error)) from error
+        """Send one shard, which the store knows when this returns. With a token at hand it makes no call to the Hub."""
+        with xet_upload(self._token_url) as upload:
+            upload.start_upload_file(str(operation.path_or_fileobj), sha256=shard.sha256)
 
     @property
     def _token_url(self) -> str:
         return f"{self._endpoint}/api/datasets/{self._repo['repo_id']}/xet-write-token/{self._repo['revision']}"
-
-    def _write_token(self) -> _XetToken:
-        with self._lock:
-            if self._xet_token is None or self._xet_token.expires < time.time() + _RENEW_SECONDS:
-                response = get_session().get(self._token_url, headers=_headers())
-                hf_raise_for_status(response)
-                stated = response.json()
-                try:
-                    self._xet_token = _XetToken(stated["casUrl"], stated["accessToken"], stated["exp"])
-                except (KeyError, TypeError) as error:
-                    raise OSError("it gives no Xet token") from error
-            return self._xet_token
 
 
 def _unverified(place: Mapping[str, Any]) -> dict[str, Any]:

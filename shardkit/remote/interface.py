@@ -48,8 +48,8 @@ class Remote(Protocol):
     """A place for one dataset. Every method raises `HubError` or `AuthError`, and tries again what may pass.
 
     `name` is for people and the card. `commit_files` is how many shards a commit should hold. `has_commits` says
-    whether there are revisions, tags and visibility; where there are not, hashes come from a record of our own.
-    Setting `stopping` cuts the waits between tries, and downloads in progress.
+    whether there are revisions and tags; where there are none, hashes come from a record of our own. Setting `stopping`
+    cuts the waits between tries, and downloads in progress.
     """
 
     name: str
@@ -101,7 +101,7 @@ class Remote(Protocol):
         """Forget the bytes of `shards`, which are served wrong: the next `upload` sends them, whatever is there."""
 
     def prepare(self, files: Sequence[tuple[Path, ShardInfo]]) -> None:
-        """Ask about shards that `upload` will send, at most a few hundred: one call for many where there is one."""
+        """Ask about shards that `upload` will send, at most 100 at once: one call for many where there is one."""
 
     def upload(self, path: Path, shard: ShardInfo) -> None:
         """Send the bytes of a shard. Thread-safe; not acknowledged until `commit`."""

@@ -41,7 +41,7 @@ def pull(
     workers: int = 8,
     progress: TransferProgress | None = None,
 ) -> Manifest:
-    """Download the dataset at `repo` into `directory` (default: the repo's own name) and return its manifest.
+    """Download the dataset at `repo` into `directory` (default: the last part of its name) and return its manifest.
 
     `split` and `shards`, a half-open range of shard indices, choose a part: then `manifest.json` lists that part and
     what earlier pulls of the same dataset fetched, and a later pull of more fetches only the rest. Safe to repeat after

@@ -51,10 +51,10 @@ def push(
 ) -> PushResult:
     """Send the dataset in `directory` to `repo`: what is missing there, checked against its SHA-256, manifest last.
 
-    `repo` is `user/name[/folder]` on the Hub, a path, or a URL that fsspec reaches. `revision` is a branch, made if
-    need be; `tag` names the resulting commit. With `overwrite` another dataset that is there, or on its way, is
-    replaced. With `repair` every shard that is there is read back first, and one that is served with other bytes than
-    it should have, or not at all, is sent again. Safe to repeat after any failure. Raises `ManifestError` or
+    `repo` is `user/name[/folder]` or `hf://buckets/...` on the Hub, a path, or a URL that fsspec reaches. `revision` is
+    a branch, made if need be; `tag` names the resulting commit. With `overwrite` another dataset that is there, or on
+    its way, is replaced. With `repair` every shard that is there is read back first, and one that is served with other
+    bytes than it should have, or not at all, is sent again. Safe to repeat after any failure. Raises `ManifestError` or
     `ShardError` for a dataset that does not verify, `HubError` if the remote holds another one (and not `overwrite`),
     `AuthError`, `UsageError`.
 

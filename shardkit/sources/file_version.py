@@ -74,7 +74,7 @@ def _refuse_another(file: InputFile, state: str) -> None:
         )
 
 
-def check_answer(file: InputFile, headers: Mapping[str, str]) -> None:
+def check_stated(file: InputFile, headers: Mapping[str, str]) -> None:
     """Raise `SourceError` if the headers of an answer state another version, or another length, than was listed."""
     stated = stated_version(headers)
     comparable = stated.partition(" ")[0] == file.version.partition(" ")[0]

@@ -30,7 +30,7 @@ def hub_source(dataset: str, *, name: str | None, split: str, revision: str | No
     import huggingface_hub
 
     api = huggingface_hub.HfApi()
-    where = f"hf://datasets/{dataset}" + (f"@{revision}" if revision else "")
+    where = HubAddress(name=dataset, revision=revision).url
     commit = str(_ask(where, partial(api.dataset_info, dataset, revision=revision)).sha)
     config, urls = _ask(where, lambda: _resolve(dataset, name, split, commit))
     prefix = f"hf://datasets/{dataset}@{commit}/"

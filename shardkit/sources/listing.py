@@ -113,7 +113,10 @@ def _local_paths(path: Path) -> tuple[Path, list[Path]]:
     found = [p for p in map(Path, glob.glob(str(path), recursive=True)) if not p.is_dir() and not _is_in_a_link_loop(p)]
     files = [p for p in found if p.is_file()]
     if not files:
-        raise SourceError(f"no such file or folder: {path} (looked from {Path.cwd()})")
+        raise SourceError(
+            f"no such file or folder: {path} (looked from {Path.cwd()}); files of a Hub dataset are written "
+            "hf://datasets/user/name/path"
+        )
     warn_of_others(str(path), "whole files", [str(p) for p in found if not p.is_file()])
     return Path(os.path.commonpath([p.parent for p in files])), files
 

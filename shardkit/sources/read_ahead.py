@@ -19,7 +19,7 @@ from shardkit.sources.source import InputFile
 AHEAD_BYTES = 192 << 20  # of memory, in all that was asked for and has not been read
 WORKER_AHEAD_BYTES = 64 << 20  # the same, where a worker reads a long file itself
 FIRST_AHEAD_BYTES = 32 << 20  # at the start, so that a short run does not fetch what it never reads
-SPAN_BYTES = 8 << 20  # of one request, at most
+SPAN_BYTES = 8 << 20  # of one request, about
 FIRST_SPAN_BYTES = 1 << 20  # at the start, so that all workers soon have something to do
 MOST_CONNECTIONS = 16
 FIRST_CONNECTIONS = 8

@@ -1,9 +1,10 @@
 """The bytes of a remote file, by ranges, from any thread: one resolve for many requests, and a connection that breaks
 or goes silent is taken up at the byte where it ended.
 
-Files of the Hub and behind http(s) are read through `requests`, which costs a fifth of the processor time of the Hub's
-own HTTP client; where a Hub file lies is asked of the real client, once, and again when that address has run out. All
-else is read through its fsspec driver. Each answer must be of the very version that was listed (`file_version.py`).
+Files of the Hub and behind http(s) are read through `requests`, which takes much less processor time than the Hub's
+own HTTP client (benchmarks/RESULTS.md); where a Hub file lies is asked of the real client, once, and again when that
+address has run out. All else is read through its fsspec driver. Each answer must be of the very version that was listed
+(`file_version.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from shardkit import hub_answers
 from shardkit.errors import SourceError
 from shardkit.network import open_filesystem, with_retries
 from shardkit.redaction import public_address, redact_logs
-from shardkit.sources.file_version import check_answer, check_size, check_unchanged
+from shardkit.sources.file_version import check_size, check_stated, check_unchanged
 from shardkit.sources.source import InputFile
 
 if TYPE_CHECKING:
@@ -37,12 +38,10 @@ _ONE_CONNECTION = threading.Lock()  # a driver that is not asynchronous (FTP) ha
 
 
 class Traffic(NamedTuple):
-    """What this process has read of remote files so far: bytes that came, requests for them, and questions where a
-    file of the Hub lies."""
+    """What this process has read of remote files so far: bytes that came, and requests for them."""
 
     bytes: int = 0
     requests: int = 0
-    resolves: int = 0
 
     def since(self, before: Traffic) -> Traffic:
         """What came after `before`."""
@@ -57,11 +56,11 @@ def traffic() -> Traffic:
     return _traffic
 
 
-def _count(*, count: int = 0, requests: int = 0, resolves: int = 0) -> None:
+def _count(*, count: int = 0, requests: int = 0) -> None:
     global _traffic
     with _COUNTS:
         before = _traffic
-        _traffic = Traffic(before.bytes + count, before.requests + requests, before.resolves + resolves)
+        _traffic = Traffic(before.bytes + count, before.requests + requests)
 
 
 def read_into(
@@ -135,7 +134,7 @@ class _HttpReader:
             yield from _checked_blocks(self._file, answer, start, stop)
 
 
-class _Place(NamedTuple):
+class _Location(NamedTuple):
     """Where the bytes of a Hub file lie: an address, mostly signed and good for an hour, and the headers it needs."""
 
     url: str
@@ -143,42 +142,41 @@ class _Place(NamedTuple):
 
 
 class _HubReader:
-    """A file of the Hub. Its place is asked for once; other threads wait for the answer."""
+    """A file of the Hub. Its location is asked for once; other threads wait for the answer."""
 
     def __init__(self, file: InputFile) -> None:
         self._file = file
         self._lock = threading.Lock()
-        self._place: _Place | None = None
+        self._location: _Location | None = None
 
     def blocks(self, start: int, stop: int) -> Iterator[bytes]:
         """As `_HttpReader.blocks`."""
         for _ in range(2):  # an address that has run out is asked for anew, once
-            known = self._place
+            known = self._location
             with self._lock:
-                place = self._place = self._place or self._resolve()
-            with _get(place.url, place.headers, start, stop) as answer:
+                location = self._location = self._location or self._resolve()
+            with _get(location.url, location.headers, start, stop) as answer:
                 if answer.status_code not in _ENDED:
                     yield from _checked_blocks(self._file, answer, start, stop)
                     return
                 status = answer.status_code
             with self._lock:
-                if self._place is place:
-                    self._place = None
+                if self._location is location:
+                    self._location = None
             if known is None:
                 break
-        raise ConnectionError(f"{urlsplit(place.url).hostname} refused it with status {status}")
+        raise ConnectionError(f"{urlsplit(location.url).hostname} refused it with status {status}")
 
-    def _resolve(self) -> _Place:
+    def _resolve(self) -> _Location:
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
         from huggingface_hub.utils._headers import build_hf_headers
 
         repo, commit, path = _HUB_FILE.fullmatch(self._file.url).groups()  # type: ignore[union-attr]
-        _count(resolves=1)
         asked = hf_hub_url(repo, path, repo_type="dataset", revision=commit)
         found = get_hf_file_metadata(asked, timeout=CONNECT_SECONDS + SILENT_SECONDS).location
         # The token is for the Hub alone: an address elsewhere carries its permission in itself.
         same = urlsplit(found)[:2] == urlsplit(asked)[:2]
-        return _Place(found, build_hf_headers(library_name="shardkit") if same else {})
+        return _Location(found, build_hf_headers(library_name="shardkit") if same else {})
 
 
 class _FsspecReader:
@@ -227,7 +225,7 @@ def _checked_blocks(file: InputFile, answer: Response, start: int, stop: int) ->
         asked = {"accept-encoding": "identity"}
         hub_answers.check_answer("GET", answer.url, asked, answer.status_code, answer.headers)
     if answer.status_code < 400 or answer.status_code == 416:
-        check_answer(file, answer.headers)
+        check_stated(file, answer.headers)
     if answer.status_code == 404:
         raise FileNotFoundError(answer.reason or "404")
     answer.raise_for_status()

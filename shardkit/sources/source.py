@@ -17,8 +17,8 @@ FORMATS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt")  # how a fil
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InputFile:
-    """A file to read: `path` names it in errors and manifests, `url` opens it (a local path, or what fsspec reads, with
-    the password or signature that this takes: it is never recorded or printed).
+    """A file to read: `path` names it in errors and manifests, `url` opens it (a local path, or an address of the
+    Hub, http(s) or what fsspec reads, with the password or signature that this takes: it is never recorded or printed).
 
     `format` is its name's ending in `FORMATS` without the first dot, or "txt.separated" (a text file with a separator),
     "docstrings" (the built-in sample) or "texts" (an iterable, with an empty `url`). `version` tells it from another
@@ -35,7 +35,7 @@ class InputFile:
 
     @property
     def is_remote(self) -> bool:
-        """True if the file is read through fsspec."""
+        """True if `url` is an address, and no path of this machine."""
         return "://" in self.url
 
     @property

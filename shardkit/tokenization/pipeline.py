@@ -237,7 +237,6 @@ def _run(
         "finished": time.time(),
         "tokens": writer.session_tokens,
         "audited": writer.audited,
-        "network": traffic().since(before)._asdict(),
     }
     atomic_write(seen.directory / WORK_DIR / "summary.json", json.dumps(summary) + "\n")
     return spec.manifest(journal.shards, files)

@@ -101,7 +101,7 @@ def test_a_hub_source_is_opened_over_a_limit(hub: HubServer) -> None:
 
 
 def test_a_limit_is_no_silence_of_a_download_by_xet(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_client, "SILENT_SECONDS", 0.05)
+    monkeypatch.setattr(hub_client, "XET_SILENT_SECONDS", 0.05)
 
     def transfer(bar: type) -> str:
         time.sleep(0.5)  # without a byte

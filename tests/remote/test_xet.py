@@ -124,7 +124,7 @@ import sys
 from shardkit.cli import run
 from shardkit.remote import hub_client
 
-hub_client.SILENT_SECONDS = 0.5
+hub_client.XET_SILENT_SECONDS = 0.5
 sys.argv[0] = "shardkit"
 run()
 """

@@ -31,7 +31,7 @@ from shardkit.dataset.typed_json import parse_json, read_record
 from shardkit.errors import OutputError
 from shardkit.files import read_small_file, write_error
 from shardkit.redaction import public_address
-from shardkit.remote.address import hub_place
+from shardkit.remote.address import BUCKETS, hub_place
 
 Record = TypeVar("Record", "Lease", "Status", "Dataset")
 _SPARE_BYTES = 1 << 16  # of the folder's bound: leases and the status
@@ -211,6 +211,8 @@ def full_name(source: str, revision: str | None) -> tuple[str, str | None]:
     address = hub_place(source, revision)
     if address is not None:
         return dataclasses.replace(address, revision=None).url, address.revision
+    if source.startswith(BUCKETS):
+        return source.rstrip("/"), revision
     path = source.removeprefix("file://")
     return (source if "://" in path else os.path.abspath(Path(path).expanduser())), revision
 
