@@ -63,11 +63,11 @@ def with_retries(
     tries, most_tries, waited = 0, 0, 0.0
     failure: ShardkitError | None = None
     while True:
-        if LIMITS.wait(where, stop):
+        if not content and LIMITS.wait(where, stop):
             raise failure or as_hub_error(ConnectionAbortedError("stopped"), where, what, error=error)[0]
         began = time.monotonic()
         try:
-            with _session_for(where, stop):
+            with nullcontext() if content else _session_for(where, stop):
                 result = action()
         except ShardkitError:
             raise

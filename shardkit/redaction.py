@@ -24,6 +24,8 @@ _HOST_AT_END = re.compile(rf"{_HOST.pattern}:?\W*")  # and what may follow it in
 _CONTAINERS = ("abfs", "abfss", "wasb", "wasbs")  # CONTAINER@ACCOUNT: what stands before the @ names the place
 _PLAIN_FILES = ("file", "local")  # a name, in which ? and # mean nothing
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# The path of an address without its host, as urllib3 writes it, up to the query.
+_PATHS = re.compile(r"""((?:\burl: |"(?:GET|HEAD|PUT|POST|DELETE) )/[^\s?"']*)\?[^\s"')]+""")
 _LOGGERS_OF_ADDRESSES = (
     *("fsspec", "fsspec.http", "fsspec.cached", "fsspec.caching", "fsspec.reference"),
     *("httpx", "httpx2", "s3fs", "urllib3.connectionpool", "webhdfs"),
@@ -47,7 +49,7 @@ def redact(text: str) -> str:
         text = text.replace(token, "[hidden]")
     for pattern, replacement in _TOKENS:
         text = pattern.sub(replacement, text)
-    return _IN_TEXT.sub(_public, text)
+    return _IN_TEXT.sub(_public, _PATHS.sub(r"\1", text))
 
 
 def printable(text: str, *, lines: bool = True) -> str:

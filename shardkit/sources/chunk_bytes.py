@@ -20,6 +20,7 @@ _LINE_END_BYTES = 1 << 20  # of one request for the end of a line that is longer
 _GAP_BYTES = 512 << 10  # bytes between two needed ones that cost less than another request
 _STEP_BYTES = 64 << 10  # that are looked through at once for the end of a line
 _LONGEST_LINE_END = 8 << 20  # a worker fetches a longer one itself
+_MOST_PLANNED = 512  # chunks
 _WHOLE_BYTES = 32 << 20  # of a text file, which is one chunk; a longer one a worker reads itself
 
 Range = tuple[int, int]
@@ -87,9 +88,13 @@ def chunk_lines(chunk: Chunk) -> bytes:
     return b"".join(blocks)
 
 
-def with_bytes(chunks: Iterator[Chunk], footers: Footers, options: ReadOptions) -> Iterator[Chunk]:
-    """`chunks` of remote files in the same order, each with its bytes, fetched over the connections of `footers`."""
-    return iter(_ChunksAhead(chunks, footers, options))
+def with_bytes(files: Iterator[tuple[int, Iterator[Chunk]]], footers: Footers, options: ReadOptions) -> Iterator[Chunk]:
+    """The chunks of remote files in the same order, each with its bytes, fetched over the connections of `footers`.
+
+    `files` are the files' numbers and chunks; a file is begun when the footer that it needs has come, or nothing else
+    is left to do.
+    """
+    return iter(_ChunksAhead(files, footers, options))
 
 
 @dataclasses.dataclass(slots=True)
@@ -100,6 +105,7 @@ class _Planned:
     chunk: Chunk
     footer: Piece | None
     needs: list[Range]
+    bytes: int  # in memory on its account
     spans: list[Span] = dataclasses.field(default_factory=list)
 
 
@@ -107,61 +113,79 @@ class _ChunksAhead:
     """Asks for the bytes of several chunks at once, as far ahead as memory allows, and hands out the first chunk when
     its own have come."""
 
-    def __init__(self, chunks: Iterator[Chunk], footers: Footers, options: ReadOptions) -> None:
-        self._chunks, self._footers, self._options = chunks, footers, options
+    def __init__(self, files: Iterator[tuple[int, Iterator[Chunk]]], footers: Footers, options: ReadOptions) -> None:
+        self._files, self._footers, self._options = files, footers, options
         self._ahead = footers.connections
+        self._file: tuple[int, Iterator[Chunk]] | None = next(files, None)
+        self._begun = False
         self._planned: deque[_Planned] = deque()
         self._planned_bytes = 0
         self._users: Counter[Span] = Counter()  # planned chunks of a span
-        self._next: Chunk | None = None  # seen, not planned yet
-        self._over = False
+        self._next: _Planned | None = None  # seen, nothing asked for yet
+        self._footer: Piece | None = None  # the one that was counted last
         self._error: Exception | None = None
 
     def __iter__(self) -> Iterator[Chunk]:
         while True:
-            while self._planned_bytes < AHEAD_BYTES and self._plan():
+            while self._planned_bytes < AHEAD_BYTES and len(self._planned) < _MOST_PLANNED and self._plan():
                 pass
-            if not self._planned:
-                if self._error is not None:
-                    raise self._error
+            if self._planned:
+                yield self._hand_out(self._planned.popleft())
+            elif self._error is not None:
+                raise self._error
+            elif self._file is None:
                 return
-            yield self._hand_out(self._planned.popleft())
 
-    def _see(self) -> Chunk | None:
-        """The next chunk to be planned. What goes wrong in finding it is raised after those before it."""
-        if self._next is None and not self._over:
+    def _see(self) -> _Planned | None:
+        """The next chunk to be planned; None if there is none, or none now. What goes wrong in finding it is raised
+        after those before it."""
+        while self._next is None and self._file is not None and self._error is None:
+            number, chunks = self._file
+            if not self._begun and self._planned and not self._footers.is_ready(number):
+                return None
+            self._begun = True
             try:
-                self._next = next(self._chunks, None)
+                if (chunk := next(chunks, None)) is not None:
+                    self._next = self._look_at(chunk)
+                else:
+                    self._file, self._begun = next(self._files, None), False
             except Exception as error:  # noqa: BLE001 (raised in its turn)
                 self._error = error
-            self._over = self._next is None
         return self._next
+
+    def _look_at(self, chunk: Chunk) -> _Planned:
+        if chunk.payload is not None:
+            return _Planned(chunk, None, [], len(chunk.payload))
+        footer = self._footers.footer(chunk.file)
+        needs = needed(chunk, self._options, footer)
+        size = sum(stop - start for start, stop in needs)
+        if footer is not None and footer is not self._footer:
+            size += len(footer[1])
+        self._footer = footer
+        return _Planned(chunk, footer, needs, size)
 
     def _plan(self) -> bool:
         """Ask for the bytes of the next chunks, about one request's worth; False if there is nothing to do now."""
         if self._planned and self._planned[-1].chunk.payload is not None:
             return False  # what is read in the main process is not read ahead: it would keep the chunks before it here
         batch: list[_Planned] = []
-        size = 0
-        while (chunk := self._see()) is not None and size < self._ahead.span_bytes:
-            if batch and chunk.input is not batch[0].chunk.input:
+        asked = 0
+        while (item := self._see()) is not None and asked < self._ahead.span_bytes and len(batch) < _MOST_PLANNED:
+            if batch and item.chunk.input is not batch[0].chunk.input:
                 break
-            footer = self._footers.footer(chunk.file) if chunk.payload is None else None
-            needs = needed(chunk, self._options, footer)
-            batch.append(_Planned(chunk, footer, needs))
-            size += sum(stop - start for start, stop in needs) + (len(chunk.payload) if chunk.payload else 0)
+            batch.append(item)
+            asked += sum(stop - start for start, stop in item.needs)
             self._next = None
-            if chunk.payload is not None:
+            if item.chunk.payload is not None:
                 break
         for start, stop in merged(need for item in batch for need in item.needs):
             self._ask(batch, start, stop)
         self._planned += batch
-        self._planned_bytes += size
+        self._planned_bytes += sum(item.bytes for item in batch)
         return bool(batch)
 
     def _ask(self, batch: list[_Planned], start: int, stop: int) -> None:
-        """Ask for `[start, stop)`, in spans of the right size; a little more or less than that is no request of its
-        own."""
+        """Ask for `[start, stop)` in requests of about `span_bytes`: up to half as much again is one request."""
         count = max(1, round((stop - start) / self._ahead.span_bytes))
         borders = [start + (stop - start) * number // count for number in range(count + 1)]
         for first, last in pairwise(borders):
@@ -174,11 +198,10 @@ class _ChunksAhead:
 
     def _hand_out(self, item: _Planned) -> Chunk:
         chunk = item.chunk
-        self._planned_bytes -= sum(stop - start for start, stop in item.needs)
-        self._planned_bytes -= len(chunk.payload) if chunk.payload else 0
+        self._planned_bytes -= item.bytes
         if not item.needs and item.footer is None:
             return chunk
-        pieces = [(start, _joined(list(self._parts(item.spans, start, stop)))) for start, stop in item.needs]
+        pieces = [(start, _joined(list(self._parts(item.spans, start, stop)))) for start, stop in _touching(item.needs)]
         if chunk.input.format == "jsonl" and chunk.stop < chunk.input.bytes and pieces[0][1][-1] != ord("\n"):
             pieces = [(pieces[0][0], b"".join([pieces[0][1], *self._line_end(chunk)]))]
         for span in item.spans:
@@ -219,3 +242,14 @@ class _ChunksAhead:
 
 def _joined(parts: list[memoryview]) -> memoryview | bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _touching(ranges: list[Range]) -> list[Range]:
+    """`ranges`, those joined of which one begins where the other ends."""
+    found: list[Range] = []
+    for start, stop in ranges:
+        if found and found[-1][1] == start:
+            found[-1] = found[-1][0], stop
+        else:
+            found.append((start, stop))
+    return found

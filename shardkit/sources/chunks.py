@@ -41,8 +41,12 @@ def iter_chunks(
             while footers is not None and end < len(source.files) and _is_read_by_ranges(source.files[end]):
                 end += 1
             positions = ((n, *((start, part) if n == file else (0, 0))) for n in range(number, max(end, number + 1)))
-            chunks = (chunk for position in positions for chunk in _iter_file_chunks(opened, *position))
-            yield from chunks if footers is None or end == number else with_bytes(chunks, footers, source.options)
+            files = ((position[0], _iter_file_chunks(opened, *position)) for position in positions)
+            if footers is None or end == number:
+                for _, chunks in files:
+                    yield from chunks
+            else:
+                yield from with_bytes(files, footers, source.options)
             number = max(end, number + 1)
 
 

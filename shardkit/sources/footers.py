@@ -27,14 +27,24 @@ class Footers:
         Those of the next files are asked for. Raises `SourceError`."""
         if not self._needs(number):
             return None
+        self._ask_from(number)
+        if number not in self._here:
+            self._here = {number: self._end(self._asked.pop(number))}
+        return self._here[number]
+
+    def is_ready(self, number: int) -> bool:
+        """Whether `footer` would have to wait for nothing, as far as can be told."""
+        if not self._needs(number) or number in self._here:
+            return True
+        self._ask_from(number)
+        return self.connections.has_come(self._asked[number], self._asked[number].stop)
+
+    def _ask_from(self, number: int) -> None:
         for later in range(number, min(number + _FILES_AHEAD, len(self.files))):
             if self._needs(later) and later not in self._asked and later not in self._here:
                 file = self.files[later]
                 start = max(0, file.bytes - _END_BYTES)
                 self._asked[later] = self.connections.ask(file, start, file.bytes, urgent=True)
-        if number not in self._here:
-            self._here = {number: self._end(self._asked.pop(number))}
-        return self._here[number]
 
     def discard(self, number: int) -> None:
         """Something is wrong with the footer of file `number`: it is not given any more."""
@@ -50,7 +60,7 @@ class Footers:
         count = min(max(_LEAST_BYTES, int.from_bytes(end[-8:-4], "little") + 8), span.file.bytes)
         if len(end) < count <= _MOST_BYTES:
             end = self._bytes_of(self.connections.ask(span.file, span.stop - count, span.stop, urgent=True))
-        if len(end) < span.file.bytes:
+        if count < len(end) < span.file.bytes // 2:  # of a small file all that is here may be of use
             end = end[-count:]
         return span.stop - len(end), end
 

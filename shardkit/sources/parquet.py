@@ -90,7 +90,7 @@ def _iter_giant(
     rows = max(1, meta.num_rows * chunk_bytes // max(1, meta.total_byte_size))
     share = file.bytes / max(1, whole.num_rows)
     row = 0
-    for batch in _iter_batches(file, group, rows, column, None if ahead is None else ahead.connections):
+    for batch in _iter_batches(file, group, rows, column, footer, None if ahead is None else ahead.connections):
         first, row = row, row + batch.num_rows
         if row <= part:
             continue
@@ -106,7 +106,7 @@ def _iter_giant(
 
 
 def _iter_batches(
-    file: InputFile, group: int, rows: int, column: str, ahead: ReadAhead | None
+    file: InputFile, group: int, rows: int, column: str, footer: Piece | None, ahead: ReadAhead | None
 ) -> Iterator[pa.RecordBatch]:
     """A row group in batches of `rows`; what seems to be damaged in a remote file is read again, once."""
     options = {"batch_size": rows, "row_groups": [group], "columns": [column], "use_threads": False}
@@ -116,8 +116,9 @@ def _iter_batches(
         with ExitStack() as stack:
             raw = None
             if ahead is not None and file.is_remote:
-                raw = stack.enter_context(AheadFile(file, ahead, column_ranges(chunk, column)[0][1]))
-            batches = _checked(file, lambda _: _open_column(file, column, raw), None).iter_batches(**options)  # noqa: B023
+                raw = stack.enter_context(AheadFile(file, ahead, column_ranges(chunk, column, footer)[0][1]))
+            handle = _checked(file, lambda held: _open_column(file, column, raw, held), footer)  # noqa: B023
+            batches = handle.iter_batches(**options)
             try:
                 for number in count():
                     if (batch := checked_read(file, lambda: next(batches, None))) is None:  # noqa: B023 (called at once)
@@ -126,7 +127,7 @@ def _iter_batches(
                         done += 1
                         yield batch
             except DamagedSource:
-                tries -= 1
+                tries, footer = tries - 1, None
                 if tries == 0:
                     raise
                 close_parquet_files()

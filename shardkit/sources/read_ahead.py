@@ -13,7 +13,8 @@ from types import TracebackType
 
 import numpy as np
 
-from shardkit.sources.remote_bytes import close_connections, read_into
+from shardkit.sources.http_session import close_session
+from shardkit.sources.remote_bytes import read_into
 from shardkit.sources.source import InputFile
 
 AHEAD_BYTES = 192 << 20  # of memory, in all that was asked for and has not been read
@@ -31,13 +32,13 @@ _LOOK_AGAIN_SECONDS = 30.0  # after more connections did not help
 class Span:
     """The bytes `[start, stop)` of a file, on their way or here."""
 
-    __slots__ = ("arrived", "buffer", "error", "file", "start", "started", "stop")
+    __slots__ = ("arrived", "buffer", "error", "file", "released", "start", "started", "stop")
 
     def __init__(self, file: InputFile, start: int, stop: int) -> None:
         self.file, self.start, self.stop = file, start, stop
         self.buffer: memoryview = memoryview(b"")
         self.arrived = 0
-        self.started = False
+        self.started = self.released = False
         self.error: Exception | None = None
 
 
@@ -113,13 +114,17 @@ class ReadAhead:
             self._changed.notify()
         return span
 
+    def has_come(self, span: Span, stop: int) -> bool:
+        """Whether `wait` would return, or raise, at once."""
+        return span.arrived >= stop - span.start or span.error is not None
+
     def wait(self, span: Span, stop: int) -> memoryview:
         """The bytes of `span` from its start to `stop` (in the file), as soon as they are here. Raises what went
         wrong with them."""
         needed = stop - span.start
         with self._changed:
-            self._waiting.add(span)
-            self._changed.notify_all()
+            if span.arrived < needed and span.error is None:
+                self._hurry(span)
             while span.arrived < needed and span.error is None and not self._stop.is_set():
                 self._changed.wait()
             self._waiting.discard(span)
@@ -136,16 +141,29 @@ class ReadAhead:
                 for queue in (self._queue, self._urgent):
                     if span in queue:
                         queue.remove(span)
-            elif len(span.buffer):
-                self._held -= len(span.buffer)
-                self._read += len(span.buffer)
-            span.buffer = memoryview(b"")
+            elif not span.released:
+                self._held -= span.stop - span.start
+                self._read += span.stop - span.start
+            span.released, span.buffer = True, memoryview(b"")
             self._changed.notify_all()
+
+    def _hurry(self, span: Span) -> None:
+        """Somebody waits for `span`: it is fetched next, whatever waits for room."""
+        self._waiting.add(span)
+        if not span.started and span in self._queue:
+            self._queue.remove(span)
+            self._urgent.append(span)
+        self._changed.notify_all()
 
     def _start_thread(self) -> None:
         thread = threading.Thread(target=self._fetch_all, name=f"shardkit-source-{len(self._threads)}", daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # as many threads as the machine allows: those that are there do it
+            if not self._threads:
+                raise
+        else:
+            self._threads.append(thread)
 
     def _fetch_all(self) -> None:
         """The life of a connection."""
@@ -153,7 +171,7 @@ class ReadAhead:
             while (span := self._next()) is not None:
                 self._fetch(span)
         finally:
-            close_connections()
+            close_session()
 
     def _next(self) -> Span | None:
         """The span to fetch now, once there is one, room for it, and need of one more connection."""
@@ -162,8 +180,7 @@ class ReadAhead:
                 if self._busy < self._connections.count and (span := self._due()) is not None:
                     self._busy += 1
                     span.started = True
-                    span.buffer = np.empty(span.stop - span.start, np.uint8).data
-                    self._held += len(span.buffer)
+                    self._held += span.stop - span.start
                     if (self._queue or self._urgent) and len(self._threads) < self._connections.count:
                         self._start_thread()
                     return span
@@ -177,13 +194,11 @@ class ReadAhead:
             return None
         first = self._queue[0]
         allowed = min(self.most_bytes, FIRST_AHEAD_BYTES + 2 * self._read)
-        if self._held and self._held + first.stop - first.start > allowed and first not in self._waiting:
+        if self._held and self._held + first.stop - first.start > allowed:
             return None
         return self._queue.popleft()
 
     def _fetch(self, span: Span) -> None:
-        buffer = span.buffer
-
         def arrived(count: int) -> None:
             with self._changed:
                 span.arrived += count
@@ -193,6 +208,9 @@ class ReadAhead:
 
         error: Exception | None = None
         try:
+            buffer = np.empty(span.stop - span.start, np.uint8).data
+            with self._changed:
+                span.buffer = buffer if not span.released else span.buffer
             read_into(span.file, span.start, buffer, arrived=arrived, stop=self._stop)
         except Exception as failure:  # noqa: BLE001 (raised where the span is waited for)
             error = failure

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,23 +19,27 @@ from urllib.parse import urlsplit
 
 from shardkit import hub_answers
 from shardkit.errors import SourceError
+from shardkit.hub_address import HUB
 from shardkit.network import open_filesystem, with_retries
-from shardkit.redaction import public_address, redact_logs
+from shardkit.redaction import public_address
+from shardkit.sources import http_session
 from shardkit.sources.file_version import check_size, check_stated, check_unchanged
+from shardkit.sources.http_session import CONNECT_SECONDS
 from shardkit.sources.source import InputFile
 
 if TYPE_CHECKING:
-    from requests import Response, Session
+    from requests import Response
 
-CONNECT_SECONDS = 10.0
-SILENT_SECONDS = 15.0  # without a byte: the connection is given up
+SILENT_SECONDS = 15.0  # without a byte, or with so few that it is as good as none: the connection is given up
+SLOWEST_BYTES = 16 << 10  # that must come in that time
 BLOCK_BYTES = 256 << 10
-PROGRESS_BYTES = 256 << 10  # as many from one request, and what ends it does not count as a failed try
+PROGRESS_BYTES = 64 << 10  # as many from one request, and what ends it does not count as a failed try
 _HUB_FILE = re.compile(r"hf://datasets/([^/@]+/[^/@]+)@([^/]+)/(.+)")
+_GIT_HASH = 40  # digits of the hash of a file that lies in the repo itself: the Hub serves it without a redirect
 _ENDED = (401, 403, 404, 410)  # what an address answers that has run out
-_PER_THREAD = threading.local()
 _COUNTS = threading.Lock()
 _ONE_CONNECTION = threading.Lock()  # a driver that is not asynchronous (FTP) has no more
+_drivers: dict[str, Any] = {}  # those, by scheme, login and host
 
 
 class Traffic(NamedTuple):
@@ -93,17 +98,12 @@ def read_into(
                     "connection was cut, or the server does not serve ranges (then download the file first)"
                 )
         except OSError:
-            if done - before < PROGRESS_BYTES or (stop is not None and stop.is_set()):
+            stopped = stop is not None and stop.is_set()
+            if done < len(into) and (stopped or done - before < PROGRESS_BYTES):
                 raise
 
     while done < len(into):
         with_retries(go_on, file.url, f"read {file.path}", stop, error=SourceError)
-
-
-def close_connections() -> None:
-    """Close the calling thread's connections."""
-    if (session := _PER_THREAD.__dict__.pop("session", None)) is not None:
-        session.close()
 
 
 @lru_cache(maxsize=256)
@@ -111,15 +111,6 @@ def _reader(file: InputFile) -> _HubReader | _HttpReader | _FsspecReader:
     if _HUB_FILE.fullmatch(file.url):
         return _HubReader(file)
     return _HttpReader(file) if file.url.startswith(("http://", "https://")) else _FsspecReader(file)
-
-
-def _session() -> Session:
-    if (session := getattr(_PER_THREAD, "session", None)) is None:
-        import requests  # not needed where all files are local
-
-        redact_logs()
-        session = _PER_THREAD.session = requests.Session()
-    return session
 
 
 class _HttpReader:
@@ -130,7 +121,7 @@ class _HttpReader:
 
     def blocks(self, start: int, stop: int) -> Iterator[bytes]:
         """The bytes `[start, stop)`, and not one more, as they come; fewer if the connection ends."""
-        with _get(self._file.url, {}, start, stop) as answer:
+        with _get(self._file.url, None, start, stop) as answer:
             yield from _checked_blocks(self._file, answer, start, stop)
 
 
@@ -142,19 +133,19 @@ class _Location(NamedTuple):
 
 
 class _HubReader:
-    """A file of the Hub. Its location is asked for once; other threads wait for the answer."""
+    """A file of the Hub. Its location is asked for once; other threads wait for the answer, or share the failure."""
 
     def __init__(self, file: InputFile) -> None:
         self._file = file
         self._lock = threading.Lock()
         self._location: _Location | None = None
+        self._failures: list[Exception] = []
 
     def blocks(self, start: int, stop: int) -> Iterator[bytes]:
         """As `_HttpReader.blocks`."""
         for _ in range(2):  # an address that has run out is asked for anew, once
             known = self._location
-            with self._lock:
-                location = self._location = self._location or self._resolve()
+            location = known or self._locate()
             with _get(location.url, location.headers, start, stop) as answer:
                 if answer.status_code not in _ENDED:
                     yield from _checked_blocks(self._file, answer, start, stop)
@@ -167,16 +158,31 @@ class _HubReader:
                 break
         raise ConnectionError(f"{urlsplit(location.url).hostname} refused it with status {status}")
 
+    def _locate(self) -> _Location:
+        failures = len(self._failures)
+        with self._lock:
+            if self._location is None:
+                if len(self._failures) > failures:  # while this thread waited for its turn
+                    raise self._failures[-1]
+                try:
+                    self._location = self._resolve()
+                except Exception as error:
+                    self._failures.append(error)
+                    raise
+            return self._location
+
     def _resolve(self) -> _Location:
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
         from huggingface_hub.utils._headers import build_hf_headers
 
         repo, commit, path = _HUB_FILE.fullmatch(self._file.url).groups()  # type: ignore[union-attr]
         asked = hf_hub_url(repo, path, repo_type="dataset", revision=commit)
-        found = get_hf_file_metadata(asked, timeout=CONNECT_SECONDS + SILENT_SECONDS).location
+        found = asked
+        if len(self._file.oid) != _GIT_HASH:
+            found = get_hf_file_metadata(asked, timeout=CONNECT_SECONDS + SILENT_SECONDS).location
         # The token is for the Hub alone: an address elsewhere carries its permission in itself.
-        same = urlsplit(found)[:2] == urlsplit(asked)[:2]
-        return _Location(found, build_hf_headers(library_name="shardkit") if same else {})
+        is_the_hubs = urlsplit(found)[:2] in (urlsplit(asked)[:2], urlsplit(HUB)[:2])
+        return _Location(found, build_hf_headers(library_name="shardkit") if is_the_hubs else {})
 
 
 class _FsspecReader:
@@ -187,36 +193,39 @@ class _FsspecReader:
 
     def blocks(self, start: int, stop: int) -> Iterator[bytes]:
         """As `_HttpReader.blocks`, all at once."""
-        filesystem, path = open_filesystem(self._file.url, error=SourceError)
         _count(requests=1)
-        if getattr(filesystem, "async_impl", False):
-            data = filesystem.cat_file(path, start=start, end=stop)
-        else:
-            with _ONE_CONNECTION, filesystem.open(path, "rb", cache_type="none") as handle:
-                check_size(self._file, getattr(handle, "size", None))
-                handle.seek(start)
-                data = handle.read(stop - start)
+        root = _root(self._file.url)
+        with _ONE_CONNECTION:
+            filesystem = _drivers.get(root) or open_filesystem(self._file.url, error=SourceError)[0]
+            if not (is_parallel := getattr(filesystem, "async_impl", False)):
+                _drivers[root] = filesystem  # it would log in again in each thread
+                data = self._read_in_turn(filesystem, start, stop)
+        if is_parallel:
+            data = filesystem.cat_file(filesystem._strip_protocol(self._file.url), start=start, end=stop)
         check_unchanged(self._file)
         if len(data) > stop - start:
             raise OSError(f"{len(data):,} bytes came for the {stop - start:,} asked for")
         yield bytes(data)
 
+    def _read_in_turn(self, filesystem: Any, start: int, stop: int) -> bytes:
+        path = filesystem._strip_protocol(self._file.url)
+        with filesystem.open(path, "rb", cache_type="none") as handle:
+            check_size(self._file, getattr(handle, "size", None))
+            handle.seek(start)
+            return bytes(handle.read(stop - start))
 
-def _get(url: str, headers: Mapping[str, str], start: int, stop: int) -> Any:
+
+def _root(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.partition('/')[0]}"
+
+
+def _get(url: str, headers: Mapping[str, str] | None, start: int, stop: int) -> Response:
+    """Ask for the bytes `[start, stop)`. With `headers`, which are the Hub's, no login of `~/.netrc` replaces its
+    token."""
     _count(requests=1)
-    from requests.exceptions import ConnectionError as NoConnection
-
-    asked = {"Accept-Encoding": "identity", **headers, "Range": f"bytes={start}-{stop - 1}"}
-    try:
-        return _session().get(url, headers=asked, stream=True, timeout=(CONNECT_SECONDS, SILENT_SECONDS))
-    except NoConnection as error:
-        reason = getattr(error.args[0], "reason", None) if error.args else None
-        if type(reason).__name__ in (
-            "NewConnectionError",
-            "NameResolutionError",
-        ):  # nobody is there
-            raise ConnectionRefusedError(str(reason)) from error
-        raise
+    asked = {"Accept-Encoding": "identity", **(headers or {}), "Range": f"bytes={start}-{stop - 1}"}
+    return http_session.get(url, asked, SILENT_SECONDS, netrc=headers is None)
 
 
 def _checked_blocks(file: InputFile, answer: Response, start: int, stop: int) -> Iterator[bytes]:
@@ -240,18 +249,14 @@ def _checked_blocks(file: InputFile, answer: Response, start: int, stop: int) ->
     if not is_part and (start, stop) != (0, file.bytes):
         raise OSError(f"{host} does not serve ranges (status {answer.status_code}): download the file first")
     left = stop - start
-    while block := _next_block(answer, left + 1):
+    since, came = time.monotonic(), 0
+    while block := http_session.next_block(answer, min(BLOCK_BYTES, left + 1)):
         if len(block) > left:
             raise OSError(f"{host} sent more than the {stop - start:,} bytes asked for")
         left -= len(block)
+        came += len(block)
         yield block
-
-
-def _next_block(answer: Response, most: int) -> bytes:
-    from urllib3.exceptions import HTTPError
-
-    try:
-        block: bytes = answer.raw.read(min(BLOCK_BYTES, most), decode_content=False)
-    except HTTPError as error:  # cut, or silent for too long
-        raise ConnectionError(f"{type(error).__name__}: {error}") from error
-    return block
+        if (now := time.monotonic()) - since > SILENT_SECONDS:
+            if came < SLOWEST_BYTES:
+                raise ConnectionError(f"{host} sent {came:,} bytes in {now - since:.0f} seconds")
+            since, came = now, 0

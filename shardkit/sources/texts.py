@@ -168,7 +168,7 @@ def _block_reader(
     `fetched`, or itself, of a long remote file ahead of need."""
     if whole is not None:
         yield lambda start, stop: whole[start:stop]
-    elif fetched is not None or not file.is_remote or file.bytes <= PIECE_BYTES:
+    elif (fetched is not None and fetched.pieces) or not file.is_remote or file.bytes <= PIECE_BYTES:
         yield lambda start, stop: read_range(file, start, stop, fetched)
     else:
         with ReadAhead(WORKER_AHEAD_BYTES) as ahead, AheadFile(file, ahead) as remote:

@@ -18,7 +18,7 @@ import time
 import traceback
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 from shardkit.errors import WorkerError
 from shardkit.sources.remote_bytes import traffic
 from shardkit.sources.source import Chunk, Fetched, Piece
+from shardkit.tokenization.chunk_feed import ChunkFeed, WaitingFeed
 from shardkit.tokenization.spawning import Worker, start_workers
-from shardkit.tokenization.worker import ChunkEncoder, EncodedChunk, Job, until_error
+from shardkit.tokenization.worker import ChunkEncoder, EncodedChunk, Job
 
 _AHEAD = 2  # chunks given to a worker: one it encodes, one it has read ahead of need
 _BUFFERED = 2  # finished chunks a worker may have waiting for their turn
@@ -60,7 +61,7 @@ class LocalRunner:
         """The workers' process ids."""
         return tuple(worker.process.pid for worker in self._workers)
 
-    def run(self, job: Job, chunks: Iterator[Chunk]) -> Iterator[EncodedChunk]:
+    def run(self, job: Job, chunks: Iterator[Chunk], *, over_network: bool = False) -> Iterator[EncodedChunk]:
         """Encode `chunks`; yields the pieces of their results in the same order. At most four chunks a worker are in
         flight, and a few pieces of one whose turn has not come. The next piece may take the memory of this one's.
 
@@ -68,16 +69,22 @@ class LocalRunner:
         """
         for worker in self._workers:
             self._send(worker, job)
-        failed: list[Exception] = []
-        chunks = until_error(chunks, failed)
+        feed = WaitingFeed(chunks, len(self._workers)) if over_network else ChunkFeed(chunks)
+        with closing(feed):
+            yield from self._run(feed)
+        if feed.failed:
+            raise feed.failed[0]
+
+    def _run(self, feed: ChunkFeed) -> Iterator[EncodedChunk]:
         upcoming: deque[Chunk] = deque()
         ready: defaultdict[int, deque[EncodedChunk]] = defaultdict(deque)
         issued, yielded = 0, 0
         limit = (_AHEAD + _BUFFERED) * len(self._workers)
         while True:
-            while issued - yielded < limit and (idle := self._idle(upcoming, chunks)) is not None:
-                idle.tasks.append((issued, upcoming[0]))
-                self._send_chunk(idle, upcoming.popleft())
+            while issued - yielded < limit and (idle := self._idle(upcoming, feed)) is not None:
+                chunk = upcoming.popleft()
+                idle.tasks.append((issued, dataclasses.replace(chunk, payload=None, fetched=None)))
+                self._send_chunk(idle, chunk)
                 issued += 1
             while ready[yielded]:
                 result = ready[yielded].popleft()
@@ -86,29 +93,37 @@ class LocalRunner:
                 if result.last:
                     del ready[yielded]
                     yielded += 1
-            if yielded == issued and not upcoming:
-                if failed:
-                    raise failed[0]
+            if yielded == issued and not upcoming and feed.over:
                 return
-            if any(w.tasks for w in self._workers):
-                self._collect(ready, yielded)
+            wants = issued - yielded < limit and not upcoming and not feed.over
+            signal = feed.signal if wants and any(len(w.tasks) < _AHEAD for w in self._workers) else None
+            if signal is not None or any(w.tasks for w in self._workers):
+                self._collect(ready, yielded, signal)
 
-    def _idle(self, upcoming: deque[Chunk], chunks: Iterator[Chunk]) -> Worker | None:
-        """The worker to give the first of `upcoming` to, which is filled from `chunks`. A second chunk is given only
+    def _idle(self, upcoming: deque[Chunk], feed: ChunkFeed) -> Worker | None:
+        """The worker to give the first of `upcoming` to, which is filled from `feed`. A second chunk is given only
         while there is one for each worker after it: the last ones go to workers that have none, and all end together.
         """
         worker = min(self._workers, key=lambda w: len(w.tasks))
-        carries_bytes = bool(upcoming) and (upcoming[0].payload or upcoming[0].fetched)  # not cheap to hold ahead
-        wanted = 1 if not worker.tasks or carries_bytes else len(self._workers) + 1
-        while len(upcoming) < wanted and (chunk := next(chunks, None)) is not None:
+        if len(worker.tasks) >= _AHEAD:
+            return None
+        if not upcoming and (first := feed.next()) is not None:
+            upcoming.append(first)
+        # those that carry bytes are not cheap to hold ahead
+        carries = bool(upcoming) and not (upcoming[0].payload is None and upcoming[0].fetched is None)
+        wanted = 1 if not worker.tasks or carries else len(self._workers) + 1
+        while upcoming and len(upcoming) < wanted and (chunk := feed.next()) is not None:
             upcoming.append(chunk)
-        return worker if len(worker.tasks) < _AHEAD and len(upcoming) >= wanted else None
+        return worker if len(upcoming) >= wanted else None
 
-    def _collect(self, ready: defaultdict[int, deque[EncodedChunk]], turn: int) -> None:
-        """Wait for at least one piece and put it under its chunk's number. A worker that is far ahead in a chunk whose
-        turn has not come is left to wait with the next piece."""
+    def _collect(self, ready: defaultdict[int, deque[EncodedChunk]], turn: int, signal: Connection | None) -> None:
+        """Wait for at least one piece, or for `signal`, and put it under its chunk's number. A worker that is far ahead
+        in a chunk whose turn has not come is left to wait with the next piece."""
         ahead = [w for w in self._workers if w.tasks and w.tasks[0][0] != turn and len(ready[w.tasks[0][0]]) >= _PIECES]
-        for pipe in wait([worker.pipe for worker in self._workers if worker not in ahead]):
+        pipes = [worker.pipe for worker in self._workers if worker not in ahead]
+        for pipe in wait([*pipes, *([] if signal is None else [signal])]):
+            if pipe is signal:
+                continue
             worker = next(w for w in self._workers if w.pipe is pipe)
             try:
                 result = self._receive_result(worker.pipe)
@@ -140,16 +155,16 @@ class LocalRunner:
 
     def _send_chunk(self, worker: Worker, chunk: Chunk) -> None:
         """Send a chunk; what was fetched for it follows as raw bytes. A footer is sent once for each file."""
-        pieces = chunk.fetched.pieces if chunk.fetched else ()
-        footer = chunk.fetched.footer if chunk.fetched else None
-        if footer is not None:
-            if worker.footer is footer:
-                footer = None
-            else:
-                worker.footer = footer
-        sizes = [(start, len(data)) for start, data in pieces]
-        self._send(worker, _Parcel(dataclasses.replace(chunk, fetched=None), chunk.fetched is not None, sizes, footer))
-        for _, data in pieces:
+        fetched = chunk.fetched
+        if fetched is None:
+            self._send(worker, _Parcel(chunk, False, [], False, None))
+            return
+        footer, sizes = fetched.footer, [(start, len(data)) for start, data in fetched.pieces]
+        known = footer is not None and footer is worker.footer
+        worker.footer = footer
+        light = dataclasses.replace(chunk, fetched=None)
+        self._send(worker, _Parcel(light, True, sizes, known, None if known else footer))
+        for _, data in fetched.pieces:
             self._send(worker, memoryview(data))
 
     def _send(self, worker: Worker, message: object) -> None:
@@ -176,12 +191,13 @@ class LocalRunner:
 
 
 class _Parcel(NamedTuple):
-    """A chunk on its way to a worker: without its bytes, whose places and sizes are stated, and with a footer that the
-    worker does not have yet."""
+    """A chunk on its way to a worker: without its bytes, whose places and sizes are stated; with the footer, unless it
+    is `known` from the chunk before."""
 
     chunk: Chunk
     is_fetched: bool
     sizes: list[tuple[int, int]]
+    known: bool
     footer: Piece | None
 
 
@@ -191,17 +207,16 @@ def _receive_chunks(pipe: Connection, put: Callable[[Any], None]) -> None:
     while True:
         message = pipe.recv()
         if isinstance(message, _Parcel):
-            pieces = []
+            pieces: list[Piece] = []
             for start, size in message.sizes:
                 data = bytearray(size)
                 _receive_bytes(pipe, memoryview(data))
                 pieces.append((start, data))
-            footer = message.footer or footer
+            chunk = message.chunk
             if message.is_fetched:
-                held = footer if message.chunk.input.format == "parquet" else None
-                message = dataclasses.replace(message.chunk, fetched=Fetched(pieces=tuple(pieces), footer=held))
-            else:
-                message = message.chunk
+                footer = footer if message.known else message.footer
+                chunk = dataclasses.replace(chunk, fetched=Fetched(pieces=tuple(pieces), footer=footer))
+            message = chunk
         put(message)
 
 

@@ -222,7 +222,8 @@ def _run(
             chunk_bytes=spec.chunk_bytes,
             ahead=ahead if runner.reads_ahead else None,
         )
-        for result in runner.run(job, chunks):
+        over_network = runner.reads_ahead and any(file.is_remote for file in source.files)
+        for result in runner.run(job, chunks, over_network=over_network):
             writer.append_chunk(result)
             done += result.chunk.weight
             if progress is not None:

@@ -51,7 +51,7 @@ class RayRunner:
         if self._started:
             self._ray.shutdown()
 
-    def run(self, job: Job, chunks: Iterator[Chunk]) -> Iterator[EncodedChunk]:
+    def run(self, job: Job, chunks: Iterator[Chunk], *, over_network: bool = False) -> Iterator[EncodedChunk]:  # noqa: ARG002
         """Encode `chunks`; yields the pieces of their results in the same order. What waits for its turn lies in Ray's
         object store, which goes to disk when it is full. Raises `WorkerError` naming the chunk whose actor died three
         times."""

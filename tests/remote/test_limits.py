@@ -19,6 +19,7 @@ from hub_server import HubServer
 from texts import documents, write_parquet
 
 from shardkit import pull, push, rate_limits, tokenize
+from shardkit.errors import HubError
 from shardkit.look.progress import TransferBar
 from shardkit.rate_limits import LIMITS
 from shardkit.remote import hub_client
@@ -129,3 +130,13 @@ def test_a_minute_of_refusals_is_survived_by_everything_that_transfers(served: H
     cache.wait(made.splits["train"][0].file)
     cache.close()
     assert all(fault.fired == 7 for fault in served.faults)
+
+
+def test_a_limit_that_never_ends_is_given_up_after_the_longest_wait_of_one_call(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rate_limits, "MOST_WAIT_SECONDS", 2.5)
+    for_ever = hub.fault("status", ".*", "/api/datasets/", code=429, retry_after=1, times=None)
+    with pytest.raises(HubError, match="answered 429"):
+        pull(REPO, tmp_path / "a")
+    assert for_ever.fired == 3  # not as often again for each try of the call

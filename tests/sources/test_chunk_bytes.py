@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from source_data import TEXTS, chunk_texts, lines, packed, texts_of
 
 from shardkit import network
+from shardkit.errors import SourceError
 from shardkit.sources import chunk_bytes, footers, read_ahead
 from shardkit.sources.chunk_bytes import merged
 from shardkit.sources.chunks import iter_chunks
@@ -120,6 +122,56 @@ def test_what_is_fetched_ahead_is_whole_through_failures(
     server.faults = list(faults)
     assert remote_texts(server, source, 5000) == texts_of(tmp_path / name, chunk_bytes=5000)
     assert len(server.faults) < len(faults)
+
+
+def test_a_giant_row_group_after_more_than_memory_holds_is_reached(
+    tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_ahead, "FIRST_AHEAD_BYTES", 100_000)
+    monkeypatch.setattr(read_ahead, "FIRST_SPAN_BYTES", 20_000)
+    monkeypatch.setattr(footers, "_END_BYTES", 300)
+    texts = [os.urandom(500).hex() for _ in range(1000)]
+    schema = pa.schema([("text", pa.string())])
+    with pq.ParquetWriter(tmp_path / "a.parquet", schema, use_dictionary=False) as writer:
+        for first in range(0, 500, 10):
+            writer.write_table(pa.table({"text": texts[first : first + 10]}))
+        writer.write_table(pa.table({"text": texts[500:]}), row_group_size=500)
+    assert remote_texts(server, open_source(f"{server.url}/a.parquet"), 20_000) == texts
+
+
+def test_small_files_are_read_a_few_ahead_and_not_all_before_the_first(tmp_path: Path, server: FileServer) -> None:
+    for number in range(60):
+        pq.write_table(pa.table({"text": [f"{number} {os.urandom(40_000).hex()}"]}), tmp_path / f"{number}.parquet")
+    names = [str(path) for path in sorted(tmp_path.iterdir())]
+    local = open_source(names)
+    files = tuple(replace(file, url=f"{server.url}/{file.path}", version="") for file in local.files)
+    source = replace(local, files=files)
+    with pytest.MonkeyPatch.context() as patch, ReadAhead() as ahead:
+        patch.setattr(chunk_bytes, "AHEAD_BYTES", 500_000)
+        chunks = iter_chunks(source, 0, 0, 0, chunk_bytes=8 << 20, ahead=ahead)
+        first = next(chunks)
+        assert chunk_texts(first, source.options)[0].startswith(files[0].path.removesuffix(".parquet"))
+        assert len(server.asked) < 30
+        assert len(list(chunks)) == 59
+
+
+def test_what_is_wrong_with_a_file_comes_after_the_chunks_before_it(tmp_path: Path, server: FileServer) -> None:
+    (tmp_path / "0.jsonl").write_bytes(lines(LONG))
+    (tmp_path / "1.parquet").write_bytes(b"PAR1 no footer PAR1" * 10)
+    paths = [tmp_path / "0.jsonl", tmp_path / "1.parquet"]
+    source = open_source(paths)
+    source = replace(
+        source, files=tuple(replace(file, url=f"{server.url}/{file.path}", version="") for file in source.files)
+    )
+    found: list[str] = []
+
+    def read_all(ahead: ReadAhead) -> None:
+        for chunk in iter_chunks(source, 0, 0, 0, chunk_bytes=4000, ahead=ahead):
+            found.extend(chunk_texts(chunk, source.options))
+
+    with ReadAhead() as ahead, pytest.raises(SourceError, match=r"cannot read 1\.parquet"):
+        read_all(ahead)
+    assert found == LONG
 
 
 @given(st.lists(st.tuples(st.integers(0, 10**7), st.integers(0, 10**7)).map(lambda pair: (min(pair), max(pair)))))

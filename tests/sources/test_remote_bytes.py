@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_server import HubServer
+from hub_server import HubServer, Link
 
 from shardkit import network
 from shardkit.errors import SourceError
-from shardkit.sources import remote_bytes
+from shardkit.sources import http_session, remote_bytes
 from shardkit.sources.remote_bytes import read_into, traffic
 from shardkit.sources.source import InputFile
 
@@ -69,6 +70,55 @@ def test_a_connection_that_never_brings_anything_is_given_up(hub: HubServer) -> 
     with pytest.raises(SourceError, match=r"cannot read a\.bin"):
         read(file)
     assert happened.fired == network.TRIES
+
+
+def test_bytes_that_came_before_each_break_count_also_if_they_are_few(hub: HubServer) -> None:
+    data = os.urandom(40_000)
+    file = served(hub, data)
+    happened = hub.fault("drop_midway", "GET", "/_cdn/", at=0.5, times=3, reset=False)
+    hub.reset_log()
+    assert read(file) == data
+    assert happened.fired == 3
+    assert hub.bytes_sent("/_cdn/") == len(data)
+
+
+def test_a_connection_that_trickles_is_given_up(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_bytes, "SILENT_SECONDS", 0.2)
+    monkeypatch.setattr(remote_bytes, "SLOWEST_BYTES", 1 << 30)  # whatever comes is too slow
+    file = served(hub, os.urandom(SIZE))
+    hub.link = Link(connection_rate=1_000_000)
+    monkeypatch.setattr(remote_bytes, "PROGRESS_BYTES", SIZE)
+    with pytest.raises(SourceError, match=r"cannot read a\.bin: .* sent [0-9,]+ bytes in [0-9]+ seconds"):
+        read(file)
+
+
+def test_no_part_of_a_signed_address_is_in_an_error_or_a_log(caplog: pytest.LogCaptureFixture, hub: HubServer) -> None:
+    signed = "X-Amz-Signature=5ecret5ecret"
+    url = hub.cdn.replace("http://", "https://")  # which it does not speak
+    file = InputFile(path="a.bin", url=f"{url}/a.bin?{signed}", bytes=10, format="txt")
+    with caplog.at_level(logging.DEBUG), pytest.raises(SourceError, match=r"cannot read a\.bin") as caught:
+        read(file)
+    plain = InputFile(path="b.bin", url=f"{hub.cdn}/b.bin?{signed}", bytes=10, format="txt")
+    with caplog.at_level(logging.DEBUG), pytest.raises(SourceError, match=r"cannot read b\.bin"):
+        read(plain)
+    assert "5ecret" not in str(caught.value) + caplog.text
+    assert "urllib3" in caplog.text
+
+
+def test_a_netrc_of_the_user_takes_no_hub_token_s_place(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login somebody password else\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    seen: list[str | None] = []
+    with http_session.get(
+        f"{hub.endpoint}/api/whoami-v2", {"Authorization": "Bearer hf_read"}, 5, netrc=False
+    ) as answer:
+        seen.append(answer.request.headers.get("Authorization"))
+    with http_session.get(f"{hub.endpoint}/api/whoami-v2", {}, 5) as answer:
+        seen.append(answer.request.headers.get("Authorization"))
+    assert seen[0] == "Bearer hf_read"
+    assert str(seen[1]).startswith("Basic ")
 
 
 def test_the_part_that_was_asked_for_comes_and_no_other(hub: HubServer) -> None:

@@ -1,0 +1,96 @@
+"""Where a runner's chunks come from: asked for on the spot, or, where they come over a network, by a thread of its own,
+so that results are collected while bytes are waited for.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+
+from multiprocess.connection import Connection, Pipe
+
+from shardkit.sources.source import Chunk
+from shardkit.tokenization.worker import until_error
+
+
+class ChunkFeed:
+    """The chunks on the spot. `failed` holds the error that ended them, if one did."""
+
+    def __init__(self, chunks: Iterator[Chunk]) -> None:
+        self.failed: list[Exception] = []
+        self.over = False
+        self._chunks = until_error(chunks, self.failed)
+
+    @property
+    def signal(self) -> Connection | None:
+        """What becomes ready to be read once `next` has a chunk that it had not; None where it always has."""
+        return None
+
+    def next(self) -> Chunk | None:
+        """The next chunk; None at the end, then `over` is true, or if none has come yet."""
+        chunk = next(self._chunks, None)
+        self.over = chunk is None
+        return chunk
+
+    def close(self) -> None:
+        """Ask for no more."""
+
+
+class WaitingFeed(ChunkFeed):
+    """The chunks that a thread waits for, at most `most` ahead."""
+
+    def __init__(self, chunks: Iterator[Chunk], most: int) -> None:
+        super().__init__(chunks)
+        self._most = most
+        self._here: deque[Chunk | None] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._ours, self._theirs = Pipe(duplex=False)
+        self._thread = threading.Thread(target=self._pull, name="shardkit-chunks", daemon=True)
+        self._thread.start()
+
+    @property
+    def signal(self) -> Connection | None:
+        return self._ours
+
+    def next(self) -> Chunk | None:
+        if self.over or not self._ours.poll():
+            return None
+        self._ours.recv_bytes()  # one for each chunk, and for the end
+        with self._changed:
+            chunk = self._here.popleft()
+            self._changed.notify_all()
+        self.over = chunk is None
+        return chunk
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._here.clear()
+            self._changed.notify_all()
+        self._ours.close()
+
+    def _pull(self) -> None:
+        try:
+            for chunk in self._chunks:
+                if not self._put(chunk):
+                    return
+            self._put(None)
+        finally:
+            self._chunks.close()  # type: ignore[attr-defined]
+            self._theirs.close()
+
+    def _put(self, chunk: Chunk | None) -> bool:
+        """Hand over a chunk; False if nobody wants it any more."""
+        with self._changed:
+            while len(self._here) >= self._most and not self._closed:
+                self._changed.wait()
+            if self._closed:
+                return False
+            self._here.append(chunk)
+        try:
+            self._theirs.send_bytes(b"1")
+        except OSError:  # closed this moment
+            return False
+        return True
