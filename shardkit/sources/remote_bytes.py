@@ -245,7 +245,10 @@ def _checked_blocks(file: InputFile, answer: Response, start: int, stop: int) ->
             f"proxy or mirror on the way changes them; read {public_address(file.url)} without it"
         )
     came_from = re.match(r"bytes ([0-9]+)-", answer.headers.get("Content-Range", ""))
-    is_part = answer.status_code == 206 and came_from is not None and int(came_from[1]) == start
+    if came_from is None:  # some servers do not say; then it must be as long as what was asked for
+        is_part = answer.status_code == 206 and answer.headers.get("Content-Length") == str(stop - start)
+    else:
+        is_part = answer.status_code == 206 and int(came_from[1]) == start
     if not is_part and (start, stop) != (0, file.bytes):
         raise OSError(f"{host} does not serve ranges (status {answer.status_code}): download the file first")
     left = stop - start

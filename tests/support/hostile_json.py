@@ -39,15 +39,15 @@ def mutated(value: Any, rng: random.Random) -> Any:
     path = rng.choice(list(places(value)))
     if not path:
         return rng.choice(HOSTILE)
-    value = copy.deepcopy(value)
-    holder = value
-    for name in path[:-1]:
+    value = holder = copy.copy(value)
+    for name in path[:-1]:  # what is changed is copied, and no more: it may be nested too deep for `deepcopy`
+        holder[name] = copy.copy(holder[name])
         holder = holder[name]
     kind = rng.randrange(6)
     if kind == 0:
         del holder[path[-1]]
     elif kind == 1 and isinstance(holder, list):
-        holder.insert(path[-1], copy.deepcopy(rng.choice(holder)))
+        holder.insert(path[-1], rng.choice(holder))
     elif kind == 2 and isinstance(holder, list):
         holder.reverse()
     elif kind == 3 and isinstance(holder[path[-1]], int):

@@ -173,7 +173,9 @@ class _Trap:
         elif self._what == "vanish":
             self._watched = ()
             with contextlib.suppress(OSError):
-                shutil.rmtree(self._vanishing)
+                gone = f"{self._vanishing}.gone"
+                os.rename(self._vanishing, gone)  # all of it at once: no thread writes into what is left of it
+                shutil.rmtree(gone)
         else:
             code = getattr(errno, self._what)
             raise OSError(code, os.strerror(code), path)

@@ -144,7 +144,7 @@ class Field:
 def test_killed_at_a_change_to_a_file_it_ends_the_same(name: str, tmp_path: Path, victims: Victims, tally: Any) -> None:
     field = Field(name, tmp_path, victims)
     moments = range(1, field.changes + 1)
-    chosen = sorted(random.Random(name).sample(moments, min(len(moments), times(2, 80))))
+    chosen = sorted(random.Random(name).sample(moments, min(len(moments), times(1, 80))))
     for moment in chosen:
         field.reset()
         killed = field.strike(at=moment, what="kill")
@@ -171,7 +171,7 @@ def test_an_error_of_the_disk_is_one_line_and_the_command_ends_the_same_afterwar
     name: str, tmp_path: Path, victims: Victims, tally: Any
 ) -> None:
     field = Field(name, tmp_path, victims)
-    count = times(3, 40)
+    count = times(2, 40)
     for number in range(count):
         rng = random.Random(f"{name} {number}")
         moment = 1 + number % field.changes if count > field.changes else rng.randint(1, field.changes)
@@ -202,7 +202,7 @@ def test_a_folder_that_vanishes_is_one_line_and_the_command_ends_the_same_afterw
 @pytest.mark.parametrize("name", COMMANDS)
 def test_few_descriptors_or_little_room_are_one_line(name: str, tmp_path: Path, victims: Victims, tally: Any) -> None:
     field = Field(name, tmp_path, victims)
-    count = times(2, 12)
+    count = times(1, 12)
     for number in range(count):
         rng = random.Random(f"{name} {number}")
         limits = [{"files": rng.randint(12, 60)}, {"bytes of a file": rng.randint(1, 90_000)}]
