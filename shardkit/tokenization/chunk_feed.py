@@ -4,11 +4,10 @@ so that results are collected while bytes are waited for.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Iterator
-
-from multiprocess.connection import Connection, Pipe
 
 from shardkit.sources.source import Chunk
 from shardkit.tokenization.worker import until_error
@@ -23,8 +22,8 @@ class ChunkFeed:
         self._chunks = until_error(chunks, self.failed)
 
     @property
-    def signal(self) -> Connection | None:
-        """What becomes ready to be read once `next` has a chunk that it had not; None where it always has."""
+    def signal(self) -> int | None:
+        """A file descriptor that can be read once `next` has a chunk that it had not; None where it always has."""
         return None
 
     def next(self) -> Chunk | None:
@@ -46,19 +45,19 @@ class WaitingFeed(ChunkFeed):
         self._here: deque[Chunk | None] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._ours, self._theirs = Pipe(duplex=False)
+        self._signal, self._signals = os.pipe()
         self._thread = threading.Thread(target=self._pull, name="shardkit-chunks", daemon=True)
         self._thread.start()
 
     @property
-    def signal(self) -> Connection | None:
-        return self._ours
+    def signal(self) -> int | None:
+        return self._signal
 
     def next(self) -> Chunk | None:
-        if self.over or not self._ours.poll():
-            return None
-        self._ours.recv_bytes()  # one for each chunk, and for the end
         with self._changed:
+            if self.over or not self._here:
+                return None
+            os.read(self._signal, 1)  # one byte for each chunk, and for the end
             chunk = self._here.popleft()
             self._changed.notify_all()
         self.over = chunk is None
@@ -69,7 +68,8 @@ class WaitingFeed(ChunkFeed):
             self._closed = True
             self._here.clear()
             self._changed.notify_all()
-        self._ours.close()
+            os.close(self._signal)
+            os.close(self._signals)
 
     def _pull(self) -> None:
         try:
@@ -79,7 +79,6 @@ class WaitingFeed(ChunkFeed):
             self._put(None)
         finally:
             self._chunks.close()  # type: ignore[attr-defined]
-            self._theirs.close()
 
     def _put(self, chunk: Chunk | None) -> bool:
         """Hand over a chunk; False if nobody wants it any more."""
@@ -89,8 +88,5 @@ class WaitingFeed(ChunkFeed):
             if self._closed:
                 return False
             self._here.append(chunk)
-        try:
-            self._theirs.send_bytes(b"1")
-        except OSError:  # closed this moment
-            return False
+            os.write(self._signals, b"1")
         return True

@@ -116,7 +116,7 @@ class LocalRunner:
             upcoming.append(chunk)
         return worker if len(upcoming) >= wanted else None
 
-    def _collect(self, ready: defaultdict[int, deque[EncodedChunk]], turn: int, signal: Connection | None) -> None:
+    def _collect(self, ready: defaultdict[int, deque[EncodedChunk]], turn: int, signal: int | None) -> None:
         """Wait for at least one piece, or for `signal`, and put it under its chunk's number. A worker that is far ahead
         in a chunk whose turn has not come is left to wait with the next piece."""
         ahead = [w for w in self._workers if w.tasks and w.tasks[0][0] != turn and len(ready[w.tasks[0][0]]) >= _PIECES]
