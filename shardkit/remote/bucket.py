@@ -30,7 +30,7 @@ from shardkit.errors import HubError, UsageError
 from shardkit.files import sha256_file
 from shardkit.network import with_retries
 from shardkit.remote.bucket_client import BucketClient
-from shardkit.remote.claim import always_changing, is_complete, is_written, not_ours_any_more
+from shardkit.remote.claim import always_changing, still_ours
 from shardkit.remote.hub_client import SilentError
 from shardkit.remote.interface import CLAIM_FILE, PlaceChanged, RemoteFile, check_small
 from shardkit.remote.upload_record import UploadRecord, is_record, stated_shards
@@ -214,7 +214,7 @@ class BucketRemote:
         self._sent[shard.file] = self._call(f"upload {shard.file}", send)
 
     def commit(self, shards: Sequence[ShardInfo], small: Mapping[str, bytes | None], message: str) -> None:  # noqa: ARG002
-        if not self._still_ours(shards, small):
+        if not still_ours(self, self._mark, shards, small):
             return
         sent = {shard.file: self._sent.pop(shard.file) for shard in shards}
         if sent:
@@ -228,7 +228,7 @@ class BucketRemote:
         # The record names what is in the bucket already; a journal in `small` no shard that the record does not.
         self._write({**self._record.remove(small), **self._record.add(arrived, sent), **small})
         # What completed the dataset may have been another push of it, while we wrote.
-        if small.get(MANIFEST_NAME) is not None or (shards and not self._still_ours(shards, {})):
+        if small.get(MANIFEST_NAME) is not None or (shards and not still_ours(self, self._mark, shards, {})):
             self._write(dict.fromkeys(self._record.files))
 
     def tag(self, name: str, *, overwrite: bool) -> None:  # noqa: ARG002
@@ -258,15 +258,6 @@ class BucketRemote:
             sent |= {content: xet_hash for content, (xet_hash, _) in zip(new, hashes, strict=True)}
             self._written |= {file: (sent[content], content) for file, content in files.items() if content is not None}
             self._call(what, partial(self._bucket.change, {self._path(file): self._written[file][0] for file in files}))
-
-    def _still_ours(self, shards: Sequence[ShardInfo], small: Mapping[str, bytes | None]) -> bool:
-        """Whether the place has our claim. If not, another push of the same must have completed it."""
-        if (held := self.claimed_by()) == self._mark:
-            return True
-        files = self.files()
-        if held is not None or not is_complete(files) or not is_written(self, files, shards, small):
-            raise not_ours_any_more(self)
-        return False
 
     def _path(self, file: str) -> str:
         return f"{self._folder}/{file}" if self._folder else file

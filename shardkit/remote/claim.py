@@ -65,6 +65,17 @@ def is_written(remote: Remote, files: Mapping[str, RemoteFile], shards: Sequence
     )
 
 
+def still_ours(remote: Remote, ours: bytes | None, shards: Sequence[ShardInfo], small: Small) -> bool:
+    """Whether the place has our claim, the mark `ours`. If not, another push of the same must have completed it: raises
+    `HubError` if all of this is not there."""
+    if (held := remote.claimed_by()) == ours:
+        return True
+    files = remote.files()
+    if held is not None or not is_complete(files) or not is_written(remote, files, shards, small):
+        raise not_ours_any_more(remote)
+    return False
+
+
 def is_complete(files: Mapping[str, RemoteFile]) -> bool:
     """Whether a dataset is there that nobody is writing."""
     return MANIFEST_NAME in files and CLAIM_FILE not in files

@@ -15,7 +15,7 @@ from shardkit.errors import HubError, UsageError
 from shardkit.files import open_file, read_small_file, sha256_file
 from shardkit.network import open_filesystem, with_retries
 from shardkit.redaction import public_address
-from shardkit.remote.claim import create_file, is_complete, is_written, not_ours_any_more
+from shardkit.remote.claim import create_file, still_ours
 from shardkit.remote.interface import CLAIM_FILE, PlaceChanged, RemoteFile, check_small
 from shardkit.remote.upload_record import UploadRecord, is_record, stated_shards
 
@@ -160,7 +160,7 @@ class FsspecRemote:
 
     def upload(self, path: Path, shard: ShardInfo) -> None:
         def put() -> None:
-            if not self._still_ours([shard], {}):
+            if not still_ours(self, self._mark, [shard], {}):
                 return
             target = self._first_name(shard.file)
             self._fs.put_file(str(path), target)
@@ -169,7 +169,7 @@ class FsspecRemote:
                 raise OSError(f"{size:,} of {shard.bytes:,} bytes arrived")
             if self.stopping.is_set():  # the file that was written may be another run's by now
                 raise ConnectionAbortedError("stopped")
-            if not self._direct and self._still_ours([shard], {}):
+            if not self._direct and still_ours(self, self._mark, [shard], {}):
                 self._fs.mv(target, self._at(shard.file))
             elif not self._direct:
                 self._tidy()
@@ -177,7 +177,7 @@ class FsspecRemote:
         self._call(f"upload {shard.file}", partial(self._unless_complete, put, [shard]))
 
     def commit(self, shards: Sequence[ShardInfo], small: Mapping[str, bytes | None], message: str) -> None:  # noqa: ARG002
-        if not self._still_ours(shards, small):
+        if not still_ours(self, self._mark, shards, small):
             return
         with self._lock:
             arrived = {shard.file: (shard.bytes, shard.sha256) for shard in shards}
@@ -191,7 +191,7 @@ class FsspecRemote:
             else:
                 self._delete(file)
         # What completed the dataset may have been another push of it, while we wrote.
-        if small.get(MANIFEST_NAME) is not None or (shards and not self._still_ours(shards, {})):
+        if small.get(MANIFEST_NAME) is not None or (shards and not still_ours(self, self._mark, shards, {})):
             for file in self._record.files:
                 self._delete(file)
             self._tidy()
@@ -213,7 +213,7 @@ class FsspecRemote:
         try:
             write()
         except (FileNotFoundError, FileExistsError):  # the folder of working files comes and goes
-            if self._still_ours(shards, {}):
+            if still_ours(self, self._mark, shards, {}):
                 raise
 
     def _delete(self, file: str) -> None:
@@ -234,15 +234,6 @@ class FsspecRemote:
                 return False
             return True
         return create_file(Path(self._first_name(file)), Path(self._at(file)), content)
-
-    def _still_ours(self, shards: Sequence[ShardInfo], small: Mapping[str, bytes | None]) -> bool:
-        """Whether the place has our claim. If not, another push of the same must have completed it."""
-        if (held := self.claimed_by()) == self._mark:
-            return True
-        files = self.files()
-        if held is not None or not is_complete(files) or not is_written(self, files, shards, small):
-            raise not_ours_any_more(self)
-        return False
 
     def _first_name(self, file: str) -> str:
         """Where `file` is written first: its own place, or, where that would show half a file, beside it."""
