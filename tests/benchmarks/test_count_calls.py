@@ -12,7 +12,7 @@ from benchmarks.count_calls import COMMIT_LIMIT, Count, api_calls, counted, expe
 WAYS = {True: ("push", "pull", "tokenize"), False: ("push", "stream")}
 
 
-@pytest.mark.parametrize("xet", [True])  # without it: `python -m benchmarks.count_calls`
+@pytest.mark.parametrize("xet", [True, False])
 def test_no_call_is_made_for_one_shard_that_can_be_made_for_many(xet: bool) -> None:
     small, large = (dict(counted(shards, xet=xet, ways=WAYS[xet])) for shards in (2, 34))
     for way in WAYS[xet]:

@@ -6,6 +6,7 @@ This process has Xet off for downloads, which then come by HTTP; processes that 
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from shardkit.errors import AuthError, HubError, UsageError
 from shardkit.remote import bucket
 from shardkit.remote.address import open_remote
 from shardkit.remote.bucket import BucketRemote
+from shardkit.remote.bucket_client import BucketClient
 from shardkit.remote.pull import pull
 from shardkit.remote.push import push
 from shardkit.remote.uploader import Uploader
@@ -206,6 +208,25 @@ def test_a_ticket_that_a_killed_push_left_is_waited_out(
     ticket = next(iter(hub.buckets[BUCKET].files))
     push(tmp_path / "a", PLACE)
     assert ticket not in hub.buckets[BUCKET].files
+
+
+def test_a_bucket_that_others_want_to_claim_all_the_time_is_given_up(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket, "TICKET_SECONDS", 0.02)
+    make_dataset(tmp_path / "a", shards=2)
+    numbers, look = itertools.count(), BucketClient.files
+
+    def files(self: BucketClient, folder: str) -> dict[str, Any]:
+        there = hub.buckets[BUCKET].files
+        if there:  # a ticket of ours at least: another's comes before each look at them
+            there[f"sets/demo/.shardkit/turn-{'a' * 16}-{next(numbers):08x}.json"] = next(iter(there.values()))
+        return look(self, folder)
+
+    monkeypatch.setattr(BucketClient, "files", files)
+    with pytest.raises(HubError, match="is being written by others all the time"):
+        push(tmp_path / "a", PLACE)
+    assert next(numbers) > 1
 
 
 def test_a_line_of_a_batch_that_fails_is_tried_again_and_then_said(

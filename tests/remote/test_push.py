@@ -316,7 +316,7 @@ def test_retry_after_is_honoured(hub: HubServer, tmp_path: Path) -> None:
 def test_a_wait_of_an_hour_is_not_waited_for(hub: HubServer, tmp_path: Path) -> None:
     make_dataset(tmp_path / "a")
     hub.fault("status", "POST", "/repos/create", code=429, retry_after=3600, times=None)
-    with pytest.raises(HubError, match="asks to wait 360[01] s"):
+    with pytest.raises(HubError, match="asks to wait 3601 s"):
         push(tmp_path / "a", REPO)
 
 

@@ -285,7 +285,7 @@ def test_a_disk_that_is_full_at_a_shards_end_leaves_no_file_and_nothing_open(cor
     assert not list(out.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("workers", [1, 2, 4])
 def test_what_is_wrong_first_in_the_stream_is_reported_first_and_all_before_it_is_kept(
     tmp_path: Path, workers: int
 ) -> None:
