@@ -6,12 +6,15 @@ A `Span` is one request. A connection is a thread; how many there are adapts to 
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
+import weakref
 from collections import deque
 from types import TracebackType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shardkit.sources.http_session import close_session
 from shardkit.sources.remote_bytes import read_into
@@ -21,6 +24,7 @@ AHEAD_BYTES = 192 << 20  # of memory, in all that was asked for and has not been
 WORKER_AHEAD_BYTES = 64 << 20  # the same, where a worker reads a long file itself
 FIRST_AHEAD_BYTES = 32 << 20  # at the start, so that a short run does not fetch what it never reads
 SPAN_BYTES = 8 << 20  # of one request, about
+_BUFFER_BYTES = SPAN_BYTES * 3 // 2  # what requests mostly fit into
 FIRST_SPAN_BYTES = 1 << 20  # at the start, so that all workers soon have something to do
 MOST_CONNECTIONS = 16
 FIRST_CONNECTIONS = 8
@@ -40,6 +44,26 @@ class Span:
         self.arrived = 0
         self.started = self.released = False
         self.error: Exception | None = None
+
+
+class _Memory:
+    """Memory for spans, used again when nobody refers to it any more: fresh pages cost more than filling them."""
+
+    def __init__(self) -> None:
+        self._spare: deque[NDArray[np.uint8]] = deque(maxlen=AHEAD_BYTES // SPAN_BYTES)
+
+    def get(self, count: int) -> memoryview:
+        """`count` bytes, of any content."""
+        if count > _BUFFER_BYTES:
+            return np.empty(count, np.uint8).data
+        try:
+            buffer = self._spare.pop()
+        except IndexError:
+            buffer = np.empty(_BUFFER_BYTES, np.uint8)
+        view = buffer[:count]
+        # every `memoryview` of it, and each part of one, keeps `view` alive
+        weakref.finalize(view, self._spare.append, buffer).atexit = False
+        return view.data
 
 
 class Connections:
@@ -81,8 +105,9 @@ class ReadAhead:
         self._threads: list[threading.Thread] = []
         self._stop = threading.Event()
         self._busy = self._held = self._read = 0  # connections at work; bytes in memory; bytes that were read
-        self._waiting: set[Span] = set()
+        self._waiting: dict[Span, int] = {}  # and how many bytes of it somebody waits for
         self._bytes = self._planned = 0
+        self._memory = _Memory()
         self._connections = Connections(time.monotonic())
 
     def __enter__(self) -> ReadAhead:
@@ -126,8 +151,9 @@ class ReadAhead:
             if span.arrived < needed and span.error is None:
                 self._hurry(span)
             while span.arrived < needed and span.error is None and not self._stop.is_set():
+                self._waiting[span] = needed
                 self._changed.wait()
-            self._waiting.discard(span)
+            self._waiting.pop(span, None)
         if self._stop.is_set():
             raise RuntimeError("the reading ahead has ended")
         if span.arrived < needed and span.error is not None:
@@ -149,7 +175,6 @@ class ReadAhead:
 
     def _hurry(self, span: Span) -> None:
         """Somebody waits for `span`: it is fetched next, whatever waits for room."""
-        self._waiting.add(span)
         if not span.started and span in self._queue:
             self._queue.remove(span)
             self._urgent.append(span)
@@ -203,12 +228,12 @@ class ReadAhead:
             with self._changed:
                 span.arrived += count
                 self._bytes += count
-                if span in self._waiting:
+                if span.arrived >= self._waiting.get(span, sys.maxsize):
                     self._changed.notify_all()
 
         error: Exception | None = None
         try:
-            buffer = np.empty(span.stop - span.start, np.uint8).data
+            buffer = self._memory.get(span.stop - span.start)
             with self._changed:
                 span.buffer = buffer if not span.released else span.buffer
             read_into(span.file, span.start, buffer, arrived=arrived, stop=self._stop)

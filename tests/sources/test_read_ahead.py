@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from file_server import FileServer, serving
 
@@ -119,3 +120,18 @@ def test_connections_that_bring_no_more_are_given_up_and_tried_again_later() -> 
     assert connections.count == read_ahead.FIRST_CONNECTIONS
     connections.look(10_000, 40.0, waited_for=True)
     assert connections.count == read_ahead.MOST_CONNECTIONS
+
+
+def test_memory_is_used_again_when_no_part_of_it_is_looked_at_any_more() -> None:
+    memory = read_ahead._Memory()
+    first = memory.get(1000)
+    address = np.frombuffer(first, np.uint8).ctypes.data
+    first[:] = b"a" * 1000
+    part = first[10:20]
+    del first
+    other = memory.get(2000)
+    other[:] = b"b" * 2000
+    assert bytes(part) == b"a" * 10
+    assert np.frombuffer(other, np.uint8).ctypes.data != address
+    del part
+    assert np.frombuffer(memory.get(500), np.uint8).ctypes.data == address
