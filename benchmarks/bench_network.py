@@ -4,7 +4,8 @@
 
 A local Hub in a process of its own, without TLS, answers after so many ms and sends so many MB/s on each connection, on
 all of them together what `--streams` of them carry.
-Measured in turn, each in a fresh process, and from the first byte that is asked for (start-up is left out for all):
+Measured in turn, each in a fresh process, without its start-up: the download from the first byte that is asked for,
+`tokenize` in both ways from its first chunk (that the workers load the vocabulary meanwhile is in both):
 
 - download: `snapshot_download` of the files, 8 workers, over plain HTTP (or Xet, with `--xet`).
 - local: `shardkit tokenize` of the same files in a local folder.

@@ -148,16 +148,16 @@ def test_a_shard_that_another_replaced_during_the_push_is_found_before_the_manif
     other = BucketRemote(PLACE)
     other.create(private=False)
     ((xet_hash, _),) = other._bucket.send([bytes(manifest.shards[1].bytes)])
-    real = BucketRemote._still_ours
+    real = bucket.still_ours
 
-    def still_ours(self: BucketRemote, shards: Any, small: Any) -> bool:
+    def still_ours(remote: Any, ours: bytes | None, shards: Any, small: Any) -> bool:
         if MANIFEST_NAME in small:
             other._bucket.change({other._path(manifest.shards[1].file): xet_hash})
-            self.files()
-        return real(self, shards, small)
+            remote.files()
+        return real(remote, ours, shards, small)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BucketRemote, "_still_ours", still_ours)
+        patch.setattr(bucket, "still_ours", still_ours)
         with pytest.raises(HubError, match=f"{manifest.shards[1].file} has other bytes than were sent"):
             push(tmp_path / "a", PLACE)
     assert push(tmp_path / "a", PLACE).sent_files == 1

@@ -509,13 +509,13 @@ def test_starting_workers_changes_nothing_in_the_process_that_starts_them(monkey
     watcher.start()
     try:
         with LocalRunner(4) as runner:
-            environments = [psutil.Process(pid).environ() for pid in runner.process_ids]
+            environments = [environment_of(pid) for pid in runner.process_ids]
     finally:
         stop.set()
         watcher.join()
     assert seen == []
     assert state() == before
-    assert all(environment["RAYON_NUM_THREADS"] == "1" for environment in environments)
+    assert {environment["RAYON_NUM_THREADS"] for environment in environments} == {"1"}
 
 
 def test_an_eot_that_a_vocabulary_makes_of_text_counts_as_the_start_of_a_document(tmp_path: Path) -> None:
