@@ -135,8 +135,9 @@ def made_up_words(millions: float) -> Iterator[list[str]]:
 
 def make_engine(name: str, encoding: str) -> Encode:
     """The engine `name` for a tiktoken encoding: texts to flat ids and offsets, one thread."""
+    from shardkit.tokenization.fast_json import fast_tokenizer_json
+    from shardkit.tokenization.tiktoken_files import load_encoding
     from shardkit.tokenization.tokenizer import Tokenizer
-    from shardkit.tokenization.vocabulary import fast_tokenizer_json, load_encoding
 
     if name in ("tiktoken", "fastokens"):
         return Tokenizer(encoding, encoder="fast" if name == "fastokens" else "tiktoken").encode_batch

@@ -78,7 +78,7 @@ def reference_encode(row: dict[str, Any]) -> Any:
 
 def run_reference(corpus: Path, out: Path, workers: int, shard_tokens: int) -> dict[str, float]:
     """The plain loop, with shards of `shard_tokens`; the pool is warm before the clock starts."""
-    from shardkit.tokenization.vocabulary import load_encoding
+    from shardkit.tokenization.tiktoken_files import load_encoding
 
     load_encoding("gpt2")  # puts the vocabulary where tiktoken finds it, also without a network
     total, index, filled = 0, 0, 0
@@ -206,7 +206,7 @@ def run_datatrove(corpus: Path, out: Path, workers: int) -> dict[str, float]:
     from shardkit.tokenization.tokenizer import Tokenizer
 
     path = out / "tokenizer.json"
-    path.write_text(str(Tokenizer("gpt2", encoder="fast").fast_json))
+    path.write_text(str(Tokenizer("gpt2", encoder="fast").vocabulary.fast_json))
     started = time.perf_counter()
     tokens = DocumentTokenizer(
         output_folder=str(out / "dt"), tokenizer_name_or_path=str(path), eos_token=None, shuffle_documents=False

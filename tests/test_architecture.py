@@ -131,7 +131,7 @@ SIGNATURES = {
     "documents ignore_index eot_id span cache cache_bytes revision format",
     "ShardLoader.from_env": "source batch_size seq_len split shuffle seed device prefetch verify ledger layout "
     "documents ignore_index eot_id span cache cache_bytes revision format",
-    "Tokenizer": "name encoder fast_json",
+    "Tokenizer": "name encoder",
     "machine_fault": "error",
     "merge_ledger": "folder",
     "open_shard": "path",

@@ -62,10 +62,8 @@ class RunSpec:
     def job(self) -> Job:
         """What the workers need of it. Raises `UsageError` for a function that cannot travel to them."""
         return Job(
-            tokenizer=self.tokenizer.name,
-            vocabulary=self.tokenizer.info.ranks_sha256,
+            vocabulary=self.tokenizer.vocabulary,
             encoder="fast" if self.tokenizer.is_fast else "tiktoken",
-            fast_json=self.tokenizer.fast_json,
             read=self.source.options,
             audit_stride=max(1, min(AUDIT_STRIDE, self.tokens_per_shard // 4096)),
             transform=by_value(self.transform),

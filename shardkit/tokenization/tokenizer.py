@@ -2,29 +2,37 @@
 
 `with_eot` writes the EOT rule: one EOT before each document, none inside.
 
-`tiktoken` (for a `tokenizer.json`: Hugging Face's `tokenizers`) is the reference: its `encode_ordinary` says what is
-right. `fast` is fastokens, given the same ranks and the same pattern. Nothing here knows of files of text or of shards.
+The reference says what is right; the fast engine gives the same ids (`engines.py` has both). Nothing here knows of
+files of text or of shards.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import cached_property
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shardkit.dataset.manifest import TokenizerInfo
 from shardkit.errors import AuditError, TokenizerError, UsageError
 from shardkit.tokenization import cutting
-from shardkit.tokenization.guarded import Unencodable, guarded
-from shardkit.tokenization.tokenizer_json import find_eot, has_pattern_of_gpt2, read_tokenizer_json
-from shardkit.tokenization.vocabulary import fast_tokenizer_json, load_encoding, rank_line
+from shardkit.tokenization.engines import (
+    Reference,
+    TokenBatch,
+    fast_engine,
+    make_reference,
+    reference_engine,
+    reference_name,
+    replace_surrogates,
+)
+from shardkit.tokenization.fast_json import fast_tokenizer_json
+from shardkit.tokenization.guarded import Unencodable
+from shardkit.tokenization.tokenizer_json import has_pattern_of_gpt2
+from shardkit.tokenization.vocabulary import Vocabulary, load_vocabulary
 
-TokenBatch = tuple[NDArray[np.unsignedinteger], NDArray[np.int64]]
 ENCODERS = ("auto", "fast", "tiktoken")
 # Encodings whose fast engine agreed with tiktoken on every code point in four contexts, on 104 MB of documents and on
 # pathological text (benchmarks/bench_encoders.py); `auto` uses it for these alone. Not among them: cl100k_base (takes
@@ -35,10 +43,10 @@ PROVEN = frozenset({"gpt2", "r50k_base"})
 class Tokenizer:
     """Encodes documents as `encode_ordinary` does: special tokens in the text are ordinary text.
 
-    `name` is a tiktoken encoding (`gpt2`), a path of a `tokenizer.json`, or `bytes` (ids 0-255, EOT 256). `encoder` is
-    `auto`, `fast` or `tiktoken` (the reference). Raises `TokenizerError` if the vocabulary cannot be had, `UsageError`
-    if there is no fast engine for it. Pass another instance's `fast_json` to reuse the merge table that it built, as
-    workers do.
+    `name` is a tiktoken encoding (`gpt2`), a path of a `tokenizer.json`, or `bytes` (ids 0-255, EOT 256); or a
+    `Vocabulary` that another instance has loaded (its `vocabulary`). `encoder` is `auto`, `fast` or `tiktoken` (the
+    reference). Raises `TokenizerError` if the vocabulary cannot be had, `UsageError` if there is no fast engine for it.
+    The engines are made when they are first needed.
 
     >>> tokenizer = Tokenizer("bytes")
     >>> ids, offsets = tokenizer.encode_batch(["ab", ""])
@@ -48,21 +56,19 @@ class Tokenizer:
     [15496, 995]
     """
 
-    info: TokenizerInfo
-
-    def __init__(self, name: str = "gpt2", *, encoder: str = "auto", fast_json: str | None = None) -> None:
+    def __init__(self, name: str | Vocabulary = "gpt2", *, encoder: str = "auto") -> None:
         if encoder not in ENCODERS:
             raise UsageError(f"unknown encoder {encoder!r}: expected one of {', '.join(ENCODERS)}")
-        self.name = name
-        self.fast_json = fast_json
-        if name == "bytes":
-            self._init_bytes()
-        elif name.endswith(".json"):
-            self._init_json(Path(name), fast=encoder == "fast")
-        else:
-            self._init_tiktoken(name, fast=encoder == "fast" or (encoder == "auto" and name in PROVEN))
+        self.vocabulary = name if isinstance(name, Vocabulary) else load_vocabulary(name)
+        self.name, self.info = self.vocabulary.name, self.vocabulary.info
         fits16 = self.info.vocab_size <= 1 << 16
         self.dtype: np.dtype[np.unsignedinteger] = np.dtype("<u2") if fits16 else np.dtype("<u4")
+        stated = self.vocabulary.tokenizer_json
+        # whether the parts that `cutting` makes of a text have the ids of the whole
+        self.cuts = stated is None or has_pattern_of_gpt2(json.loads(stated))
+        self.engine, self.engine_version = reference_name(self.vocabulary)
+        if self.engine != "bytes" and (encoder == "fast" or (encoder == "auto" and self.name in PROVEN)):
+            self._prepare_fast()
 
     @property
     def eot_id(self) -> int:
@@ -107,23 +113,24 @@ class Tokenizer:
 
     def warm_up(self) -> None:
         """Encode the vocabulary itself once, so that the fast engine's cache of words does not start empty (0.1 s)."""
-        self.encode_batch(["", *self._words()])
+        known = (self.vocabulary.encoding or {}).get("mergeable_ranks", {}) if self.is_fast else {}
+        self.encode_batch(["", *[t.decode() for t in known if t.decode(errors="ignore").encode() == t]])
 
     def encode_ordinary(self, text: str) -> list[int]:
         """Encode one document with the reference. Raises `TokenizerError` where that fails."""
         try:
-            return self._reference(text)
+            return self._reference.encode(text)
         except Unencodable as failure:
             raise TokenizerError(failure.why) from failure
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`; bytes that are not UTF-8 become U+FFFD, EOT becomes `<|endoftext|>`."""
-        return self._decode([int(i) for i in ids])
+        return self._reference.decode([int(i) for i in ids])
 
     def audit(self, text: str, ids: NDArray[np.unsignedinteger], where: str) -> None:
         """Check that `ids` is what the reference makes of `text`. Raises `AuditError` naming the document (`where`)."""
         try:
-            expected = self._reference(text)
+            expected = self._reference.encode(text)
         except Unencodable as failure:
             raise AuditError(
                 f"{where}: {failure.why}, so nobody can say whether {self.engine} is right there: install a newer one, "
@@ -151,7 +158,7 @@ class Tokenizer:
     ) -> NDArray[np.int64]:
         """Where the EOTs are in `stream`, which `with_eot` made: int64, in order; without a look at the tokens, where
         no text can give an EOT."""
-        if self._text_may_give_eot:
+        if self.vocabulary.tokenizer_json is not None:  # of whole words or pieces, one of which may be `</s>`
             return np.flatnonzero(stream == self.eot_id)
         starts = offsets[int(continued) : -1]
         return starts + np.arange(len(starts))
@@ -172,125 +179,22 @@ class Tokenizer:
                 self._encode_whole([text], number + place)
             raise
 
-    def _init_bytes(self) -> None:
-        self.engine, self.engine_version = "bytes", "1"
-        self.info = TokenizerInfo(
-            name="bytes", vocab_size=257, eot_id=256, ranks_sha256=hashlib.sha256(bytes(range(256))).hexdigest()
-        )
-        self.cuts = True
-        self._encode_batch = _encode_bytes
-        self._reference = lambda text: list(replace_surrogates(text).encode())
-        self._decode = lambda ids: "".join(
-            "<|endoftext|>" if part is None else bytes(part).decode("utf-8", "replace") for part in _split(ids, 256)
-        )
-
-    def _init_tiktoken(self, name: str, *, fast: bool) -> None:
-        encoding = load_encoding(name)
-        ranks = encoding._mergeable_ranks
-        self.info = TokenizerInfo(
-            name=name,
-            vocab_size=encoding.n_vocab,
-            eot_id=encoding.eot_token,
-            ranks_sha256=hashlib.sha256(
-                b"".join(rank_line(token, rank) for token, rank in sorted(ranks.items(), key=lambda item: item[1]))
-            ).hexdigest(),
-        )
-        self.cuts = True
-        tiktoken = f"tiktoken {version('tiktoken')}"
-        self._reference = lambda text: guarded(tiktoken, encoding.encode_ordinary, text)
-        self._decode = lambda ids: encoding.decode(ids, errors="replace")
-        if fast:
-            self._words = lambda: [t.decode() for t in ranks if t.decode(errors="ignore").encode() == t]
-            self._use_fastokens(
-                fast_tokenizer_json(ranks, encoding._pat_str) if self.fast_json is None else self.fast_json
-            )
-        else:
-            self.engine, self.engine_version = "tiktoken", version("tiktoken")
-            self._encode_batch = lambda texts: _pack([self._reference(text) for text in texts])
-
-    def _init_json(self, path: Path, *, fast: bool) -> None:
-        text, reference = read_tokenizer_json(path)
-        if not (vocabulary := reference.get_vocab(with_added_tokens=True)):
-            raise TokenizerError(f"{path} has an empty vocabulary: give the tokenizer.json of a trained tokenizer")
-        self.info = TokenizerInfo(
-            name=path.name,
-            vocab_size=max(vocabulary.values()) + 1,  # ids may have holes
-            eot_id=find_eot(path, reference),
-            ranks_sha256=hashlib.sha256(text.encode()).hexdigest(),
-        )
-        self._text_may_give_eot = True  # a model of whole words or pieces may hold `</s>` as one
-        self.cuts = has_pattern_of_gpt2(json.loads(text))
-        engine = f"tokenizers {version('tokenizers')}"
-
-        def encode(text: str) -> list[int]:
-            return list(reference.encode(replace_surrogates(text), add_special_tokens=False).ids)
-
-        self._reference = lambda text: guarded(engine, encode, text)
-        self._decode = lambda ids: str(reference.decode(ids, skip_special_tokens=False))
-        if fast:
-            self._use_fastokens(json.dumps({**json.loads(text), "truncation": None, "padding": None}))
-        else:
-            self.engine, self.engine_version = "tokenizers", version("tokenizers")
-            self._encode_batch = lambda texts: _pack([self._reference(t) for t in texts])
-
-    def _use_fastokens(self, tokenizer_json: str) -> None:
-        import fastokens
-
-        self.fast_json = tokenizer_json
-        try:
-            native = fastokens.Tokenizer.from_json_str(tokenizer_json)
-        except (ValueError, RuntimeError) as error:
-            raise UsageError(f"no fast engine for tokenizer {self.name}: {error}; use --encoder tiktoken") from error
+    def _prepare_fast(self) -> None:
+        """Leave nothing to do for those who get the vocabulary, and find out whether the fast engine can load it where
+        nobody has tried before."""
         self.engine, self.engine_version = "fastokens", version("fastokens")
+        vocabulary = self.vocabulary
+        if vocabulary.encoding is not None and vocabulary.fast_json is None:
+            spelled = fast_tokenizer_json(vocabulary.encoding["mergeable_ranks"], vocabulary.encoding["pat_str"])
+            self.vocabulary = replace(vocabulary, fast_json=spelled)
+        if self.name not in PROVEN:
+            self._encode_batch  # noqa: B018 (loads it)
 
-        def encode(texts: Sequence[str]) -> TokenBatch:
-            ids, offsets = native.encode_batch_flat(list(texts), split_special_tokens=True)
-            return np.frombuffer(ids, dtype="<u4"), np.frombuffer(offsets, dtype="<u8").astype(np.int64)
+    @cached_property
+    def _reference(self) -> Reference:
+        return make_reference(self.vocabulary)
 
-        self._encode_batch = encode
-
-    engine: str
-    engine_version: str
-    cuts: bool  # whether the parts that `cutting` makes of a text have the ids of the whole
-    _text_may_give_eot = False
-    _words: Callable[[], list[str]] = staticmethod(list)
-    _encode_batch: Callable[[Sequence[str]], TokenBatch]
-    _reference: Callable[[str], list[int]]
-    _decode: Callable[[list[int]], str]
-
-
-def replace_surrogates(text: str) -> str:
-    """`text` with surrogate pairs joined and lone surrogates replaced by U+FFFD, as tiktoken does."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
-
-
-def _encode_bytes(texts: Sequence[str]) -> TokenBatch:
-    parts = [text.encode() for text in texts]
-    offsets = np.zeros(len(parts) + 1, dtype=np.int64)
-    np.cumsum([len(part) for part in parts], out=offsets[1:])
-    return np.frombuffer(b"".join(parts), dtype=np.uint8), offsets
-
-
-def _pack(encoded: list[list[int]]) -> TokenBatch:
-    offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
-    np.cumsum([len(ids) for ids in encoded], out=offsets[1:])
-    flat = np.empty(int(offsets[-1]), dtype=np.uint32)
-    for ids, start in zip(encoded, offsets.tolist(), strict=False):
-        flat[start : start + len(ids)] = ids
-    return flat, offsets
-
-
-def _split(ids: list[int], eot: int) -> list[list[int] | None]:
-    parts: list[list[int] | None] = [[]]
-    for token in ids:
-        if token == eot:
-            parts += [None, []]
-        else:
-            last = parts[-1]
-            if last is not None:
-                last.append(token)
-    return parts
+    @cached_property
+    def _encode_batch(self) -> Callable[[Sequence[str]], TokenBatch]:
+        engine = fast_engine(self.vocabulary) if self.is_fast else reference_engine(self._reference)
+        return engine.encode_batch

@@ -14,19 +14,24 @@ _EOT_NAMES = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eot_id|>",
 
 def read_tokenizer_json(path: Path) -> tuple[str, Any]:
     """The file's text, and the tokenizer made of it, for which all text is ordinary. Raises `TokenizerError`."""
-    import tokenizers
-
     try:
         text = read_small_file(path).decode("utf-8")
-        reference = tokenizers.Tokenizer.from_str(text)
+        return text, parse_tokenizer_json(text)
     except OSError as error:
         raise TokenizerError(f"cannot read tokenizer {path}: {error.strerror or error}") from error
     except Exception as error:
         raise TokenizerError(f"{path} is not a tokenizer.json: {error}") from error
-    reference.encode_special_tokens = True  # a literal <|endoftext|> is text, as in encode_ordinary
-    reference.no_truncation()  # many published files cut or pad to a model's length
-    reference.no_padding()
-    return text, reference
+
+
+def parse_tokenizer_json(text: str) -> Any:
+    """The `tokenizers.Tokenizer` of a file's text, for which all text is ordinary. Raises what that library does."""
+    import tokenizers
+
+    made = tokenizers.Tokenizer.from_str(text)
+    made.encode_special_tokens = True  # a literal <|endoftext|> is text, as in encode_ordinary
+    made.no_truncation()  # many published files cut or pad to a model's length
+    made.no_padding()
+    return made
 
 
 def has_pattern_of_gpt2(stated: dict[str, Any]) -> bool:

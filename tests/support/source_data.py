@@ -58,12 +58,9 @@ def packed(name: str, data: bytes) -> bytes:
 
 def job_of(tokenizer: str, options: ReadOptions, **more: Any) -> Job:
     """What a worker is told, with an audit of every document."""
-    made = Tokenizer(tokenizer)
     return Job(
-        tokenizer=tokenizer,
-        vocabulary=made.info.ranks_sha256,
+        vocabulary=Tokenizer(tokenizer).vocabulary,
         encoder="auto",
-        fast_json=None,
         read=options,
         audit_stride=1,
         **more,

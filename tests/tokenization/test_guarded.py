@@ -56,7 +56,9 @@ def test_a_document_that_never_ends_is_named_and_the_caller_goes_on(monkeypatch:
     tokenizer = Tokenizer("gpt2", encoder="fast")
     text = "^" * guarded._LONG
     ids, _ = tokenizer.encode_batch([text])
-    tokenizer._reference = lambda text: guarded.guarded("tiktoken 0.8", hangs, text)
+    tokenizer._reference = tokenizer._reference._replace(
+        encode=lambda text: guarded.guarded("tiktoken 0.8", hangs, text)
+    )
     with pytest.raises(AuditError, match=r"a\.jsonl, row 3: tiktoken 0\.8 has not encoded its 32,768 .* newer one"):
         tokenizer.audit(text, ids, "a.jsonl, row 3")
     with pytest.raises(TokenizerError, match="has not encoded"):
@@ -66,7 +68,9 @@ def test_a_document_that_never_ends_is_named_and_the_caller_goes_on(monkeypatch:
 
 def test_the_audit_names_the_document_that_the_reference_panics_on() -> None:
     tokenizer = Tokenizer("gpt2", encoder="fast")
-    tokenizer._reference = lambda text: guarded.guarded("tiktoken 0.8", panics, text)
+    tokenizer._reference = tokenizer._reference._replace(
+        encode=lambda text: guarded.guarded("tiktoken 0.8", panics, text)
+    )
     with pytest.raises(AuditError, match=r"row 7: tiktoken 0\.8 failed .*PanicException.*leave the document out"):
         tokenizer.audit("bad", np.array([1], "<u4"), "row 7")
 

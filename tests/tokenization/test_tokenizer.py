@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import pickle
 import sys
 from functools import cache
 from itertools import pairwise
@@ -16,8 +18,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shardkit.errors import AuditError, TokenizerError, UsageError
-from shardkit.tokenization.tokenizer import PROVEN, Tokenizer, replace_surrogates
-from shardkit.tokenization.vocabulary import fast_tokenizer_json, load_encoding
+from shardkit.tokenization.engines import replace_surrogates
+from shardkit.tokenization.fast_json import fast_tokenizer_json, find_splits, known_splits
+from shardkit.tokenization.tiktoken_files import load_encoding
+from shardkit.tokenization.tokenizer import PROVEN, Tokenizer
+from shardkit.tokenization.vocabulary import load_vocabulary
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=60)  # every code point, lone surrogates too
 DENSE = st.text(st.sampled_from("aAbsS'ld1٣ \t\r\n\0\u00a0\u2028!?<|>_é\u0301日\U0001f600\ud83d\ude00"), max_size=60)
@@ -160,9 +165,39 @@ def test_unknown_names_are_one_clear_error() -> None:
         Tokenizer("gpt2", encoder="quick")
 
 
-def test_a_worker_needs_only_the_json_of_the_first_instance() -> None:
-    again = Tokenizer("gpt2", encoder="fast", fast_json=tokenizer().fast_json)
-    assert rows(again.encode_batch(["some text"])) == [reference().encode_ordinary("some text")]
+@pytest.mark.parametrize("name", ["gpt2", "bytes", "tokenizer.json"])
+def test_a_worker_needs_only_the_vocabulary_that_the_first_instance_loaded(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = str(train(tmp_path / name, specials=["</s>"])) if name.endswith(".json") else name
+    first = Tokenizer(name)
+    carried = pickle.loads(pickle.dumps(first.vocabulary))
+    monkeypatch.setattr("shardkit.tokenization.tokenizer.load_vocabulary", None)
+    monkeypatch.setattr("shardkit.tokenization.tokenizer.fast_tokenizer_json", None)
+    again = Tokenizer(carried)
+    assert (again.info, again.dtype, again.engine, again.cuts) == (first.info, first.dtype, first.engine, first.cuts)
+    assert rows(again.encode_batch(SAMPLE)) == rows(first.encode_batch(SAMPLE))
+    assert again.decode(again.encode_ordinary(SAMPLE[1])) == SAMPLE[1]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "r50k_base", "p50k_base", "cl100k_base", "o200k_base"])
+def test_the_known_splits_are_those_that_the_ranks_give(name: str) -> None:
+    ranks = reference(name)._mergeable_ranks
+    known = known_splits(ranks)
+    assert known is not None
+    tokens = [token for token in sorted(ranks, key=lambda token: ranks[token]) if len(token) > 1]
+    some = slice(None) if name == "gpt2" else slice(0, None, 29)
+    assert known[some] == find_splits(ranks, tokens[some])
+    assert len(known) == len(tokens)
+
+
+def test_an_encoding_without_known_splits_gets_the_same_merges(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = {token: rank for token, rank in reference()._mergeable_ranks.items() if rank < 3_000}
+    assert known_splits(ranks) is None
+    merges = json.loads(fast_tokenizer_json(ranks, reference()._pat_str))["model"]["merges"]
+    whole = json.loads(fast_tokenizer_json(reference()._mergeable_ranks, reference()._pat_str))["model"]["merges"]
+    assert merges == whole[: len(merges)]
+    assert len(merges) == 3_000 - 256
 
 
 # the audit ---------------------------------------------------------------------------------------------------------
@@ -177,7 +212,7 @@ def doctored() -> str:
 
 
 def test_the_audit_names_the_document_that_a_wrong_engine_gets_wrong() -> None:
-    wrong = Tokenizer("gpt2", encoder="fast", fast_json=doctored())
+    wrong = Tokenizer(dataclasses.replace(load_vocabulary("gpt2"), fast_json=doctored()), encoder="fast")
     right, bad = "nothing amiss", "we saw the sea and more"
     ids, offsets = wrong.encode_batch([right, bad])
     wrong.audit(right, ids[: offsets[1]], "a.parquet, row 0")

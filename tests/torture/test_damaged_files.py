@@ -33,7 +33,7 @@ from shardkit.dataset.token_stream import open_split
 from shardkit.errors import ShardkitError, ShardkitWarning, SourceError
 from shardkit.look.verify import verify
 from shardkit.sources.texts import BadRow
-from shardkit.tokenization.vocabulary import fast_tokenizer_json
+from shardkit.tokenization.fast_json import fast_tokenizer_json
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.config import make_config, read_toml
 

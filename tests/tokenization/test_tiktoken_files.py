@@ -1,4 +1,4 @@
-"""`vocabularies`: the right bytes where tiktoken looks for them, or one clear error."""
+"""`tiktoken_files`: the right bytes where tiktoken looks for them, or one clear error."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import tiktoken_ext.openai_public as openai_public
 
-import shardkit.tokenization.vocabulary as vocabularies
+import shardkit.tokenization.tiktoken_files as tiktoken_files
 from shardkit.errors import TokenizerError
-from shardkit.tokenization.vocabulary import byte_to_unicode, load_encoding, seed_tiktoken_cache
+from shardkit.tokenization.tiktoken_files import byte_to_unicode, load_encoding, seed_tiktoken_cache
 
 OFFLINE = ("gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "o200k_base", "o200k_harmony")
 PLUGINS = Path(openai_public.__file__)
@@ -29,8 +29,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_every_file_that_tiktoken_would_download_is_known_with_its_hash() -> None:
     source = PLUGINS.read_text(encoding="utf-8")
-    known = {item for files in vocabularies._FILES.values() for item in files}
-    assert set(vocabularies._FILES) == set(openai_public.ENCODING_CONSTRUCTORS)
+    known = {item for files in tiktoken_files._FILES.values() for item in files}
+    assert set(tiktoken_files._FILES) == set(openai_public.ENCODING_CONSTRUCTORS)
     for url, sha256 in known:
         assert f'"{url}"' in source
         assert f'"{sha256}"' in source
@@ -39,7 +39,7 @@ def test_every_file_that_tiktoken_would_download_is_known_with_its_hash() -> Non
 @pytest.mark.parametrize("name", OFFLINE)
 def test_the_offline_packages_fill_the_cache_with_verified_files(cache: Path, name: str) -> None:
     assert seed_tiktoken_cache(name)
-    for url, sha256 in vocabularies._FILES[name]:
+    for url, sha256 in tiktoken_files._FILES[name]:
         path = cache / hashlib.sha1(url.encode()).hexdigest()
         assert hashlib.sha256(path.read_bytes()).hexdigest() == sha256
     times = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
@@ -52,7 +52,7 @@ def test_a_damaged_file_in_the_cache_is_replaced(cache: Path) -> None:
     (path,) = cache.iterdir()
     path.write_bytes(path.read_bytes()[:-100])
     assert seed_tiktoken_cache("r50k_base")
-    assert hashlib.sha256(path.read_bytes()).hexdigest() == vocabularies._FILES["r50k_base"][0][1]
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == tiktoken_files._FILES["r50k_base"][0][1]
 
 
 def test_a_package_with_another_file_is_refused(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +104,7 @@ def without_packages(code: str, **env: str) -> str:
     environment = {**os.environ, "HTTPS_PROXY": proxy, "https_proxy": proxy, "PYTHONPATH": str(Path.cwd()), **env}
     code = (
         hide
-        + "from shardkit.tokenization.vocabulary import load_encoding\nfrom shardkit.errors import TokenizerError\n"
+        + "from shardkit.tokenization.tiktoken_files import load_encoding\nfrom shardkit.errors import TokenizerError\n"
         + code
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

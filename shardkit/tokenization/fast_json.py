@@ -1,0 +1,104 @@
+"""A tiktoken vocabulary as the `tokenizer.json` that the fast engine reads.
+
+Its merges are not in tiktoken's files: which two tokens each token is made of follows from the ranks, in seconds of
+Python. For the encodings that tiktoken brings, `splits.npz` has the answer: for each token of two bytes or more, in the
+order of ranks, the length of the left one. `python -m shardkit.tokenization.fast_json` writes the file anew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from shardkit.errors import TokenizerError
+from shardkit.tokenization.tiktoken_files import byte_to_unicode, load_encoding, ranks_sha256
+
+SPLITS = Path(__file__).with_name("splits.npz")
+_WITH_SPLITS = ("r50k_base", "p50k_base", "cl100k_base", "o200k_base")
+
+
+def fast_tokenizer_json(ranks: dict[bytes, int], pattern: str) -> str:
+    """A `tokenizer.json` with tiktoken's ranks and pattern and no special tokens, for the fast engine.
+
+    Raises `TokenizerError` for ranks that no byte-pair training can have given.
+    """
+    table = byte_to_unicode()
+    spelled = {token: "".join([table[byte] for byte in token]) for token in ranks}
+    by_rank = [token for token, _ in sorted(ranks.items(), key=lambda item: item[1]) if len(token) > 1]
+    merges = [
+        (spelled[token[:length]], spelled[token[length:]])
+        for token, length in zip(by_rank, known_splits(ranks) or find_splits(ranks, by_rank), strict=True)
+    ]
+    gpt2 = "'(?:[sdmt]|ll|ve|re)" in pattern  # the engine has GPT-2's pattern built in, and it is faster
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": gpt2}
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    pre = byte_level if gpt2 else {"type": "Sequence", "pretokenizers": [split, byte_level]}
+    model = {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": False,
+        "vocab": {spelled[token]: rank for token, rank in ranks.items()},
+        "merges": merges,
+    }
+    return json.dumps(
+        {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [],
+            "normalizer": None,
+            "pre_tokenizer": pre,
+            "post_processor": None,
+            "decoder": byte_level,
+            "model": model,
+        }
+    )
+
+
+def known_splits(ranks: dict[bytes, int]) -> list[int] | None:
+    """What `splits.npz` has for these ranks; None for those of another encoding."""
+    with np.load(SPLITS, allow_pickle=False) as known:
+        found: list[int] | None = known[name].tolist() if (name := ranks_sha256(ranks)) in known else None
+    return found
+
+
+def find_splits(ranks: dict[bytes, int], tokens: Iterable[bytes]) -> list[int]:
+    """For each of `tokens` the length of the left one of the two tokens whose merge makes it."""
+    return [len(_last_merge(ranks, token, ranks[token])[0]) for token in tokens]
+
+
+def _last_merge(ranks: dict[bytes, int], token: bytes, rank: int) -> tuple[bytes, bytes]:
+    """The two parts whose merge makes `token`: byte-pair encoding of it with the ranks below its own."""
+    parts = [token[i : i + 1] for i in range(len(token))]
+    while len(parts) > 2:
+        pairs = [ranks.get(a + b, rank) for a, b in pairwise(parts)]
+        best = min(pairs)
+        if best >= rank:
+            break
+        at = pairs.index(best)
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+    if len(parts) != 2:
+        raise TokenizerError(f"token {token!r} cannot be built from tokens of lower rank: not a byte-pair vocabulary")
+    return parts[0], parts[1]
+
+
+def _write_splits() -> None:
+    splits = {}
+    for name in _WITH_SPLITS:
+        ranks = load_encoding(name)._mergeable_ranks
+        tokens = [token for token, _ in sorted(ranks.items(), key=lambda item: item[1]) if len(token) > 1]
+        splits[ranks_sha256(ranks)] = np.array(find_splits(ranks, tokens), np.uint8)
+    np.savez_compressed(SPLITS, allow_pickle=False, **splits)
+
+
+if __name__ == "__main__":
+    _write_splits()
