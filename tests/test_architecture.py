@@ -77,6 +77,7 @@ def test_every_file_that_may_import_something_exists() -> None:
         ("trainer/checkpoint.py", "torch.load(path)", "torch.load without weights_only=True"),
         ("trainer/checkpoint.py", "torch.load(path, weights_only=False)", "torch.load without weights_only=True"),
         ("trainer/checkpoint.py", "pickle.load(file)", "calls pickle.load"),
+        ("shardkit/tokenization/worker.py", "pickle.loads(data)", "calls pickle.loads"),
     ],
 )
 def test_a_planted_violation_is_found(path: str, text: str, found: str) -> None:

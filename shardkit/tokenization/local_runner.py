@@ -29,6 +29,7 @@ from shardkit.errors import WorkerError
 from shardkit.sources.remote_bytes import traffic
 from shardkit.sources.source import Chunk, Fetched, Piece
 from shardkit.tokenization.chunk_feed import ChunkFeed, WaitingFeed
+from shardkit.tokenization.pipes import receive, receive_bytes, send, send_bytes
 from shardkit.tokenization.spawning import Worker, start_workers
 from shardkit.tokenization.worker import ChunkEncoder, EncodedChunk, Job
 
@@ -138,10 +139,10 @@ class LocalRunner:
     def _receive_result(self, pipe: Connection) -> EncodedChunk:
         """What `_send_result` sent, its arrays in memory of ours. Raises `EOFError` if the worker is gone."""
         result: EncodedChunk
-        result, dtype, tokens, documents = pipe.recv()
+        result, dtype, tokens, documents = receive(pipe)
         positions_bytes = 8 * documents
         memory = self._memory(positions_bytes + tokens * np.dtype(dtype).itemsize)
-        _receive_bytes(pipe, memory.data)
+        receive_bytes(pipe, memory.data)
         result.eot_positions = memory[:positions_bytes].view(np.int64)
         result.tokens = memory[positions_bytes:].view(dtype)
         return result
@@ -170,9 +171,9 @@ class LocalRunner:
     def _send(self, worker: Worker, message: object) -> None:
         try:
             if isinstance(message, memoryview):
-                _send_bytes(worker.pipe, message)
+                send_bytes(worker.pipe, message)
             else:
-                worker.pipe.send(message)
+                send(worker.pipe, message)
         except (BrokenPipeError, ConnectionError):
             raise self._death(worker) from None
 
@@ -205,12 +206,12 @@ def _receive_chunks(pipe: Connection, put: Callable[[Any], None]) -> None:
     """Receive jobs and chunks, with what was fetched for them, until the pipe ends."""
     footer: Piece | None = None
     while True:
-        message = pipe.recv()
+        message = receive(pipe)
         if isinstance(message, _Parcel):
             pieces: list[Piece] = []
             for start, size in message.sizes:
                 data = bytearray(size)
-                _receive_bytes(pipe, memoryview(data))
+                receive_bytes(pipe, memoryview(data))
                 pieces.append((start, data))
             chunk = message.chunk
             if message.is_fetched:
@@ -238,7 +239,7 @@ def work(descriptor: int) -> None:
             traceback.print_exc()
             os._exit(1)
 
-    def send() -> None:
+    def send_results() -> None:
         try:
             while True:
                 _send_result(pipe, results.get())
@@ -249,7 +250,7 @@ def work(descriptor: int) -> None:
             os._exit(1)
 
     threading.Thread(target=receive, daemon=True).start()
-    threading.Thread(target=send, daemon=True).start()
+    threading.Thread(target=send_results, daemon=True).start()
     for module in ("pyarrow.parquet", "tiktoken", "fastokens"):  # while the main process still loads the vocabulary
         importlib.import_module(module)
     encoder: ChunkEncoder | None = None
@@ -273,22 +274,6 @@ def _send_result(pipe: Connection, result: EncodedChunk) -> None:
     """Send `result`; its arrays follow as raw bytes, the positions first: they must lie on 8-byte boundaries."""
     tokens, positions = result.tokens, result.eot_positions
     result.tokens, result.eot_positions = np.empty(0, np.uint16), np.empty(0, np.int64)
-    pipe.send((result, tokens.dtype.str, len(tokens), len(positions)))
+    send(pipe, (result, tokens.dtype.str, len(tokens), len(positions)))
     for array in (positions, tokens):
-        _send_bytes(pipe, array.view(np.uint8).data)
-
-
-# A connection's own `recv_bytes` reads a large message in pieces of new memory: ten times the processor time of reading
-# it into place (benchmarks/RESULTS.md).
-def _send_bytes(pipe: Connection, data: memoryview) -> None:
-    while data:
-        data = data[os.write(pipe.fileno(), data) :]
-
-
-def _receive_bytes(pipe: Connection, into: memoryview) -> None:
-    """Fill `into` with what `_send_bytes` sent. Raises `EOFError` if the other side is gone."""
-    while into:
-        count = os.readv(pipe.fileno(), [into])
-        if count == 0:
-            raise EOFError
-        into = into[count:]
+        send_bytes(pipe, array.view(np.uint8).data)

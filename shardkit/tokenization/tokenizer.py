@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 
@@ -28,10 +27,9 @@ from shardkit.tokenization.engines import (
     reference_name,
     replace_surrogates,
 )
-from shardkit.tokenization.fast_json import fast_tokenizer_json
 from shardkit.tokenization.guarded import Unencodable
 from shardkit.tokenization.tokenizer_json import has_pattern_of_gpt2
-from shardkit.tokenization.vocabulary import Vocabulary, load_vocabulary
+from shardkit.tokenization.vocabulary import Vocabulary, load_vocabulary, with_fast_json
 
 ENCODERS = ("auto", "fast", "tiktoken")
 # Encodings whose fast engine agreed with tiktoken on every code point in four contexts, on 104 MB of documents and on
@@ -183,10 +181,7 @@ class Tokenizer:
         """Leave nothing to do for those who get the vocabulary, and find out whether the fast engine can load it where
         nobody has tried before."""
         self.engine, self.engine_version = "fastokens", version("fastokens")
-        vocabulary = self.vocabulary
-        if vocabulary.encoding is not None and vocabulary.fast_json is None:
-            spelled = fast_tokenizer_json(vocabulary.encoding["mergeable_ranks"], vocabulary.encoding["pat_str"])
-            self.vocabulary = replace(vocabulary, fast_json=spelled)
+        self.vocabulary = with_fast_json(self.vocabulary)
         if self.name not in PROVEN:
             self._encode_batch  # noqa: B018 (loads it)
 

@@ -7,17 +7,19 @@ one on another machine, makes no difference.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from shardkit.dataset.manifest import TokenizerInfo
 from shardkit.errors import TokenizerError
-from shardkit.tokenization.tiktoken_files import load_encoding, ranks_sha256
+from shardkit.tokenization.fast_json import fast_tokenizer_json
+from shardkit.tokenization.tiktoken_files import load_encoding, ranks_sha256, seed_tiktoken_cache
 from shardkit.tokenization.tokenizer_json import find_eot, read_tokenizer_json
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Vocabulary:
     """A vocabulary that was loaded: `name` as it was given, `info` for the manifest, and what engines are made of.
 
@@ -41,8 +43,19 @@ def load_vocabulary(name: str) -> Vocabulary:
     return _from_file(Path(name)) if name.endswith(".json") else _from_tiktoken(name)
 
 
+@lru_cache(maxsize=2)
+def with_fast_json(vocabulary: Vocabulary) -> Vocabulary:
+    """`vocabulary` with its `fast_json`. Raises `TokenizerError` for ranks that no byte-pair training has given."""
+    known = vocabulary.encoding
+    if known is None or vocabulary.fast_json is not None:
+        return vocabulary
+    return replace(vocabulary, fast_json=fast_tokenizer_json(known["mergeable_ranks"], known["pat_str"]))
+
+
+@lru_cache(maxsize=2)
 def _from_tiktoken(name: str) -> Vocabulary:
-    encoding = load_encoding(name)
+    # The two files of gpt2 hold what the one of r50k_base does, in a form that takes four times as long to read.
+    encoding = load_encoding("r50k_base" if name == "gpt2" and seed_tiktoken_cache("r50k_base") else name)
     ranks = encoding._mergeable_ranks
     return Vocabulary(
         name=name,

@@ -29,7 +29,7 @@ REPO = "alice/demo"
 ROOT = Path(__file__).parents[2]
 OPEN = """
 import json, sys
-from shardkit.sources import open_source
+from shardkit.sources.open import open_source
 print(json.dumps([file.path for file in open_source(sys.argv[1]).files]))
 """
 

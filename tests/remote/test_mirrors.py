@@ -27,8 +27,8 @@ from shardkit.remote.pull import pull
 from shardkit.remote.push import push
 from shardkit.remote.streaming.contents import open_dataset
 from shardkit.remote.streaming.folder import CacheFolder
-from shardkit.sources import open_source
 from shardkit.sources.chunks import iter_chunks
+from shardkit.sources.open import open_source
 from shardkit.sources.texts import read_chunk
 
 REPO, TEXTS = "alice/demo", "alice/texts"

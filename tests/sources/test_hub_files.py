@@ -17,8 +17,8 @@ from shardkit.dataset.manifest import Manifest
 from shardkit.errors import AuthError, OutputError, ShardkitWarning, SourceError, UsageError
 from shardkit.look.info import describe
 from shardkit.remote.push import push
-from shardkit.sources import open_source
 from shardkit.sources.chunks import iter_chunks
+from shardkit.sources.open import open_source
 from shardkit.sources.source import Source
 from shardkit.sources.texts import read_chunk
 from shardkit.tokenization.pipeline import tokenize

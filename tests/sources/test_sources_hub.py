@@ -31,7 +31,7 @@ import datasets, json, sys
 from pathlib import Path
 from shardkit.errors import ShardkitError
 from shardkit import network
-from shardkit.sources import open_source
+from shardkit.sources.open import open_source
 from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.texts import read_chunk
 network.FIRST_WAIT_SECONDS = 0.001

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import random
-from collections.abc import Iterator
 from typing import Any
 
 NESTED: Any = json.loads("[" * 900 + "]" * 900)
@@ -26,17 +25,21 @@ HOSTILE: list[Any] = [
 ]
 
 
-def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place in a JSON value, the root too."""
-    yield path
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for name, item in items:
-        yield from places(item, (*path, name))
+def places(value: Any) -> list[tuple[Any, ...]]:
+    """Every place in a JSON value, the root too. Without recursion: values are nested deep."""
+    found: list[tuple[Any, ...]] = []
+    upcoming: list[tuple[tuple[Any, ...], Any]] = [((), value)]
+    while upcoming:
+        path, item = upcoming.pop()
+        found.append(path)
+        held = item.items() if isinstance(item, dict) else enumerate(item) if isinstance(item, list) else ()
+        upcoming += reversed([((*path, name), inner) for name, inner in held])
+    return found
 
 
 def mutated(value: Any, rng: random.Random) -> Any:
     """`value` with one thing about it changed."""
-    path = rng.choice(list(places(value)))
+    path = rng.choice(places(value))
     if not path:
         return rng.choice(HOSTILE)
     value = holder = copy.copy(value)

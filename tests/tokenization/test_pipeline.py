@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -32,6 +33,7 @@ from shardkit.errors import (
     WorkerError,
 )
 from shardkit.tokenization.local_runner import LocalRunner
+from shardkit.tokenization.vocabulary import Vocabulary, with_fast_json
 
 SMALL_CHUNK = 1 << 15
 
@@ -244,14 +246,12 @@ def test_an_engine_that_is_wrong_stops_the_run_before_anything_is_published(
 
     from shardkit.tokenization import tokenizer
 
-    true_json = tokenizer.fast_tokenizer_json
-
-    def doctored(ranks: dict[bytes, int], pattern: str) -> str:
-        model = json.loads(true_json(ranks, pattern))
+    def doctored(vocabulary: Vocabulary) -> Vocabulary:
+        model = json.loads(with_fast_json(vocabulary).fast_json or "")
         model["model"]["merges"].remove(["Ġt", "he"])
-        return json.dumps(model)
+        return dataclasses.replace(vocabulary, fast_json=json.dumps(model))
 
-    monkeypatch.setattr(tokenizer, "fast_tokenizer_json", doctored)
+    monkeypatch.setattr(tokenizer, "with_fast_json", doctored)
     with pytest.raises(AuditError, match=r"parquet, row groups .* differ at token"):
         tokenize(corpus, tmp_path / "out", shard_tokens=50_000, chunk_bytes=SMALL_CHUNK)
     assert not (tmp_path / "out" / "manifest.json").exists()
@@ -310,7 +310,7 @@ def test_what_is_wrong_first_in_the_stream_is_reported_first_and_all_before_it_i
 
 def test_a_bug_in_sending_ends_the_run_and_does_not_hang_it(tmp_path: Path) -> None:
     def sabotage(text: str) -> str:
-        sys.modules["shardkit.tokenization.local_runner"].__dict__["_send_bytes"] = None
+        sys.modules["shardkit.tokenization.local_runner"].__dict__["send_bytes"] = None
         return text
 
     write_parquet(tmp_path / "a.parquet", ["text"] * 10, rows=5)

@@ -173,11 +173,21 @@ def test_a_worker_needs_only_the_vocabulary_that_the_first_instance_loaded(
     first = Tokenizer(name)
     carried = pickle.loads(pickle.dumps(first.vocabulary))
     monkeypatch.setattr("shardkit.tokenization.tokenizer.load_vocabulary", None)
-    monkeypatch.setattr("shardkit.tokenization.tokenizer.fast_tokenizer_json", None)
+    monkeypatch.setattr("shardkit.tokenization.vocabulary.fast_tokenizer_json", None)
     again = Tokenizer(carried)
     assert (again.info, again.dtype, again.engine, again.cuts) == (first.info, first.dtype, first.engine, first.cuts)
     assert rows(again.encode_batch(SAMPLE)) == rows(first.encode_batch(SAMPLE))
     assert again.decode(again.encode_ordinary(SAMPLE[1])) == SAMPLE[1]
+
+
+def test_gpt2_is_the_same_vocabulary_from_the_file_of_r50k_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    from shardkit.tokenization import vocabulary
+
+    quick = vocabulary._from_tiktoken.__wrapped__("gpt2")
+    monkeypatch.setattr(vocabulary, "seed_tiktoken_cache", lambda name: False)
+    slow = vocabulary._from_tiktoken.__wrapped__("gpt2")
+    assert (quick.info, quick.encoding) == (slow.info, slow.encoding)
+    assert quick.info.name == quick.encoding["name"] == "gpt2"
 
 
 @pytest.mark.parametrize("name", ["gpt2", "r50k_base", "p50k_base", "cl100k_base", "o200k_base"])
