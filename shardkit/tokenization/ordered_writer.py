@@ -246,7 +246,13 @@ class OrderedWriter:
     def _finish_shard(self, writer: ShardWriter, info: ShardInfo, resume: Resume) -> None:
         made = writer.finish(self.directory / info.file)
         info = dataclasses.replace(info, tokens=made.tokens, bytes=made.bytes, sha256=made.sha256)
-        self._seen.note(info)
+        try:
+            self._seen.note(info)
+        except ShardError as error:
+            raise OutputError(
+                f"{self.directory} was written to by somebody else, {info.file} is not the file that was put there: "
+                "run the same command again"
+            ) from error
         self.journal.append(info, resume)
         if self.uploads is not None:
             self.uploads.submit(info)

@@ -17,6 +17,7 @@ from run_data import after, change_line, make, stop
 from shardkit import Manifest
 from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.manifest import MANIFEST_NAME
+from shardkit.dataset.shards import ShardWriter
 from shardkit.errors import OutputError, ShardkitWarning
 from shardkit.tokenization.output_folder import claim, clear
 
@@ -122,6 +123,29 @@ def test_a_run_whose_folder_became_another_runs_writes_nothing_into_it(stopped: 
         make(out, shard_tokens=30_000, progress=after(3, replace))
     assert (out / JOURNAL_FILE).read_bytes() == (stopped / JOURNAL_FILE).read_bytes()
     assert folder_bytes(out) == folder_bytes(stopped)
+
+
+@pytest.mark.parametrize("what", ["gone", "another"])
+def test_a_shard_that_is_taken_away_when_it_was_just_finished_ends_the_run_in_one_line(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    finish = ShardWriter.finish
+
+    def finish_and_lose(writer: ShardWriter, target: Path) -> Any:
+        made = finish(writer, target)
+        target.unlink()
+        if what == "another":
+            target.write_bytes(b"short")
+        return made
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardWriter, "finish", finish_and_lose)
+        with pytest.raises(
+            OutputError, match=r"out was written to by somebody else, p_val_000000\.npy is not"
+        ):
+            make(tmp_path / "out")
+    make(tmp_path / "out")
+    assert folder_bytes(tmp_path / "out") == folder_bytes(whole)
 
 
 def test_a_manifest_that_is_not_of_this_run_is_no_sign_that_it_is_finished(
