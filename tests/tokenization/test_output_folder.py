@@ -140,9 +140,7 @@ def test_a_shard_that_is_taken_away_when_it_was_just_finished_ends_the_run_in_on
 
     with monkeypatch.context() as patch:
         patch.setattr(ShardWriter, "finish", finish_and_lose)
-        with pytest.raises(
-            OutputError, match=r"out was written to by somebody else, p_val_000000\.npy is not"
-        ):
+        with pytest.raises(OutputError, match=r"out was written to by somebody else, p_val_000000\.npy is not"):
             make(tmp_path / "out")
     make(tmp_path / "out")
     assert folder_bytes(tmp_path / "out") == folder_bytes(whole)
