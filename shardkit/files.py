@@ -239,7 +239,7 @@ def _lock(path: Path, *, wait: bool) -> Callable[[], None]:
             raise BlockingIOError(errno.EAGAIN, "locked") from error
         return lock.release
     missing = 0
-    while missing < 100:
+    while missing < 100:  # times that the folder was removed meanwhile
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
