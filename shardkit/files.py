@@ -14,6 +14,8 @@ from functools import partial
 from io import BufferedReader, RawIOBase
 from pathlib import Path
 
+import filelock
+
 from shardkit.errors import DiskFull, OutputError
 
 _BLOCK = 1 << 20
@@ -197,6 +199,10 @@ def write_error(error: OSError, path: Path, needed: int) -> OutputError:
     return OutputError(f"cannot write {path}: {error.strerror or error}")
 
 
+_LOCK_TRIES = 100  # of a lock file whose folder was removed
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)
+
+
 @contextmanager
 def hold_lock(path: Path, *, busy: str | None, remove: bool = False) -> Iterator[None]:
     """Hold the lock file at `path`, made if need be, while the block runs; the system lets go of it if we die.
@@ -206,10 +212,10 @@ def hold_lock(path: Path, *, busy: str | None, remove: bool = False) -> Iterator
     """
     try:
         release = _lock(path, wait=busy is None)
-    except BlockingIOError:
+    except (BlockingIOError, filelock.Timeout):
         raise OutputError(busy or "") from None
     except OSError as error:
-        if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP):
+        if error.errno in _NO_LOCKS:
             raise OutputError(
                 f"cannot lock {path}: its file system has no file locks ({error.strerror}); mount it with them "
                 "(Lustre: -o flock, NFS: its lock service), or choose a folder on another disk"
@@ -229,17 +235,12 @@ def _lock(path: Path, *, wait: bool) -> Callable[[], None]:
     try:
         import fcntl
     except ImportError:  # Windows
-        import filelock
-
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(path, timeout=-1 if wait else 0)
-        try:
-            lock.acquire()
-        except filelock.Timeout as error:
-            raise BlockingIOError(errno.EAGAIN, "locked") from error
+        lock.acquire()
         return lock.release
     missing = 0
-    while missing < 100:  # times that the folder was removed meanwhile
+    while missing < _LOCK_TRIES:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
