@@ -1,7 +1,8 @@
 """What must be set before anything imports `huggingface_hub`, which reads these variables once, at its import.
 
 Xet off: a local Hub speaks LFS only. A fresh `HF_HOME` and no `HF_TOKEN`: the developer's cache and token stay out.
-tiktoken's cache is a fresh folder as well, filled from the `offline` packages: nothing is written to the machine.
+tiktoken's cache is a fresh folder as well, filled from the `offline` packages, and so is shardkit's: nothing is written
+to the machine.
 """
 
 import atexit
@@ -16,7 +17,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 HF_HOME = tempfile.mkdtemp(prefix="shardkit-tests-hf-")
 VOCABULARIES = tempfile.mkdtemp(prefix="shardkit-tests-tiktoken-")
-for folder in (HF_HOME, VOCABULARIES):
+CACHE = tempfile.mkdtemp(prefix="shardkit-tests-cache-")
+for folder in (HF_HOME, VOCABULARIES, CACHE):
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
 for name in (
     "HF_TOKEN",
@@ -30,6 +32,7 @@ for name in (
 os.environ |= {
     "HF_HOME": HF_HOME,
     "TIKTOKEN_CACHE_DIR": VOCABULARIES,
+    "SHARDKIT_CACHE": CACHE,
     "HF_HUB_DISABLE_XET": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",

@@ -31,9 +31,17 @@ def describe(directory: Path) -> dict[str, Any]:
         "tokens_per_shard": manifest.tokens_per_shard,
         "dtype": manifest.dtype,
         "tokenizer": tokenizer and f"{tokenizer.name} ({tokenizer.vocab_size:,} ids, EOT {tokenizer.eot_id})",
-        "encoder": " ".join(manifest.encoder.values()) or None,
+        "encoder": encoder_words(manifest) or None,
         "source": " ".join(str(part) for part in origin if part) or None,
         "source_files": len(source.files) if source else None,
         "fingerprint": manifest.fingerprint,
         "splits": splits,
     }
+
+
+def encoder_words(manifest: Manifest) -> str:
+    """The engine that made a dataset, its version, and of how many characters documents were left to the reference."""
+    facts = manifest.encoder
+    words = " ".join(facts[name] for name in ("engine", "version") if name in facts)
+    guarded = facts.get("guarded_characters", "0")
+    return words if guarded == "0" else f"{words}, documents with one of {guarded} characters by the reference"

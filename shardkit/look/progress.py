@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from shardkit.dataset.manifest import Manifest
 from shardkit.files import format_bytes
+from shardkit.look.info import encoder_words
 from shardkit.rate_limits import PAUSES
 from shardkit.redaction import printable
 from shardkit.tokenization.ordered_writer import TokenizeProgress
@@ -174,7 +175,7 @@ def run_summary(manifest: Manifest, last: TokenizeProgress | None, seconds: floa
         "documents": manifest.documents,
         "shards": len(manifest.shards),
         "skipped_rows": skipped,
-        "encoder": " ".join(manifest.encoder.values()),
+        "encoder": encoder_words(manifest),
         "fingerprint": manifest.fingerprint,
         "already_complete": last is None,
         "seconds": round(seconds, 3),

@@ -10,17 +10,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from shardkit.errors import UsageError
-from shardkit.tokenization.guarded import guarded
+from shardkit.tokenization.engine_calls import call_engine
+from shardkit.tokenization.guard import EncodeBatch, TokenBatch
 from shardkit.tokenization.tokenizer_json import parse_tokenizer_json
 from shardkit.tokenization.vocabulary import Vocabulary
-
-TokenBatch = tuple[NDArray[np.unsignedinteger], NDArray[np.int64]]
 
 
 class Engine(NamedTuple):
@@ -28,11 +26,11 @@ class Engine(NamedTuple):
 
     name: str
     version: str
-    encode_batch: Callable[[Sequence[str]], TokenBatch]
+    encode_batch: EncodeBatch
 
 
 class Reference(NamedTuple):
-    """Encodes one document as it is right, and decodes ids; bytes that are no UTF-8 become U+FFFD."""
+    """Encodes one document as it is right, and decodes ids; what is no UTF-8, or no token, becomes U+FFFD."""
 
     name: str
     version: str
@@ -58,8 +56,8 @@ def make_reference(vocabulary: Vocabulary) -> Reference:
         return Reference(
             name,
             its_version,
-            lambda text: guarded(f"{name} {its_version}", encoding.encode_ordinary, text),
-            lambda ids: encoding.decode(ids, errors="replace"),
+            lambda text: call_engine(f"{name} {its_version}", encoding.encode_ordinary, text),
+            lambda ids: _decode(encoding, ids),
         )
     if vocabulary.tokenizer_json is None:
         return Reference(name, its_version, lambda text: list(replace_surrogates(text).encode()), _decode_bytes)
@@ -71,7 +69,7 @@ def make_reference(vocabulary: Vocabulary) -> Reference:
     return Reference(
         name,
         its_version,
-        lambda text: guarded(f"{name} {its_version}", encode, text),
+        lambda text: call_engine(f"{name} {its_version}", encode, text),
         lambda ids: str(native.decode(ids, skip_special_tokens=False)),
     )
 
@@ -119,12 +117,26 @@ def _encode_bytes(texts: Sequence[str]) -> TokenBatch:
     return np.frombuffer(b"".join(parts), dtype=np.uint8), offsets
 
 
+def _decode(encoding: Any, ids: list[int]) -> str:
+    try:
+        return str(encoding.decode(ids, errors="replace"))
+    except KeyError:  # an id that no token has: many vocabularies have holes, and models round their sizes up
+        return b"".join([_token_bytes(encoding, number) for number in ids]).decode("utf-8", "replace")
+
+
+def _token_bytes(encoding: Any, number: int) -> bytes:
+    try:
+        return bytes(encoding.decode_single_token_bytes(number))
+    except KeyError:
+        return b"\xff"  # which is no UTF-8
+
+
 def _decode_bytes(ids: list[int]) -> str:
     parts: list[bytes | None] = [b""]
     begin = 0
     for at, token in enumerate([*ids, 256]):
         if token == 256:
-            parts += [bytes(ids[begin:at]), None]
+            parts += [bytes(min(number, 255) for number in ids[begin:at]), None]
             begin = at + 1
     return "".join("<|endoftext|>" if part is None else part.decode("utf-8", "replace") for part in parts[:-1])
 

@@ -46,7 +46,7 @@ def fast_tokenizer_json(ranks: dict[bytes, int], pattern: str) -> str:
         "fuse_unk": False,
         "byte_fallback": False,
         "ignore_merges": False,
-        "vocab": {spelled[token]: rank for token, rank in ranks.items()},
+        "vocab": {spelled[token]: rank for token, rank in ranks.items()} | _holes(ranks),
         "merges": merges,
     }
     return json.dumps(
@@ -62,6 +62,12 @@ def fast_tokenizer_json(ranks: dict[bytes, int], pattern: str) -> str:
             "model": model,
         }
     )
+
+
+def _holes(ranks: dict[bytes, int]) -> dict[str, int]:
+    """Entries for ids below the largest that no token has (p50k_base: 50256, its end of text), for the engine wants
+    ids without holes. No merge makes them, and a blank is not in the alphabet of byte-level tokens."""
+    return {f" {rank}": rank for rank in set(range(max(ranks.values()))) - set(ranks.values())}
 
 
 def known_splits(ranks: dict[bytes, int]) -> list[int] | None:

@@ -30,8 +30,10 @@ from shardkit.sources.sample import SAMPLE_SHARD_TOKENS
 from shardkit.tokenization import live_push, output_folder
 from shardkit.tokenization.live_push import LivePush
 from shardkit.tokenization.ordered_writer import OrderedWriter, TokenizeProgress
+from shardkit.tokenization.proving import with_proof
 from shardkit.tokenization.run_spec import RunSpec
 from shardkit.tokenization.tokenizer import Tokenizer
+from shardkit.tokenization.vocabulary import load_vocabulary
 from shardkit.tokenization.worker import Filter, Job, Transform
 
 if TYPE_CHECKING:
@@ -130,7 +132,7 @@ def tokenize(
         stack.push(running)
         spec = RunSpec(
             source=opened,
-            tokenizer=Tokenizer(tokenizer, encoder=encoder),
+            tokenizer=_open_tokenizer(tokenizer, encoder, sum(file.bytes for file in opened.files), max_tokens),
             prefix=prefix,
             tokens_per_shard=shard_tokens,
             val_shards=val_shards,
@@ -253,6 +255,16 @@ def _start_runner(runner: str, workers: int | None) -> LocalRunner | RayRunner:
 
         return RayRunner(workers)
     raise UsageError(f"unknown runner {runner!r}: expected local or ray")
+
+
+def _open_tokenizer(name: str, encoder: str, source_bytes: int, max_tokens: int | None) -> Tokenizer:
+    """The tokenizer of a run; for `auto` and much text, with a proof of the fast engine, made now if need be."""
+    vocabulary = load_vocabulary(name)
+    if encoder == "auto":
+        bytes_a_token = 4
+        most = source_bytes if max_tokens is None else min(source_bytes, max_tokens * bytes_a_token)
+        vocabulary = with_proof(vocabulary, most)
+    return Tokenizer(vocabulary, encoder=encoder)
 
 
 def _warn_of_missing_splits(manifest: Manifest, val_shards: int) -> None:

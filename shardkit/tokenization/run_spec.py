@@ -87,7 +87,8 @@ class RunSpec:
             "skip bad rows": options.skip_bad_rows,
             "tokenizer": tokenizer.info.name,
             "vocabulary": tokenizer.info.ranks_sha256,
-            "encoder": f"{tokenizer.engine} {tokenizer.engine_version}",
+            # of engines that give the same ids any may go on with what another began
+            "encoder": "exact" if tokenizer.is_exact else f"{tokenizer.engine} {tokenizer.engine_version}",
             "shard tokens": self.tokens_per_shard,
             "val shards": self.val_shards,
             "prefix": self.prefix,
@@ -118,7 +119,7 @@ class RunSpec:
             tokenizer=tokenizer.info,
             dtype=tokenizer.dtype.name,
             tokens_per_shard=self.tokens_per_shard,
-            encoder={"engine": tokenizer.engine, "version": tokenizer.engine_version},
+            encoder=tokenizer.encoder_facts,
             source=dataclasses.replace(info, files=files, options=stated),
             shards=tuple(shards),
         )

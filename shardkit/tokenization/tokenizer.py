@@ -9,7 +9,7 @@ files of text or of shards.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from importlib.metadata import version
 
@@ -18,33 +18,30 @@ from numpy.typing import NDArray
 
 from shardkit.errors import AuditError, TokenizerError, UsageError
 from shardkit.tokenization import cutting
+from shardkit.tokenization.engine_calls import Unencodable
 from shardkit.tokenization.engines import (
     Reference,
-    TokenBatch,
     fast_engine,
     make_reference,
     reference_engine,
     reference_name,
     replace_surrogates,
 )
-from shardkit.tokenization.guarded import Unencodable
+from shardkit.tokenization.guard import EncodeBatch, TokenBatch, guard_engine
 from shardkit.tokenization.tokenizer_json import has_pattern_of_gpt2
 from shardkit.tokenization.vocabulary import Vocabulary, load_vocabulary, with_fast_json
 
 ENCODERS = ("auto", "fast", "tiktoken")
-# Encodings whose fast engine agreed with tiktoken on every code point in four contexts, on 104 MB of documents and on
-# pathological text (benchmarks/bench_encoders.py); `auto` uses it for these alone. Not among them: cl100k_base (takes
-# U+180E for a blank), o200k_base (differs after 'ſ); the engine cannot load p50k_base (it has no id 50256).
-PROVEN = frozenset({"gpt2", "r50k_base"})
 
 
 class Tokenizer:
     """Encodes documents as `encode_ordinary` does: special tokens in the text are ordinary text.
 
     `name` is a tiktoken encoding (`gpt2`), a path of a `tokenizer.json`, or `bytes` (ids 0-255, EOT 256); or a
-    `Vocabulary` that another instance has loaded (its `vocabulary`). `encoder` is `auto`, `fast` or `tiktoken` (the
-    reference). Raises `TokenizerError` if the vocabulary cannot be had, `UsageError` if there is no fast engine for it.
-    The engines are made when they are first needed.
+    `Vocabulary` that another instance has loaded (its `vocabulary`). `encoder` is `tiktoken` (the reference), `fast`,
+    or `auto`: fast where a proof says that this gives the reference's ids. Documents with a character that the proof
+    names go to the reference. Raises `TokenizerError` if the vocabulary cannot be had, `UsageError` if there is no fast
+    engine for it. The engines are made when they are first needed.
 
     >>> tokenizer = Tokenizer("bytes")
     >>> ids, offsets = tokenizer.encode_batch(["ab", ""])
@@ -65,7 +62,9 @@ class Tokenizer:
         # whether the parts that `cutting` makes of a text have the ids of the whole
         self.cuts = stated is None or has_pattern_of_gpt2(json.loads(stated))
         self.engine, self.engine_version = reference_name(self.vocabulary)
-        if self.engine != "bytes" and (encoder == "fast" or (encoder == "auto" and self.name in PROVEN)):
+        proof = self.vocabulary.proof
+        self._proof = proof if proof is not None and proof.reason is None else None
+        if self.engine != "bytes" and (encoder == "fast" or (encoder == "auto" and self._proof is not None)):
             self._prepare_fast()
 
     @property
@@ -77,6 +76,19 @@ class Tokenizer:
     def is_fast(self) -> bool:
         """True if the engine in use is not the reference itself."""
         return self.engine == "fastokens"
+
+    @property
+    def is_exact(self) -> bool:
+        """True if the engine in use is the reference, or is proven to give its ids."""
+        return not self.is_fast or self._proof is not None
+
+    @property
+    def encoder_facts(self) -> dict[str, str]:
+        """What the manifest says of the engine in use."""
+        facts = {"engine": self.engine, "version": self.engine_version}
+        if self.is_fast and self._proof is not None:
+            facts |= {"proof": self._proof.key, "guarded_characters": str(len(self._proof.guarded))}
+        return facts
 
     def encode_batch(self, texts: Sequence[str]) -> TokenBatch:
         """Encode documents with the engine in use.
@@ -182,7 +194,7 @@ class Tokenizer:
         nobody has tried before."""
         self.engine, self.engine_version = "fastokens", version("fastokens")
         self.vocabulary = with_fast_json(self.vocabulary)
-        if self.name not in PROVEN:
+        if self._proof is None:
             self._encode_batch  # noqa: B018 (loads it)
 
     @cached_property
@@ -190,6 +202,12 @@ class Tokenizer:
         return make_reference(self.vocabulary)
 
     @cached_property
-    def _encode_batch(self) -> Callable[[Sequence[str]], TokenBatch]:
-        engine = fast_engine(self.vocabulary) if self.is_fast else reference_engine(self._reference)
-        return engine.encode_batch
+    def _encode_batch(self) -> EncodeBatch:
+        if not self.is_fast:
+            return reference_engine(self._reference).encode_batch
+        guarded = self._proof.guarded if self._proof is not None else ""
+        return guard_engine(
+            fast_engine(self.vocabulary).encode_batch,
+            lambda texts: reference_engine(self._reference).encode_batch(texts),
+            guarded,
+        )

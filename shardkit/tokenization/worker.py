@@ -22,7 +22,7 @@ from shardkit.errors import ShardkitError, SourceError
 from shardkit.redaction import redact
 from shardkit.sources.source import MAX_ROW_BYTES, Chunk, ReadOptions
 from shardkit.tokenization import cutting
-from shardkit.tokenization.guarded import Unencodable
+from shardkit.tokenization.engine_calls import Unencodable
 from shardkit.tokenization.tokenizer import Tokenizer
 from shardkit.tokenization.vocabulary import Vocabulary
 

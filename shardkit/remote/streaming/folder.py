@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from shardkit.cache_home import cache_home
 from shardkit.dataset.manifest import WORK_DIR, Manifest
 from shardkit.dataset.typed_json import parse_json, read_record
 from shardkit.errors import OutputError
@@ -200,10 +201,9 @@ def _lockf(descriptor: int, action: int, path: Path) -> bool:
 
 def default_folder(source: str, revision: str | None, split: str) -> Path:
     """Where the shards of `source`, as `full_name` gives it, go by default: a folder a dataset, revision and split."""
-    base = Path(os.environ.get("SHARDKIT_CACHE") or Path.home() / ".cache" / "shardkit").expanduser().absolute()
     name = public_address(source) + (f"@{revision}" if revision else "") + f"-{split}"
     short = re.sub(r"[^\w.@-]+", "-", name.removeprefix("hf://datasets/").rpartition("://")[2]).strip("-.")[-60:]
-    return base / f"{short}-{source_key(chr(0).join([public_address(source), revision or '', split]))[:8]}"
+    return cache_home() / f"{short}-{source_key(chr(0).join([public_address(source), revision or '', split]))[:8]}"
 
 
 def full_name(source: str, revision: str | None) -> tuple[str, str | None]:

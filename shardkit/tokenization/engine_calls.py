@@ -17,7 +17,7 @@ class Unencodable(Exception):
         self.why, self.number = why, number
 
 
-def guarded(engine: str, encode: Callable[[str], list[int]], text: str) -> list[int]:
+def call_engine(engine: str, encode: Callable[[str], list[int]], text: str) -> list[int]:
     """`encode(text)`. Raises `Unencodable` if it fails (a panic too) or has not ended after `SECONDS`; then it goes on
     in a thread that nobody waits for."""
     outcome: list[list[int] | BaseException] = []

@@ -14,8 +14,8 @@ from shardkit.errors import AuditError, TokenizerError
 from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.open import open_source
 from shardkit.sources.source import ReadOptions
-from shardkit.tokenization import guarded
-from shardkit.tokenization.guarded import Unencodable
+from shardkit.tokenization import engine_calls
+from shardkit.tokenization.engine_calls import Unencodable
 from shardkit.tokenization.tokenizer import Tokenizer
 from shardkit.tokenization.worker import ChunkEncoder
 
@@ -31,10 +31,10 @@ def panics(text: str) -> list[int]:
 
 
 def test_a_panic_becomes_an_exception_that_says_so() -> None:
-    for text in ("bad", "bad" + "x" * guarded._LONG):
+    for text in ("bad", "bad" + "x" * engine_calls._LONG):
         with pytest.raises(Unencodable, match=r"engine 1 failed on its .* characters \(PanicException: called"):
-            guarded.guarded("engine 1", panics, text)
-        assert guarded.guarded("engine 1", panics, text[3:]) == [120] * len(text[3:])
+            engine_calls.call_engine("engine 1", panics, text)
+        assert engine_calls.call_engine("engine 1", panics, text[3:]) == [120] * len(text[3:])
 
 
 def test_ctrl_c_is_no_failure_of_the_engine() -> None:
@@ -42,11 +42,11 @@ def test_ctrl_c_is_no_failure_of_the_engine() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        guarded.guarded("engine 1", interrupted, "text")
+        engine_calls.call_engine("engine 1", interrupted, "text")
 
 
 def test_a_document_that_never_ends_is_named_and_the_caller_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guarded, "SECONDS", 0.05)
+    monkeypatch.setattr(engine_calls, "SECONDS", 0.05)
     never = threading.Event()
 
     def hangs(text: str) -> list[int]:
@@ -54,10 +54,10 @@ def test_a_document_that_never_ends_is_named_and_the_caller_goes_on(monkeypatch:
         return []
 
     tokenizer = Tokenizer("gpt2", encoder="fast")
-    text = "^" * guarded._LONG
+    text = "^" * engine_calls._LONG
     ids, _ = tokenizer.encode_batch([text])
     tokenizer._reference = tokenizer._reference._replace(
-        encode=lambda text: guarded.guarded("tiktoken 0.8", hangs, text)
+        encode=lambda text: engine_calls.call_engine("tiktoken 0.8", hangs, text)
     )
     with pytest.raises(AuditError, match=r"a\.jsonl, row 3: tiktoken 0\.8 has not encoded its 32,768 .* newer one"):
         tokenizer.audit(text, ids, "a.jsonl, row 3")
@@ -69,7 +69,7 @@ def test_a_document_that_never_ends_is_named_and_the_caller_goes_on(monkeypatch:
 def test_the_audit_names_the_document_that_the_reference_panics_on() -> None:
     tokenizer = Tokenizer("gpt2", encoder="fast")
     tokenizer._reference = tokenizer._reference._replace(
-        encode=lambda text: guarded.guarded("tiktoken 0.8", panics, text)
+        encode=lambda text: engine_calls.call_engine("tiktoken 0.8", panics, text)
     )
     with pytest.raises(AuditError, match=r"row 7: tiktoken 0\.8 failed .*PanicException.*leave the document out"):
         tokenizer.audit("bad", np.array([1], "<u4"), "row 7")
@@ -87,7 +87,7 @@ def test_a_document_that_the_engine_in_use_panics_on_is_a_bad_row(tmp_path: Path
     def batch(texts: Any) -> Any:
         if way == "reference":
             for text in texts:
-                guarded.guarded("engine 1", panics, text)
+                engine_calls.call_engine("engine 1", panics, text)
         elif any("bad" in text for text in texts):
             raise PanicException("index out of bounds")
         return whole(texts)
