@@ -126,9 +126,8 @@ def measure(data: Path, given: dict[str, Any], *, steps: int, rounds: int) -> di
         for name in speeds:
             with tempfile.TemporaryDirectory() as out:
                 total = steps + WARMUP_STEPS
-                config, manifest = open_data(
-                    make_config({**given, "data": str(data), "out": out, "steps": total, "val_every": 0}), world
-                )
+                config = make_config({**given, "data": str(data), "out": out, "steps": total, "val_every": 0})
+                manifest = open_data(config, world)
                 run = Run(config, world, manifest, None)
                 if world.device.type == "cuda":
                     torch.cuda.reset_peak_memory_stats()

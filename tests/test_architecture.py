@@ -140,7 +140,7 @@ SIGNATURES = {
     "public_address": "address",
     "pull": "repo directory revision split shards allow_gaps workers progress",
     "push": "directory repo private revision tag overwrite repair workers progress",
-    "tokenize": "source out name split revision text_field separator skip_bad_rows tokenizer encoder shard_tokens "
+    "tokenize": "source out name split revision text_field separator skip_bad_rows tokenizer eot encoder shard_tokens "
     "val_shards prefix workers max_docs max_tokens transform filter runner push private max_disk overwrite progress "
     "chunk_bytes",
 }
@@ -156,7 +156,7 @@ METHODS = {
     "Manifest": "documents fingerprint load of_folder save splits to_json tokens",
     "ShardLoader": "close epoch from_env load_state_dict locate next_batch remainder_windows set_epoch state_dict "
     "stats step steps_per_epoch windows_per_epoch",
-    "Tokenizer": "decode encode_batch encode_ordinary eot_id",
+    "Tokenizer": "decode encode_batch encode_ordinary eot_id of_dataset",
 }
 
 
@@ -177,9 +177,9 @@ def test_the_methods_of_the_public_classes_are_pinned() -> None:
 
 
 OPTIONS = {
-    "tokenize": "source --out --name --split --revision --text-field --separator --skip-bad-rows --tokenizer --encoder "
-    "--shard-tokens --val-shards --prefix --workers --max-docs --max-tokens --push --private --max-disk --runner "
-    "--overwrite --json",
+    "tokenize": "source --out --name --split --revision --text-field --separator --skip-bad-rows --tokenizer --eot "
+    "--encoder --shard-tokens --val-shards --prefix --workers --max-docs --max-tokens --push --private --max-disk "
+    "--runner --overwrite --json",
     "push": "directory repo --private --revision --tag --overwrite --repair --json",
     "pull": "repo directory --revision --split --shards --allow-gaps --json",
     "info": "directory --json",

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from shardkit import Manifest, Tokenizer, UsageError, open_shard
 from trainer.distributed import World, autocast, check_same, choose_precision, find_world, finish, start, sum_over_ranks
-from trainer.export import open_model
+from trainer.export import open_model, tokenizer_of
 from trainer.hellaswag import load_hellaswag, score_hellaswag
 from trainer.model import Model
 from trainer.places import places_beside
@@ -128,11 +128,11 @@ def evaluate_run(
     dtype = choose_precision(precision, world.device)
     loaded = open_model(run, which=which, device=world.device)
     config, places = json.loads(loaded.state["config"]) if loaded.state else {}, places_beside(run)
-    codec = Tokenizer(tokenizer or places.get("tokenizer") or loaded.tokenizer)
     folder = data or (Path(places["data"]) if "data" in places else None)
     if folder is None and hellaswag is None:
         raise UsageError(f"{run} does not say what it was trained on: give --data or --hellaswag")
     manifest = None if folder is None else _manifest(folder)
+    codec = tokenizer_of(loaded, manifest, tokenizer or places.get("tokenizer"))
     if world.size > 1:
         fingerprint = manifest.fingerprint if manifest else ""
         facts = {"the model of checksum": loaded.model.checksum(), "the dataset of fingerprint": fingerprint}

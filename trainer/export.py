@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shardkit import ShardkitError, UsageError, printable, public_address
+from shardkit import Manifest, ShardkitError, Tokenizer, UsageError, printable, public_address
 from trainer.checkpoint import find_checkpoint, is_hub_repo, load_checkpoint, write_atomically
 from trainer.model import Model, ModelConfig
 from trainer.places import one_line
@@ -75,6 +75,14 @@ def open_model(where: str | Path, *, which: str = "last", device: str | torch.de
     model.load_state_dict(state.pop("model"))
     del state["optimizers"]
     return Loaded(model=model.to(device), state=state)
+
+
+def tokenizer_of(loaded: Loaded, manifest: Manifest | None, name: str | None) -> Tokenizer:
+    """The tokenizer of a model: that of the dataset that it was trained on, where its folder is here and has one, else
+    of `name`, else of the checkpoint."""
+    if manifest is not None and manifest.tokenizer is not None:
+        return Tokenizer.of_dataset(manifest, name=name)
+    return Tokenizer(name or loaded.tokenizer)
 
 
 def export_model(model: Model, out: str | Path, *, eot_id: int) -> None:

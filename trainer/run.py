@@ -262,7 +262,7 @@ class Run:
             "config": json.dumps(self.config.public_settings()),
             "fingerprint": manifest.fingerprint,
             "source": manifest.source.id if manifest.source else public_address(self.config.data),
-            "tokenizer": self.config.tokenizer,
+            "tokenizer": self.config.tokenizer or self.tokenizer_info.name,
             "eot_id": self.tokenizer_info.eot_id,
         }
 
@@ -287,9 +287,9 @@ class Run:
 def _open_tokenizer(config: Config, manifest: Manifest, world: World) -> Tokenizer | None:
     """The tokenizer, for samples, HellaSwag and bits per byte; None, and a note, where only the last needs it."""
     try:
-        return Tokenizer(config.tokenizer or "gpt2", encoder="auto")
+        return Tokenizer.of_dataset(manifest, name=config.tokenizer)
     except ShardkitError as error:
-        if config.hellaswag or config.sample_every or manifest.tokenizer is None:
+        if config.tokenizer or config.hellaswag or config.sample_every or manifest.tokenizer is None:
             raise
         world.say(f"note: no bits per byte: {error}")
         return None

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from shardkit import Tokenizer
+from shardkit import Manifest, Tokenizer
 from trainer.distributed import autocast, find_world
-from trainer.export import open_model
+from trainer.export import open_model, tokenizer_of
 from trainer.model import Model
 from trainer.places import places_beside
 
@@ -83,7 +83,10 @@ def sample_run(
 ) -> list[str]:
     """Texts from a run, a checkpoint or an export, by its own tokenizer unless another is named."""
     loaded = open_model(run, which=which, device=find_world(device).device)
-    codec = Tokenizer(tokenizer or places_beside(run).get("tokenizer") or loaded.tokenizer)
+    places = places_beside(run)
+    data = Path(places.get("data", ""))
+    manifest = Manifest.of_folder(data) if (data / "manifest.json").is_file() else None
+    codec = tokenizer_of(loaded, manifest, tokenizer or places.get("tokenizer"))
     return sample_text(
         loaded.model,
         codec,

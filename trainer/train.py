@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ def train(flags: Mapping[str, Any], file: str | Path | None = None) -> int:
         config = make_config(settings, saved, own)
         for line in differences(config, saved, own):
             world.say(line)
-    config, manifest = open_data(config, world)
+    manifest = open_data(config, world)
     facts = {"the dataset of fingerprint": manifest.fingerprint, **config.shared_settings()}
     check_same(facts, world, place=str(manifest.directory))
     run = Run(config, world, manifest, state)
@@ -50,8 +49,8 @@ def _own_places(run: Path, world: World) -> dict[str, Any]:
     return found[world.rank] or next(filter(None, found), {})
 
 
-def open_data(config: Config, world: World) -> tuple[Config, Manifest]:
-    """The manifest of the dataset `--data`, pulled first if it is remote; and the config with its tokenizer.
+def open_data(config: Config, world: World) -> Manifest:
+    """The manifest of the dataset `--data`, pulled first if it is remote.
 
     One process of each node pulls, all of them the commit at which rank 0 found a Hub repo.
     """
@@ -63,11 +62,9 @@ def open_data(config: Config, world: World) -> tuple[Config, Manifest]:
             folder = Path(config.data_dir or name)
             once_a_node(world, "pull", lambda: _pull(source, commit, folder))
     manifest = Manifest.of_folder(folder)
-    if config.tokenizer is None:
-        if manifest.tokenizer is None:
-            world.say(f"note: {folder} has no manifest.json, taking its tokens for gpt2's (else give --tokenizer)")
-        config = replace(config, tokenizer=manifest.tokenizer.name if manifest.tokenizer else "gpt2")
-    return config, manifest
+    if config.tokenizer is None and manifest.tokenizer is None:
+        world.say(f"note: {folder} has no manifest.json, taking its tokens for gpt2's (else give --tokenizer)")
+    return manifest
 
 
 def pin_commit(source: str) -> tuple[str, str | None]:

@@ -35,7 +35,7 @@ def peek_document(
     """
     known = KnownFiles(directory)
     manifest = Manifest.of_folder(directory)
-    decoder = decoder_of(manifest, str(directory), tokenizer)
+    decoder = decoder_of(manifest, tokenizer)
     counts = _document_counts(known, manifest, decoder.eot_id)
     if not 0 <= document < sum(counts):
         raise UsageError(f"no document {document}: {directory} holds {sum(counts):,} documents, from 0")
@@ -56,14 +56,11 @@ def peek_document(
     }
 
 
-def decoder_of(manifest: Manifest, where: str, tokenizer: str | None) -> Tokenizer:
-    """The tokenizer to decode the dataset at `where` with: as named, else the manifest's, else GPT-2's."""
-    ours = manifest.tokenizer
-    name = tokenizer or (ours.name if ours else "gpt2")
-    decoder = Tokenizer(name, encoder="tiktoken")
-    if tokenizer is None and ours and decoder.info.ranks_sha256 != ours.ranks_sha256:
-        raise UsageError(f"{name} here is another vocabulary than {where} was made with: name it with --tokenizer")
-    return decoder
+def decoder_of(manifest: Manifest, tokenizer: str | None) -> Tokenizer:
+    """The tokenizer to decode the dataset with: as named, else its own, else GPT-2's."""
+    if tokenizer is not None:
+        return Tokenizer(tokenizer, encoder="tiktoken")
+    return Tokenizer.of_dataset(manifest, encoder="tiktoken")
 
 
 def _document_counts(known: KnownFiles, manifest: Manifest, eot_id: int) -> list[int]:
@@ -244,7 +241,7 @@ def _describe(line: RowSequence, position: int, max_tokens: int, tokenizer: str 
         "window": row,
         "tokens": len(ids),
         "documents": documents,
-        "text": decoder_of(source.manifest, source.name, tokenizer).decode(ids[:max_tokens]),
+        "text": decoder_of(source.manifest, tokenizer).decode(ids[:max_tokens]),
     }
 
 

@@ -176,6 +176,7 @@ def run_summary(manifest: Manifest, last: TokenizeProgress | None, seconds: floa
         "shards": len(manifest.shards),
         "skipped_rows": skipped,
         "encoder": encoder_words(manifest),
+        "end_of_text": last.end_of_text if last is not None else None,
         "fingerprint": manifest.fingerprint,
         "already_complete": last is None,
         "seconds": round(seconds, 3),

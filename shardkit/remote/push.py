@@ -15,6 +15,7 @@ from shardkit.dataset.check import check_shard
 from shardkit.dataset.journal_segments import segment_files
 from shardkit.dataset.known_files import unchanged
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest
+from shardkit.dataset.tokenizer_file import TOKENIZER_NAME, read_tokenizer_files, tokenizer_files
 from shardkit.errors import HubError, ManifestError, UsageError
 from shardkit.hub_answers import or_mirror
 from shardkit.remote.address import open_remote
@@ -66,6 +67,7 @@ def push(
     """
     directory = Path(directory)
     manifest, manifest_bytes = _load_manifest(directory)
+    tokenizer = read_tokenizer_files(directory, manifest.tokenizer)
     _check_local(manifest, directory)
     remote = open_remote(repo, revision=revision)
     if tag is not None and not remote.has_commits:
@@ -84,7 +86,7 @@ def push(
         for shard in missing:
             uploader.submit(directory / shard.file, shard)
         uploader.flush()
-    publish(remote, manifest, manifest_bytes)
+    publish(remote, manifest, manifest_bytes, tokenizer)
     if tag is not None:
         remote.tag(tag, overwrite=overwrite)
     return PushResult(
@@ -96,8 +98,11 @@ def push(
     )
 
 
-def publish(remote: Remote, manifest: Manifest, manifest_bytes: bytes) -> None:
-    """Make what was sent a dataset: check that every shard is there, write the card and, last, `manifest.json`.
+def publish(
+    remote: Remote, manifest: Manifest, manifest_bytes: bytes, tokenizer: Mapping[str, bytes] | None = None
+) -> None:
+    """Make what was sent a dataset: check that every shard is there, write the card, the files of its `tokenizer` and,
+    last, `manifest.json`.
 
     Does nothing if that is so already. Raises `HubError` if a shard is not there as the manifest says.
     """
@@ -113,11 +118,23 @@ def publish(remote: Remote, manifest: Manifest, manifest_bytes: bytes) -> None:
     old_card = remote.read(CARD_NAME).decode(errors="replace") if CARD_NAME in remote_files else None
     card = updated_card(old_card, manifest, remote.name)
     small: dict[str, bytes | None] = {} if card == old_card else {CARD_NAME: card.encode()}
+    small |= _missing_tokenizer(remote, remote_files, tokenizer or {})
     if MANIFEST_NAME not in remote_files or remote.read(MANIFEST_NAME) != manifest_bytes:
         small[MANIFEST_NAME] = manifest_bytes
     small |= dict.fromkeys([*segment_files(remote_files), *(name for name in remote_files if name == CLAIM_FILE)])
     if small:
         remote.commit([], small, f"Complete the dataset: {manifest.tokens:,} tokens")
+
+
+def _missing_tokenizer(
+    remote: Remote, remote_files: Mapping[str, RemoteFile], tokenizer: Mapping[str, bytes]
+) -> Mapping[str, bytes]:
+    """The files of the tokenizer, unless its `tokenizer.json` is there; then the one beside it is the owner's."""
+    data = tokenizer.get(TOKENIZER_NAME)
+    listed = remote_files.get(TOKENIZER_NAME)
+    if data is None or (listed is not None and listed.size == len(data) and remote.read(TOKENIZER_NAME) == data):
+        return {}
+    return tokenizer
 
 
 def _load_manifest(directory: Path) -> tuple[Manifest, bytes]:
@@ -171,9 +188,21 @@ def _claim(remote: Remote, manifest: Manifest, wrong: Sequence[str], *, overwrit
         elif strangers and not overwrite:
             raise HubError(another_dataset(remote, f"{strangers[0]} and {len(strangers) - 1} other files"))
         strangers += [name for name in wrong if name in files]
+        if MANIFEST_NAME in strangers and not same:
+            strangers += _their_tokenizer(remote, files)
         return dict.fromkeys(strangers)  # the old manifest first: from here on nobody takes what is there for a dataset
 
     return claim_for(remote, ours, begin)
+
+
+def _their_tokenizer(remote: Remote, files: Mapping[str, RemoteFile]) -> list[str]:
+    """The files of the tokenizer of the dataset that is there, as far as they are as a push wrote them."""
+    try:
+        info = Manifest.from_json(remote.read(MANIFEST_NAME)).tokenizer
+    except ManifestError:
+        return []
+    written = tokenizer_files(info, remote.read(TOKENIZER_NAME)) if TOKENIZER_NAME in files else {}
+    return [name for name, data in written.items() if name in files and remote.read(name) == data]
 
 
 def _fingerprint(manifest: bytes) -> str:

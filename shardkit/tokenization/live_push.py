@@ -18,6 +18,7 @@ from typing import Any
 from shardkit.dataset.journal import JOURNAL_FILE, Journal, first_line, parse_journal, read_local, whole_lines
 from shardkit.dataset.journal_segments import changed_segments, segment_files
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest, ShardInfo
+from shardkit.dataset.tokenizer_file import tokenizer_files
 from shardkit.errors import DiskFull, HubError, OutputError, UsageError
 from shardkit.files import atomic_write, format_bytes
 from shardkit.remote.address import open_remote
@@ -214,7 +215,12 @@ class LivePush:
     def complete(self, manifest: Manifest) -> None:
         """Wait until every shard has arrived, then complete the dataset at the remote: card, and manifest last."""
         self._uploader.flush()
-        publish(self._uploader.remote, manifest, manifest.to_json().encode())
+        publish(
+            self._uploader.remote,
+            manifest,
+            manifest.to_json().encode(),
+            tokenizer_files(manifest.tokenizer, self._spec.tokenizer.file),
+        )
 
     def _hand_in_again(self, shard: ShardInfo) -> None:
         """Submit a shard of an earlier session, unless the remote has it."""

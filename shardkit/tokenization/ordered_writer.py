@@ -36,7 +36,7 @@ class TokenizeProgress:
 
     `source_bytes_done` of `source_bytes` (0: unknown) is the share of the source's files already in the stream.
     `network_bytes` of the source came over the network in `network_seconds`; of all the workers' time `waited_share`
-    went by in waiting for chunks (None: not known).
+    went by in waiting for chunks (None: not known). `end_of_text` is the token that separates documents.
     """
 
     tokens: int
@@ -53,6 +53,7 @@ class TokenizeProgress:
     network_bytes: int = 0
     network_seconds: float = 0.0
     waited_share: float | None = None
+    end_of_text: str | None = None
 
 
 class OrderedWriter:
@@ -160,6 +161,7 @@ class OrderedWriter:
             network_bytes=fetched_bytes + self._fetched_bytes,
             network_seconds=seconds,
             waited_share=min(1.0, self._waited / (session * len(process_ids))) if process_ids and session else None,
+            end_of_text=self.spec.tokenizer.vocabulary.end_of_text,
         )
 
     def _up_to_limits(self, result: EncodedChunk, skip: int) -> NDArray[np.unsignedinteger]:

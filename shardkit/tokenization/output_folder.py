@@ -14,6 +14,7 @@ from shardkit.dataset.journal import JOURNAL_FILE, Journal
 from shardkit.dataset.known_files import SeenShards
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest
 from shardkit.dataset.shards import shard_name
+from shardkit.dataset.tokenizer_file import read_tokenizer_files, tokenizer_files, write_tokenizer_files
 from shardkit.dataset.typed_json import parse_json
 from shardkit.errors import ManifestError, OutputError, ShardError, UsageError
 from shardkit.files import hold_lock, read_small_file, write_error
@@ -83,14 +84,15 @@ def own_manifest(directory: Path, journal: Journal, spec: RunSpec) -> Manifest |
     return manifest
 
 
-def complete(manifest: Manifest, seen: SeenShards) -> None:
-    """Write the manifest of a run that is at its end, if every shard is there as it was written or hashed by this
-    process. Raises `OutputError`."""
+def complete(manifest: Manifest, seen: SeenShards, tokenizer: bytes) -> None:
+    """Write the manifest of a run that is at its end, and its `tokenizer.json` if that is what the bytes of `tokenizer`
+    are, if every shard is there as it was written or hashed by this process. Raises `OutputError`."""
     try:
         for shard in manifest.shards:
             seen.check(shard)
     except ShardError as error:
         raise OutputError(f"{error}; no manifest is written, start again with --overwrite") from error
+    write_tokenizer_files(seen.directory, tokenizer_files(manifest.tokenizer, tokenizer))
     manifest.save(seen.directory)
 
 
@@ -174,16 +176,26 @@ def _named_by_journal(directory: Path) -> set[str]:
     return named
 
 
+def _own_tokenizer(directory: Path) -> list[Path]:
+    """The files of the tokenizer in `directory`, as far as they are as shardkit wrote them for the manifest there."""
+    if not (directory / MANIFEST_NAME).exists():
+        return []
+    files = read_tokenizer_files(directory, Manifest.load(directory).tokenizer)
+    paths = {directory / name: data for name, data in files.items()}
+    return [path for path, data in paths.items() if path.exists() and path.read_bytes() == data]
+
+
 def clear(directory: Path) -> None:
-    """Remove what shardkit made in `directory` before (the shards that its manifest or journal names, these two, other
-    working files) and nothing else. Raises `OutputError`, and removes nothing, if other shards are there.
+    """Remove what shardkit made in `directory` before (the shards that its manifest or journal names, these two, the
+    files of the tokenizer, other working files) and nothing else. Raises `OutputError`, and removes nothing, if other
+    shards are there.
 
     For `--overwrite`, once everything else about the run is known to be right: a typing error must not cost a dataset.
     """
-    shards = _listed_shards(directory)
+    shards, tokenizer = _listed_shards(directory), _own_tokenizer(directory)
     try:
         (directory / MANIFEST_NAME).unlink(missing_ok=True)  # first: what is left is no longer a complete dataset
-        for path in shards:
+        for path in [*shards, *tokenizer]:
             path.unlink()
         for path in (directory / WORK_DIR).iterdir():
             if path.name != _LOCK:

@@ -58,6 +58,7 @@ def tokenize(
     separator: str | None = None,
     skip_bad_rows: bool = False,
     tokenizer: str = "gpt2",
+    eot: str | None = None,
     encoder: str = "auto",
     shard_tokens: int | None = None,
     val_shards: int = 1,
@@ -82,6 +83,9 @@ def tokenize(
     first item is a `Path`, or if every item is a string that ends in `.parquet`, `.jsonl`, `.jsonl.gz`, `.jsonl.zst` or
     `.txt`. Of a folder, files of one kind are read and a warning names the others; a glob or a list reads any kinds
     together. A source must not change until the run ends (docs/tokenize.md says how that is found out).
+
+    `tokenizer` is a tiktoken encoding, a `tokenizer.json` or a folder that holds one (which the dataset gets a copy
+    of), or `bytes`; `eot` one of its tokens, to separate documents, in place of the end of text of its base model.
 
     The stream is `[EOT] + encode_ordinary(text)` for each row in order, cut into shards of exactly `shard_tokens`
     tokens (the last one shorter); the first `val_shards` shards are the split `val`, the others `train`. `max_docs` and
@@ -132,7 +136,7 @@ def tokenize(
         stack.push(running)
         spec = RunSpec(
             source=opened,
-            tokenizer=_open_tokenizer(tokenizer, encoder, sum(file.bytes for file in opened.files), max_tokens),
+            tokenizer=_open_tokenizer(tokenizer, eot, encoder, sum(file.bytes for file in opened.files), max_tokens),
             prefix=prefix,
             tokens_per_shard=shard_tokens,
             val_shards=val_shards,
@@ -154,7 +158,7 @@ def tokenize(
             if manifest is None:
                 seen = SeenShards(directory)
                 manifest = _run(spec, seen, journal, running, job, None, progress)
-                output_folder.complete(manifest, seen)
+                output_folder.complete(manifest, seen, spec.tokenizer.file)
                 _warn_of_missing_splits(manifest, val_shards)
             return manifest
         return _run_and_push(
@@ -197,7 +201,7 @@ def _run_and_push(
         return manifest
     if gone_on_with:  # shards of earlier sessions may be at the remote alone
         return pull(repo, directory)
-    output_folder.complete(manifest, seen)
+    output_folder.complete(manifest, seen, spec.tokenizer.file)
     return manifest
 
 
@@ -257,9 +261,9 @@ def _start_runner(runner: str, workers: int | None) -> LocalRunner | RayRunner:
     raise UsageError(f"unknown runner {runner!r}: expected local or ray")
 
 
-def _open_tokenizer(name: str, encoder: str, source_bytes: int, max_tokens: int | None) -> Tokenizer:
+def _open_tokenizer(name: str, eot: str | None, encoder: str, source_bytes: int, max_tokens: int | None) -> Tokenizer:
     """The tokenizer of a run; for `auto` and much text, with a proof of the fast engine, made now if need be."""
-    vocabulary = load_vocabulary(name)
+    vocabulary = load_vocabulary(name, eot)
     if encoder == "auto":
         bytes_a_token = 4
         most = source_bytes if max_tokens is None else min(source_bytes, max_tokens * bytes_a_token)

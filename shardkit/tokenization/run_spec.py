@@ -87,6 +87,7 @@ class RunSpec:
             "skip bad rows": options.skip_bad_rows,
             "tokenizer": tokenizer.info.name,
             "vocabulary": tokenizer.info.ranks_sha256,
+            "end of text": tokenizer.eot_id,
             # of engines that give the same ids any may go on with what another began
             "encoder": "exact" if tokenizer.is_exact else f"{tokenizer.engine} {tokenizer.engine_version}",
             "shard tokens": self.tokens_per_shard,

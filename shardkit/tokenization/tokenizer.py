@@ -16,6 +16,7 @@ from importlib.metadata import version
 import numpy as np
 from numpy.typing import NDArray
 
+from shardkit.dataset.manifest import Manifest
 from shardkit.errors import AuditError, TokenizerError, UsageError
 from shardkit.tokenization import cutting
 from shardkit.tokenization.engine_calls import Unencodable
@@ -29,7 +30,12 @@ from shardkit.tokenization.engines import (
 )
 from shardkit.tokenization.guard import EncodeBatch, TokenBatch, guard_engine
 from shardkit.tokenization.tokenizer_json import has_pattern_of_gpt2
-from shardkit.tokenization.vocabulary import Vocabulary, load_vocabulary, with_fast_json
+from shardkit.tokenization.vocabulary import (
+    Vocabulary,
+    dataset_vocabulary,
+    load_vocabulary,
+    with_fast_json,
+)
 
 ENCODERS = ("auto", "fast", "tiktoken")
 
@@ -67,10 +73,23 @@ class Tokenizer:
         if self.engine != "bytes" and (encoder == "fast" or (encoder == "auto" and self._proof is not None)):
             self._prepare_fast()
 
+    @classmethod
+    def of_dataset(cls, manifest: Manifest, *, name: str | None = None, encoder: str = "auto") -> Tokenizer:
+        """The tokenizer that a dataset was made with: the one beside its manifest, of the name there, or of `name`.
+
+        Raises `TokenizerError` if it cannot be had, or is another vocabulary than the manifest means.
+        """
+        return cls(dataset_vocabulary(manifest, name), encoder=encoder)
+
     @property
     def eot_id(self) -> int:
         """The end-of-text token's id."""
         return self.info.eot_id
+
+    @property
+    def file(self) -> bytes:
+        """The `tokenizer.json` that the vocabulary came in; empty if it did not."""
+        return (self.vocabulary.tokenizer_json or "").encode()
 
     @property
     def is_fast(self) -> bool:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 from shardkit.dataset.typed_json import parse_json, read_record
-from shardkit.errors import TokenizerError
+from shardkit.errors import ShardkitWarning, TokenizerError
 from shardkit.files import read_small_file
 
-_EOT_NAMES = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eot_id|>", "[EOS]")
+# Ends of text of base models, the likeliest first; and what ends a turn of a chat, which no base model has seen between
+# documents, but which `tokenizer_config.json` of an instruct model names.
+_EOT_NAMES = ("<|endoftext|>", "<|end_of_text|>", "<\uff5cend\u2581of\u2581sentence\uff5c>", "</s>", "<eos>", "[EOS]")
+_ENDS_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>", "<|eot|>")
 
 
 def read_tokenizer_json(path: Path) -> tuple[str, Any]:
@@ -44,23 +48,47 @@ def has_pattern_of_gpt2(stated: dict[str, Any]) -> bool:
     )
 
 
-def find_eot(path: Path, tokenizer: Any) -> int:
-    """The id of the end-of-text token: `tokenizer_config.json` beside the file says which, else the usual names."""
-    names: tuple[str, ...] = _EOT_NAMES
-    config = path.with_name("tokenizer_config.json")
-    if config.exists():
-        try:
-            stated = read_record(dict[str, Any], parse_json(read_small_file(config))).get("eos_token")
-            stated = stated.get("content") if isinstance(stated, dict) else stated
-            if not isinstance(stated, str | None):
-                raise ValueError("its eos_token is no text")
-        except (ValueError, OSError) as error:
-            raise TokenizerError(f"cannot read {config}: {error}") from error
-        names = (stated,) if stated else names
-    for name in names:
-        if (eot_id := tokenizer.token_to_id(name)) is not None:
-            return int(eot_id)
-    raise TokenizerError(
-        f"{path} has none of the end-of-text tokens {', '.join(names)}: put a tokenizer_config.json with `eos_token` "
-        "beside it"
-    )
+def find_eot(path: Path, tokenizer: Any, eot: str | None = None) -> int:
+    """The id of the token that separates documents: `eot`, else the end of text that `tokenizer_config.json` beside the
+    file names, else that of a base model.
+
+    Raises `TokenizerError` if there is none. Warns (`ShardkitWarning`) where it is one that ends a turn of a chat, or
+    one that no well-known base model has.
+    """
+    if eot is not None:
+        if (number := tokenizer.token_to_id(eot)) is None:
+            raise TokenizerError(f"{path} has no token {eot!r}: give --eot one of its tokens")
+        return int(number)
+    stated = _stated_eos(path.with_name("tokenizer_config.json"))
+    if stated is not None and tokenizer.token_to_id(stated) is None:
+        raise TokenizerError(f"{path} has no token {stated!r}, the eos_token of its tokenizer_config.json: give --eot")
+    names = [name for name in (*_EOT_NAMES, *_ENDS_OF_TURN) if tokenizer.token_to_id(name) is not None]
+    if stated is not None and (stated not in _ENDS_OF_TURN or names[0] in _ENDS_OF_TURN):
+        names = [stated]
+    if not names:
+        raise TokenizerError(
+            f"{path} has none of the end-of-text tokens {', '.join(_EOT_NAMES)}: give --eot TOKEN, the one to put "
+            "before each document"
+        )
+    if names[0] not in _EOT_NAMES:
+        warnings.warn(
+            f"documents are separated by {names[0]!r}, which is not the end of text of a well-known base model: give "
+            "--eot TOKEN for another",
+            ShardkitWarning,
+            stacklevel=2,
+        )
+    return int(tokenizer.token_to_id(names[0]))
+
+
+def _stated_eos(config: Path) -> str | None:
+    """The `eos_token` of a `tokenizer_config.json`; None if there is no such file, or none in it."""
+    if not config.exists():
+        return None
+    try:
+        stated = read_record(dict[str, Any], parse_json(read_small_file(config))).get("eos_token")
+        stated = stated.get("content") if isinstance(stated, dict) else stated
+        if not isinstance(stated, str | None):
+            raise ValueError("its eos_token is no text")
+    except (ValueError, OSError) as error:
+        raise TokenizerError(f"cannot read {config}: {error}") from error
+    return stated

@@ -12,12 +12,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from shardkit.dataset.manifest import TokenizerInfo
+from shardkit.dataset.manifest import Manifest, TokenizerInfo
+from shardkit.dataset.tokenizer_file import TOKENIZER_NAME, read_tokenizer_files, token_of
 from shardkit.errors import TokenizerError
 from shardkit.tokenization.fast_json import fast_tokenizer_json
 from shardkit.tokenization.proofs import Proof, find_proof, proof_key
 from shardkit.tokenization.tiktoken_files import load_encoding, ranks_sha256, seed_tiktoken_cache
 from shardkit.tokenization.tokenizer_json import find_eot, read_tokenizer_json
+
+_SPECIALS_OF_BYTES = {"<|endoftext|>": 256}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -37,15 +40,40 @@ class Vocabulary:
     proof_key: str | None = None
     proof: Proof | None = None
 
+    @property
+    def end_of_text(self) -> str | None:
+        """The token that separates documents, as text; None where it cannot be said."""
+        if self.tokenizer_json is not None:
+            return token_of(self.tokenizer_json.encode(), self.info.eot_id)
+        specials: dict[str, int] = self.encoding["special_tokens"] if self.encoding else _SPECIALS_OF_BYTES
+        return next((token for token, number in specials.items() if number == self.info.eot_id), None)
 
-def load_vocabulary(name: str) -> Vocabulary:
-    """The vocabulary of a tiktoken encoding, of the `tokenizer.json` at a path that ends in `.json`, or `bytes` (ids
-    0-255, EOT 256). Raises `TokenizerError` if it cannot be had."""
-    if name == "bytes":
-        sha256 = hashlib.sha256(bytes(range(256))).hexdigest()
-        return Vocabulary(name=name, info=TokenizerInfo(name="bytes", vocab_size=257, eot_id=256, ranks_sha256=sha256))
-    loaded = _from_file(Path(name)) if name.endswith(".json") else _from_tiktoken(name)
-    return _attach(loaded, find_proof(loaded.proof_key) if loaded.proof_key else None)
+
+def load_vocabulary(name: str, eot: str | None = None) -> Vocabulary:
+    """The vocabulary of a tiktoken encoding, of a `tokenizer.json` or a folder that holds one, or `bytes` (ids 0-255,
+    EOT 256). `eot` is the token that separates documents, where it is not the vocabulary's own end of text.
+
+    Raises `TokenizerError` if it cannot be had, or has no such token. Warns (`ShardkitWarning`) of an unusual end.
+    """
+    path = Path(name) if name.endswith(".json") else Path(name) / TOKENIZER_NAME
+    if name.endswith(".json") or path.is_file():
+        return _with_own_proof(_from_file(path, eot))
+    loaded = _bytes() if name == "bytes" else _with_own_proof(_from_tiktoken(name))
+    if eot is None:
+        return loaded
+    specials: dict[str, int] = loaded.encoding["special_tokens"] if loaded.encoding else _SPECIALS_OF_BYTES
+    if eot not in specials:
+        raise TokenizerError(f"{name} has no special token {eot!r}: --eot is one of {', '.join(specials)}")
+    return replace(loaded, info=replace(loaded.info, eot_id=specials[eot]))
+
+
+def _with_own_proof(vocabulary: Vocabulary) -> Vocabulary:
+    return _attach(vocabulary, find_proof(vocabulary.proof_key) if vocabulary.proof_key else None)
+
+
+def _bytes() -> Vocabulary:
+    sha256 = hashlib.sha256(bytes(range(256))).hexdigest()
+    return Vocabulary(name="bytes", info=TokenizerInfo(name="bytes", vocab_size=257, eot_id=256, ranks_sha256=sha256))
 
 
 @lru_cache(maxsize=2)
@@ -81,19 +109,44 @@ def _from_tiktoken(name: str) -> Vocabulary:
     )
 
 
-def _from_file(path: Path) -> Vocabulary:
+def dataset_vocabulary(manifest: Manifest, name: str | None = None) -> Vocabulary:
+    """The vocabulary that a dataset was made with: of the `tokenizer.json` beside its manifest, or of the name there,
+    or of `name`. Where no manifest names one, gpt2's.
+
+    Raises `TokenizerError` if it cannot be had, or is another than the manifest means.
+    """
+    ours, where = manifest.tokenizer, manifest.directory
+    if name is None and ours is not None and where is not None and read_tokenizer_files(where, ours):
+        return _with_own_proof(_from_file(where / TOKENIZER_NAME, None, ours))
+    if ours is None:
+        return load_vocabulary(name or "gpt2")
+    try:
+        loaded = load_vocabulary(name or ours.name)
+    except TokenizerError as error:
+        if name is not None or not ours.name.endswith(".json"):
+            raise
+        raise TokenizerError(
+            f"{where or 'the dataset'} was made with a tokenizer.json that is not beside its manifest, and {error}: "
+            f"give --tokenizer with the file whose SHA-256 is {ours.ranks_sha256}"
+        ) from error
+    if loaded.info.ranks_sha256 != ours.ranks_sha256:
+        raise TokenizerError(
+            f"{loaded.name} here is another vocabulary than {where or 'the dataset'} was made with: give --tokenizer "
+            f"with the one whose SHA-256 is {ours.ranks_sha256}"
+        )
+    return replace(loaded, info=ours)
+
+
+def _from_file(path: Path, eot: str | None, info: TokenizerInfo | None = None) -> Vocabulary:
+    """The vocabulary of a `tokenizer.json`, of which `info` says what the manifest does, if it is a dataset's."""
     text, reference = read_tokenizer_json(path)
     if not (ids := reference.get_vocab(with_added_tokens=True)):
         raise TokenizerError(f"{path} has an empty vocabulary: give the tokenizer.json of a trained tokenizer")
     sha256 = hashlib.sha256(text.encode()).hexdigest()
-    return Vocabulary(
-        name=str(path),
-        proof_key=proof_key(sha256),
-        info=TokenizerInfo(
-            name=path.name,
-            vocab_size=max(ids.values()) + 1,  # ids may have holes
-            eot_id=find_eot(path, reference),
-            ranks_sha256=sha256,
-        ),
-        tokenizer_json=text,
+    info = info or TokenizerInfo(
+        name=path.name,
+        vocab_size=max(ids.values()) + 1,  # ids may have holes
+        eot_id=find_eot(path, reference, eot),
+        ranks_sha256=sha256,
     )
+    return Vocabulary(name=str(path), proof_key=proof_key(sha256), info=info, tokenizer_json=text)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,9 @@ def write_dataset(
         dtype="uint16",
         tokens_per_shard=max(train, val),
         shards=tuple(shards),
-        tokenizer=TokenizerInfo(name="bytes", vocab_size=ids, eot_id=256, ranks_sha256="0" * 64),
+        tokenizer=TokenizerInfo(
+            name="bytes", vocab_size=ids, eot_id=256, ranks_sha256=sha256(bytes(range(256))).hexdigest()
+        ),
     )
     manifest.save(folder)
     return Manifest.load(folder)

@@ -17,7 +17,7 @@ import tokenizers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shardkit.errors import AuditError, TokenizerError, UsageError
+from shardkit.errors import AuditError, ShardkitWarning, TokenizerError, UsageError
 from shardkit.tokenization.engines import replace_surrogates
 from shardkit.tokenization.fast_json import fast_tokenizer_json, find_splits, known_splits
 from shardkit.tokenization.tiktoken_files import load_encoding
@@ -308,9 +308,12 @@ def test_the_end_of_text_token_is_the_configs_or_a_usual_name(tmp_path: Path) ->
     assert Tokenizer(str(path)).eot_id == 1
     for eos in ("[STOP]", {"content": "[STOP]"}):
         (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": eos}))
-        assert Tokenizer(str(path)).eot_id == 0
+        with pytest.warns(
+            ShardkitWarning, match=r"separated by '\[STOP\]', which is not the end of text of a well-known"
+        ):
+            assert Tokenizer(str(path)).eot_id == 0
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "[NONE]"}))
-    with pytest.raises(TokenizerError, match=r"none of the end-of-text tokens \[NONE\]"):
+    with pytest.raises(TokenizerError, match=r"has no token '\[NONE\]', the eos_token of its tokenizer_config.json"):
         Tokenizer(str(path))
     for text in (
         "{",
@@ -360,3 +363,34 @@ def test_a_tokenizer_json_without_a_vocabulary_or_of_many_gigabytes_is_one_clear
 @pytest.mark.parametrize(("name", "ids"), [("cl100k_base", [100256, 64]), ("gpt2", [60_000, 64]), ("bytes", [300, 97])])
 def test_an_id_that_no_token_has_decodes_to_a_replacement_character(name: str, ids: list[int]) -> None:
     assert tokenizer(name, "tiktoken").decode(ids) == "\ufffda"
+
+
+def config(folder: Path, eos: str) -> None:
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": eos}))
+
+
+@pytest.mark.parametrize("turn", ["<|im_end|>", "<|eot_id|>", "<end_of_turn>"])
+def test_what_ends_a_turn_of_a_chat_separates_no_documents_where_there_is_an_end_of_text(
+    turn: str, tmp_path: Path
+) -> None:
+    path = train(tmp_path / "tokenizer.json", specials=[turn, "<|endoftext|>"])
+    config(tmp_path, turn)
+    assert Tokenizer(str(path)).eot_id == 1
+    alone = train(tmp_path / "tokenizer.json", specials=[turn])
+    with pytest.warns(ShardkitWarning, match="documents are separated by '.*', which is not the end of text"):
+        assert Tokenizer(str(alone)).eot_id == 0
+
+
+def test_the_end_of_text_may_be_named(tmp_path: Path) -> None:
+    path = train(tmp_path / "tokenizer.json", specials=["[A]", "[B]", "</s>"])
+    config(tmp_path, "[A]")
+    named = load_vocabulary(str(path), "[B]")
+    assert (named.info.eot_id, named.end_of_text) == (1, "[B]")
+    assert load_vocabulary(str(tmp_path), "[B]").info == named.info
+    with pytest.raises(TokenizerError, match=r"tokenizer.json has no token '\[C\]': give --eot one of its tokens"):
+        load_vocabulary(str(path), "[C]")
+    assert load_vocabulary("cl100k_base", "<|endofprompt|>").info.eot_id == 100276
+    assert load_vocabulary("cl100k_base").end_of_text == load_vocabulary("bytes").end_of_text == "<|endoftext|>"
+    for name in ("gpt2", "bytes"):
+        with pytest.raises(TokenizerError, match=rf"{name} has no special token 'x': --eot is one of <\|endoftext\|>"):
+            load_vocabulary(name, "x")

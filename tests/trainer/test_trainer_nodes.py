@@ -155,7 +155,7 @@ def test_all_nodes_pull_the_commit_that_was_resolved_once(
     push(tmp_path / "second", "alice/data", overwrite=True)  # while another node begins
     assert pull(name, tmp_path / "pulled", revision=commit).fingerprint == first.fingerprint
     settings: dict[str, Any] = {"data": "alice/data", "data_dir": str(tmp_path / "now"), "out": "o", "model": "nano"}
-    _, manifest = open_data(make_config(settings), find_world("cpu"))
+    manifest = open_data(make_config(settings), find_world("cpu"))
     assert manifest.fingerprint == Manifest.load(tmp_path / "second").fingerprint != first.fingerprint
     assert f"pulling alice/data at {pin_commit('alice/data')[1]} into" in capsys.readouterr().out
 

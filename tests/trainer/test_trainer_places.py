@@ -102,8 +102,8 @@ def test_eval_and_sample_read_nothing_that_a_strangers_checkpoint_names(stranger
         assert not isinstance(result.exception, Exception), result.exception
         return result.exit_code, result.output
 
-    for command in ("eval", "sample"):
-        code, said = say(command, stranger, "--device", "cpu")
+    for command in (("eval", "--hellaswag", tmp_path / "none.jsonl"), ("sample",)):
+        code, said = say(*command, stranger, "--device", "cpu")
         assert code == 2
         assert "the checkpoint's tokenizer is a file" in said
     code, said = say("eval", stranger, "--device", "cpu", "--tokenizer", "bytes")

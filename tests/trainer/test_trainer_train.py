@@ -145,7 +145,8 @@ def test_with_the_mask_a_steps_gradient_is_that_of_its_documents_alone(tmp_path:
         "document_mask": True,
     }
     world = find_world("cpu")
-    config, manifest = open_data(make_config(given), world)
+    config = make_config(given)
+    manifest = open_data(config, world)
     run = Run(config, world, manifest, None)
     twin, (_, counted) = deepcopy(run.learner.model), run.learner.accumulate(run.loader.next_batch, run.micro_steps)
     run.close()

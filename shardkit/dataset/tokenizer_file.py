@@ -1,0 +1,59 @@
+"""The dataset's own `tokenizer.json`, beside its manifest: whoever has the dataset has the vocabulary too.
+
+It is there where the vocabulary came as such a file, and nothing else names it: the manifest has its SHA-256
+(`ranks_sha256`). Beside it a `tokenizer_config.json`, so that `transformers.AutoTokenizer.from_pretrained` reads the
+folder or the repo.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from shardkit.dataset.records import TokenizerInfo
+from shardkit.dataset.typed_json import parse_json
+from shardkit.files import atomic_write, read_small_file
+
+TOKENIZER_NAME = "tokenizer.json"
+TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
+
+
+def tokenizer_files(info: TokenizerInfo | None, data: bytes) -> dict[str, bytes]:
+    """Name and content of both files; none if `data` is not the `tokenizer.json` that the manifest's `info` means."""
+    if info is None or hashlib.sha256(data).hexdigest() != info.ranks_sha256:
+        return {}
+    end = token_of(data, info.eot_id)
+    config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    if end is not None:
+        config |= {"bos_token": end, "eos_token": end}
+    return {TOKENIZER_NAME: data, TOKENIZER_CONFIG_NAME: (json.dumps(config, indent=2) + "\n").encode()}
+
+
+def read_tokenizer_files(directory: Path, info: TokenizerInfo | None) -> dict[str, bytes]:
+    """Those of the dataset in `directory`; none if it has no `tokenizer.json`, or another one."""
+    try:
+        return tokenizer_files(info, read_small_file(directory / TOKENIZER_NAME))
+    except OSError:
+        return {}
+
+
+def write_tokenizer_files(directory: Path, files: Mapping[str, bytes]) -> None:
+    """Put them into `directory`; what is there under their names stays as it is. Raises `OutputError`."""
+    for name, data in files.items():
+        if not (directory / name).exists():
+            atomic_write(directory / name, data)
+
+
+def token_of(data: bytes, number: int) -> str | None:
+    """The token of id `number` in a `tokenizer.json`, as far as that can be read."""
+    try:
+        stated = parse_json(data)
+        added = {token["id"]: token["content"] for token in stated.get("added_tokens") or ()}
+        if number in added:
+            return str(added[number])
+        return next((token for token, other in stated["model"]["vocab"].items() if other == number), None)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return None

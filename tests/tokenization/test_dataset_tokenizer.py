@@ -1,0 +1,175 @@
+"""A dataset's own `tokenizer.json`: it travels with the dataset, and no other file is ever believed in its place."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import tokenizers
+from hub_server import HubServer
+from texts import prose, write_parquet
+
+from shardkit import Manifest, Tokenizer, pull, push, tokenize
+from shardkit.errors import TokenizerError
+from shardkit.look.peek import peek_document
+from shardkit.tokenization.vocabulary import load_vocabulary
+
+REPO = "alice/words"
+FILES = {"tokenizer.json", "tokenizer_config.json"}
+
+
+def train(path: Path, *, size: int = 400) -> Path:
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=["<|im_end|>", "<|endoftext|>"],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    made.train_from_iterator(prose(50), trainer)
+    path.parent.mkdir(exist_ok=True)
+    made.save(str(path))
+    return path
+
+
+def make(folder: Path, vocabulary: Path | str, **options: object) -> Manifest:
+    source = write_parquet(folder.parent / "source.parquet", [*prose(60)])
+    return tokenize(
+        source,
+        folder,
+        tokenizer=str(vocabulary),
+        workers=1,
+        shard_tokens=5_000,
+        prefix="p",
+        **options,  # type: ignore[arg-type]
+    )
+
+
+@pytest.fixture
+def vocabulary(tmp_path: Path) -> Path:
+    return train(tmp_path / "mine" / "tokenizer.json")
+
+
+@pytest.fixture
+def out(vocabulary: Path, tmp_path: Path) -> Path:
+    make(tmp_path / "out", vocabulary)
+    return tmp_path / "out"
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_dataset_has_the_file_that_it_was_made_with_and_transformers_reads_it(out: Path, vocabulary: Path) -> None:
+    from transformers import AutoTokenizer
+
+    assert (out / "tokenizer.json").read_bytes() == vocabulary.read_bytes()
+    theirs, ours = AutoTokenizer.from_pretrained(str(out)), Tokenizer(str(vocabulary))
+    for text in prose(20):
+        assert theirs(text, add_special_tokens=False)["input_ids"] == ours.encode_ordinary(text)
+    assert (theirs.eos_token, theirs.eos_token_id) == ("<|endoftext|>", ours.eot_id)
+
+
+def test_a_dataset_needs_no_file_but_its_own(out: Path, vocabulary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vocabulary.unlink()
+    train(out.parent / "tokenizer.json", size=300)
+    monkeypatch.chdir(out.parent)  # where another file of that name is
+    assert peek_document(out, 3)["text"].startswith(prose(60)[3][:200])
+    manifest = Manifest.load(out)
+    assert Tokenizer.of_dataset(manifest).info == manifest.tokenizer
+
+
+def test_another_file_of_the_same_name_is_refused(out: Path, vocabulary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (out / "tokenizer.json").write_bytes(train(out.parent / "tokenizer.json", size=300).read_bytes())
+    monkeypatch.chdir(out.parent)
+    manifest = Manifest.load(out)
+    for name in (None, "tokenizer.json", "gpt2"):
+        with pytest.raises(TokenizerError, match="here is another vocabulary than .*out was made with: give"):
+            Tokenizer.of_dataset(manifest, name=name)
+    (out.parent / "tokenizer.json").unlink()
+    with pytest.raises(TokenizerError, match=r"made with a tokenizer\.json that is not beside its manifest"):
+        Tokenizer.of_dataset(manifest)
+    assert Tokenizer.of_dataset(manifest, name=str(vocabulary)).info == manifest.tokenizer
+
+
+def test_an_encoding_of_tiktoken_is_known_by_its_name_and_checked_too(tmp_path: Path) -> None:
+    manifest = make(tmp_path / "out", "gpt2")
+    assert names(tmp_path / "out") & FILES == set()
+    assert Tokenizer.of_dataset(manifest).name == "gpt2"
+    assert manifest.tokenizer is not None
+    other = dataclasses.replace(manifest, tokenizer=dataclasses.replace(manifest.tokenizer, ranks_sha256="0" * 64))
+    with pytest.raises(TokenizerError, match="gpt2 here is another vocabulary than"):
+        Tokenizer.of_dataset(other)
+    assert Tokenizer.of_dataset(dataclasses.replace(manifest, tokenizer=None)).name == "gpt2"
+
+
+def test_the_chosen_end_of_text_is_that_of_the_dataset_everywhere(vocabulary: Path, tmp_path: Path) -> None:
+    make(tmp_path / "out", vocabulary, eot="<|im_end|>")
+    manifest = Manifest.load(tmp_path / "out")
+    assert manifest.tokenizer is not None
+    assert manifest.tokenizer.eot_id == Tokenizer.of_dataset(manifest).eot_id == 0
+    assert json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())["eos_token"] == "<|im_end|>"
+    assert load_vocabulary(str(vocabulary)).info.eot_id == 1
+
+
+@pytest.mark.parametrize("place", ["hub", "folder", "s3"])
+def test_it_travels_with_the_dataset(place: str, hub: HubServer, out: Path, tmp_path: Path) -> None:
+    repo = {"hub": REPO, "folder": str(tmp_path / "remote"), "s3": "memory://bucket/words"}[place]
+    push(out, repo)
+    pull(repo, tmp_path / "copy")
+    for name in (*FILES, "manifest.json"):
+        assert (tmp_path / "copy" / name).read_bytes() == (out / name).read_bytes(), name
+    assert push(out, repo).sent_files == 0
+
+
+def test_a_run_that_pushes_sends_it_too(hub: HubServer, vocabulary: Path, tmp_path: Path) -> None:
+    made = make(tmp_path / "small", vocabulary, push=REPO, max_disk=1 << 20)
+    assert names(tmp_path / "small") & FILES == set()
+    assert pull(REPO, tmp_path / "copy") == made
+    assert (tmp_path / "copy" / "tokenizer.json").read_bytes() == vocabulary.read_bytes()
+
+
+def test_a_file_that_is_not_the_datasets_is_neither_fetched_nor_replaced(
+    hub: HubServer, out: Path, tmp_path: Path
+) -> None:
+    make(tmp_path / "plain", "gpt2")
+    (tmp_path / "plain" / "tokenizer.json").write_text("not the dataset's")
+    push(tmp_path / "plain", str(tmp_path / "remote"))
+    assert "tokenizer.json" not in names(tmp_path / "remote")
+    (tmp_path / "remote" / "tokenizer.json").write_text("somebody else's")
+    pull(str(tmp_path / "remote"), tmp_path / "copy")
+    assert names(tmp_path / "copy") & FILES == set()
+    push(out, REPO)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "tokenizer.json").write_text("my own")
+    pull(REPO, tmp_path / "other")
+    assert (tmp_path / "other" / "tokenizer.json").read_text() == "my own"
+
+
+def test_what_replaces_the_dataset_replaces_it_too(hub: HubServer, out: Path, tmp_path: Path) -> None:
+    make(tmp_path / "plain", "gpt2")
+    push(out, REPO)
+    push(tmp_path / "plain", REPO, overwrite=True)
+    pull(REPO, tmp_path / "copy")
+    assert names(tmp_path / "copy") & FILES == set()
+    other = train(tmp_path / "other" / "tokenizer.json", size=300)
+    make(out, other, overwrite=True)
+    assert (out / "tokenizer.json").read_bytes() == other.read_bytes()
+    push(out, REPO, overwrite=True)
+    pull(REPO, tmp_path / "again")
+    assert (tmp_path / "again" / "tokenizer.json").read_bytes() == other.read_bytes()
+    (out / "tokenizer_config.json").write_text("{}")  # the user's, from now on
+    make(out, "gpt2", overwrite=True)
+    assert names(out) & FILES == {"tokenizer_config.json"}
+
+
+def test_a_file_without_a_readable_end_of_text_still_travels(tmp_path: Path) -> None:
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1, "</s>": 2}, "a"))
+    made.save(str(tmp_path / "words.json"))
+    tokenize(["a", "b"], tmp_path / "out", tokenizer=str(tmp_path / "words.json"), val_shards=0, workers=1)
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (tmp_path / "words.json").read_bytes()
+    assert json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())["eos_token"] == "</s>"

@@ -1,0 +1,76 @@
+"""Training, evaluation and samples use the vocabulary that the dataset was made with, whatever lies around."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tokenizers
+from click.testing import CliRunner
+from texts import prose, write_parquet
+
+from shardkit import tokenize
+from trainer.__main__ import main
+from trainer.train import train
+
+SHAPE: dict[str, Any] = {"model": "nano", "n_layer": 1, "n_head": 2, "n_embd": 32, "seq_len": 32, "batch_tokens": 64}
+
+
+def make_vocabulary(path: Path, size: int) -> str:
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=["</s>"],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    made.train_from_iterator(prose(40), trainer)
+    path.parent.mkdir(exist_ok=True)
+    made.save(str(path))
+    return str(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`data`, made with a vocabulary that is gone, `run`, and the working folder `elsewhere`, which has another one."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    source = write_parquet(tmp_path / "a.parquet", [*prose(80)])
+    name = make_vocabulary(tmp_path / "gone" / "tokenizer.json", 600)
+    tokenize(source, tmp_path / "data", tokenizer=name, workers=1, shard_tokens=10_000)
+    Path(name).unlink()
+    make_vocabulary(tmp_path / "elsewhere" / "tokenizer.json", 300)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    words = {"data": str(tmp_path / "data"), "out": str(tmp_path / "run"), "device": "cpu", "steps": 2}
+    train({**SHAPE, **words, "micro_batch": 2, "val_tokens": 2048, "val_every": 2})
+    return tmp_path
+
+
+def invoke(*words: str | Path) -> Any:
+    return CliRunner().invoke(main, [*map(str, words), "--device", "cpu"])
+
+
+def test_bits_a_byte_and_samples_are_those_of_the_datasets_vocabulary(folder: Path) -> None:
+    entries = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
+    logged = next(entry["bits_per_byte"] for entry in reversed(entries) if "bits_per_byte" in entry)
+    result = invoke("eval", folder / "run")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout.splitlines()[-1])["bits_per_byte"] == pytest.approx(logged)
+    first = invoke("sample", folder / "run", "--tokens", "8", "--prompt", "The")
+    (folder / "elsewhere" / "tokenizer.json").unlink()
+    assert first.exit_code == 0, first.output
+    assert invoke("sample", folder / "run", "--tokens", "8", "--prompt", "The").stdout == first.stdout
+
+
+@pytest.mark.parametrize("command", ["eval", "sample"])
+def test_another_vocabulary_is_refused_by_name(folder: Path, command: str) -> None:
+    result = invoke(command, folder / "run", "--tokenizer", folder / "elsewhere" / "tokenizer.json")
+    assert result.exit_code == 1
+    assert "here is another vocabulary than" in result.stderr
+    assert result.stderr.count("\n") == 1
+    with pytest.raises(Exception, match="here is another vocabulary than"):
+        train({**SHAPE, "data": str(folder / "data"), "out": str(folder / "new"), "tokenizer": "gpt2", "micro_batch": 2, "steps": 1})
