@@ -90,7 +90,12 @@ def main() -> None:
 @click.option("--text-field", default="text", show_default=True, help="Column or field that holds the text.")
 @click.option("--separator", help="Text between two documents of a .txt file. [one document a file]")
 @click.option("--skip-bad-rows", is_flag=True, help="Pass over rows that are not JSON or not UTF-8, and list them.")
-@click.option("--tokenizer", default="gpt2", show_default=True, help="tiktoken encoding, tokenizer.json, or bytes.")
+@click.option(
+    "--tokenizer",
+    default="gpt2",
+    show_default=True,
+    help="tiktoken encoding, tokenizer.json, model on the Hub, or bytes.",
+)
 @click.option("--eot", metavar="TOKEN", help="Token before each document. [the base model's end of text]")
 @click.option("--encoder", type=click.Choice(["auto", "fast", "tiktoken"]), default="auto", show_default=True)
 @click.option("--shard-tokens", type=int, help="Tokens in a shard. [100,000,000; 100,000 for sample]")

@@ -51,7 +51,7 @@ def load_encoding(name: str) -> Any:
     if name not in tiktoken.list_encoding_names():
         raise TokenizerError(
             f"unknown tokenizer {name!r}: expected one of {', '.join(sorted(tiktoken.list_encoding_names()))}, bytes, "
-            "or the path of a tokenizer.json"
+            "the path of a tokenizer.json or of a folder with one, or a model on the Hub (user/name)"
         )
     seeded = seed_tiktoken_cache(name)
     try:

@@ -16,6 +16,7 @@ from shardkit.dataset.manifest import Manifest, TokenizerInfo
 from shardkit.dataset.tokenizer_file import TOKENIZER_NAME, read_tokenizer_files, token_of
 from shardkit.errors import TokenizerError
 from shardkit.tokenization.fast_json import fast_tokenizer_json
+from shardkit.tokenization.hub_vocabulary import fetch_tokenizer, is_model_id
 from shardkit.tokenization.proofs import Proof, find_proof, proof_key
 from shardkit.tokenization.tiktoken_files import load_encoding, ranks_sha256, seed_tiktoken_cache
 from shardkit.tokenization.tokenizer_json import find_eot, read_tokenizer_json
@@ -50,14 +51,20 @@ class Vocabulary:
 
 
 def load_vocabulary(name: str, eot: str | None = None) -> Vocabulary:
-    """The vocabulary of a tiktoken encoding, of a `tokenizer.json` or a folder that holds one, or `bytes` (ids 0-255,
-    EOT 256). `eot` is the token that separates documents, where it is not the vocabulary's own end of text.
+    """The vocabulary of a tiktoken encoding, of a `tokenizer.json` or a folder that holds one, of a model on the Hub
+    (`user/name`), or `bytes` (ids 0-255, EOT 256). `eot` is the token that separates documents, where it is not the
+    vocabulary's own end of text.
 
-    Raises `TokenizerError` if it cannot be had, or has no such token. Warns (`ShardkitWarning`) of an unusual end.
+    Raises `TokenizerError` if it cannot be had, or has no such token, and `AuthError` for a model that is not for this
+    account. Warns (`ShardkitWarning`) of an unusual end of text.
     """
     path = Path(name) if name.endswith(".json") else Path(name) / TOKENIZER_NAME
     if name.endswith(".json") or path.is_file():
         return _with_own_proof(_from_file(path, eot))
+    if is_model_id(name):
+        path, full_name = fetch_tokenizer(name)
+        loaded = _from_file(path, eot)
+        return _with_own_proof(replace(loaded, name=full_name, info=replace(loaded.info, name=full_name)))
     loaded = _bytes() if name == "bytes" else _with_own_proof(_from_tiktoken(name))
     if eot is None:
         return loaded

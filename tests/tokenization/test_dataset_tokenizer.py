@@ -10,6 +10,7 @@ import pytest
 import tokenizers
 from hub_server import HubServer
 from texts import prose, write_parquet
+from vocabulary_data import train_vocabulary
 
 from shardkit import Manifest, Tokenizer, pull, push, tokenize
 from shardkit.errors import TokenizerError
@@ -18,22 +19,6 @@ from shardkit.tokenization.vocabulary import load_vocabulary
 
 REPO = "alice/words"
 FILES = {"tokenizer.json", "tokenizer_config.json"}
-
-
-def train(path: Path, *, size: int = 400) -> Path:
-    made = tokenizers.Tokenizer(tokenizers.models.BPE())
-    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=size,
-        special_tokens=["<|im_end|>", "<|endoftext|>"],
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    made.train_from_iterator(prose(50), trainer)
-    path.parent.mkdir(exist_ok=True)
-    made.save(str(path))
-    return path
 
 
 def make(folder: Path, vocabulary: Path | str, **options: object) -> Manifest:
@@ -51,7 +36,7 @@ def make(folder: Path, vocabulary: Path | str, **options: object) -> Manifest:
 
 @pytest.fixture
 def vocabulary(tmp_path: Path) -> Path:
-    return train(tmp_path / "mine" / "tokenizer.json")
+    return train_vocabulary(tmp_path / "mine" / "tokenizer.json")
 
 
 @pytest.fixture
@@ -76,7 +61,7 @@ def test_a_dataset_has_the_file_that_it_was_made_with_and_transformers_reads_it(
 
 def test_a_dataset_needs_no_file_but_its_own(out: Path, vocabulary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vocabulary.unlink()
-    train(out.parent / "tokenizer.json", size=300)
+    train_vocabulary(out.parent / "tokenizer.json", size=300)
     monkeypatch.chdir(out.parent)  # where another file of that name is
     assert peek_document(out, 3)["text"].startswith(prose(60)[3][:200])
     manifest = Manifest.load(out)
@@ -84,7 +69,7 @@ def test_a_dataset_needs_no_file_but_its_own(out: Path, vocabulary: Path, monkey
 
 
 def test_another_file_of_the_same_name_is_refused(out: Path, vocabulary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (out / "tokenizer.json").write_bytes(train(out.parent / "tokenizer.json", size=300).read_bytes())
+    (out / "tokenizer.json").write_bytes(train_vocabulary(out.parent / "tokenizer.json", size=300).read_bytes())
     monkeypatch.chdir(out.parent)
     manifest = Manifest.load(out)
     for name in (None, "tokenizer.json", "gpt2"):
@@ -156,7 +141,7 @@ def test_what_replaces_the_dataset_replaces_it_too(hub: HubServer, out: Path, tm
     push(tmp_path / "plain", REPO, overwrite=True)
     pull(REPO, tmp_path / "copy")
     assert names(tmp_path / "copy") & FILES == set()
-    other = train(tmp_path / "other" / "tokenizer.json", size=300)
+    other = train_vocabulary(tmp_path / "other" / "tokenizer.json", size=300)
     make(out, other, overwrite=True)
     assert (out / "tokenizer.json").read_bytes() == other.read_bytes()
     push(out, REPO, overwrite=True)

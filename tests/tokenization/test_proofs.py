@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import folder_bytes
 from texts import prose, write_parquet
+from vocabulary_data import train_vocabulary
 
 from shardkit import Manifest, tokenize
 from shardkit.errors import ShardkitWarning
@@ -279,19 +279,7 @@ def test_ranks_pattern_engine_and_battery_each_make_it_another_proof(monkeypatch
 
 @pytest.fixture
 def vocabulary_file(tmp_path: Path) -> Path:
-    made = tokenizers.Tokenizer(tokenizers.models.BPE())
-    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=500,
-        special_tokens=["<|endoftext|>"],
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    made.train_from_iterator(prose(50), trainer)
-    path = tmp_path / "tokenizer.json"
-    made.save(str(path))
-    return path
+    return train_vocabulary(tmp_path / "tokenizer.json", size=500)
 
 
 @pytest.fixture

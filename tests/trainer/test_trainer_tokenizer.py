@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tokenizers
 from click.testing import CliRunner
 from texts import prose, write_parquet
+from vocabulary_data import train_vocabulary
 
 from shardkit import tokenize
 from trainer.__main__ import main
@@ -18,32 +18,16 @@ from trainer.train import train
 SHAPE: dict[str, Any] = {"model": "nano", "n_layer": 1, "n_head": 2, "n_embd": 32, "seq_len": 32, "batch_tokens": 64}
 
 
-def make_vocabulary(path: Path, size: int) -> str:
-    made = tokenizers.Tokenizer(tokenizers.models.BPE())
-    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=size,
-        special_tokens=["</s>"],
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    made.train_from_iterator(prose(40), trainer)
-    path.parent.mkdir(exist_ok=True)
-    made.save(str(path))
-    return str(path)
-
-
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """`data`, made with a vocabulary that is gone, `run`, and the working folder `elsewhere`, which has another one."""
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     source = write_parquet(tmp_path / "a.parquet", [*prose(80)])
-    name = make_vocabulary(tmp_path / "gone" / "tokenizer.json", 600)
+    name = str(train_vocabulary(tmp_path / "gone" / "tokenizer.json", size=600))
     tokenize(source, tmp_path / "data", tokenizer=name, workers=1, shard_tokens=10_000)
     Path(name).unlink()
-    make_vocabulary(tmp_path / "elsewhere" / "tokenizer.json", 300)
+    train_vocabulary(tmp_path / "elsewhere" / "tokenizer.json", size=300)
     monkeypatch.chdir(tmp_path / "elsewhere")
     words = {"data": str(tmp_path / "data"), "out": str(tmp_path / "run"), "device": "cpu", "steps": 2}
     train({**SHAPE, **words, "micro_batch": 2, "val_tokens": 2048, "val_every": 2})
@@ -72,5 +56,6 @@ def test_another_vocabulary_is_refused_by_name(folder: Path, command: str) -> No
     assert result.exit_code == 1
     assert "here is another vocabulary than" in result.stderr
     assert result.stderr.count("\n") == 1
+    words = {"data": str(folder / "data"), "out": str(folder / "new"), "tokenizer": "gpt2"}
     with pytest.raises(Exception, match="here is another vocabulary than"):
-        train({**SHAPE, "data": str(folder / "data"), "out": str(folder / "new"), "tokenizer": "gpt2", "micro_batch": 2, "steps": 1})
+        train({**SHAPE, **words, "micro_batch": 2, "steps": 1})

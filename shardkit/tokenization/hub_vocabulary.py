@@ -1,0 +1,48 @@
+"""The tokenizer of a model on the Hub, by the Hub's own client and in its cache."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from shardkit.dataset.tokenizer_file import TOKENIZER_CONFIG_NAME, TOKENIZER_NAME
+from shardkit.errors import TokenizerError
+from shardkit.hub_address import HUB_NAME
+from shardkit.network import with_retries
+
+_MODEL = re.compile(rf"({HUB_NAME.pattern})(?:@(.+))?")
+
+
+def is_model_id(name: str) -> bool:
+    """Whether `name` has the form of a model on the Hub, `user/name` or `user/name@revision`, and is no folder here."""
+    return _MODEL.fullmatch(name) is not None and not Path(name).exists()
+
+
+def fetch_tokenizer(name: str) -> tuple[Path, str]:
+    """Fetch `tokenizer.json`, and `tokenizer_config.json` if there is one, of a model; the first one's path, and the
+    model's name with the commit: `user/name@commit`. What is in the client's cache is not fetched again.
+
+    Raises `TokenizerError` (no such file, no network) or `AuthError` (no such model, or gated).
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    match = _MODEL.fullmatch(name)
+    assert match is not None  # as `is_model_id` says
+    model, revision = match.groups()
+    where = f"hf://{name}"
+
+    def fetch() -> Path:
+        try:
+            path = Path(hf_hub_download(model, TOKENIZER_NAME, revision=revision))
+        except RemoteEntryNotFoundError:
+            raise TokenizerError(
+                f"the model {name} has no {TOKENIZER_NAME}: give a model that has one, as those that transformers saves"
+            ) from None
+        with suppress(RemoteEntryNotFoundError):
+            hf_hub_download(model, TOKENIZER_CONFIG_NAME, revision=path.parent.name)
+        return path
+
+    path = with_retries(fetch, where, "fetch the tokenizer", error=TokenizerError)
+    return path, f"{model}@{path.parent.name}"  # the cache keeps a folder for each commit
