@@ -94,7 +94,7 @@ def main() -> None:
     "--tokenizer",
     default="gpt2",
     show_default=True,
-    help="tiktoken encoding, tokenizer.json, model on the Hub, or bytes.",
+    help="tiktoken encoding, tokenizer.json, model on the Hub, bytes, or chars.",
 )
 @click.option("--eot", metavar="TOKEN", help="Token before each document. [the base model's end of text]")
 @click.option("--encoder", type=click.Choice(["auto", "fast", "tiktoken"]), default="auto", show_default=True)

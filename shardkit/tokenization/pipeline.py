@@ -30,10 +30,8 @@ from shardkit.sources.sample import SAMPLE_SHARD_TOKENS
 from shardkit.tokenization import live_push, output_folder
 from shardkit.tokenization.live_push import LivePush
 from shardkit.tokenization.ordered_writer import OrderedWriter, TokenizeProgress
-from shardkit.tokenization.proving import with_proof
 from shardkit.tokenization.run_spec import RunSpec
-from shardkit.tokenization.tokenizer import Tokenizer
-from shardkit.tokenization.vocabulary import load_vocabulary
+from shardkit.tokenization.run_tokenizer import open_tokenizer
 from shardkit.tokenization.worker import Filter, Job, Transform
 
 if TYPE_CHECKING:
@@ -84,8 +82,9 @@ def tokenize(
     `.txt`. Of a folder, files of one kind are read and a warning names the others; a glob or a list reads any kinds
     together. A source must not change until the run ends (docs/tokenize.md says how that is found out).
 
-    `tokenizer` is a tiktoken encoding, a `tokenizer.json` or a folder that holds one (which the dataset gets a copy
-    of), or `bytes`; `eot` one of its tokens, to separate documents, in place of the end of text of its base model.
+    `tokenizer` is a tiktoken encoding, a `tokenizer.json`, a folder that holds one, a model on the Hub, `bytes`, or
+    `chars`, the characters of the text; `eot` one of its tokens, to separate documents, in place of the end of text of
+    its base model.
 
     The stream is `[EOT] + encode_ordinary(text)` for each row in order, cut into shards of exactly `shard_tokens`
     tokens (the last one shorter); the first `val_shards` shards are the split `val`, the others `train`. `max_docs` and
@@ -136,7 +135,7 @@ def tokenize(
         stack.push(running)
         spec = RunSpec(
             source=opened,
-            tokenizer=_open_tokenizer(tokenizer, eot, encoder, sum(file.bytes for file in opened.files), max_tokens),
+            tokenizer=open_tokenizer(tokenizer, eot, encoder, opened, max_tokens, transform, filter),
             prefix=prefix,
             tokens_per_shard=shard_tokens,
             val_shards=val_shards,
@@ -259,16 +258,6 @@ def _start_runner(runner: str, workers: int | None) -> LocalRunner | RayRunner:
 
         return RayRunner(workers)
     raise UsageError(f"unknown runner {runner!r}: expected local or ray")
-
-
-def _open_tokenizer(name: str, eot: str | None, encoder: str, source_bytes: int, max_tokens: int | None) -> Tokenizer:
-    """The tokenizer of a run; for `auto` and much text, with a proof of the fast engine, made now if need be."""
-    vocabulary = load_vocabulary(name, eot)
-    if encoder == "auto":
-        bytes_a_token = 4
-        most = source_bytes if max_tokens is None else min(source_bytes, max_tokens * bytes_a_token)
-        vocabulary = with_proof(vocabulary, most)
-    return Tokenizer(vocabulary, encoder=encoder)
 
 
 def _warn_of_missing_splits(manifest: Manifest, val_shards: int) -> None:

@@ -19,8 +19,9 @@ from shardkit.tokenization.fast_json import fast_tokenizer_json
 from shardkit.tokenization.hub_vocabulary import fetch_tokenizer, is_model_id
 from shardkit.tokenization.proofs import Proof, find_proof, proof_key
 from shardkit.tokenization.tiktoken_files import load_encoding, ranks_sha256, seed_tiktoken_cache
-from shardkit.tokenization.tokenizer_json import find_eot, read_tokenizer_json
+from shardkit.tokenization.tokenizer_json import find_eot, parse_tokenizer_json, read_tokenizer_json
 
+CHARS = "chars"  # the vocabulary that `characters.py` makes of a source
 _SPECIALS_OF_BYTES = {"<|endoftext|>": 256}
 
 
@@ -61,6 +62,8 @@ def load_vocabulary(name: str, eot: str | None = None) -> Vocabulary:
     path = Path(name) if name.endswith(".json") else Path(name) / TOKENIZER_NAME
     if name.endswith(".json") or path.is_file():
         return _with_own_proof(_from_file(path, eot))
+    if name == CHARS:
+        raise TokenizerError(f"the vocabulary {CHARS} is made of the text of one dataset, beside whose manifest it is")
     if is_model_id(name):
         path, full_name = fetch_tokenizer(name)
         loaded = _from_file(path, eot)
@@ -130,7 +133,7 @@ def dataset_vocabulary(manifest: Manifest, name: str | None = None) -> Vocabular
     try:
         loaded = load_vocabulary(name or ours.name)
     except TokenizerError as error:
-        if name is not None or not ours.name.endswith(".json"):
+        if name is not None or not ours.name.endswith((".json", CHARS)):
             raise
         raise TokenizerError(
             f"{where or 'the dataset'} was made with a tokenizer.json that is not beside its manifest, and {error}: "
@@ -142,6 +145,18 @@ def dataset_vocabulary(manifest: Manifest, name: str | None = None) -> Vocabular
             f"with the one whose SHA-256 is {ours.ranks_sha256}"
         )
     return replace(loaded, info=ours)
+
+
+def vocabulary_of_text(name: str, text: str, eot: str) -> Vocabulary:
+    """The vocabulary of the text of a `tokenizer.json`, one made here; `eot` is its end of text."""
+    reference = parse_tokenizer_json(text)
+    info = TokenizerInfo(
+        name=name,
+        vocab_size=reference.get_vocab_size(with_added_tokens=True),
+        eot_id=reference.token_to_id(eot),
+        ranks_sha256=hashlib.sha256(text.encode()).hexdigest(),
+    )
+    return Vocabulary(name=name, info=info, tokenizer_json=text)
 
 
 def _from_file(path: Path, eot: str | None, info: TokenizerInfo | None = None) -> Vocabulary:

@@ -1,0 +1,84 @@
+"""The vocabulary `chars`: the characters of the text, sorted, and the end of text after them, as tutorials have it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from shardkit.errors import SourceError, UsageError
+from shardkit.sources.chunks import iter_chunks
+from shardkit.sources.source import Source
+from shardkit.tokenization.user_functions import by_value
+from shardkit.tokenization.vocabulary import CHARS, Vocabulary, load_vocabulary, vocabulary_of_text
+from shardkit.tokenization.worker import ChunkEncoder, Filter, Job, Transform
+
+_EOT = "<|endoftext|>"
+_CHUNK_BYTES = 8 << 20
+
+
+def character_vocabulary(source: Source, *, transform: Transform | None, filter: Filter | None) -> Vocabulary:
+    """The vocabulary of all characters of `source`, after the caller's functions: it is read once for it.
+
+    Raises `UsageError` for a source that can be read only once, `SourceError` for one that cannot be read or has no
+    text.
+    """
+    if isinstance(source.texts, Iterator):
+        raise UsageError(
+            f"--tokenizer {CHARS} reads the source twice, and an iterator can be read once: give a list, or a file"
+        )
+    job = Job(
+        vocabulary=load_vocabulary("bytes"),
+        encoder="tiktoken",
+        read=source.options,
+        audit_stride=1,
+        transform=by_value(transform),
+        filter=by_value(filter),
+    )
+    found: set[str] = set()
+    for part in _utf8(source, job):
+        found.update(part.decode())
+    if not found:
+        raise SourceError(f"{source.info.id} has no text, so there are no characters to make a vocabulary of")
+    return vocabulary_of_text(CHARS, _tokenizer_json(sorted(found)), _EOT)
+
+
+def _utf8(source: Source, job: Job) -> Iterator[bytes]:
+    """The text as UTF-8, in pieces, as a worker reads it for the vocabulary `bytes`."""
+    worker = ChunkEncoder(job)
+    for chunk in iter_chunks(source, 0, 0, 0, chunk_bytes=_CHUNK_BYTES):
+        for piece in worker.encode(chunk):
+            if piece.error is not None:
+                raise piece.error
+            if piece.bad_row is None:  # which the run itself refuses, by name
+                yield piece.tokens[piece.tokens != job.vocabulary.info.eot_id].astype("u1").tobytes()
+
+
+def _tokenizer_json(characters: list[str]) -> str:
+    """A byte-pair encoding without merges, whose tokens are the characters."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    model: dict[str, Any] = {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": False,
+        "vocab": {character: number for number, character in enumerate(characters)},
+        "merges": [],
+    }
+    return json.dumps(
+        {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [{"id": len(characters), "content": _EOT, **flags}],
+            "normalizer": None,
+            "pre_tokenizer": None,
+            "post_processor": None,
+            "decoder": {"type": "Fuse"},
+            "model": model,
+        }
+    )
