@@ -18,7 +18,8 @@ from reference import folder_bytes, shard_bytes
 from texts import documents, write_parquet
 
 from shardkit import ShardLoader, Tokenizer, tokenize
-from shardkit.cli import Size, main
+from shardkit.cli import main
+from shardkit.cli.options import Size
 from shardkit.dataset.records import SourceFile, SourceInfo
 from shardkit.look.progress import TransferBar
 

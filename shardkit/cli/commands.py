@@ -1,4 +1,4 @@
-"""The command line: parse, one library call, print. Everything heavy is imported inside the commands.
+"""`shardkit`, and its commands that move datasets and look at them.
 
 An option's name is a keyword of the function that the command calls: a new option needs both.
 """
@@ -6,22 +6,18 @@ An option's name is a keyword of the function that the command calls: a new opti
 from __future__ import annotations
 
 import dataclasses
-import json
-import re
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from shardkit import __version__
-from shardkit.errors import ShardkitError, ShardkitWarning, UsageError, machine_fault
+from shardkit.cli.making import tokenize
+from shardkit.cli.options import ShardRange, json_option, print_result, warnings_as_lines
+from shardkit.errors import ShardkitError, UsageError, machine_fault
 from shardkit.interrupt import prompt_interrupt
 from shardkit.redaction import public_address
 
-DEFAULT_SOURCE = "HuggingFaceFW/fineweb-edu"
 _STOPPED = "stopped: run the same command again to go on from the last finished shard"
 
 
@@ -42,33 +38,6 @@ class _Group(click.Group):
             context.exit(130)
 
 
-class Size(click.ParamType[int]):
-    """A number of bytes with an optional decimal unit: `500MB`, `5GB`, `1.5TB`, `2GiB`."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The size in bytes."""
-        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?)(i?)b?\s*", str(value).lower())
-        if match is None:
-            self.fail(f"{value!r} is not a size: expected for example 500MB, 5GB or 2GiB", param, ctx)
-        base = 1024 if match[3] else 1000
-        return int(float(match[1]) * base ** " kmgt".index(match[2] or " "))
-
-
-class ShardRange(click.ParamType[tuple[int, int]]):
-    """A half-open range of shard indices, `0:10`."""
-
-    name = "range"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """The two ends."""
-        match = re.fullmatch(r"([0-9]+):([0-9]+)", str(value))
-        if match is None or int(match[1]) >= int(match[2]):
-            self.fail(f"{value!r} is not a range of shards: expected A:B with A below B, for example 0:10", param, ctx)
-        return int(match[1]), int(match[2])
-
-
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="shardkit")
 def main() -> None:
@@ -81,49 +50,7 @@ def main() -> None:
     """
 
 
-@main.command()
-@click.argument("source", default=DEFAULT_SOURCE)
-@click.option("--out", type=click.Path(path_type=Path), help="Output folder. [edu_fineweb10B for the default SOURCE]")
-@click.option("--name", help="Config of a Hub dataset. [sample-10BT for the default SOURCE]")
-@click.option("--split", default="train", show_default=True, help="Split of a Hub dataset.")
-@click.option("--revision", help="Branch, tag or commit of a Hub dataset; resolved to a commit once.")
-@click.option("--text-field", default="text", show_default=True, help="Column or field that holds the text.")
-@click.option("--separator", help="Text between two documents of a .txt file. [one document a file]")
-@click.option("--skip-bad-rows", is_flag=True, help="Pass over rows that are not JSON or not UTF-8, and list them.")
-@click.option(
-    "--tokenizer",
-    default="gpt2",
-    show_default=True,
-    help="tiktoken encoding, tokenizer.json, model on the Hub, bytes, or chars.",
-)
-@click.option("--eot", metavar="TOKEN", help="Token before each document. [the base model's end of text]")
-@click.option("--encoder", type=click.Choice(["auto", "fast", "tiktoken"]), default="auto", show_default=True)
-@click.option("--shard-tokens", type=int, help="Tokens in a shard. [100,000,000; 100,000 for sample]")
-@click.option("--val-shards", type=int, default=1, show_default=True, help="How many first shards are split val.")
-@click.option("--prefix", help="Start of the shards' names. [edufineweb for FineWeb-Edu, else the source's name]")
-@click.option("--workers", type=int, help="Worker processes. [all cores]")
-@click.option("--max-docs", type=int, help="End after that many documents.")
-@click.option("--max-tokens", type=int, help="End after that many tokens.")
-@click.option("--push", metavar="REPO", help="Send each finished shard there while the next is made.")
-@click.option("--private", is_flag=True, help="With --push: make the Hub repo private.")
-@click.option("--max-disk", type=Size(), help="With --push: keep shards here under SIZE, deleting sent ones.")
-@click.option("--runner", type=click.Choice(["local", "ray"]), default="local", show_default=True)
-@click.option("--overwrite", is_flag=True, help="Remove what shardkit made in --out before, and start again.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
-def tokenize(source: str, as_json: bool, **options: Any) -> None:
-    """Tokenize SOURCE into exact .npy shards and a manifest.
-
-    SOURCE: a Hub dataset (user/name, or the address of its page or files), a local file, folder or glob (.parquet,
-    .jsonl[.gz|.zst], .txt), a URL, or `sample`.
-    Killed or failed, the same command goes on from the last finished shard.
-    """
-    from shardkit.look.progress import ProgressBar, run_summary
-    from shardkit.tokenization.pipeline import tokenize as run
-
-    with _warnings_as_lines(), ProgressBar() as bar:
-        manifest = run(source, progress=bar, **options)
-    summary = run_summary(manifest, bar.last, bar.seconds)
-    _print(summary, as_json)
+main.add_command(tokenize)
 
 
 @main.command()
@@ -134,7 +61,7 @@ def tokenize(source: str, as_json: bool, **options: Any) -> None:
 @click.option("--tag", help="Name the resulting commit.")
 @click.option("--overwrite", is_flag=True, help="Replace another dataset that is there.")
 @click.option("--repair", is_flag=True, help="Read back what is there, and send again what is served wrong.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
+@json_option
 def push(directory: Path, repo: str, as_json: bool, **options: Any) -> None:
     """Send the dataset folder DIR to REPO: only what is missing there, verified, the manifest last.
 
@@ -144,9 +71,9 @@ def push(directory: Path, repo: str, as_json: bool, **options: Any) -> None:
     from shardkit.look.progress import TransferBar
     from shardkit.remote.push import push as run
 
-    with _warnings_as_lines(), TransferBar("push") as bar:
+    with warnings_as_lines(), TransferBar("push") as bar:
         result = run(directory, repo, progress=bar, **options)
-    _print(dataclasses.asdict(result), as_json)
+    print_result(dataclasses.asdict(result), as_json)
 
 
 @main.command()
@@ -156,7 +83,7 @@ def push(directory: Path, repo: str, as_json: bool, **options: Any) -> None:
 @click.option("--split", help="Only that split.")
 @click.option("--shards", type=ShardRange(), metavar="A:B", help="Only shards with index A up to B, B left out.")
 @click.option("--allow-gaps", is_flag=True, help="Pull bare shards also where some are missing between them.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
+@json_option
 def pull(
     repo: str,
     directory: Path | None,
@@ -177,32 +104,32 @@ def pull(
     from shardkit.remote.pull import pull_checked
 
     selection = Selection(split, shards, allow_gaps)
-    with _warnings_as_lines(), TransferBar("pull") as bar:
+    with warnings_as_lines(), TransferBar("pull") as bar:
         manifest, verified = pull_checked(repo, directory, revision=revision, selection=selection, progress=bar)
     repo = public_address(repo)
     summary = {"repo": repo, "shards": len(manifest.shards), "tokens": manifest.tokens, "documents": manifest.documents}
-    _print({**summary, "fingerprint": manifest.fingerprint, "verified": verified}, as_json)
+    print_result({**summary, "fingerprint": manifest.fingerprint, "verified": verified}, as_json)
 
 
 @main.command()
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
+@json_option
 def info(directory: Path, as_json: bool) -> None:
     """Say what is in the dataset folder DIR."""
     from shardkit.look.info import describe
 
-    _print(describe(directory), as_json)
+    print_result(describe(directory), as_json)
 
 
 @main.command()
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--hashes/--no-hashes", default=True, show_default=True, help="Compare hashes, else `verified: no`.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
+@json_option
 def verify(directory: Path, hashes: bool, as_json: bool) -> None:
     """Check every shard of DIR against the manifest: size, header, hash, largest id, EOT count."""
     from shardkit.look.verify import verify as check
 
-    _print(check(directory, hashes=hashes), as_json)
+    print_result(check(directory, hashes=hashes), as_json)
 
 
 @main.command()
@@ -230,7 +157,7 @@ def verify(directory: Path, hashes: bool, as_json: bool) -> None:
 @click.option("--eot-id", type=int, help="Of bare shards: the end-of-text token's id.")
 @click.option("--tokens", type=click.IntRange(1), default=300, show_default=True, help="Show at most that many tokens.")
 @click.option("--tokenizer", help="Tokenizer to decode with. [the manifest's]")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
+@json_option
 def peek(
     directory: str | None, document: int | None, run: Path | None, step: int | None, as_json: bool, **options: Any
 ) -> None:
@@ -257,38 +184,9 @@ def peek(
     elif document is not None or options["batch_size"] is None or options["seq_len"] is None:
         raise UsageError("--step needs the loader's --batch-size and --seq-len, and no --document")
     else:
-        with _warnings_as_lines():
+        with warnings_as_lines():
             shown = look.peek_row(directory, step=step, **options, **show)
-    _print(shown, as_json)
-
-
-def _print(result: dict[str, Any], as_json: bool) -> None:
-    """A result for people, or as one JSON line."""
-    from shardkit.look.result_lines import result_lines
-
-    for line in [json.dumps(result)] if as_json else result_lines(result):
-        click.echo(line)
-
-
-@contextmanager
-def _warnings_as_lines() -> Iterator[None]:
-    """Show our warnings as one line each on stderr."""
-
-    with warnings.catch_warnings():
-        usual = warnings.formatwarning
-
-        def as_line(
-            message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-        ) -> str:
-            ours = issubclass(category, ShardkitWarning)
-            return f"warning: {message}\n" if ours else usual(message, category, filename, lineno, line)
-
-        warnings.simplefilter("always", ShardkitWarning)
-        warnings.formatwarning = as_line
-        try:
-            yield
-        finally:
-            warnings.formatwarning = usual
+    print_result(shown, as_json)
 
 
 def run() -> None:

@@ -1,0 +1,72 @@
+"""What the commands share: types of options, the way a result is printed, warnings as lines."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from shardkit.errors import ShardkitWarning
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes with an optional decimal unit: `500MB`, `5GB`, `1.5TB`, `2GiB`."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The size in bytes."""
+        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?)(i?)b?\s*", str(value).lower())
+        if match is None:
+            self.fail(f"{value!r} is not a size: expected for example 500MB, 5GB or 2GiB", param, ctx)
+        base = 1024 if match[3] else 1000
+        return int(float(match[1]) * base ** " kmgt".index(match[2] or " "))
+
+
+class ShardRange(click.ParamType[tuple[int, int]]):
+    """A half-open range of shard indices, `0:10`."""
+
+    name = "range"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """The two ends."""
+        match = re.fullmatch(r"([0-9]+):([0-9]+)", str(value))
+        if match is None or int(match[1]) >= int(match[2]):
+            self.fail(f"{value!r} is not a range of shards: expected A:B with A below B, for example 0:10", param, ctx)
+        return int(match[1]), int(match[2])
+
+
+def print_result(result: dict[str, Any], as_json: bool) -> None:
+    """A result for people, or as one JSON line."""
+    from shardkit.look.result_lines import result_lines
+
+    for line in [json.dumps(result)] if as_json else result_lines(result):
+        click.echo(line)
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Show our warnings as one line each on stderr."""
+
+    with warnings.catch_warnings():
+        usual = warnings.formatwarning
+
+        def as_line(
+            message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+        ) -> str:
+            ours = issubclass(category, ShardkitWarning)
+            return f"warning: {message}\n" if ours else usual(message, category, filename, lineno, line)
+
+        warnings.simplefilter("always", ShardkitWarning)
+        warnings.formatwarning = as_line
+        try:
+            yield
+        finally:
+            warnings.formatwarning = usual
