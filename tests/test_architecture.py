@@ -180,6 +180,8 @@ OPTIONS = {
     "tokenize": "source --out --name --split --revision --text-field --separator --skip-bad-rows --tokenizer --eot "
     "--encoder --shard-tokens --val-shards --prefix --workers --max-docs --max-tokens --push --private --max-disk "
     "--runner --overwrite --json",
+    "train-tokenizer": "source --out --name --split --revision --text-field --separator --skip-bad-rows --vocab-size "
+    "--pattern --max-bytes --json",
     "push": "directory repo --private --revision --tag --overwrite --repair --json",
     "pull": "repo directory --revision --split --shards --allow-gaps --json",
     "info": "directory --json",

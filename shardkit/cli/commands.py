@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from shardkit import __version__
-from shardkit.cli.making import tokenize
+from shardkit.cli.making import tokenize, train_tokenizer
 from shardkit.cli.options import ShardRange, json_option, print_result, warnings_as_lines
 from shardkit.errors import ShardkitError, UsageError, machine_fault
 from shardkit.interrupt import prompt_interrupt
@@ -51,6 +51,7 @@ def main() -> None:
 
 
 main.add_command(tokenize)
+main.add_command(train_tokenizer)
 
 
 @main.command()

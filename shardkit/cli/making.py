@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,25 @@ from shardkit.cli.options import Size, json_option, print_result, warnings_as_li
 DEFAULT_SOURCE = "HuggingFaceFW/fineweb-edu"
 
 
+_SOURCE_OPTIONS = (
+    click.option("--name", help="Config of a Hub dataset. [sample-10BT for the default SOURCE]"),
+    click.option("--split", default="train", show_default=True, help="Split of a Hub dataset."),
+    click.option("--revision", help="Branch, tag or commit of a Hub dataset; resolved to a commit once."),
+    click.option("--text-field", default="text", show_default=True, help="Column or field that holds the text."),
+    click.option("--separator", help="Text between two documents of a .txt file. [one document a file]"),
+    click.option("--skip-bad-rows", is_flag=True, help="Pass over rows that are not JSON or not UTF-8, and list them."),
+)
+
+
+def _source_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What both commands say of their SOURCE."""
+    return reduce(lambda decorated, option: option(decorated), reversed(_SOURCE_OPTIONS), command)
+
+
 @click.command()
 @click.argument("source", default=DEFAULT_SOURCE)
 @click.option("--out", type=click.Path(path_type=Path), help="Output folder. [edu_fineweb10B for the default SOURCE]")
-@click.option("--name", help="Config of a Hub dataset. [sample-10BT for the default SOURCE]")
-@click.option("--split", default="train", show_default=True, help="Split of a Hub dataset.")
-@click.option("--revision", help="Branch, tag or commit of a Hub dataset; resolved to a commit once.")
-@click.option("--text-field", default="text", show_default=True, help="Column or field that holds the text.")
-@click.option("--separator", help="Text between two documents of a .txt file. [one document a file]")
-@click.option("--skip-bad-rows", is_flag=True, help="Pass over rows that are not JSON or not UTF-8, and list them.")
+@_source_options
 @click.option(
     "--tokenizer",
     default="gpt2",
@@ -55,3 +67,39 @@ def tokenize(source: str, as_json: bool, **options: Any) -> None:
         manifest = run(source, progress=bar, **options)
     summary = run_summary(manifest, bar.last, bar.seconds)
     print_result(summary, as_json)
+
+
+@click.command("train-tokenizer")
+@click.argument("source", default=DEFAULT_SOURCE)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for tokenizer.json.")
+@_source_options
+@click.option("--vocab-size", type=int, default=32_768, show_default=True, help="Ids, the end of text among them.")
+@click.option("--pattern", default="gpt4", show_default=True, help="How text is cut into words: gpt2, gpt4 or gpt4o.")
+@click.option("--max-bytes", type=Size(), default="2GB", show_default=True, help="Text to read, from all over SOURCE.")
+@json_option
+def train_tokenizer(source: str, as_json: bool, out: Path, **options: Any) -> None:
+    """Train a byte-level BPE vocabulary on SOURCE, and compare it with OpenAI's on text that was left out.
+
+    SOURCE is one that `tokenize` takes. The same command gives the same file. Then: shardkit tokenize SOURCE
+    --tokenizer OUT.
+    """
+    from shardkit.tokenization.training import train_tokenizer as run
+    from shardkit.tokenization.training_report import compare
+
+    with warnings_as_lines():
+        trained = run(source, out, **options)
+        rows = compare(trained.path, trained.held_out)
+    summary = {
+        "tokenizer": str(trained.path),
+        "vocab_size": trained.vocab_size,
+        "sha256": trained.sha256,
+        "documents": trained.documents,
+        "trained_on_bytes": trained.text_bytes,
+        "held_out_documents": len(trained.held_out),
+    }
+    print_result({**summary, "bytes_per_token": rows if as_json else [_row_words(row) for row in rows]}, as_json)
+
+
+def _row_words(row: dict[str, Any]) -> str:
+    rates = ", ".join(f"{name} {row[name]:.3f}" for name in row if name not in ("text", "documents", "bytes"))
+    return f"{row['text']} ({row['documents']:,} documents): {rates}"

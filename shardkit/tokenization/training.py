@@ -1,0 +1,179 @@
+"""`train-tokenizer`: a byte-level BPE vocabulary made of one's own text, by Hugging Face's `tokenizers`.
+
+Deterministic: the same source, options and version of that library give the same file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shardkit.dataset.manifest import TokenizerInfo
+from shardkit.dataset.tokenizer_file import TOKENIZER_NAME, tokenizer_files, write_tokenizer_files
+from shardkit.errors import OutputError, SourceError, UsageError
+from shardkit.files import write_error
+from shardkit.sources.chunks import iter_chunks
+from shardkit.sources.open import open_source
+from shardkit.sources.source import Source
+from shardkit.sources.texts import BadRow, read_chunk
+
+EOT = "<|endoftext|>"
+_LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_ENDINGS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+# How text is cut into words before merging, by OpenAI's names: the patterns of tiktoken's gpt2, cl100k_base and
+# o200k_base (tiktoken_ext/openai_public.py), as published tokenizer.json files spell them. None: the library's own.
+PATTERNS = {
+    "gpt2": None,
+    "gpt4": f"{_ENDINGS}|{_LETTERS}",
+    "gpt4o": rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_ENDINGS}?|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_ENDINGS}?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+}
+_CHUNK_BYTES = 8 << 20
+_HELD_OUT_STRIDE, _HELD_OUT_BYTES = 50, 8_000_000
+_LEAST, _MOST = 257, 1 << 20  # ids: the bytes and the end of text; more than any published vocabulary has
+
+
+@dataclass(slots=True)
+class Trained:
+    """What a training did: the file, and the documents that were left out of it, for `training_report.py`."""
+
+    path: Path
+    vocab_size: int
+    sha256: str
+    documents: int = 0
+    text_bytes: int = 0
+    held_out: list[str] = field(default_factory=list)
+
+
+def train_tokenizer(
+    source: str | os.PathLike[str] | Iterable[Any],
+    out: str | os.PathLike[str],
+    *,
+    vocab_size: int = 32_768,
+    pattern: str = "gpt4",
+    max_bytes: int = 2_000_000_000,
+    name: str | None = None,
+    split: str = "train",
+    revision: str | None = None,
+    text_field: str = "text",
+    separator: str | None = None,
+    skip_bad_rows: bool = False,
+) -> Trained:
+    """Train a vocabulary of `vocab_size` ids on `source` (as `tokenize` understands it) into `out/tokenizer.json`.
+
+    The last id is the end of text, `<|endoftext|>`. Of a source with more than `max_bytes` of text, chunks from all
+    over it are read. Every 50th document is left out, up to 8 MB, to measure on. A text that is too short for
+    `vocab_size` gives fewer ids.
+
+    Raises `UsageError`, `SourceError` or `OutputError`.
+    """
+    directory = Path(out)
+    _check(directory, vocab_size, pattern, max_bytes)
+    opened = open_source(
+        source,
+        name=name,
+        split=split,
+        revision=revision,
+        text_field=text_field,
+        separator=separator,
+        skip_bad_rows=skip_bad_rows,
+    )
+    trained = Trained(directory / TOKENIZER_NAME, vocab_size, "")
+    made = _new_tokenizer(pattern)
+    _train(made, _documents(opened, max_bytes, trained), vocab_size - 1)
+    if not trained.documents:
+        raise SourceError(f"{opened.info.id} has no text to train on")
+    data = made.to_str().encode()
+    trained.sha256, trained.vocab_size = hashlib.sha256(data).hexdigest(), made.get_vocab_size(with_added_tokens=True)
+    info = TokenizerInfo(
+        name=TOKENIZER_NAME,
+        vocab_size=trained.vocab_size,
+        eot_id=made.token_to_id(EOT),
+        ranks_sha256=trained.sha256,
+    )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(error, directory, len(data)) from error
+    write_tokenizer_files(directory, tokenizer_files(info, data))
+    return trained
+
+
+def _check(directory: Path, vocab_size: int, pattern: str, max_bytes: int) -> None:
+    if pattern not in PATTERNS:
+        raise UsageError(f"unknown --pattern {pattern!r}: expected one of {', '.join(PATTERNS)}")
+    if not _LEAST <= vocab_size <= _MOST:
+        raise UsageError(f"--vocab-size is {vocab_size:,}: expected from {_LEAST} (bytes and end of text) to {_MOST:,}")
+    if max_bytes < 1:
+        raise UsageError(f"--max-bytes is {max_bytes}: expected at least 1")
+    if (directory / TOKENIZER_NAME).exists():
+        raise OutputError(f"{directory} holds a {TOKENIZER_NAME}: choose another --out, or move it away")
+
+
+def _new_tokenizer(pattern: str) -> Any:
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, processors
+
+    made: Any = tokenizers.Tokenizer(models.BPE())
+    regex = PATTERNS[pattern]
+    bytes_of = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=regex is None)
+    if regex is None:
+        made.pre_tokenizer = bytes_of
+    else:
+        cut = pre_tokenizers.Split(tokenizers.Regex(regex), behavior="isolated")
+        made.pre_tokenizer = pre_tokenizers.Sequence([cut, bytes_of])
+    made.decoder = decoders.ByteLevel()
+    made.post_processor = processors.ByteLevel(trim_offsets=False)
+    return made
+
+
+def _train(made: Any, documents: Iterator[list[str]], vocab_size: int) -> None:
+    from tokenizers import AddedToken, pre_tokenizers, trainers
+
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator(
+        documents, trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
+    )
+    made.add_special_tokens([AddedToken(EOT, special=True, normalized=False)])
+
+
+def _documents(source: Source, max_bytes: int, trained: Trained) -> Iterator[list[str]]:
+    """The documents to train on; counts them in `trained`, and puts those that are left out there."""
+    held = 0
+    for texts in _sampled(source, max_bytes):
+        kept: list[str] = []
+        for text in filter(None, texts):
+            size = len(text.encode(errors="replace"))
+            trained.documents += 1
+            if trained.documents % _HELD_OUT_STRIDE == 0 and held + size <= _HELD_OUT_BYTES:
+                trained.held_out.append(text)
+                held += size
+            else:
+                kept.append(text)
+                trained.text_bytes += size
+        yield kept
+
+
+def _sampled(source: Source, max_bytes: int) -> Iterator[list[str]]:
+    """Texts of chunks at equal distances over the source, `max_bytes` of them and at most a chunk more."""
+    total, read, stride = sum(file.bytes for file in source.files), 0, 1
+    for number, chunk in enumerate(iter_chunks(source, 0, 0, 0, chunk_bytes=_CHUNK_BYTES)):
+        if number % stride:
+            continue
+        try:
+            for piece in read_chunk(chunk, source.options):
+                read += piece.text_bytes
+                yield piece.texts
+        except BadRow as bad:
+            raise SourceError(
+                f"{chunk.where}, row {bad.row} of them: {bad.why}; mend it, or pass over such rows with --skip-bad-rows"
+            ) from bad
+        if number == 0 and chunk.weight:  # text for a byte of the file is much the same everywhere
+            stride = max(1, int(total * read / chunk.weight / max_bytes))
+        if read >= max_bytes:
+            return

@@ -1,0 +1,142 @@
+"""`train-tokenizer`: a file that is the same each time, that others load, and that says what it is worth."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from texts import prose, write_parquet
+
+from shardkit import Tokenizer, tokenize
+from shardkit.cli import main
+from shardkit.errors import OutputError, SourceError, UsageError
+from shardkit.tokenization.training import EOT, PATTERNS, Trained, train_tokenizer
+from shardkit.tokenization.training_report import compare
+
+SIZE = 600
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("source")
+    for number in range(3):
+        write_parquet(folder / f"{number}.parquet", [*prose(300)[number * 100 : number * 100 + 100], None, ""])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return train_tokenizer(source, tmp_path_factory.mktemp("trained") / "out", vocab_size=SIZE)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_the_same_text_gives_the_same_file(source: Path, tmp_path: Path, pattern: str) -> None:
+    made = [train_tokenizer(source, tmp_path / out, vocab_size=SIZE, pattern=pattern) for out in ("a", "b")]
+    assert made[0].path.read_bytes() == made[1].path.read_bytes()
+    assert made[0].sha256 == made[1].sha256
+    assert made[0].vocab_size == SIZE
+    text = "It's 2024 here,\n\n  and don't   forget: na\u00efve caf\u00e9 \u65e5\u672c \U0001f600\r\n"
+    tokenizer = Tokenizer(str(tmp_path / "a"))
+    assert tokenizer.eot_id == SIZE - 1
+    assert tokenizer.decode(tokenizer.encode_ordinary(text)) == text
+
+
+@settings(max_examples=50)
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
+def test_every_text_comes_back(trained: Trained, text: str) -> None:
+    tokenizer = Tokenizer(str(trained.path), encoder="tiktoken")
+    ids = tokenizer.encode_ordinary(text)
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.eot_id not in ids
+
+
+def test_transformers_loads_it_and_the_fast_engine_runs_it(trained: Trained, source: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(str(trained.path.parent))
+    assert (len(theirs), theirs.eos_token, theirs.eos_token_id) == (SIZE, EOT, SIZE - 1)
+    sets = [
+        tokenize(
+            source, tmp_path / encoder, tokenizer=str(trained.path.parent), encoder=encoder, workers=1, val_shards=0
+        )
+        for encoder in ("fast", "tiktoken")
+    ]
+    assert sets[0].encoder["engine"] == "fastokens"
+    assert sets[0].fingerprint == sets[1].fingerprint
+    text = prose(5)[4]
+    assert theirs(text, add_special_tokens=False)["input_ids"] == Tokenizer(str(trained.path)).encode_ordinary(text)
+
+
+def test_what_is_measured_on_was_not_trained_on(trained: Trained) -> None:
+    assert trained.documents == 300  # null and empty rows are none
+    assert trained.held_out == [prose(300)[number] for number in range(49, 300, 50)]
+    assert trained.text_bytes == sum(len(text.encode()) for text in prose(300)) - sum(
+        len(text.encode()) for text in trained.held_out
+    )
+
+
+def test_the_report_has_bytes_a_token_in_all_and_by_length_and_script(trained: Trained) -> None:
+    texts = ["a" * 100, "\u043f\u0440\u0438\u0432\u0435\u0442 " * 300, "\u65e5\u672c\u8a9e" * 50, "12 34"]
+    rows = {row["text"]: row for row in compare(trained.path, texts)}
+    assert set(rows) == {"all", "under 1 kB", "1 to 10 kB", "Latin", "Cyrillic", "Cjk", "no letters"}
+    assert (rows["all"]["documents"], rows["all"]["bytes"]) == (4, sum(len(text.encode()) for text in texts))
+    for name in ("gpt2", "cl100k_base", "o200k_base"):
+        expected = len(texts[1].encode()) / len(Tokenizer(name).encode_ordinary(texts[1]))
+        assert rows["Cyrillic"][name] == pytest.approx(expected, abs=1e-3)
+    assert rows["Latin"]["trained"] == pytest.approx(
+        100 / len(Tokenizer(str(trained.path)).encode_ordinary("a" * 100)), abs=1e-3
+    )
+
+
+def test_of_a_long_source_text_from_all_over_it_is_read(tmp_path: Path) -> None:
+    from shardkit.sources.open import open_source
+    from shardkit.tokenization import training
+
+    for number in range(8):
+        write_parquet(tmp_path / f"{number}.parquet", [f"file {number} " + text for text in prose(40)])
+    whole = sum(path.stat().st_size for path in tmp_path.iterdir())
+    chunks = list(training._sampled(open_source(tmp_path), whole // 2))
+    files = {texts[0].split()[1] for texts in chunks}
+    assert 1 < len(files) < 8
+    assert "0" in files
+    assert max(map(int, files)) >= 4
+    everything = list(training._sampled(open_source(tmp_path), 1 << 40))
+    assert {texts[0].split()[1] for texts in everything} == set("01234567")
+
+
+def test_the_command_prints_the_report_and_the_run_it_is_for(source: Path, tmp_path: Path) -> None:
+    words = ["train-tokenizer", str(source), "--out", str(tmp_path / "out"), "--vocab-size", "500", "--json"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout.splitlines()[-1])
+    assert said["vocab_size"] == 500
+    assert said["bytes_per_token"][0]["text"] == "all"
+    again = CliRunner().invoke(main, words)
+    assert again.exit_code == 1
+    assert again.stderr == f"error: {tmp_path / 'out'} holds a tokenizer.json: choose another --out, or move it away\n"
+    people = CliRunner().invoke(main, [*words[:2], "--out", str(tmp_path / "b"), "--vocab-size", "500"])
+    assert "  all (6 documents): trained " in people.stdout
+
+
+def test_what_cannot_be_trained_on_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    with gzip.open(tmp_path / "bad.jsonl.gz", "wb") as file:
+        file.write(b'{"text": "good"}\nnot json\n')
+    for source, options, error, words in (
+        (tmp_path / "empty.txt", {}, SourceError, "has no text to train on"),
+        (tmp_path / "bad.jsonl.gz", {}, SourceError, "bad.jsonl.gz.*--skip-bad-rows"),
+        (["a"], {"vocab_size": 256}, UsageError, "--vocab-size is 256: expected from 257"),
+        (["a"], {"pattern": "gpt5"}, UsageError, "unknown --pattern 'gpt5': expected one of gpt2, gpt4, gpt4o"),
+        (["a"], {"max_bytes": 0}, UsageError, "--max-bytes is 0"),
+    ):
+        with pytest.raises(error, match=words):
+            train_tokenizer(source, tmp_path / "out", **options)  # type: ignore[arg-type]
+        assert not (tmp_path / "out").exists()
+    assert train_tokenizer(tmp_path / "bad.jsonl.gz", tmp_path / "out", skip_bad_rows=True).documents == 1
+    with pytest.raises(OutputError, match="holds a tokenizer"):
+        train_tokenizer(["a"], tmp_path / "out")
