@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tiktoken
 import torch
 from torch import Tensor
 
@@ -58,9 +59,10 @@ class Loaded:
 
     @property
     def tokenizer(self) -> str:
-        """The name of its tokenizer, gpt2 where none is known. No checkpoint says which file of this disk is read."""
+        """The name of its tokenizer, gpt2 where none is known. No checkpoint says which file of this disk, or of the
+        Hub, is read."""
         name = self.state.get("tokenizer") or "gpt2"
-        if name.endswith(".json"):
+        if name not in (*tiktoken.list_encoding_names(), "bytes"):
             raise UsageError(f"the checkpoint's tokenizer is a file, {name!a}: give --tokenizer")
         return str(name)
 
@@ -78,9 +80,15 @@ def open_model(where: str | Path, *, which: str = "last", device: str | torch.de
 
 
 def tokenizer_of(loaded: Loaded, manifest: Manifest | None, name: str | None) -> Tokenizer:
-    """The tokenizer of a model: that of the dataset that it was trained on, where its folder is here and has one, else
-    of `name`, else of the checkpoint."""
+    """The tokenizer of a model: that of the dataset that `manifest` is of, if it has one, else of `name`, else of the
+    checkpoint. Raises `UsageError` for a dataset of another vocabulary than the model's."""
     if manifest is not None and manifest.tokenizer is not None:
+        theirs, ids = manifest.tokenizer, loaded.model.config.vocab_size
+        if theirs.vocab_size != ids:
+            raise UsageError(
+                f"{manifest.directory} was made with another vocabulary ({theirs.name}, {theirs.vocab_size:,} ids) "
+                f"than the model was trained with ({ids:,} ids): give --data that fits"
+            )
         return Tokenizer.of_dataset(manifest, name=name)
     return Tokenizer(name or loaded.tokenizer)
 

@@ -84,8 +84,10 @@ def sample_run(
     """Texts from a run, a checkpoint or an export, by its own tokenizer unless another is named."""
     loaded = open_model(run, which=which, device=find_world(device).device)
     places = places_beside(run)
-    data = Path(places.get("data", ""))
-    manifest = Manifest.of_folder(data) if (data / "manifest.json").is_file() else None
+    data = Path(places["data"]) if "data" in places else None
+    manifest = Manifest.of_folder(data) if data is not None and (data / "manifest.json").is_file() else None
+    if manifest is not None and manifest.fingerprint != loaded.state.get("fingerprint"):
+        manifest = None  # there is another dataset by now
     codec = tokenizer_of(loaded, manifest, tokenizer or places.get("tokenizer"))
     return sample_text(
         loaded.model,

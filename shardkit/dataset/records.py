@@ -119,7 +119,8 @@ class SourceInfo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizerInfo:
-    """`name` as given to `--tokenizer`; ids are below `vocab_size`; `ranks_sha256` pins the vocabulary itself."""
+    """`name` as given to `--tokenizer` (of a file or folder `tokenizer.json`, of a model on the Hub with the commit);
+    ids are below `vocab_size`; `ranks_sha256` pins the vocabulary itself."""
 
     name: str
     vocab_size: int

@@ -22,14 +22,15 @@ TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
 
 
 def tokenizer_files(info: TokenizerInfo | None, data: bytes) -> dict[str, bytes]:
-    """Name and content of both files; none if `data` is not the `tokenizer.json` that the manifest's `info` means."""
+    """Name and content of both files, `tokenizer.json` last; none if `data` is not the one that the manifest's `info`
+    means."""
     if info is None or hashlib.sha256(data).hexdigest() != info.ranks_sha256:
         return {}
-    end = token_of(data, info.eot_id)
+    end = _token(data, info.eot_id)
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     if end is not None:
         config |= {"bos_token": end, "eos_token": end}
-    return {TOKENIZER_NAME: data, TOKENIZER_CONFIG_NAME: (json.dumps(config, indent=2) + "\n").encode()}
+    return {TOKENIZER_CONFIG_NAME: (json.dumps(config, indent=2) + "\n").encode(), TOKENIZER_NAME: data}
 
 
 def read_tokenizer_files(directory: Path, info: TokenizerInfo | None) -> dict[str, bytes]:
@@ -40,14 +41,31 @@ def read_tokenizer_files(directory: Path, info: TokenizerInfo | None) -> dict[st
         return {}
 
 
-def write_tokenizer_files(directory: Path, files: Mapping[str, bytes]) -> None:
-    """Put them into `directory`; what is there under their names stays as it is. Raises `OutputError`."""
+def write_tokenizer_files(directory: Path, files: Mapping[str, bytes]) -> bool:
+    """Put them into `directory`. A `tokenizer.json` that is there stays as it is: False if it is another one. Raises
+    `OutputError` if they cannot be written."""
+    if (path := directory / TOKENIZER_NAME).exists():
+        return not files or read_small_file(path) == files[TOKENIZER_NAME]
     for name, data in files.items():
         if not (directory / name).exists():
             atomic_write(directory / name, data)
+    return True
 
 
-def token_of(data: bytes, number: int) -> str | None:
+def own_tokenizer_paths(directory: Path, info: TokenizerInfo) -> list[Path]:
+    """Those of the files in `directory` that are as they were written for the dataset of `info`."""
+    files = read_tokenizer_files(directory, info)
+    return [directory / name for name, data in files.items() if _holds(directory / name, data)]
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    try:
+        return read_small_file(path) == data
+    except OSError:
+        return False
+
+
+def _token(data: bytes, number: int) -> str | None:
     """The token of id `number` in a `tokenizer.json`, as far as that can be read."""
     try:
         stated = parse_json(data)

@@ -58,9 +58,7 @@ def peek_document(
 
 def decoder_of(manifest: Manifest, tokenizer: str | None) -> Tokenizer:
     """The tokenizer to decode the dataset with: as named, else its own, else GPT-2's."""
-    if tokenizer is not None:
-        return Tokenizer(tokenizer, encoder="tiktoken")
-    return Tokenizer.of_dataset(manifest, encoder="tiktoken")
+    return Tokenizer.of_dataset(manifest, name=tokenizer, encoder="tiktoken")
 
 
 def _document_counts(known: KnownFiles, manifest: Manifest, eot_id: int) -> list[int]:

@@ -7,6 +7,7 @@ pull is complete. What is in the folder already and right is never fetched again
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +20,7 @@ from shardkit.dataset.tokenizer_file import (
     tokenizer_files,
     write_tokenizer_files,
 )
-from shardkit.errors import HubError, ManifestError, OutputError, ShardError, UsageError
+from shardkit.errors import HubError, ManifestError, OutputError, ShardError, ShardkitWarning, UsageError
 from shardkit.files import hold_lock, remove_tree, write_error
 from shardkit.remote.address import open_remote
 from shardkit.remote.bare_shards import pull_bare
@@ -113,13 +114,21 @@ def pull_checked(
     return Pulled(part, all(shard.sha256 for shard in part.shards))
 
 
-def _fetch_tokenizer(remote: Remote, remote_files: Mapping[str, RemoteFile], directory: Path, whole: Manifest) -> None:
-    """Fetch the dataset's own `tokenizer.json`, unless it is here, or what is there is another."""
-    info, listed = whole.tokenizer, remote_files.get(TOKENIZER_NAME)
+def _fetch_tokenizer(remote: Remote, files: Mapping[str, RemoteFile], directory: Path, manifest: Manifest) -> None:
+    """Fetch the dataset's own `tokenizer.json`, unless it is here, or what is there is another. Warns
+    (`ShardkitWarning`) if another is here."""
+    info, listed = manifest.tokenizer, files.get(TOKENIZER_NAME)
     if info is None or listed is None or listed.sha256 not in ("", info.ranks_sha256):
         return
-    if not read_tokenizer_files(directory, info):
-        write_tokenizer_files(directory, tokenizer_files(info, remote.read(TOKENIZER_NAME)))
+    if read_tokenizer_files(directory, info):
+        return
+    if not write_tokenizer_files(directory, tokenizer_files(info, remote.read(TOKENIZER_NAME))):
+        warnings.warn(
+            f"{directory} holds another {TOKENIZER_NAME} than this dataset's, which stays: move it away and pull "
+            "again to have the dataset's own",
+            ShardkitWarning,
+            stacklevel=4,
+        )
 
 
 def _local_manifest(directory: Path) -> Manifest | None:

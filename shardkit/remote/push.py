@@ -7,6 +7,7 @@ for the remotes and the `Uploader`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from shardkit.dataset.journal_segments import segment_files
 from shardkit.dataset.known_files import unchanged
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest
 from shardkit.dataset.tokenizer_file import TOKENIZER_NAME, read_tokenizer_files, tokenizer_files
-from shardkit.errors import HubError, ManifestError, UsageError
+from shardkit.errors import HubError, ManifestError, ShardkitWarning, UsageError
 from shardkit.hub_answers import or_mirror
 from shardkit.remote.address import open_remote
 from shardkit.remote.card import CARD_NAME, updated_card
@@ -129,12 +130,19 @@ def publish(
 def _missing_tokenizer(
     remote: Remote, remote_files: Mapping[str, RemoteFile], tokenizer: Mapping[str, bytes]
 ) -> Mapping[str, bytes]:
-    """The files of the tokenizer, unless its `tokenizer.json` is there; then the one beside it is the owner's."""
-    data = tokenizer.get(TOKENIZER_NAME)
-    listed = remote_files.get(TOKENIZER_NAME)
-    if data is None or (listed is not None and listed.size == len(data) and remote.read(TOKENIZER_NAME) == data):
-        return {}
-    return tokenizer
+    """The files of the tokenizer, unless there is a `tokenizer.json`; then both are the owner's. Warns
+    (`ShardkitWarning`) if it is another than the dataset's."""
+    if not tokenizer or TOKENIZER_NAME not in remote_files:
+        return {name: data for name, data in tokenizer.items() if name not in remote_files}
+    data, listed = tokenizer[TOKENIZER_NAME], remote_files[TOKENIZER_NAME]
+    if listed.size != len(data) or remote.read(TOKENIZER_NAME) != data:
+        warnings.warn(
+            f"{remote.name} holds another {TOKENIZER_NAME} than this dataset's, which stays: remove it there and push "
+            "again to have the dataset's own",
+            ShardkitWarning,
+            stacklevel=4,
+        )
+    return {}
 
 
 def _load_manifest(directory: Path) -> tuple[Manifest, bytes]:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import product
 
-VERSION = 1  # goes up with every change to the texts, so that comparisons with fewer of them do not count any more
+VERSION = 2  # goes up with every change to the texts, so that comparisons with fewer of them do not count any more
 
 # What has, or may soon have, a meaning of its own: planes 0 to 3, and the tags and selectors of plane 14.
 CHARACTERS = [chr(c) for c in (*range(0xD800), *range(0xE000, 0x40000), *range(0xE0000, 0xE1000))]
@@ -45,11 +45,12 @@ _DENSE = (
 _BATCH_CHARACTERS = 1 << 19
 
 
-def battery(tokens: Iterable[str], prose: Iterable[str] = ()) -> Iterator[list[str]]:
+def battery(tokens: Iterable[str], prose: Iterable[str] = (), added: Iterable[str] = ()) -> Iterator[list[str]]:
     """The texts, in batches of about half a million characters. `tokens` are those of the vocabulary, as text; `prose`
-    are documents of the kind that will be encoded."""
+    are documents of the kind that will be encoded; `added` are tokens that are found in the text before it is cut."""
     for kind in (
         _of_tokens(list(tokens)),
+        _of_added_tokens(list(added)),
         _contractions(),
         _numbers(),
         _runs(),
@@ -147,6 +148,14 @@ def _of_tokens(tokens: list[str]) -> Iterator[str]:
     others = dice.sample(tokens, len(tokens))
     for token, other in zip(tokens, others, strict=True):
         yield from (token, f" {token}", token + token, token + other)
+
+
+def _of_added_tokens(tokens: list[str]) -> Iterator[str]:
+    """Added tokens may want blanks beside them, or swallow these, and may stand in one another."""
+    for token, other in zip(tokens, [*tokens[1:], *tokens[:1]], strict=True):
+        for before, after in product(("", "x", " ", "x  ", "\n "), ("", "y", " ", "  y", "\n\n", "'s")):
+            yield before + token + after
+        yield from (token + other, f"{token[:-1]}{token}", f"{token} {other}", token.upper(), token.lower())
 
 
 def _random_strings() -> Iterator[str]:

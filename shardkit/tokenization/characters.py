@@ -10,15 +10,23 @@ from shardkit.errors import SourceError, UsageError
 from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.source import Source
 from shardkit.tokenization.user_functions import by_value
-from shardkit.tokenization.vocabulary import CHARS, Vocabulary, load_vocabulary, vocabulary_of_text
+from shardkit.tokenization.vocabulary import CHARS, Vocabulary, load_vocabulary, vocabulary_of_characters
 from shardkit.tokenization.worker import ChunkEncoder, Filter, Job, Transform
 
 _EOT = "<|endoftext|>"
 _CHUNK_BYTES = 8 << 20
 
 
-def character_vocabulary(source: Source, *, transform: Transform | None, filter: Filter | None) -> Vocabulary:
-    """The vocabulary of all characters of `source`, after the caller's functions: it is read once for it.
+def character_vocabulary(
+    source: Source,
+    *,
+    transform: Transform | None = None,
+    filter: Filter | None = None,
+    max_docs: int | None = None,
+    max_tokens: int | None = None,
+) -> Vocabulary:
+    """The vocabulary of all characters of `source`, after the caller's functions: it is read once for it, up to the
+    chunk in which the run's limits are reached.
 
     Raises `UsageError` for a source that can be read only once, `SourceError` for one that cannot be read or has no
     text.
@@ -36,22 +44,27 @@ def character_vocabulary(source: Source, *, transform: Transform | None, filter:
         filter=by_value(filter),
     )
     found: set[str] = set()
-    for part in _utf8(source, job):
-        found.update(part.decode())
+    documents = characters = 0
+    for text, begun in _texts(source, job):
+        found.update(text)
+        documents, characters = documents + begun, characters + len(text)
+        if (max_docs is not None and documents >= max_docs) or (max_tokens is not None and characters >= max_tokens):
+            break
     if not found:
         raise SourceError(f"{source.info.id} has no text, so there are no characters to make a vocabulary of")
-    return vocabulary_of_text(CHARS, _tokenizer_json(sorted(found)), _EOT)
+    return vocabulary_of_characters(_tokenizer_json(sorted(found)), _EOT)
 
 
-def _utf8(source: Source, job: Job) -> Iterator[bytes]:
-    """The text as UTF-8, in pieces, as a worker reads it for the vocabulary `bytes`."""
-    worker = ChunkEncoder(job)
+def _texts(source: Source, job: Job) -> Iterator[tuple[str, int]]:
+    """The text of each piece, as a worker reads it for the vocabulary `bytes`, and how many documents begin in it."""
+    worker, eot_id = ChunkEncoder(job), job.vocabulary.info.eot_id
     for chunk in iter_chunks(source, 0, 0, 0, chunk_bytes=_CHUNK_BYTES):
         for piece in worker.encode(chunk):
             if piece.error is not None:
                 raise piece.error
             if piece.bad_row is None:  # which the run itself refuses, by name
-                yield piece.tokens[piece.tokens != job.vocabulary.info.eot_id].astype("u1").tobytes()
+                text = piece.tokens[piece.tokens != eot_id].astype("u1").tobytes().decode()
+                yield text, len(piece.eot_positions)
 
 
 def _tokenizer_json(characters: list[str]) -> str:

@@ -11,19 +11,21 @@ from shardkit.tokenization.battery import CHARACTERS
 from shardkit.tokenization.guard import EncodeBatch
 
 MOST_GUARDED = 4096  # characters; more are no exception but another vocabulary
+_MOST_KINDS = 64  # of differences; each costs seconds
 
 
 @dataclass(slots=True)
 class Differences:
-    """What a comparison of `fast` with `reference` has found so far: `strings` compared, the `guard` (characters that
-    make a difference wherever they are), and `reason`, which tells of a difference that no character beyond ASCII
-    makes."""
+    """What a comparison of `fast` with `reference` has found so far: `strings` compared, the `guard` (characters, of
+    some `kinds`, that make a difference wherever they are), and `reason`, which tells of a difference that no character
+    beyond ASCII makes."""
 
     fast: EncodeBatch
     reference: EncodeBatch
     strings: int = 0
     guard: set[str] = field(default_factory=set)
     reason: str | None = None
+    kinds: int = 0
 
     def look(self, batches: Iterable[list[str]]) -> None:
         """Compare batches of texts, without the characters that are in the guard by then, up to the first `reason`."""
@@ -48,7 +50,8 @@ class Differences:
             self.reason = f"differs from the reference at {text!r:.80}"
             return
         self.guard |= min(found, key=len)
-        if len(self.guard) > MOST_GUARDED:
+        self.kinds += 1
+        if len(self.guard) > MOST_GUARDED or self.kinds > _MOST_KINDS:
             self.reason = f"differs from the reference at {len(self.guard):,} characters, the last in {text!r:.80}"
 
     def _that_differ(self, before: str, after: str) -> set[str]:

@@ -64,7 +64,12 @@ def make_reference(vocabulary: Vocabulary) -> Reference:
     native = parse_tokenizer_json(vocabulary.tokenizer_json)
 
     def encode(text: str) -> list[int]:
-        return list(native.encode(replace_surrogates(text), add_special_tokens=False).ids)
+        text = replace_surrogates(text)
+        ids = list(native.encode(text, add_special_tokens=False).ids)
+        if vocabulary.by_character and len(ids) != len(text):
+            unknown = next(char for char in text if native.token_to_id(char) is None)
+            raise ValueError(f"{unknown!r} is no character of {vocabulary.name}")
+        return ids
 
     return Reference(
         name,

@@ -1,4 +1,4 @@
-"""The tokenizer of a model on the Hub, by the Hub's own client and in its cache."""
+"""Where a `tokenizer.json` is, by the name of a folder or of a model on the Hub, which the Hub's own client fetches."""
 
 from __future__ import annotations
 
@@ -14,9 +14,21 @@ from shardkit.network import with_retries
 _MODEL = re.compile(rf"({HUB_NAME.pattern})(?:@(.+))?")
 
 
+def tokenizer_in(name: str) -> Path | None:
+    """The `tokenizer.json` in the folder `name`; None if there is none, or no such folder."""
+    try:
+        path = Path(name) / TOKENIZER_NAME
+        return path if path.is_file() else None
+    except (OSError, ValueError):  # no name that a folder may have, or none that we may look into
+        return None
+
+
 def is_model_id(name: str) -> bool:
     """Whether `name` has the form of a model on the Hub, `user/name` or `user/name@revision`, and is no folder here."""
-    return _MODEL.fullmatch(name) is not None and not Path(name).exists()
+    try:
+        return _MODEL.fullmatch(name) is not None and not Path(name).exists()
+    except OSError:
+        return False
 
 
 def fetch_tokenizer(name: str) -> tuple[Path, str]:

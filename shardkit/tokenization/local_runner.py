@@ -210,8 +210,8 @@ def _receive_chunks(pipe: Connection, put: Callable[[Any], None]) -> None:
         if isinstance(message, _Parcel):
             pieces: list[Piece] = []
             for start, size in message.sizes:
-                data = bytearray(size)
-                receive_bytes(pipe, memoryview(data))
+                data = np.empty(size, np.uint8).data  # which, unlike a `bytearray`, is not filled before it is filled
+                receive_bytes(pipe, data)
                 pieces.append((start, data))
             chunk = message.chunk
             if message.is_fetched:

@@ -12,9 +12,9 @@ from shardkit.dataset.check import check_shard
 from shardkit.dataset.folder import shard_files
 from shardkit.dataset.journal import JOURNAL_FILE, Journal
 from shardkit.dataset.known_files import SeenShards
-from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest
+from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest, TokenizerInfo
 from shardkit.dataset.shards import shard_name
-from shardkit.dataset.tokenizer_file import read_tokenizer_files, tokenizer_files, write_tokenizer_files
+from shardkit.dataset.tokenizer_file import TOKENIZER_NAME, own_tokenizer_paths, tokenizer_files, write_tokenizer_files
 from shardkit.dataset.typed_json import parse_json
 from shardkit.errors import ManifestError, OutputError, ShardError, UsageError
 from shardkit.files import hold_lock, read_small_file, write_error
@@ -92,7 +92,11 @@ def complete(manifest: Manifest, seen: SeenShards, tokenizer: bytes) -> None:
             seen.check(shard)
     except ShardError as error:
         raise OutputError(f"{error}; no manifest is written, start again with --overwrite") from error
-    write_tokenizer_files(seen.directory, tokenizer_files(manifest.tokenizer, tokenizer))
+    if not write_tokenizer_files(seen.directory, tokenizer_files(manifest.tokenizer, tokenizer)):
+        raise OutputError(
+            f"{seen.directory} holds another {TOKENIZER_NAME} than this dataset's: move it away, then run the same "
+            "command again"
+        )
     manifest.save(seen.directory)
 
 
@@ -177,12 +181,14 @@ def _named_by_journal(directory: Path) -> set[str]:
 
 
 def _own_tokenizer(directory: Path) -> list[Path]:
-    """The files of the tokenizer in `directory`, as far as they are as shardkit wrote them for the manifest there."""
-    if not (directory / MANIFEST_NAME).exists():
-        return []
-    files = read_tokenizer_files(directory, Manifest.load(directory).tokenizer)
-    paths = {directory / name: data for name, data in files.items()}
-    return [path for path, data in paths.items() if path.exists() and path.read_bytes() == data]
+    """The files of the tokenizer in `directory`, as far as they are as shardkit wrote them for the manifest there, or
+    at the end of the run whose journal is there."""
+    infos = [Manifest.load(directory).tokenizer] if (directory / MANIFEST_NAME).exists() else []
+    with suppress(ValueError, KeyError, TypeError, IndexError, OSError):
+        identity = parse_json(read_small_file(directory / JOURNAL_FILE).splitlines()[0])["identity"]
+        sha256, eot_id = str(identity["vocabulary"]), int(identity["end of text"])
+        infos.append(TokenizerInfo(name="", vocab_size=0, eot_id=eot_id, ranks_sha256=sha256))
+    return list(dict.fromkeys(path for info in infos if info for path in own_tokenizer_paths(directory, info)))
 
 
 def clear(directory: Path) -> None:
@@ -194,8 +200,10 @@ def clear(directory: Path) -> None:
     """
     shards, tokenizer = _listed_shards(directory), _own_tokenizer(directory)
     try:
+        for path in tokenizer:  # while the manifest still says that they are ours
+            path.unlink()
         (directory / MANIFEST_NAME).unlink(missing_ok=True)  # first: what is left is no longer a complete dataset
-        for path in [*shards, *tokenizer]:
+        for path in shards:
             path.unlink()
         for path in (directory / WORK_DIR).iterdir():
             if path.name != _LOCK:

@@ -135,7 +135,16 @@ def tokenize(
         stack.push(running)
         spec = RunSpec(
             source=opened,
-            tokenizer=open_tokenizer(tokenizer, eot, encoder, opened, max_tokens, transform, filter),
+            tokenizer=open_tokenizer(
+                tokenizer,
+                eot,
+                encoder,
+                opened,
+                max_docs=max_docs,
+                max_tokens=max_tokens,
+                transform=transform,
+                filter=filter,
+            ),
             prefix=prefix,
             tokens_per_shard=shard_tokens,
             val_shards=val_shards,

@@ -61,7 +61,10 @@ def as_ranges(characters: Iterable[str]) -> str:
 
 def proof_key(*vocabulary: str) -> str:
     """The name of the proof of a vocabulary, which is given by the hash of its ranks and its pattern, or by the hash of
-    its `tokenizer.json`, with the engine that is installed and this version's battery."""
+    its `tokenizer.json` and the reference's version, with the engine that is installed and this version's battery.
+
+    (What tiktoken's encodings give does not change with its versions.)
+    """
     parts = [*vocabulary, f"fastokens {version('fastokens')}", f"battery {battery.VERSION}"]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
@@ -73,7 +76,7 @@ def find_proof(key: str) -> Proof | None:
     try:
         found = read_record(Proof, parse_json(read_small_file(_place(key))))
         characters = found.guarded
-    except (OSError, ValueError):  # none, or a damaged one, which is made again
+    except (OSError, ValueError, OverflowError, RuntimeError):  # none, no home, or a damaged one, which is made again
         return None
     holds = found.key == key and found.guard == as_ranges(characters) and min(characters, default="\x80") >= "\x80"
     return found if holds else None
@@ -81,8 +84,8 @@ def find_proof(key: str) -> Proof | None:
 
 def save_proof(proof: Proof) -> None:
     """Put a proof into this machine's cache, where that can be written."""
-    path = _place(proof.key)
-    with contextlib.suppress(OSError, OutputError):
+    with contextlib.suppress(OSError, OutputError, RuntimeError):  # nobody's home
+        path = _place(proof.key)
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, json.dumps(dataclasses.asdict(proof), indent=1) + "\n")
 

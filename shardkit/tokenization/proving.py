@@ -12,13 +12,15 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from shardkit.errors import ShardkitWarning, UsageError
+from shardkit.dataset.typed_json import parse_json
+from shardkit.errors import ShardkitWarning
 from shardkit.sources.sample import read_documents, sample_source
 from shardkit.sources.source import ReadOptions
 from shardkit.tokenization.battery import battery
 from shardkit.tokenization.differences import Differences
 from shardkit.tokenization.engines import fast_engine, make_reference, reference_engine
 from shardkit.tokenization.proofs import SHIPPED, Proof, as_ranges, save_proof
+from shardkit.tokenization.tokenizer_json import parse_tokenizer_json
 from shardkit.tokenization.vocabulary import Vocabulary, load_vocabulary, with_fast_json
 
 WORTH_BYTES = 100_000_000  # of text: below, the reference is done before a proof is
@@ -57,8 +59,9 @@ def with_proof(vocabulary: Vocabulary, text_bytes: int) -> Vocabulary:
 def prove(vocabulary: Vocabulary) -> Proof:
     """Compare the fast engine with the reference over the battery (`battery.py`)."""
     reference = make_reference(vocabulary)
-    tokens = (reference.decode([number]) for number in range(vocabulary.info.vocab_size))
-    return compare(vocabulary, battery(dict.fromkeys(tokens), _prose()))
+    tokens = [reference.decode([number]) for number in _ids(vocabulary)]
+    added = parse_json(vocabulary.tokenizer_json or "{}").get("added_tokens") or ()
+    return compare(vocabulary, battery(dict.fromkeys(tokens), _prose(), [str(token["content"]) for token in added]))
 
 
 def compare(vocabulary: Vocabulary, batches: Iterable[list[str]]) -> Proof:
@@ -67,8 +70,10 @@ def compare(vocabulary: Vocabulary, batches: Iterable[list[str]]) -> Proof:
     engine, strings, guard, reason = "fastokens", 0, "", None
     try:
         fast = fast_engine(with_fast_json(vocabulary))
-    except UsageError as error:
-        reason = f"cannot load it ({error.__cause__})"
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 (a panic is no Exception)
+        reason = f"cannot load it ({error.__cause__ or error})"
     else:
         engine = f"{fast.name} {fast.version}"
         found = Differences(fast.encode_batch, reference_engine(reference).encode_batch)
@@ -83,6 +88,14 @@ def compare(vocabulary: Vocabulary, batches: Iterable[list[str]]) -> Proof:
         guard=guard,
         reason=reason,
     )
+
+
+def _ids(vocabulary: Vocabulary) -> list[int]:
+    """The ids that there are."""
+    if vocabulary.tokenizer_json is not None:
+        return sorted(parse_tokenizer_json(vocabulary.tokenizer_json).get_vocab(with_added_tokens=True).values())
+    known = vocabulary.encoding or {}
+    return sorted([*known.get("mergeable_ranks", {}).values(), *known.get("special_tokens", {}).values()])
 
 
 def _prose() -> Iterator[str]:

@@ -85,11 +85,11 @@ class RunSpec:
             "file states": [[file.path, file.state] for file in self.source.files if file.version],
             "separator": options.separator,
             "skip bad rows": options.skip_bad_rows,
-            "tokenizer": tokenizer.info.name,
+            "tokenizer": tokenizer.info.name.split("@")[0],  # a model's commit changes with any of its files
             "vocabulary": tokenizer.info.ranks_sha256,
             "end of text": tokenizer.eot_id,
             # of engines that give the same ids any may go on with what another began
-            "encoder": "exact" if tokenizer.is_exact else f"{tokenizer.engine} {tokenizer.engine_version}",
+            "encoder": tokenizer.exact_as,
             "shard tokens": self.tokens_per_shard,
             "val shards": self.val_shards,
             "prefix": self.prefix,
@@ -141,6 +141,9 @@ class RunSpec:
             shardkit_version=manifest.shardkit_version,
             encoder=manifest.encoder,
         )
+        if manifest.tokenizer is not None and expected.tokenizer is not None:  # the commit may be another
+            named = dataclasses.replace(expected.tokenizer, name=manifest.tokenizer.name)
+            expected = dataclasses.replace(expected, tokenizer=named)
         return (
             manifest == expected
             and [(file.path, file.bytes) for file in files] == [(file.path, file.bytes) for file in self.source.files]

@@ -44,11 +44,18 @@ _FILES: dict[str, tuple[tuple[str, str], ...]] = {
 _FILES |= {"p50k_edit": _FILES["p50k_base"], "o200k_harmony": _FILES["o200k_base"]}  # same ranks, other special tokens
 
 
+def is_encoding(name: str) -> bool:
+    """Whether tiktoken has an encoding of this name."""
+    import tiktoken
+
+    return name in tiktoken.list_encoding_names()
+
+
 def load_encoding(name: str) -> Any:
     """The tiktoken `Encoding`, from its cache, the `offline` extra or the network. Raises `TokenizerError`."""
     import tiktoken
 
-    if name not in tiktoken.list_encoding_names():
+    if not is_encoding(name):
         raise TokenizerError(
             f"unknown tokenizer {name!r}: expected one of {', '.join(sorted(tiktoken.list_encoding_names()))}, bytes, "
             "the path of a tokenizer.json or of a folder with one, or a model on the Hub (user/name)"

@@ -43,11 +43,12 @@ ENCODERS = ("auto", "fast", "tiktoken")
 class Tokenizer:
     """Encodes documents as `encode_ordinary` does: special tokens in the text are ordinary text.
 
-    `name` is a tiktoken encoding (`gpt2`), a path of a `tokenizer.json`, or `bytes` (ids 0-255, EOT 256); or a
-    `Vocabulary` that another instance has loaded (its `vocabulary`). `encoder` is `tiktoken` (the reference), `fast`,
-    or `auto`: fast where a proof says that this gives the reference's ids. Documents with a character that the proof
-    names go to the reference. Raises `TokenizerError` if the vocabulary cannot be had, `UsageError` if there is no fast
-    engine for it. The engines are made when they are first needed.
+    `name` is a tiktoken encoding (`gpt2`), a path of a `tokenizer.json` or of a folder with one, a model on the Hub
+    (`user/name`), or `bytes` (ids 0-255, EOT 256); or a `Vocabulary` that another instance has loaded (its
+    `vocabulary`). `encoder` is `tiktoken` (the reference), `fast`, or `auto`: fast where a proof says that this gives
+    the reference's ids. Documents with a character that the proof names go to the reference. The engines are made when
+    they are first needed. Raises `TokenizerError` if the vocabulary cannot be had, `UsageError` if there is no fast
+    engine for it.
 
     >>> tokenizer = Tokenizer("bytes")
     >>> ids, offsets = tokenizer.encode_batch(["ab", ""])
@@ -66,7 +67,7 @@ class Tokenizer:
         self.dtype: np.dtype[np.unsignedinteger] = np.dtype("<u2") if fits16 else np.dtype("<u4")
         stated = self.vocabulary.tokenizer_json
         # whether the parts that `cutting` makes of a text have the ids of the whole
-        self.cuts = stated is None or has_pattern_of_gpt2(json.loads(stated))
+        self.cuts = stated is None or self.vocabulary.by_character or has_pattern_of_gpt2(json.loads(stated))
         self.engine, self.engine_version = reference_name(self.vocabulary)
         proof = self.vocabulary.proof
         self._proof = proof if proof is not None and proof.reason is None else None
@@ -97,9 +98,13 @@ class Tokenizer:
         return self.engine == "fastokens"
 
     @property
-    def is_exact(self) -> bool:
-        """True if the engine in use is the reference, or is proven to give its ids."""
-        return not self.is_fast or self._proof is not None
+    def exact_as(self) -> str:
+        """Who decides the ids: engines of which this is the same give the same. That is the reference (of a
+        `tokenizer.json` in its version), or the engine itself where nobody has proven that it gives the reference's."""
+        name, its_version = reference_name(self.vocabulary)
+        if self.is_fast and self._proof is None:
+            return f"{self.engine} {self.engine_version}"
+        return name if self.vocabulary.tokenizer_json is None else f"{name} {its_version}"
 
     @property
     def encoder_facts(self) -> dict[str, str]:
@@ -128,7 +133,7 @@ class Tokenizer:
 
     def why_too_long(self, text: str) -> str | None:
         """Why `text` would take more memory than an engine may have; None if it would not."""
-        if len(text) <= cutting.LONGEST_RUN or self.engine == "bytes":
+        if len(text) <= cutting.LONGEST_RUN or self.engine == "bytes" or self.vocabulary.by_character:
             return None
         if not self.cuts:
             return f"{len(text):,} characters, where {self.name} takes {cutting.LONGEST_RUN:,} at most"
@@ -210,8 +215,13 @@ class Tokenizer:
 
     def _prepare_fast(self) -> None:
         """Leave nothing to do for those who get the vocabulary, and find out whether the fast engine can load it where
-        nobody has tried before."""
+        nobody has tried before. Raises `UsageError` on a machine that has another version than the proof is of."""
         self.engine, self.engine_version = "fastokens", version("fastokens")
+        if self._proof is not None and self._proof.engine != f"{self.engine} {self.engine_version}":
+            raise UsageError(
+                f"fastokens {self.engine_version} is installed here, and the run was begun with {self._proof.engine}: "
+                "install the same version on all machines, or give --encoder tiktoken"
+            )
         self.vocabulary = with_fast_json(self.vocabulary)
         if self._proof is None:
             self._encode_batch  # noqa: B018 (loads it)

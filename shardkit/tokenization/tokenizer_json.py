@@ -48,6 +48,20 @@ def has_pattern_of_gpt2(stated: dict[str, Any]) -> bool:
     )
 
 
+def is_by_character(stated: dict[str, Any]) -> bool:
+    """Whether a `tokenizer.json` gives each character an id, whatever is beside it: a byte-pair encoding that merges
+    nothing, of text as it is. Then one that has no id is an error, and no unknown token."""
+    model = stated.get("model") or {}
+    free = ("unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "merges")
+    return (
+        model.get("type") == "BPE"
+        and stated.get("normalizer") is None
+        and stated.get("pre_tokenizer") is None
+        and not any(model.get(name) for name in free)
+        and all(token.get("special") for token in stated.get("added_tokens") or ())
+    )
+
+
 def find_eot(path: Path, tokenizer: Any, eot: str | None = None) -> int:
     """The id of the token that separates documents: `eot`, else the end of text that `tokenizer_config.json` beside the
     file names, else that of a base model.
@@ -58,6 +72,13 @@ def find_eot(path: Path, tokenizer: Any, eot: str | None = None) -> int:
     if eot is not None:
         if (number := tokenizer.token_to_id(eot)) is None:
             raise TokenizerError(f"{path} has no token {eot!r}: give --eot one of its tokens")
+        if list(tokenizer.encode(eot, add_special_tokens=False).ids) == [number]:
+            warnings.warn(
+                f"{eot!r} is ordinary text: wherever it stands in a document, it will look like the start of another; "
+                "give --eot a special token",
+                ShardkitWarning,
+                stacklevel=2,
+            )
         return int(number)
     stated = _stated_eos(path.with_name("tokenizer_config.json"))
     if stated is not None and tokenizer.token_to_id(stated) is None:

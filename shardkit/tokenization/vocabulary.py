@@ -7,48 +7,46 @@ one on another machine, makes no difference.
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from shardkit.dataset.manifest import Manifest, TokenizerInfo
-from shardkit.dataset.tokenizer_file import TOKENIZER_NAME, read_tokenizer_files, token_of
+from shardkit.dataset.tokenizer_file import TOKENIZER_NAME, read_tokenizer_files
 from shardkit.errors import TokenizerError
 from shardkit.tokenization.fast_json import fast_tokenizer_json
-from shardkit.tokenization.hub_vocabulary import fetch_tokenizer, is_model_id
+from shardkit.tokenization.hub_vocabulary import fetch_tokenizer, is_model_id, tokenizer_in
 from shardkit.tokenization.proofs import Proof, find_proof, proof_key
-from shardkit.tokenization.tiktoken_files import load_encoding, ranks_sha256, seed_tiktoken_cache
-from shardkit.tokenization.tokenizer_json import find_eot, parse_tokenizer_json, read_tokenizer_json
+from shardkit.tokenization.tiktoken_files import is_encoding, load_encoding, ranks_sha256, seed_tiktoken_cache
+from shardkit.tokenization.tokenizer_json import find_eot, is_by_character, parse_tokenizer_json, read_tokenizer_json
 
 CHARS = "chars"  # the vocabulary that `characters.py` makes of a source
-_SPECIALS_OF_BYTES = {"<|endoftext|>": 256}
+_EOT = "<|endoftext|>"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Vocabulary:
-    """A vocabulary that was loaded: `name` as it was given, `info` for the manifest, and what engines are made of.
+    """A vocabulary that was loaded: `name` as it was given (of a model on the Hub with the commit), `info` for the
+    manifest, the token that separates documents, and what engines are made of.
 
     That is the arguments of `tiktoken.Encoding` (`encoding`), or the text of a `tokenizer.json`; for `bytes` neither.
     `fast_json` is what the fast engine reads, where that is another text. `proof`, of the name `proof_key`, says what
-    the fast engine may be used for; None if nobody has compared it.
+    the fast engine may be used for; None if nobody has compared it. `by_character`: each character is a token, and one
+    that has no id is an error.
     """
 
     name: str
     info: TokenizerInfo
+    end_of_text: str | None
     encoding: dict[str, Any] | None = None
     tokenizer_json: str | None = None
+    by_character: bool = False
     fast_json: str | None = None
     proof_key: str | None = None
     proof: Proof | None = None
-
-    @property
-    def end_of_text(self) -> str | None:
-        """The token that separates documents, as text; None where it cannot be said."""
-        if self.tokenizer_json is not None:
-            return token_of(self.tokenizer_json.encode(), self.info.eot_id)
-        specials: dict[str, int] = self.encoding["special_tokens"] if self.encoding else _SPECIALS_OF_BYTES
-        return next((token for token, number in specials.items() if number == self.info.eot_id), None)
 
 
 def load_vocabulary(name: str, eot: str | None = None) -> Vocabulary:
@@ -59,22 +57,27 @@ def load_vocabulary(name: str, eot: str | None = None) -> Vocabulary:
     Raises `TokenizerError` if it cannot be had, or has no such token, and `AuthError` for a model that is not for this
     account. Warns (`ShardkitWarning`) of an unusual end of text.
     """
-    path = Path(name) if name.endswith(".json") else Path(name) / TOKENIZER_NAME
-    if name.endswith(".json") or path.is_file():
-        return _with_own_proof(_from_file(path, eot))
     if name == CHARS:
-        raise TokenizerError(f"the vocabulary {CHARS} is made of the text of one dataset, beside whose manifest it is")
-    if is_model_id(name):
-        path, full_name = fetch_tokenizer(name)
-        loaded = _from_file(path, eot)
-        return _with_own_proof(replace(loaded, name=full_name, info=replace(loaded.info, name=full_name)))
+        raise TokenizerError(
+            f"the vocabulary {CHARS} is made of the text of one dataset, beside whose manifest it is: give --tokenizer "
+            "with that tokenizer.json"
+        )
+    if name.endswith(".json"):
+        return _with_own_proof(_from_file(Path(name), eot))
+    if name != "bytes" and not is_encoding(name):  # their names are taken: no folder stands for them
+        if (path := tokenizer_in(name)) is not None:
+            return _with_own_proof(_from_file(path, eot))
+        if is_model_id(name):
+            path, full_name = fetch_tokenizer(name)
+            loaded = _from_file(path, eot)
+            return _with_own_proof(replace(loaded, name=full_name, info=replace(loaded.info, name=full_name)))
     loaded = _bytes() if name == "bytes" else _with_own_proof(_from_tiktoken(name))
     if eot is None:
         return loaded
-    specials: dict[str, int] = loaded.encoding["special_tokens"] if loaded.encoding else _SPECIALS_OF_BYTES
+    specials: dict[str, int] = loaded.encoding["special_tokens"] if loaded.encoding else {_EOT: 256}
     if eot not in specials:
         raise TokenizerError(f"{name} has no special token {eot!r}: --eot is one of {', '.join(specials)}")
-    return replace(loaded, info=replace(loaded.info, eot_id=specials[eot]))
+    return replace(loaded, info=replace(loaded.info, eot_id=specials[eot]), end_of_text=eot)
 
 
 def _with_own_proof(vocabulary: Vocabulary) -> Vocabulary:
@@ -83,7 +86,8 @@ def _with_own_proof(vocabulary: Vocabulary) -> Vocabulary:
 
 def _bytes() -> Vocabulary:
     sha256 = hashlib.sha256(bytes(range(256))).hexdigest()
-    return Vocabulary(name="bytes", info=TokenizerInfo(name="bytes", vocab_size=257, eot_id=256, ranks_sha256=sha256))
+    info = TokenizerInfo(name="bytes", vocab_size=257, eot_id=256, ranks_sha256=sha256)
+    return Vocabulary(name="bytes", info=info, end_of_text=_EOT)
 
 
 @lru_cache(maxsize=2)
@@ -109,6 +113,7 @@ def _from_tiktoken(name: str) -> Vocabulary:
     return Vocabulary(
         name=name,
         info=TokenizerInfo(name=name, vocab_size=encoding.n_vocab, eot_id=encoding.eot_token, ranks_sha256=sha256),
+        end_of_text=_EOT,
         proof_key=proof_key(sha256, encoding._pat_str),
         encoding={
             "name": name,
@@ -123,52 +128,66 @@ def dataset_vocabulary(manifest: Manifest, name: str | None = None) -> Vocabular
     """The vocabulary that a dataset was made with: of the `tokenizer.json` beside its manifest, or of the name there,
     or of `name`. Where no manifest names one, gpt2's.
 
-    Raises `TokenizerError` if it cannot be had, or is another than the manifest means.
+    Raises `TokenizerError` if it cannot be had, or is another than the manifest means. No manifest decides what is
+    fetched from the Hub.
     """
     ours, where = manifest.tokenizer, manifest.directory
-    if name is None and ours is not None and where is not None and read_tokenizer_files(where, ours):
-        return _with_own_proof(_from_file(where / TOKENIZER_NAME, None, ours))
     if ours is None:
         return load_vocabulary(name or "gpt2")
-    try:
-        loaded = load_vocabulary(name or ours.name)
-    except TokenizerError as error:
-        if name is not None or not ours.name.endswith((".json", CHARS)):
-            raise
+    place = where or "the dataset"
+    if name is None and where is not None and read_tokenizer_files(where, ours):
+        loaded = _with_own_proof(_from_file(where / TOKENIZER_NAME, None, ours))
+    elif name is None and ours.name != "bytes" and not is_encoding(ours.name) and not _is_here(ours.name):
         raise TokenizerError(
-            f"{where or 'the dataset'} was made with a tokenizer.json that is not beside its manifest, and {error}: "
-            f"give --tokenizer with the file whose SHA-256 is {ours.ranks_sha256}"
-        ) from error
-    if loaded.info.ranks_sha256 != ours.ranks_sha256:
-        raise TokenizerError(
-            f"{loaded.name} here is another vocabulary than {where or 'the dataset'} was made with: give --tokenizer "
-            f"with the one whose SHA-256 is {ours.ranks_sha256}"
+            f"{place} was made with a tokenizer.json that is not beside its manifest ({ours.name}): give --tokenizer "
+            f"with the file whose SHA-256 is {ours.ranks_sha256}"
         )
-    return replace(loaded, info=ours)
+    else:
+        loaded = load_vocabulary(name or ours.name)
+    if loaded.info.ranks_sha256 != ours.ranks_sha256 or loaded.info.vocab_size > ours.vocab_size:
+        raise TokenizerError(
+            f"{loaded.name} here is another vocabulary than {place} was made with: give --tokenizer with the one whose "
+            f"SHA-256 is {ours.ranks_sha256}"
+        )
+    return loaded if loaded.info == ours else replace(loaded, info=ours)
 
 
-def vocabulary_of_text(name: str, text: str, eot: str) -> Vocabulary:
-    """The vocabulary of the text of a `tokenizer.json`, one made here; `eot` is its end of text."""
+def _is_here(name: str) -> bool:
+    try:
+        return name.endswith(".json") and Path(name).is_file()
+    except OSError:
+        return False
+
+
+def vocabulary_of_characters(text: str, eot: str) -> Vocabulary:
+    """The vocabulary `chars`, of the text of a `tokenizer.json` made here; `eot` is its end of text."""
     reference = parse_tokenizer_json(text)
     info = TokenizerInfo(
-        name=name,
+        name=CHARS,
         vocab_size=reference.get_vocab_size(with_added_tokens=True),
         eot_id=reference.token_to_id(eot),
         ranks_sha256=hashlib.sha256(text.encode()).hexdigest(),
     )
-    return Vocabulary(name=name, info=info, tokenizer_json=text)
+    return Vocabulary(name=CHARS, info=info, end_of_text=eot, tokenizer_json=text, by_character=True)
 
 
-def _from_file(path: Path, eot: str | None, info: TokenizerInfo | None = None) -> Vocabulary:
-    """The vocabulary of a `tokenizer.json`, of which `info` says what the manifest does, if it is a dataset's."""
+def _from_file(path: Path, eot: str | None, dataset: TokenizerInfo | None = None) -> Vocabulary:
+    """The vocabulary of a `tokenizer.json`; of a `dataset`'s own, its manifest says which token separates documents."""
     text, reference = read_tokenizer_json(path)
     if not (ids := reference.get_vocab(with_added_tokens=True)):
         raise TokenizerError(f"{path} has an empty vocabulary: give the tokenizer.json of a trained tokenizer")
-    sha256 = hashlib.sha256(text.encode()).hexdigest()
-    info = info or TokenizerInfo(
+    sha256, by_character = hashlib.sha256(text.encode()).hexdigest(), is_by_character(json.loads(text))
+    info = TokenizerInfo(
         name=path.name,
         vocab_size=max(ids.values()) + 1,  # ids may have holes
-        eot_id=find_eot(path, reference, eot),
+        eot_id=find_eot(path, reference, eot) if dataset is None else dataset.eot_id,
         ranks_sha256=sha256,
     )
-    return Vocabulary(name=str(path), proof_key=proof_key(sha256), info=info, tokenizer_json=text)
+    return Vocabulary(
+        name=str(path),
+        info=info,
+        end_of_text=reference.id_to_token(info.eot_id),
+        proof_key=None if by_character else proof_key(sha256, f"tokenizers {version('tokenizers')}"),
+        tokenizer_json=text,
+        by_character=by_character,
+    )

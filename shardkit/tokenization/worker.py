@@ -186,7 +186,8 @@ class ChunkEncoder:
                 begun, size = piece.unfinished, 0
 
     def _last_place(self, text: str) -> int:
-        return len(text) if self.tokenizer.engine == "bytes" else cutting.last_place(text, 0, len(text))
+        anywhere = self.tokenizer.engine == "bytes" or self.job.vocabulary.by_character
+        return len(text) if anywhere else cutting.last_place(text, 0, len(text))
 
     def _not_too_long(
         self, texts: list[str], rows: list[int] | range

@@ -11,7 +11,7 @@ from reference import gpt2
 from texts import documents, write_parquet
 
 from shardkit import Manifest, open_shard, tokenize
-from shardkit.errors import ManifestError, ShardError, UsageError
+from shardkit.errors import ManifestError, ShardError, TokenizerError, UsageError
 from shardkit.look.info import describe
 from shardkit.look.peek import peek_document
 from shardkit.look.verify import verify
@@ -83,8 +83,9 @@ def test_another_vocabulary_of_the_same_name_is_not_used_to_decode(copy: Path) -
     pinned = Manifest.load(copy).tokenizer
     assert pinned is not None
     (copy / "manifest.json").write_text(manifest.replace(pinned.ranks_sha256, "0" * 64))
-    with pytest.raises(UsageError, match="another vocabulary"):
-        peek_document(copy, 0)
+    for named in (None, "gpt2"):
+        with pytest.raises(TokenizerError, match="another vocabulary"):
+            peek_document(copy, 0, tokenizer=named)
 
 
 def test_describe_says_what_is_there(dataset: Path, copy: Path) -> None:

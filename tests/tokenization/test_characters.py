@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ def test_a_dataset_of_characters_needs_nothing_else(tmp_path: Path) -> None:
     assert theirs(texts[3], add_special_tokens=False)["input_ids"] == tokenizer.encode_ordinary(texts[3])
     assert theirs.eos_token_id == tokenizer.eot_id
     (tmp_path / "out" / "tokenizer.json").unlink()
-    with pytest.raises(TokenizerError, match="the vocabulary chars is made of the text of one dataset"):
+    with pytest.raises(TokenizerError, match=r"not beside its manifest \(chars\)"):
         Tokenizer.of_dataset(manifest)
 
 
@@ -85,6 +86,38 @@ def test_any_text_comes_back(texts: list[str]) -> None:
         ids = tokenizer.encode_ordinary(text)
         assert ids == [characters.index(c) for c in text]
         assert tokenizer.decode(ids) == text
+
+
+def test_a_character_that_was_not_there_is_an_error_and_not_dropped(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(character_vocabulary(open_source(["abc"])))
+    with pytest.raises(TokenizerError, match="'d' is no character of chars"):
+        tokenizer.encode_ordinary("abdc")
+
+    class Changing(list[str]):
+        def __iter__(self) -> Iterator[str]:
+            self[0] += chr(0x4E00 + len(self[0]))  # another text each time
+            return super().__iter__()
+
+    with pytest.raises(SourceError, match="is no character of chars"):
+        tokenize(Changing(["ab", "b"]), tmp_path / "out", tokenizer="chars", workers=1, val_shards=0)
+
+
+def test_a_long_text_without_a_blank_is_cut_anywhere(tmp_path: Path) -> None:
+    text = "abcdefghij" * 1_800_000  # longer than a piece, and than an engine is given at once
+    (tmp_path / "input.txt").write_text(text)
+    out = tmp_path / "out"
+    manifest = tokenize(tmp_path / "input.txt", out, tokenizer="chars", workers=1, val_shards=0)
+    assert (manifest.tokens, manifest.documents) == (len(text) + 1, 1)
+    assert (np.load(out / manifest.shards[0].file)[1:].reshape(-1, 10) == np.arange(10)).all()
+
+
+def test_the_limits_of_a_run_bound_what_is_read_for_it() -> None:
+    texts = [f"{chr(0x4E00 + number)}" * 1000 for number in range(20_000)]
+    source = open_source(texts)
+    everything = character_vocabulary(source).info.vocab_size
+    assert everything == 20_001
+    assert character_vocabulary(source, max_docs=5).info.vocab_size < everything
+    assert character_vocabulary(source, max_tokens=5).info.vocab_size < everything
 
 
 def test_what_cannot_have_it_is_one_line(tmp_path: Path) -> None:

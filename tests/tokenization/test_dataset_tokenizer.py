@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import tokenizers
 from hub_server import HubServer
+from huggingface_hub import HfApi
 from texts import prose, write_parquet
 from vocabulary_data import train_vocabulary
 
 from shardkit import Manifest, Tokenizer, pull, push, tokenize
-from shardkit.errors import TokenizerError
+from shardkit.errors import OutputError, ShardkitError, ShardkitWarning, TokenizerError
 from shardkit.look.peek import peek_document
 from shardkit.tokenization.vocabulary import load_vocabulary
 
@@ -22,7 +23,9 @@ FILES = {"tokenizer.json", "tokenizer_config.json"}
 
 
 def make(folder: Path, vocabulary: Path | str, **options: object) -> Manifest:
-    source = write_parquet(folder.parent / "source.parquet", [*prose(60)])
+    source = folder.parent / "source.parquet"
+    if not source.exists():
+        write_parquet(source, [*prose(60)])
     return tokenize(
         source,
         folder,
@@ -128,11 +131,7 @@ def test_a_file_that_is_not_the_datasets_is_neither_fetched_nor_replaced(
     (tmp_path / "remote" / "tokenizer.json").write_text("somebody else's")
     pull(str(tmp_path / "remote"), tmp_path / "copy")
     assert names(tmp_path / "copy") & FILES == set()
-    push(out, REPO)
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "tokenizer.json").write_text("my own")
-    pull(REPO, tmp_path / "other")
-    assert (tmp_path / "other" / "tokenizer.json").read_text() == "my own"
+    assert (tmp_path / "remote" / "tokenizer.json").read_text() == "somebody else's"
 
 
 def test_what_replaces_the_dataset_replaces_it_too(hub: HubServer, out: Path, tmp_path: Path) -> None:
@@ -150,6 +149,73 @@ def test_what_replaces_the_dataset_replaces_it_too(hub: HubServer, out: Path, tm
     (out / "tokenizer_config.json").write_text("{}")  # the user's, from now on
     make(out, "gpt2", overwrite=True)
     assert names(out) & FILES == {"tokenizer_config.json"}
+
+
+@pytest.mark.parametrize("killed", ["before the manifest", "in clearing"])
+def test_what_a_killed_run_left_is_replaced_too(killed: str, out: Path, tmp_path: Path) -> None:
+    (out / "manifest.json").unlink()
+    if killed == "in clearing":
+        (out / "tokenizer.json").unlink()
+    other = train_vocabulary(tmp_path / "other" / "tokenizer.json", size=300)
+    make(out, other, overwrite=True)
+    assert (out / "tokenizer.json").read_bytes() == other.read_bytes()
+
+
+def test_another_file_in_the_way_is_said(hub: HubServer, out: Path, vocabulary: Path, tmp_path: Path) -> None:
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "tokenizer.json").write_text("my own")
+    push(out, str(tmp_path / "remote"))
+    with pytest.warns(ShardkitWarning, match="copy holds another tokenizer.json than this dataset's, which stays"):
+        pull(str(tmp_path / "remote"), tmp_path / "copy")
+    assert (tmp_path / "copy" / "tokenizer.json").read_text() == "my own"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "tokenizer.json").write_text("theirs")
+    with pytest.warns(ShardkitWarning, match="other holds another tokenizer.json than this dataset's, which stays"):
+        push(out, str(tmp_path / "other"))
+    assert (tmp_path / "other" / "tokenizer.json").read_text() == "theirs"
+    (out / "manifest.json").unlink()
+    (out / "tokenizer.json").write_text("my own")
+    with pytest.raises(OutputError, match=r"holds another tokenizer\.json than this dataset's: move it away"):
+        make(out, vocabulary)
+    (out / "tokenizer.json").unlink()
+    make(out, vocabulary)
+    assert (out / "tokenizer.json").read_bytes() == vocabulary.read_bytes()
+
+
+def test_a_push_that_was_killed_between_the_files_sends_the_second(hub: HubServer, out: Path, tmp_path: Path) -> None:
+    push(out, REPO)
+    for name in ("tokenizer.json", "manifest.json"):  # the config is written first
+        HfApi().delete_file(name, REPO, repo_type="dataset")
+    push(out, REPO)
+    pull(REPO, tmp_path / "copy")
+    assert (tmp_path / "copy" / "tokenizer.json").read_bytes() == (out / "tokenizer.json").read_bytes()
+
+
+def test_a_folder_does_not_take_the_name_of_an_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("gpt2", "bytes"):  # as `pull stranger/gpt2` makes one
+        train_vocabulary(tmp_path / name / "tokenizer.json")
+        assert load_vocabulary(name).tokenizer_json is None
+    assert load_vocabulary("./gpt2").info.vocab_size == 400
+
+
+@pytest.mark.parametrize("name", ["a" * 5_000, "a/" * 3_000 + "b", "\0", "a/b\0", "user/" + "a" * 5_000])
+def test_a_name_that_nothing_can_have_is_one_line(name: str) -> None:
+    with pytest.raises(ShardkitError):
+        load_vocabulary(name)
+
+
+def test_a_manifest_that_lies_about_the_ids_is_refused(out: Path) -> None:
+    manifest = Manifest.load(out)
+    assert manifest.tokenizer is not None
+    small = dataclasses.replace(manifest.tokenizer, vocab_size=300)
+    with pytest.raises(TokenizerError, match="another vocabulary"):
+        Tokenizer.of_dataset(dataclasses.replace(manifest, tokenizer=small, directory=out))
+
+
+def test_a_separator_that_is_ordinary_text_warns(vocabulary: Path) -> None:
+    with pytest.warns(ShardkitWarning, match="'e' is ordinary text: wherever it stands in a document"):
+        load_vocabulary(str(vocabulary), "e")
 
 
 def test_a_file_without_a_readable_end_of_text_still_travels(tmp_path: Path) -> None:

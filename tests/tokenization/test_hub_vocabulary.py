@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -13,7 +14,7 @@ from vocabulary_data import train_vocabulary
 
 from shardkit import Manifest, Tokenizer, tokenize
 from shardkit.cli import main
-from shardkit.errors import AuthError, TokenizerError
+from shardkit.errors import AuthError, OutputError, TokenizerError
 from shardkit.tokenization.vocabulary import load_vocabulary
 
 MODEL = "alice/model"
@@ -64,7 +65,26 @@ def test_a_run_with_a_models_name_gives_the_bytes_of_its_file_and_a_dataset_that
     assert Tokenizer.of_dataset(manifest).decode([1]) == "<|endoftext|>"
     assert not hub.log
     (tmp_path / "hub" / "tokenizer.json").unlink()
-    assert Tokenizer.of_dataset(manifest).info == manifest.tokenizer  # fetched again, at the same commit
+    assert manifest.tokenizer is not None
+    with pytest.raises(
+        TokenizerError, match=rf"not beside its manifest \({manifest.tokenizer.name}\): give --tokenizer"
+    ):
+        Tokenizer.of_dataset(manifest)  # a stranger's manifest does not decide what is fetched
+    assert not hub.log
+    assert Tokenizer.of_dataset(manifest, name=manifest.tokenizer.name).info == manifest.tokenizer
+
+
+def test_a_run_goes_on_after_a_commit_that_changed_another_file_of_the_model(model: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"tokenizer": MODEL, "workers": 1, "shard_tokens": 200, "prefix": "p"}
+    texts = ["some text", "and more of it"] * 50
+    made = tokenize(texts, tmp_path / "out", **options)
+    (model / "notes.txt").write_text("now with notes")
+    upload(model)
+    assert tokenize(texts, tmp_path / "out", **options) == made
+    train_vocabulary(model / "tokenizer.json", size=300)
+    upload(model)
+    with pytest.raises(OutputError, match="holds another run .*vocabulary"):
+        tokenize(texts, tmp_path / "out", **options)
 
 
 def test_a_model_that_cannot_be_had_is_one_line(

@@ -7,8 +7,10 @@ import json
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from texts import prose, write_parquet
 from vocabulary_data import train_vocabulary
 
 from shardkit import Manifest, tokenize
-from shardkit.errors import ShardkitWarning
+from shardkit.errors import ShardkitWarning, UsageError
 from shardkit.sources.open import open_source
 from shardkit.tokenization import battery, differences, proofs, proving
 from shardkit.tokenization.differences import MOST_GUARDED, Differences
@@ -165,7 +167,7 @@ def test_every_encoding_of_tiktoken_has_a_proof_for_the_engine_that_is_installed
     assert proof is not None, "another engine or battery: run `python -m shardkit.tokenization.proving`"
     assert proof.reason is None
     assert Tokenizer(name).is_fast
-    assert Tokenizer(name).is_exact
+    assert Tokenizer(name).exact_as == "tiktoken"
 
 
 def test_a_proof_made_now_says_what_the_shipped_one_says() -> None:
@@ -288,7 +290,7 @@ def source(tmp_path: Path) -> Path:
     return write_parquet(tmp_path / "a.parquet", [*texts, None])
 
 
-def quick_battery(tokens: object, prose: object = ()) -> list[list[str]]:
+def quick_battery(tokens: object, prose: object = (), added: object = ()) -> list[list[str]]:
     return [["a b", "it's", "\u1e07 \u00e9"]]
 
 
@@ -325,7 +327,8 @@ def test_workers_leave_guarded_documents_to_the_reference(
 ) -> None:
     vocabulary = load_vocabulary(str(vocabulary_file))
     assert vocabulary.proof_key is not None
-    save_proof(dataclasses.replace(EXAMPLE, key=vocabulary.proof_key, guard="1E07"))
+    engine = f"fastokens {version('fastokens')}"
+    save_proof(dataclasses.replace(EXAMPLE, key=vocabulary.proof_key, engine=engine, guard="1E07"))
     guarded, said = run(source, tmp_path / "guarded", vocabulary_file)
     assert said == []
     assert guarded.encoder["guarded_characters"] == "1"
@@ -344,6 +347,46 @@ def test_an_engine_that_is_wrong_is_not_used_and_the_run_says_why(
         assert manifest.encoder["engine"] == "tokenizers"
         assert "is encoded by the reference, tokenizers " in said[-1]
         assert "slower: fastokens 0 differs from the reference at '" in said[-1]
+
+
+def test_a_run_with_small_limits_needs_no_proof(
+    vocabulary_file: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proving, "battery", None)  # would fail
+    monkeypatch.setattr(proving, "WORTH_BYTES", 20_000)
+    for limit in ("max_docs", "max_tokens"):
+        options: dict[str, Any] = {limit: 3, "val_shards": 0}
+        made = tokenize(source, tmp_path / limit, tokenizer=str(vocabulary_file), workers=1, **options)
+        assert made.encoder["engine"] == "tokenizers"
+
+
+def test_a_machine_with_another_engine_than_the_proof_is_of_is_refused() -> None:
+    vocabulary = load_vocabulary("gpt2")
+    assert vocabulary.proof is not None
+    other = dataclasses.replace(vocabulary.proof, engine="fastokens 0.0.1")
+    with pytest.raises(UsageError, match=r"the run was begun with fastokens 0\.0\.1: install the same version"):
+        Tokenizer(dataclasses.replace(vocabulary, proof=other))
+
+
+def test_a_vocabulary_that_the_engine_cannot_load_stays_on_the_reference(
+    vocabulary_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Panic(BaseException):
+        pass
+
+    def panics(vocabulary: object) -> None:
+        raise Panic("out of bounds")
+
+    monkeypatch.setattr(proving, "fast_engine", panics)
+    assert proving.prove(load_vocabulary(str(vocabulary_file))).reason == "cannot load it (out of bounds)"
+
+
+@pytest.mark.usefixtures("_few_characters")
+def test_very_many_kinds_of_differences_are_a_reason() -> None:
+    kinds = [chr(0x1000 + 2 * number) for number in range(70)]
+    found = look(lambda text: any(char * 2 in text for char in kinds), [[char * 2] for char in kinds])
+    assert found.reason is not None
+    assert found.kinds == 65
 
 
 def test_a_run_may_go_on_with_another_engine_that_is_exact(source: Path) -> None:
