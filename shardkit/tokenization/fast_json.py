@@ -17,6 +17,17 @@ import numpy as np
 from shardkit.errors import TokenizerError
 from shardkit.tokenization.tiktoken_files import byte_to_unicode, load_encoding, ranks_sha256
 
+# cl100k_base's pattern in tiktoken, and as published tokenizer.json files have it (Llama 3's): the engine knows the
+# latter, and is four times as fast with it. They cut a text alike but for blanks at its end, where no token of the
+# vocabulary reaches from one piece into the next.
+_IN_TIKTOKEN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|"
+    r"\s+(?!\S)|\s"
+)
+_AS_PUBLISHED = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+    r"\s+(?!\S)|\s+"
+)
 SPLITS = Path(__file__).with_name("splits.npz")
 _WITH_SPLITS = ("r50k_base", "p50k_base", "cl100k_base", "o200k_base")
 
@@ -35,7 +46,7 @@ def fast_tokenizer_json(ranks: dict[bytes, int], pattern: str) -> str:
     ]
     gpt2 = "'(?:[sdmt]|ll|ve|re)" in pattern  # the engine has GPT-2's pattern built in, and it is faster
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": gpt2}
-    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    split = {"type": "Split", "pattern": {"Regex": engine_pattern(pattern)}, "behavior": "Isolated", "invert": False}
     pre = byte_level if gpt2 else {"type": "Sequence", "pretokenizers": [split, byte_level]}
     model = {
         "type": "BPE",
@@ -68,6 +79,11 @@ def _holes(ranks: dict[bytes, int]) -> dict[str, int]:
     """Entries for ids below the largest that no token has (p50k_base: 50256, its end of text), for the engine wants
     ids without holes. No merge makes them, and a blank is not in the alphabet of byte-level tokens."""
     return {f" {rank}": rank for rank in set(range(max(ranks.values()))) - set(ranks.values())}
+
+
+def engine_pattern(pattern: str) -> str:
+    """A pattern of tiktoken's, as the fast engine is given it."""
+    return _AS_PUBLISHED if pattern == _IN_TIKTOKEN else pattern
 
 
 def known_splits(ranks: dict[bytes, int]) -> list[int] | None:

@@ -17,7 +17,7 @@ from typing import Any
 from shardkit.dataset.manifest import Manifest, TokenizerInfo
 from shardkit.dataset.tokenizer_file import TOKENIZER_NAME, read_tokenizer_files
 from shardkit.errors import TokenizerError
-from shardkit.tokenization.fast_json import fast_tokenizer_json
+from shardkit.tokenization.fast_json import engine_pattern, fast_tokenizer_json
 from shardkit.tokenization.hub_vocabulary import fetch_tokenizer, is_model_id, tokenizer_in
 from shardkit.tokenization.proofs import Proof, find_proof, proof_key
 from shardkit.tokenization.tiktoken_files import is_encoding, load_encoding, ranks_sha256, seed_tiktoken_cache
@@ -114,7 +114,7 @@ def _from_tiktoken(name: str) -> Vocabulary:
         name=name,
         info=TokenizerInfo(name=name, vocab_size=encoding.n_vocab, eot_id=encoding.eot_token, ranks_sha256=sha256),
         end_of_text=_EOT,
-        proof_key=proof_key(sha256, encoding._pat_str),
+        proof_key=proof_key(sha256, engine_pattern(encoding._pat_str)),
         encoding={
             "name": name,
             "pat_str": encoding._pat_str,
