@@ -99,7 +99,8 @@ class Server:
 
 
 class Watch(threading.Thread):
-    """The most memory and temporary disk of a process tree, looked at every 50 ms."""
+    """The most memory and temporary disk of a process tree, looked at five times a second. Memory that processes share
+    counts once (`pss`)."""
 
     def __init__(self, pid: int, home: Path) -> None:
         super().__init__(daemon=True)
@@ -114,10 +115,10 @@ class Watch(threading.Thread):
                 memory, files = 0, self._named()
                 for process in tree:
                     with suppress(psutil.Error):
-                        memory += process.memory_info().rss
+                        memory += process.memory_full_info().pss
                     files.update(self._open_without_name(process.pid))
                 self.memory, self.disk = max(self.memory, memory), max(self.disk, sum(files.values()))
-                time.sleep(0.05)
+                time.sleep(0.2)
 
     def _named(self) -> dict[int, int]:
         """Bytes on disk of the files below `home`, by inode."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from shardkit.sources.http_session import close_session
 from shardkit.sources.remote_bytes import read_into
+from shardkit.sources.shared_memory import SharedMemory
 from shardkit.sources.source import InputFile
 
 AHEAD_BYTES = 192 << 20  # of memory, in all that was asked for and has not been read
@@ -25,6 +26,7 @@ WORKER_AHEAD_BYTES = 64 << 20  # the same, where a worker reads a long file itse
 FIRST_AHEAD_BYTES = 32 << 20  # at the start, so that a short run does not fetch what it never reads
 SPAN_BYTES = 8 << 20  # of one request, about
 _BUFFER_BYTES = SPAN_BYTES * 3 // 2  # what requests mostly fit into
+SHARED_BYTES = 2 * AHEAD_BYTES // _BUFFER_BYTES * _BUFFER_BYTES  # ahead of need, and as much in the workers' hands
 FIRST_SPAN_BYTES = 1 << 20  # at the start, so that all workers soon have something to do
 MOST_CONNECTIONS = 16
 FIRST_CONNECTIONS = 8
@@ -47,10 +49,13 @@ class Span:
 
 
 class _Memory:
-    """Memory for spans, used again when nobody refers to it any more: fresh pages cost more than filling them."""
+    """Memory for spans, used again when nobody refers to it any more: fresh pages cost more than filling them. As long
+    as there is some, it is `shared`."""
 
-    def __init__(self) -> None:
-        self._spare: deque[NDArray[np.uint8]] = deque(maxlen=AHEAD_BYTES // SPAN_BYTES)
+    def __init__(self, shared: SharedMemory | None = None) -> None:
+        buffers = shared.array.reshape(-1, _BUFFER_BYTES) if shared is not None else ()
+        self._is_shared = shared is not None
+        self._spare: deque[NDArray[np.uint8]] = deque(reversed(buffers), maxlen=SHARED_BYTES // _BUFFER_BYTES)
 
     def get(self, count: int) -> memoryview:
         """`count` bytes, of any content."""
@@ -60,6 +65,8 @@ class _Memory:
             buffer = self._spare.pop()
         except IndexError:
             buffer = np.empty(_BUFFER_BYTES, np.uint8)
+            if self._is_shared:  # for once
+                return buffer[:count].data
         view = buffer[:count]
         # every `memoryview` of it, and each part of one, keeps `view` alive
         weakref.finalize(view, self._spare.append, buffer).atexit = False
@@ -95,9 +102,9 @@ class Connections:
 
 class ReadAhead:
     """Fetches spans in the order in which they are asked for, into at most `most_bytes` of memory (None: the usual
-    bound). A context manager: at its end, fetching stops."""
+    bound), `shared` of `SHARED_BYTES` if it is given. A context manager: at its end, fetching stops."""
 
-    def __init__(self, most_bytes: int | None = None) -> None:
+    def __init__(self, most_bytes: int | None = None, shared: SharedMemory | None = None) -> None:
         self.most_bytes = most_bytes or AHEAD_BYTES
         self._changed = threading.Condition()
         self._queue: deque[Span] = deque()
@@ -107,7 +114,7 @@ class ReadAhead:
         self._busy = self._held = self._read = 0  # connections at work; bytes in memory; bytes that were read
         self._waiting: dict[Span, int] = {}  # and how many bytes of it somebody waits for
         self._bytes = self._planned = 0
-        self._memory = _Memory()
+        self._memory = _Memory(shared)
         self._connections = Connections(time.monotonic())
 
     def __enter__(self) -> ReadAhead:

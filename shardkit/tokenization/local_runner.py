@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import mmap
 import os
 import queue
 import signal
@@ -26,11 +27,13 @@ from multiprocess.connection import Connection, wait
 from numpy.typing import NDArray
 
 from shardkit.errors import WorkerError
+from shardkit.sources.read_ahead import SHARED_BYTES
 from shardkit.sources.remote_bytes import traffic
+from shardkit.sources.shared_memory import SharedMemory
 from shardkit.sources.source import Chunk, Fetched, Piece
 from shardkit.tokenization.chunk_feed import ChunkFeed, WaitingFeed
 from shardkit.tokenization.pipes import receive, receive_bytes, send, send_bytes
-from shardkit.tokenization.spawning import Worker, start_workers
+from shardkit.tokenization.spawning import Task, Worker, start_workers
 from shardkit.tokenization.worker import ChunkEncoder, EncodedChunk, Job
 
 _AHEAD = 2  # chunks given to a worker: one it encodes, one it has read ahead of need
@@ -48,7 +51,10 @@ class LocalRunner:
 
     def __init__(self, workers: int) -> None:
         self._spare: list[Any] = []  # memory of results that have been used
-        self._workers = start_workers(workers)
+        self.shared = SharedMemory.make(SHARED_BYTES)  # for what is fetched for the workers
+        self._workers = start_workers(workers, self.shared)
+        if self.shared is not None:
+            self.shared.forget_descriptor()
 
     def __enter__(self) -> LocalRunner:
         return self
@@ -84,7 +90,7 @@ class LocalRunner:
         while True:
             while issued - yielded < limit and (idle := self._idle(upcoming, feed)) is not None:
                 chunk = upcoming.popleft()
-                idle.tasks.append((issued, dataclasses.replace(chunk, payload=None, fetched=None)))
+                idle.tasks.append(Task(issued, dataclasses.replace(chunk, payload=None, fetched=None), chunk.fetched))
                 self._send_chunk(idle, chunk)
                 issued += 1
             while ready[yielded]:
@@ -120,7 +126,11 @@ class LocalRunner:
     def _collect(self, ready: defaultdict[int, deque[EncodedChunk]], turn: int, signal: int | None) -> None:
         """Wait for at least one piece, or for `signal`, and put it under its chunk's number. A worker that is far ahead
         in a chunk whose turn has not come is left to wait with the next piece."""
-        ahead = [w for w in self._workers if w.tasks and w.tasks[0][0] != turn and len(ready[w.tasks[0][0]]) >= _PIECES]
+        ahead = [
+            w
+            for w in self._workers
+            if w.tasks and w.tasks[0].number != turn and len(ready[w.tasks[0].number]) >= _PIECES
+        ]
         pipes = [worker.pipe for worker in self._workers if worker not in ahead]
         for pipe in wait([*pipes, *([] if signal is None else [signal])]):
             if pipe is signal:
@@ -132,7 +142,7 @@ class LocalRunner:
                 raise self._death(worker) from None
             if isinstance(result.error, WorkerError):
                 raise result.error
-            ready[worker.tasks[0][0]].append(result)
+            ready[worker.tasks[0].number].append(result)
             if result.last:
                 worker.tasks.pop(0)
 
@@ -155,18 +165,24 @@ class LocalRunner:
         return spare[:count]
 
     def _send_chunk(self, worker: Worker, chunk: Chunk) -> None:
-        """Send a chunk; what was fetched for it follows as raw bytes. A footer is sent once for each file."""
+        """Send a chunk; what was fetched for it follows as raw bytes, but for what lies in shared memory. A footer is
+        sent once for each file."""
         fetched = chunk.fetched
         if fetched is None:
             self._send(worker, _Parcel(chunk, False, [], False, None))
             return
-        footer, sizes = fetched.footer, [(start, len(data)) for start, data in fetched.pieces]
+        footer, places = fetched.footer, [self._place_of(data) for _, data in fetched.pieces]
+        sizes = [(start, len(data), place) for (start, data), place in zip(fetched.pieces, places, strict=True)]
         known = footer is not None and footer is worker.footer
         worker.footer = footer
         light = dataclasses.replace(chunk, fetched=None)
         self._send(worker, _Parcel(light, True, sizes, known, None if known else footer))
-        for _, data in fetched.pieces:
-            self._send(worker, memoryview(data))
+        for (_, data), place in zip(fetched.pieces, places, strict=True):
+            if place is None:
+                self._send(worker, memoryview(data))
+
+    def _place_of(self, data: bytes | bytearray | memoryview) -> int | None:
+        return None if self.shared is None else self.shared.place_of(data)
 
     def _send(self, worker: Worker, message: object) -> None:
         try:
@@ -184,7 +200,7 @@ class LocalRunner:
         reason = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
         hint = "; the system kills processes when memory runs out: try fewer --workers" if code == -9 else ""
         # It may have begun the second chunk while the tokens of the first were on their way.
-        where = " or ".join(f"at {chunk.where}" for _, chunk in worker.tasks) or "before its first chunk"
+        where = " or ".join(f"at {chunk.where}" for _, chunk, _ in worker.tasks) or "before its first chunk"
         return WorkerError(
             f"worker {worker.name} (pid {worker.process.pid}) died by {reason} {where}{hint}; run the same command "
             "again, it goes on from the last finished shard"
@@ -192,24 +208,27 @@ class LocalRunner:
 
 
 class _Parcel(NamedTuple):
-    """A chunk on its way to a worker: without its bytes, whose places and sizes are stated; with the footer, unless it
-    is `known` from the chunk before."""
+    """A chunk on its way to a worker: without its bytes, of which is stated where in the file they are, how many, and
+    where in shared memory; with the footer, unless it is `known` from the chunk before."""
 
     chunk: Chunk
     is_fetched: bool
-    sizes: list[tuple[int, int]]
+    sizes: list[tuple[int, int, int | None]]
     known: bool
     footer: Piece | None
 
 
-def _receive_chunks(pipe: Connection, put: Callable[[Any], None]) -> None:
+def _receive_chunks(pipe: Connection, shared: memoryview, put: Callable[[Any], None]) -> None:
     """Receive jobs and chunks, with what was fetched for them, until the pipe ends."""
     footer: Piece | None = None
     while True:
         message = receive(pipe)
         if isinstance(message, _Parcel):
             pieces: list[Piece] = []
-            for start, size in message.sizes:
+            for start, size, place in message.sizes:
+                if place is not None:
+                    pieces.append((start, shared[place : place + size]))
+                    continue
                 data = np.empty(size, np.uint8).data  # which, unlike a `bytearray`, is not filled before it is filled
                 receive_bytes(pipe, data)
                 pieces.append((start, data))
@@ -221,18 +240,20 @@ def _receive_chunks(pipe: Connection, put: Callable[[Any], None]) -> None:
         put(message)
 
 
-def work(descriptor: int) -> None:
-    """A worker's life: the job, then chunks until the pipe closes, whose end is the file `descriptor`. One thread
+def work(descriptor: int, shared: int | None) -> None:
+    """A worker's life: the job, then chunks until the pipe closes, whose end is the file `descriptor`. What was fetched
+    for it may be in the memory of the file `shared`. One thread
     receives, so that the next task has come while the present one is encoded; another sends, so that no worker waits
     for the main process to read its tokens."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe = Connection(descriptor)
+    fetched_here = memoryview(b"" if shared is None else mmap.mmap(shared, 0, prot=mmap.PROT_READ))
     messages: queue.Queue[Any] = queue.Queue()
     results: queue.Queue[EncodedChunk] = queue.Queue(maxsize=1)
 
     def receive() -> None:
         try:
-            _receive_chunks(pipe, messages.put)
+            _receive_chunks(pipe, fetched_here, messages.put)
         except (EOFError, OSError):
             os._exit(0)  # the main process is gone
         except BaseException:  # noqa: BLE001 (what cannot be unpickled: the main process would wait for ever)

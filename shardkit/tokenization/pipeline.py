@@ -227,7 +227,7 @@ def _run(
     source, resume = spec.source, journal.resume
     total = sum(file.bytes for file in source.files)
     done = sum(file.bytes for file in source.files[: resume.file])
-    with OrderedWriter(spec, seen, journal, uploads) as writer, ReadAhead() as ahead:
+    with OrderedWriter(spec, seen, journal, uploads) as writer, ReadAhead(shared=runner.shared) as ahead:
         chunks = iter_chunks(
             source,
             resume.file,

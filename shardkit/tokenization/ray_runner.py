@@ -25,6 +25,7 @@ class RayRunner:
 
     process_ids: tuple[int, ...] = ()
     reads_ahead = False  # each actor fetches its chunk's bytes itself: they need not pass through this process
+    shared = None
 
     def __init__(self, workers: int | None) -> None:
         try:

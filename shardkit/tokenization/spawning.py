@@ -14,10 +14,12 @@ import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from multiprocess.connection import Connection, Pipe
 
-from shardkit.sources.source import Chunk, Piece
+from shardkit.sources.shared_memory import SharedMemory
+from shardkit.sources.source import Chunk, Fetched, Piece
 
 # Workers are the parallelism: inside one, the engine's and Arrow's own thread pools stay at one thread (with its helper
 # thread fastokens takes 40 % more processor time). One allocator, glibc's, serves Arrow too; it keeps the memory of one
@@ -35,18 +37,29 @@ WORKER_ENVIRONMENT = {
 }
 # The caller's `sys.path` before any import: modules that `transform` names must be found, and none in its folder of
 # which the caller does not know.
-_COMMAND = "import sys; sys.path[:] = {path!r}; from shardkit.tokenization.local_runner import work; work({pipe})"
+_COMMAND = (
+    "import sys; sys.path[:] = {path!r}; from shardkit.tokenization.local_runner import work; work({pipe}, {shared})"
+)
+
+
+class Task(NamedTuple):
+    """A chunk that a worker was given, its number, and what was fetched for it: that must stay as long as the worker
+    may read it."""
+
+    number: int
+    chunk: Chunk
+    fetched: Fetched | None
 
 
 @dataclass(slots=True)
 class Worker:
-    """A worker process, our end of its pipe, the chunks that it was given and has not answered, by number, and the
-    footer of a parquet file that it was given last."""
+    """A worker process, our end of its pipe, the chunks that it was given and has not answered, and the footer of a
+    parquet file that it was given last."""
 
     name: str
     process: subprocess.Popen[bytes]
     pipe: Connection
-    tasks: list[tuple[int, Chunk]] = field(default_factory=list)
+    tasks: list[Task] = field(default_factory=list)
     footer: Piece | None = None
 
     def end(self) -> None:
@@ -57,9 +70,10 @@ class Worker:
             self.process.wait(timeout=5)
 
 
-def start_workers(count: int) -> list[Worker]:
-    """Start `count` workers. They never see a Ctrl-C at the terminal, from their first instruction on: it is for the
-    main process, which ends them. If it comes in here, all that were started are ended."""
+def start_workers(count: int, shared: SharedMemory | None = None) -> list[Worker]:
+    """Start `count` workers, who have the `shared` memory. They never see a Ctrl-C at the terminal, from their first
+    instruction on: it is for the main process, which ends them. If it comes in here, all that were started are
+    ended."""
     workers: list[Worker] = []
     failures: list[BaseException] = []
     stop = threading.Event()
@@ -70,7 +84,7 @@ def start_workers(count: int) -> list[Worker]:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             while len(workers) < count and not stop.is_set():
-                workers.append(_start_worker(f"shardkit-{len(workers)}"))
+                workers.append(_start_worker(f"shardkit-{len(workers)}", shared))
         except BaseException as error:  # noqa: BLE001 (raised below)
             failures.append(error)
 
@@ -90,14 +104,19 @@ def start_workers(count: int) -> list[Worker]:
     return workers
 
 
-def _start_worker(name: str) -> Worker:
+def _start_worker(name: str, shared: SharedMemory | None) -> Worker:
     ours, theirs = Pipe()
     with theirs:
-        command = _COMMAND.format(path=[str(folder) for folder in sys.path], pipe=theirs.fileno())
+        inherited = [theirs.fileno(), *([] if shared is None else [shared.descriptor])]
+        command = _COMMAND.format(
+            path=[str(folder) for folder in sys.path],
+            pipe=theirs.fileno(),
+            shared=None if shared is None else shared.descriptor,
+        )
         process = subprocess.Popen(
             [sys.executable, "-c", command],
             env={**os.environ, **WORKER_ENVIRONMENT},
             stdin=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
+            pass_fds=inherited,
         )
     return Worker(name, process, ours)

@@ -81,6 +81,17 @@ def test_a_hub_dataset_is_read_by_one_resolve_a_file_and_few_requests(
     assert kinds["GET", "/_cdn/"] <= 5 * FILES  # for 90 row groups
 
 
+def test_where_workers_share_no_memory_the_bytes_are_sent_to_them(
+    hub: HubServer, expected: Manifest, tmp_path: Path
+) -> None:
+    code = f"import os, sys; del os.memfd_create; sys.argv = {['shardkit', *COMMAND[3:], str(tmp_path)]!r}\n"
+    code += "from shardkit.cli import run; run()"
+    environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, text=True, stderr=subprocess.PIPE, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert hashes(Manifest.load(tmp_path)) == hashes(expected)
+
+
 def test_addresses_that_run_out_stalls_cuts_and_refusals_change_no_byte(
     hub: HubServer, expected: Manifest, tmp_path: Path
 ) -> None:
