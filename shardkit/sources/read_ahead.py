@@ -72,6 +72,10 @@ class _Memory:
         weakref.finalize(view, self._spare.append, buffer).atexit = False
         return view.data
 
+    def forget(self) -> None:
+        """Keep no memory for later."""
+        self._spare = deque(maxlen=0)
+
 
 class Connections:
     """How many connections to use: more while they bring more, as seen when the reader waits for bytes. Thread-safe
@@ -123,6 +127,7 @@ class ReadAhead:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stop.set()
         with self._changed:
+            self._memory.forget()
             self._changed.notify_all()
 
     @property

@@ -2,7 +2,7 @@
 Bytes that came wrong are fetched again.
 
 A compressed or separated file is copied into an unnamed temporary file (`TMPDIR` says where); the next one is fetched
-while it is read.
+while it is read, and as many after it as are small.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +23,8 @@ from shardkit.sources.read_ahead import ReadAhead
 from shardkit.sources.source import Fetched, InputFile
 
 TRIES = 3
+AHEAD_BYTES = 128 << 20  # of files that are fetched while one is read; the next of them may be longer
+_MOST_AHEAD = 8
 _BLOCK_BYTES = 1 << 20
 
 
@@ -90,8 +93,11 @@ class WholeCopies:
             return None
         self._start(number)
         copy = self._coming.pop(number).result()
-        later = (n for n in range(number + 1, len(self._files)) if _needs_copy(self._files[n]))
-        if (following := next(later, None)) is not None:
+        room, later = AHEAD_BYTES, (n for n in range(number + 1, len(self._files)) if _needs_copy(self._files[n]))
+        for place, following in enumerate(islice(later, _MOST_AHEAD)):
+            room -= self._files[following].bytes
+            if place and room < 0:
+                break
             self._start(following)
         return copy
 

@@ -62,6 +62,7 @@ class LocalRunner:
     def __exit__(self, *exc: object) -> None:
         for worker in self._workers:
             worker.end()
+        self.shared = None  # its file stays open as long as anybody has it
 
     @property
     def process_ids(self) -> tuple[int, ...]:
@@ -167,11 +168,11 @@ class LocalRunner:
     def _send_chunk(self, worker: Worker, chunk: Chunk) -> None:
         """Send a chunk; what was fetched for it follows as raw bytes, but for what lies in shared memory. A footer is
         sent once for each file."""
-        fetched = chunk.fetched
+        fetched, shared = chunk.fetched, self.shared
         if fetched is None:
             self._send(worker, _Parcel(chunk, False, [], False, None))
             return
-        footer, places = fetched.footer, [self._place_of(data) for _, data in fetched.pieces]
+        footer, places = fetched.footer, [shared.place_of(data) if shared else None for _, data in fetched.pieces]
         sizes = [(start, len(data), place) for (start, data), place in zip(fetched.pieces, places, strict=True)]
         known = footer is not None and footer is worker.footer
         worker.footer = footer
@@ -180,9 +181,6 @@ class LocalRunner:
         for (_, data), place in zip(fetched.pieces, places, strict=True):
             if place is None:
                 self._send(worker, memoryview(data))
-
-    def _place_of(self, data: bytes | bytearray | memoryview) -> int | None:
-        return None if self.shared is None else self.shared.place_of(data)
 
     def _send(self, worker: Worker, message: object) -> None:
         try:

@@ -17,8 +17,11 @@ from source_data import chunk_texts
 from shardkit import network
 from shardkit.dataset.manifest import SourceInfo
 from shardkit.errors import DiskFull
+from shardkit.sources import whole_files
 from shardkit.sources.chunks import iter_chunks
+from shardkit.sources.read_ahead import ReadAhead
 from shardkit.sources.source import InputFile, ReadOptions, Source
+from shardkit.sources.whole_files import WholeCopies
 
 
 @pytest.fixture
@@ -59,6 +62,23 @@ def test_each_file_is_fetched_once_and_nothing_stays_open_or_on_the_disk(tmp_pat
     assert len(gets) == 4  # one came wrong
     assert os.listdir(tmp_path / "temporary") == []
     assert not [fd for fd in Path("/proc/self/fd").iterdir() if str(tmp_path) in os.path.realpath(fd)]
+
+
+@pytest.mark.parametrize(("room", "files"), [(1 << 30, 8), (1, 1)])
+def test_small_files_are_fetched_while_one_is_read_and_of_long_ones_the_next(
+    server: FileServer, monkeypatch: pytest.MonkeyPatch, room: int, files: int
+) -> None:
+    monkeypatch.setattr(whole_files, "AHEAD_BYTES", room)
+    source = source_of(server, 12)
+    with ReadAhead() as ahead, WholeCopies(source.files, ahead) as copies:
+        for number in (0, 1, 2):
+            copy = copies.open(number)
+            assert copy is not None
+            with copy:
+                assert hashlib.sha256(copy.read()).hexdigest() == source.files[number].oid
+            assert sorted(copies._coming) == list(range(number + 1, number + 1 + files))
+        for coming in copies._coming.values():
+            coming.result().close()
 
 
 def test_no_chunk_of_a_file_comes_before_all_of_it_is_right(server: FileServer) -> None:

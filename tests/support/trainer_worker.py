@@ -45,7 +45,8 @@ def measure(data: Path, out: Path) -> None:
             "val_every": 1,
             **layout,
         }
-        config, manifest = open_data(make_config(given), world)
+        config = make_config(given)
+        manifest = open_data(config, world)
         run = Run(config, world, manifest, None)
         run.learner.accumulate(run.loader.next_batch, run.micro_steps)
         items = [HellaSwagItem([[n, k, 3 * n % 200, 7] for k in range(4)], [1] * 4, n % 4) for n in range(21)]
