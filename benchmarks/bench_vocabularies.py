@@ -12,6 +12,9 @@ For gpt2, tiktoken's other encodings and each file:
 - MB/s: source bytes of text a second, `tokenize` with two workers from its first read to its manifest, and what one
   thread of the reference does on the first megabytes of the same text; the ratios to gpt2's run and to that thread.
 
+Last, how fast texts are searched for guarded characters, 1, 16 and 400 of them: GB of text a second, of the corpus, and
+of the same texts with a character of the CJK plane at their ends.
+
 The text is that of `network_data`, or of the parquet files in `--corpus`.
 """
 
@@ -32,13 +35,15 @@ from benchmarks.bench_encoders import corpus_texts
 from benchmarks.network_data import PROSE_BYTES, paragraphs, write_parquet
 from shardkit import tokenize
 from shardkit.tokenization import proving
+from shardkit.tokenization.guard import make_search
 from shardkit.tokenization.proofs import save_proof
 from shardkit.tokenization.tokenizer import Tokenizer
 from shardkit.tokenization.vocabulary import load_vocabulary
 
 SUPPORT = Path(__file__).resolve().parents[1] / "tests" / "support"
 ENCODINGS = ("gpt2", "p50k_base", "cl100k_base", "o200k_base")  # the others have the ranks and pattern of one of these
-_REFERENCE_MB = 4.0
+GUARDS = (1, 16, 400)
+_REFERENCE_MB, _GUARD_MB = 4.0, 80.0
 
 
 class Row(NamedTuple):
@@ -118,7 +123,23 @@ def main(arguments: list[str] | None = None) -> list[Row]:
             )
             rows.append(row)
             print(line(row, rows[0]), flush=True)
+        for count in GUARDS:
+            plain, wide = guard_rates(corpus_texts(corpus, _GUARD_MB), count)
+            print(f"a guard of {count:3} characters: {plain:.1f} GB/s, with CJK at the ends {wide:.1f} GB/s")
     return rows
+
+
+def guard_rates(texts: list[str], count: int) -> tuple[float, float]:
+    """GB/s of looking for `count` characters that are rare or not there, in `texts` and with U+4E00 at their ends."""
+    has_any = make_search("".join(map(chr, range(0xA000, 0xA000 + count))))
+    rates = []
+    for ending in ("", "\u4e00"):
+        searched = [text + ending for text in texts]
+        size, started = sum(len(text.encode()) for text in searched), time.perf_counter()
+        found = sum(map(has_any, searched))
+        rates.append(size / (time.perf_counter() - started) / 1e9)
+        assert not found
+    return rates[0], rates[1]
 
 
 def line(row: Row, gpt2: Row) -> str:

@@ -6,6 +6,7 @@ An option's name is a keyword of the function that the command calls: a new opti
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,12 @@ from shardkit.interrupt import prompt_interrupt
 from shardkit.redaction import public_address
 
 _STOPPED = "stopped: run the same command again to go on from the last finished shard"
+_STOPPED_TRAINING = "stopped: if --out has no tokenizer.json, nothing was made, and the same command begins again"
+
+
+def _stopped(command: str | None = None) -> str:
+    """What Ctrl-C leaves, in words."""
+    return _STOPPED_TRAINING if command == train_tokenizer.name else _STOPPED
 
 
 class _Group(click.Group):
@@ -34,7 +41,7 @@ class _Group(click.Group):
             click.echo(f"error: {line}", err=True)
             context.exit(2 if isinstance(line, UsageError) else 1)
         except KeyboardInterrupt:
-            click.echo(_STOPPED, err=True)
+            click.echo(_stopped(context.invoked_subcommand), err=True)
             context.exit(130)
 
 
@@ -173,24 +180,24 @@ def peek(
 
     tokens, tokenizer, micro_step = (options.pop(name) for name in ("tokens", "tokenizer", "micro_step"))
     show: dict[str, Any] = {"max_tokens": tokens, "tokenizer": tokenizer}
-    if run is not None:
-        if step is None:
-            raise UsageError("--run needs --step S")
-        row = {"rank": options["rank"], "row": options["row"], "micro_step": micro_step}
-        shown = look.peek_run(run, step=step, moved_to=directory, **row, **show)
-    elif directory is None:
-        raise UsageError("give a dataset's DIR, or --run RUN with --step S")
-    elif step is None:
-        shown = look.peek_document(Path(directory), document or 0, **show)
-    elif document is not None or options["batch_size"] is None or options["seq_len"] is None:
-        raise UsageError("--step needs the loader's --batch-size and --seq-len, and no --document")
-    else:
-        with warnings_as_lines():
+    with warnings_as_lines():
+        if run is not None:
+            if step is None:
+                raise UsageError("--run needs --step S")
+            row = {"rank": options["rank"], "row": options["row"], "micro_step": micro_step}
+            shown = look.peek_run(run, step=step, moved_to=directory, **row, **show)
+        elif directory is None:
+            raise UsageError("give a dataset's DIR, or --run RUN with --step S")
+        elif step is None:
+            shown = look.peek_document(Path(directory), document or 0, **show)
+        elif document is not None or options["batch_size"] is None or options["seq_len"] is None:
+            raise UsageError("--step needs the loader's --batch-size and --seq-len, and no --document")
+        else:
             shown = look.peek_row(directory, step=step, **options, **show)
     print_result(shown, as_json)
 
 
 def run() -> None:
     """The console script: `main`, in a process of its own."""
-    with prompt_interrupt(_STOPPED):
+    with prompt_interrupt(_stopped(*sys.argv[1:2])):
         main()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from typing import Any
 
 from shardkit.errors import SourceError, UsageError
 from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.source import Source
+from shardkit.tokenization.tokenizer_json import bpe_tokenizer_json
 from shardkit.tokenization.user_functions import by_value
 from shardkit.tokenization.vocabulary import CHARS, Vocabulary, load_vocabulary, vocabulary_of_characters
 from shardkit.tokenization.worker import ChunkEncoder, Filter, Job, Transform
@@ -69,29 +68,6 @@ def _texts(source: Source, job: Job) -> Iterator[tuple[str, int]]:
 
 def _tokenizer_json(characters: list[str]) -> str:
     """A byte-pair encoding without merges, whose tokens are the characters."""
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    model: dict[str, Any] = {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": None,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": False,
-        "byte_fallback": False,
-        "ignore_merges": False,
-        "vocab": {character: number for number, character in enumerate(characters)},
-        "merges": [],
-    }
-    return json.dumps(
-        {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": [{"id": len(characters), "content": _EOT, **flags}],
-            "normalizer": None,
-            "pre_tokenizer": None,
-            "post_processor": None,
-            "decoder": {"type": "Fuse"},
-            "model": model,
-        }
-    )
+    vocab = {character: number for number, character in enumerate(characters)}
+    special = {_EOT: len(characters)}
+    return bpe_tokenizer_json(vocab, [], pre_tokenizer=None, decoder={"type": "Fuse"}, special=special)

@@ -30,7 +30,8 @@ class Engine(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """Encodes one document as it is right, and decodes ids; what is no UTF-8, or no token, becomes U+FFFD."""
+    """Encodes one document as it is right, and decodes ids; what is no UTF-8 becomes U+FFFD, and so does an id that no
+    token has, which `tokenizers` leaves out."""
 
     name: str
     version: str

@@ -7,7 +7,6 @@ order of ranks, the length of the left one. `python -m shardkit.tokenization.fas
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from shardkit.errors import TokenizerError
 from shardkit.tokenization.tiktoken_files import byte_to_unicode, load_encoding, ranks_sha256
+from shardkit.tokenization.tokenizer_json import bpe_tokenizer_json
 
 # cl100k_base's pattern in tiktoken, and as published tokenizer.json files have it (Llama 3's): the engine knows the
 # latter, and is four times as fast with it. They cut a text alike but for blanks at its end, where no token of the
@@ -48,31 +48,8 @@ def fast_tokenizer_json(ranks: dict[bytes, int], pattern: str) -> str:
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": gpt2}
     split = {"type": "Split", "pattern": {"Regex": engine_pattern(pattern)}, "behavior": "Isolated", "invert": False}
     pre = byte_level if gpt2 else {"type": "Sequence", "pretokenizers": [split, byte_level]}
-    model = {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": None,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": False,
-        "byte_fallback": False,
-        "ignore_merges": False,
-        "vocab": {spelled[token]: rank for token, rank in ranks.items()} | _holes(ranks),
-        "merges": merges,
-    }
-    return json.dumps(
-        {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": [],
-            "normalizer": None,
-            "pre_tokenizer": pre,
-            "post_processor": None,
-            "decoder": byte_level,
-            "model": model,
-        }
-    )
+    vocab = {spelled[token]: rank for token, rank in ranks.items()} | _holes(ranks)
+    return bpe_tokenizer_json(vocab, merges, pre_tokenizer=pre, decoder=byte_level)
 
 
 def _holes(ranks: dict[bytes, int]) -> dict[str, int]:

@@ -216,16 +216,18 @@ class _Parcel(NamedTuple):
     footer: Piece | None
 
 
-def _receive_chunks(pipe: Connection, shared: memoryview, put: Callable[[Any], None]) -> None:
+def _receive_chunks(pipe: Connection, shared: int | None, put: Callable[[Any], None]) -> None:
     """Receive jobs and chunks, with what was fetched for them, until the pipe ends."""
     footer: Piece | None = None
+    memory = memoryview(b"")  # of the file `shared`, once something is there
     while True:
         message = receive(pipe)
         if isinstance(message, _Parcel):
             pieces: list[Piece] = []
             for start, size, place in message.sizes:
-                if place is not None:
-                    pieces.append((start, shared[place : place + size]))
+                if place is not None and shared is not None:
+                    memory = memory or memoryview(mmap.mmap(shared, 0, prot=mmap.PROT_READ))
+                    pieces.append((start, memory[place : place + size]))
                     continue
                 data = np.empty(size, np.uint8).data  # which, unlike a `bytearray`, is not filled before it is filled
                 receive_bytes(pipe, data)
@@ -245,13 +247,12 @@ def work(descriptor: int, shared: int | None) -> None:
     for the main process to read its tokens."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe = Connection(descriptor)
-    fetched_here = memoryview(b"" if shared is None else mmap.mmap(shared, 0, prot=mmap.PROT_READ))
     messages: queue.Queue[Any] = queue.Queue()
     results: queue.Queue[EncodedChunk] = queue.Queue(maxsize=1)
 
     def receive() -> None:
         try:
-            _receive_chunks(pipe, fetched_here, messages.put)
+            _receive_chunks(pipe, shared, messages.put)
         except (EOFError, OSError):
             os._exit(0)  # the main process is gone
         except BaseException:  # noqa: BLE001 (what cannot be unpickled: the main process would wait for ever)

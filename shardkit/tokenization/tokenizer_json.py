@@ -1,8 +1,10 @@
-"""Reads a `tokenizer.json` file, and finds its end-of-text token and how it cuts text into words."""
+"""Reads and writes the text of a `tokenizer.json`, and finds its end-of-text token and how it cuts text into words."""
 
 from __future__ import annotations
 
+import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,44 @@ def parse_tokenizer_json(text: str) -> Any:
     made.no_truncation()  # many published files cut or pad to a model's length
     made.no_padding()
     return made
+
+
+def bpe_tokenizer_json(
+    vocab: dict[str, int],
+    merges: Sequence[tuple[str, str]],
+    *,
+    pre_tokenizer: dict[str, Any] | None,
+    decoder: dict[str, Any],
+    special: dict[str, int] | None = None,
+) -> str:
+    """The text of a `tokenizer.json` of a byte-pair encoding, which changes no text before it cuts it; `special` are
+    its special tokens."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    model = {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": False,
+        "vocab": vocab,
+        "merges": merges,
+    }
+    return json.dumps(
+        {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [{"id": number, "content": token, **flags} for token, number in (special or {}).items()],
+            "normalizer": None,
+            "pre_tokenizer": pre_tokenizer,
+            "post_processor": None,
+            "decoder": decoder,
+            "model": model,
+        }
+    )
 
 
 def has_pattern_of_gpt2(stated: dict[str, Any]) -> bool:

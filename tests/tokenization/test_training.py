@@ -15,6 +15,8 @@ from texts import prose, write_parquet
 from shardkit import Tokenizer, tokenize
 from shardkit.cli import main
 from shardkit.errors import OutputError, SourceError, UsageError
+from shardkit.sources.open import open_source
+from shardkit.tokenization import training
 from shardkit.tokenization.training import EOT, PATTERNS, Trained, train_tokenizer
 from shardkit.tokenization.training_report import compare
 
@@ -94,9 +96,6 @@ def test_the_report_has_bytes_a_token_in_all_and_by_length_and_script(trained: T
 
 
 def test_of_a_long_source_text_from_all_over_it_is_read(tmp_path: Path) -> None:
-    from shardkit.sources.open import open_source
-    from shardkit.tokenization import training
-
     for number in range(8):
         write_parquet(tmp_path / f"{number}.parquet", [f"file {number} " + text for text in prose(40)])
     whole = sum(path.stat().st_size for path in tmp_path.iterdir())
@@ -121,6 +120,17 @@ def test_the_command_prints_the_report_and_the_run_it_is_for(source: Path, tmp_p
     assert again.stderr == f"error: {tmp_path / 'out'} holds a tokenizer.json: choose another --out, or move it away\n"
     people = CliRunner().invoke(main, [*words[:2], "--out", str(tmp_path / "b"), "--vocab-size", "500"])
     assert "  all (6 documents): trained " in people.stdout
+
+
+def test_ctrl_c_says_what_it_leaves(monkeypatch: pytest.MonkeyPatch, source: Path, tmp_path: Path) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "_train", interrupted)
+    result = CliRunner().invoke(main, ["train-tokenizer", str(source), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 130
+    assert result.stderr.startswith("stopped: if --out has no tokenizer.json, nothing was made")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_trained_on_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
