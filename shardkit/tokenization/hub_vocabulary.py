@@ -11,6 +11,7 @@ from shardkit.errors import TokenizerError
 from shardkit.hub_address import HUB_NAME
 from shardkit.network import with_retries
 
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _MODEL = re.compile(rf"({HUB_NAME.pattern})(?:@(.+))?")
 
 
@@ -33,28 +34,39 @@ def is_model_id(name: str) -> bool:
 
 def fetch_tokenizer(name: str) -> tuple[Path, str]:
     """Fetch `tokenizer.json`, and `tokenizer_config.json` if there is one, of a model; the first one's path, and the
-    model's name with the commit: `user/name@commit`. What is in the client's cache is not fetched again.
+    model's name with the commit: `user/name@commit`. What is in the client's cache is not fetched again; with a commit,
+    or `HF_HUB_OFFLINE`, nothing is asked about it either.
 
     Raises `TokenizerError` (no such file, no network) or `AuthError` (no such model, or gated).
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import RemoteEntryNotFoundError
+    from huggingface_hub import HfApi, constants, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     match = _MODEL.fullmatch(name)
     assert match is not None  # as `is_model_id` says
     model, revision = match.groups()
-    where = f"hf://{name}"
+    where, what = f"hf://{name}", "fetch the tokenizer"
+    if not constants.HF_HUB_OFFLINE and not _COMMIT.fullmatch(
+        revision or ""
+    ):  # not by the download: it asks for minutes
+        revision = with_retries(
+            lambda: str(HfApi().model_info(model, revision=revision).sha), where, what, error=TokenizerError
+        )
 
     def fetch() -> Path:
         try:
             path = Path(hf_hub_download(model, TOKENIZER_NAME, revision=revision))
-        except RemoteEntryNotFoundError:
+        except LocalEntryNotFoundError:
+            if not constants.HF_HUB_OFFLINE:
+                raise
+            raise TokenizerError(f"the tokenizer of {name} is not in the cache, and HF_HUB_OFFLINE is set") from None
+        except EntryNotFoundError:
             raise TokenizerError(
                 f"the model {name} has no {TOKENIZER_NAME}: give a model that has one, as those that transformers saves"
             ) from None
-        with suppress(RemoteEntryNotFoundError):
+        with suppress(EntryNotFoundError):
             hf_hub_download(model, TOKENIZER_CONFIG_NAME, revision=path.parent.name)
         return path
 
-    path = with_retries(fetch, where, "fetch the tokenizer", error=TokenizerError)
+    path = with_retries(fetch, where, what, error=TokenizerError)
     return path, f"{model}@{path.parent.name}"  # the cache keeps a folder for each commit

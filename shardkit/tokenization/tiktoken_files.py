@@ -57,7 +57,7 @@ def load_encoding(name: str) -> Any:
 
     if not is_encoding(name):
         raise TokenizerError(
-            f"unknown tokenizer {name!r}: expected one of {', '.join(sorted(tiktoken.list_encoding_names()))}, bytes, "
+            f"unknown tokenizer {name!r}: expected one of {', '.join(sorted(tiktoken.list_encoding_names()))}, bytes, chars, "
             "the path of a tokenizer.json or of a folder with one, or a model on the Hub (user/name)"
         )
     seeded = seed_tiktoken_cache(name)

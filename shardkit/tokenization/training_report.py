@@ -33,8 +33,13 @@ def compare(path: Path, texts: Sequence[str]) -> list[dict[str, Any]]:
     groups = {"all": np.ones(len(texts), np.bool_)}
     for label in (_length_of, _script_of):
         labels = np.array([label(text) for text in texts], np.str_)
-        groups |= {str(found): labels == found for found in sorted(set(labels.tolist()))}
+        groups |= {found: labels == found for found in sorted(set(labels.tolist()), key=_place)}
     return [_row(group, of, sizes, counts) for group, of in groups.items() if sizes[of].sum()]
+
+
+def _place(label: str) -> tuple[int, str]:
+    """Lengths by length, scripts by name."""
+    return next((number for number, (_, length) in enumerate(_LENGTHS) if length == label), 0), label
 
 
 def _row(

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from hub_server import HubServer
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants
 from vocabulary_data import train_vocabulary
 
-from shardkit import Manifest, Tokenizer, tokenize
+from shardkit import Manifest, Tokenizer, network, tokenize
 from shardkit.cli import main
 from shardkit.errors import AuthError, OutputError, TokenizerError
 from shardkit.tokenization.vocabulary import load_vocabulary
@@ -108,7 +108,28 @@ def test_a_model_that_cannot_be_had_is_one_line(
 
 def test_a_busy_hub_is_asked_again(hub: HubServer, model: Path) -> None:
     hub.fault("status", "HEAD", "/resolve/", code=503, times=2)
+    hub.fault("status", "GET", "/api/models/", code=503, times=2)
     assert load_vocabulary(MODEL).info.vocab_size == 400
+
+
+def test_without_a_network_it_is_one_line_after_few_tries_and_a_commit_in_the_cache_is_enough(
+    hub: HubServer, model: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    known = load_vocabulary(MODEL)
+    hub.reset_log()
+    hub.fault("drop", "GET", "/api/models/", times=100)
+    hub.fault("drop", "HEAD", "/resolve/", times=100)
+    with pytest.raises(TokenizerError, match="cannot fetch the tokenizer: hf://alice/model does not answer"):
+        load_vocabulary(MODEL)
+    assert len(hub.log) <= network.PATIENT_TRIES
+    assert capfd.readouterr().err == ""  # the client's own words on each try
+    hub.reset_log()
+    assert load_vocabulary(known.name).info == known.info
+    assert not hub.log
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert load_vocabulary(MODEL).info == known.info
+    with pytest.raises(TokenizerError, match="the tokenizer of alice/other is not in the cache, and HF_HUB_OFFLINE"):
+        load_vocabulary("alice/other")
 
 
 def test_a_folder_is_no_model_even_if_it_looks_like_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

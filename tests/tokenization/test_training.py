@@ -85,7 +85,7 @@ def test_what_is_measured_on_was_not_trained_on(trained: Trained) -> None:
 def test_the_report_has_bytes_a_token_in_all_and_by_length_and_script(trained: Trained) -> None:
     texts = ["a" * 100, "\u043f\u0440\u0438\u0432\u0435\u0442 " * 300, "\u65e5\u672c\u8a9e" * 50, "12 34"]
     rows = {row["text"]: row for row in compare(trained.path, texts)}
-    assert set(rows) == {"all", "under 1 kB", "1 to 10 kB", "Latin", "Cyrillic", "Cjk", "no letters"}
+    assert list(rows) == ["all", "under 1 kB", "1 to 10 kB", "Cjk", "Cyrillic", "Latin", "no letters"]
     assert (rows["all"]["documents"], rows["all"]["bytes"]) == (4, sum(len(text.encode()) for text in texts))
     for name in ("gpt2", "cl100k_base", "o200k_base"):
         expected = len(texts[1].encode()) / len(Tokenizer(name).encode_ordinary(texts[1]))
