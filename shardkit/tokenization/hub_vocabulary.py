@@ -46,9 +46,8 @@ def fetch_tokenizer(name: str) -> tuple[Path, str]:
     assert match is not None  # as `is_model_id` says
     model, revision = match.groups()
     where, what = f"hf://{name}", "fetch the tokenizer"
-    if not constants.HF_HUB_OFFLINE and not _COMMIT.fullmatch(
-        revision or ""
-    ):  # not by the download: it asks for minutes
+    # The download would find the commit too, but tries for minutes where nobody answers.
+    if not constants.HF_HUB_OFFLINE and not _COMMIT.fullmatch(revision or ""):
         revision = with_retries(
             lambda: str(HfApi().model_info(model, revision=revision).sha), where, what, error=TokenizerError
         )
@@ -59,7 +58,10 @@ def fetch_tokenizer(name: str) -> tuple[Path, str]:
         except LocalEntryNotFoundError:
             if not constants.HF_HUB_OFFLINE:
                 raise
-            raise TokenizerError(f"the tokenizer of {name} is not in the cache, and HF_HUB_OFFLINE is set") from None
+            raise TokenizerError(
+                f"the tokenizer of {name} is not in the cache, and HF_HUB_OFFLINE is set: unset it, or give the commit "
+                "that was fetched before (user/name@commit, as the dataset's manifest has it)"
+            ) from None
         except EntryNotFoundError:
             raise TokenizerError(
                 f"the model {name} has no {TOKENIZER_NAME}: give a model that has one, as those that transformers saves"

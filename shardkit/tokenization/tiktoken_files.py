@@ -56,9 +56,10 @@ def load_encoding(name: str) -> Any:
     import tiktoken
 
     if not is_encoding(name):
+        known = ", ".join(sorted(tiktoken.list_encoding_names()))
         raise TokenizerError(
-            f"unknown tokenizer {name!r}: expected one of {', '.join(sorted(tiktoken.list_encoding_names()))}, bytes, chars, "
-            "the path of a tokenizer.json or of a folder with one, or a model on the Hub (user/name)"
+            f"unknown tokenizer {name!r}: expected one of {known}, bytes, chars, the path of a tokenizer.json or of a "
+            "folder with one, or a model on the Hub (user/name)"
         )
     seeded = seed_tiktoken_cache(name)
     try:
