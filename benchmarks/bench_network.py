@@ -9,13 +9,16 @@ Measured in turn, each in a fresh process, without its start-up: the download fr
 
 - download: `snapshot_download` of the files, 8 workers, over plain HTTP (or Xet, with `--xet`).
 - local: `shardkit tokenize` of the same files in a local folder.
+- both: the local run while a plain download of the files runs beside it, to the end of the later one.
 - remote: `shardkit tokenize` of them from the Hub; its bytes are compared with the local run's.
 
-`ratio` is remote / the slower of the other two. `cells` are FineWeb-Edu-like parquet files at every latency and rate;
+`ratio` is remote / the slower of download and local, `of both` is remote / both: where client, server and encoders
+share too few cores, both is what there is. `cells` are FineWeb-Edu-like parquet files at every latency and rate;
 `formats` are jsonl, jsonl.gz, jsonl.zst and txt; `wide` is a parquet file whose text is one of nine large columns (its
-ratio is to the time that the text column alone takes of the download, if that is slower than the local run); `pull` is
-against `snapshot_download` of the same shards, and `stream` the first batch of a streaming loader against the download
-of one shard. The last columns tell whether the machine was the limit: processor time of the server a second.
+ratio is to the time that the text column alone takes of the download, if that is slower than the local run; both is not
+measured); `pull` is against `snapshot_download` of the same shards, and `stream` the first batch of a streaming loader
+against the download of one shard. The last columns tell whether the machine was the limit: processor time of the server
+a second.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from __future__ import annotations
 import argparse
 import filecmp
 import json
+import math
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -73,16 +77,20 @@ class Bench:
     def tokenized(self, name: str, cell: Cell) -> Row:
         """One cell: download, local and remote."""
         repo, folder = self.place(name)
-        row = self.link(cell)
+        at, row = (self.server, repo), self.link(cell)
         home, local, remote = self.work / "client", self.work / "local", self.work / "remote"
         options = ["--workers", str(self.args.workers)] if self.args.workers else []
         runs: list[Row] = []
         for _ in range(self.args.rounds):
             plain = network_runs.download(self.server, repo, home, xet=self.args.xet)
             here = network_runs.tokenize(self.server, str(folder), local, home, options)
+            both = (
+                {"seconds": math.nan} if name == "wide" else network_runs.both(*at, str(folder), local, home, options)
+            )
             there = network_runs.tokenize(self.server, repo, remote, home, options, xet=self.args.xet)
-            runs.append({"download": plain, "local": here, "remote": there, "identical": _same(local, remote)})
-        median = {way: statistics.median(r[way]["seconds"] for r in runs) for way in ("download", "local", "remote")}
+            found = {"download": plain, "local": here, "both": both, "remote": there}
+            runs.append({**found, "identical": _same(local, remote)})
+        median = {way: statistics.median(run[way]["seconds"] for run in runs) for way in found}
         last, share = runs[-1]["remote"], 1.0
         if name == "wide":
             column = network_data.text_column_bytes(folder)
@@ -93,6 +101,7 @@ class Bench:
             **row,
             **median,
             "ratio": median["remote"] / max(median["download"], median["local"]),
+            "of_both": median["remote"] / median["both"],
             "identical": all(run["identical"] for run in runs),
             "mb": last["bytes"] / 1e6,
             "bytes_per_needed": last["bytes"] / (runs[-1]["download"]["bytes"] * share),
@@ -154,8 +163,9 @@ def show(row: Row) -> None:
         return
     asked = " ".join(f"{kind} {count}" for kind, count in row["requests_per_100_mb"].items() if count)
     print(
-        f"{head}  download {row['download']:6.2f} s  local {row['local']:6.2f} s  remote {row['remote']:6.2f} s  "
-        f"ratio {row['ratio']:5.2f}{'' if row['identical'] else '  BYTES DIFFER'}\n{'':32}{row['mb']:.0f} MB "
+        f"{head}  download {row['download']:6.2f} s  local {row['local']:6.2f} s  both {row['both']:6.2f} s  remote "
+        f"{row['remote']:6.2f} s  ratio {row['ratio']:5.2f}  of both {row['of_both']:5.2f}"
+        f"{'' if row['identical'] else '  BYTES DIFFER'}\n{'':32}{row['mb']:.0f} MB "
         f"({row['bytes_per_needed']:.2f} of what is needed), a 100 MB: {asked}; {row['connections']} connections; peak "
         f"{row['peak_mb']['remote']:.0f} MB (local {row['peak_mb']['local']:.0f}), disk {row['disk_mb']:.0f} MB; "
         f"server {row['server_cpu']['remote']:.2f} of a core (download {row['server_cpu']['download']:.2f})",

@@ -209,7 +209,26 @@ def tokenize(
         done = run(server, [*command, "--val-shards", "0", "--json", *options], home, xet=xet)
     summary = json.loads((out / ".shardkit" / "summary.json").read_text())
     seen = {} if Path(source).is_dir() else traffic(done["log"])
-    return {**done, **seen, "seconds": summary["finished"] - summary["started"], "tokens": summary["tokens"]}
+    return {**done, **seen, **summary, "seconds": summary["finished"] - summary["started"]}
+
+
+def both(server: Server, repo: str, source: str, out: Path, home: Path, options: list[str]) -> dict[str, Any]:
+    """`tokenize` of a local folder while the plain client downloads the same files: what this machine, with the server
+    on it, can do of both. From the first chunk to the end of the later one."""
+    other = home.with_name("beside")
+    with fresh(other):
+        command = [sys.executable, "-c", DOWNLOAD, repo, str(other / "out")]
+        process = subprocess.Popen(
+            command,
+            env=server.environment(other),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        done = tokenize(server, source, out, home, options)
+        ended = float(process.communicate()[0].split()[-1])
+    return {"seconds": max(ended, done["finished"]) - done["started"]}
 
 
 def first_batch(server: Server, repo: str, home: Path) -> dict[str, Any]:

@@ -14,14 +14,14 @@ from shardkit.sources.parquet import column_ranges
 from shardkit.sources.ranges import checked_read, read_range
 from shardkit.sources.read_ahead import AHEAD_BYTES, Span
 from shardkit.sources.source import Chunk, Fetched, Piece, ReadOptions, check_row_bytes
-from shardkit.sources.whole_files import read_whole
+from shardkit.sources.whole_files import whole_file
 
 _LINE_END_BYTES = 1 << 20  # of one request for the end of a line that is longer than its chunk
 _GAP_BYTES = 512 << 10  # bytes between two needed ones that cost less than another request
 _STEP_BYTES = 64 << 10  # that are looked through at once for the end of a line
 _LONGEST_LINE_END = 8 << 20  # a worker fetches a longer one itself
 _MOST_PLANNED = 512  # chunks
-_WHOLE_BYTES = 32 << 20  # of a text file, which is one chunk; a longer one a worker reads itself
+_WHOLE_BYTES = 64 << 20  # of a text file, which is one chunk; a longer one a worker reads itself
 
 Range = tuple[int, int]
 
@@ -66,10 +66,9 @@ def fetched_now(chunk: Chunk, options: ReadOptions) -> Chunk:
 def chunk_lines(chunk: Chunk) -> bytes:
     """The bytes of the lines that start in the chunk's byte range, the last one to its end."""
     file, begin, fetched = chunk.input, max(0, chunk.start - 1), chunk.fetched
-    if chunk.stop - begin == file.bytes:
-        data = read_whole(file, fetched)
-    else:
-        data = read_range(file, begin, chunk.stop, fetched)
+    if file.is_remote and chunk.stop - begin == file.bytes:
+        fetched = whole_file(file, fetched)
+    data = read_range(file, begin, chunk.stop, fetched)
     if chunk.start > 0:
         first_end = data.find(b"\n")
         if first_end < 0 or first_end == len(data) - 1:
@@ -201,9 +200,10 @@ class _ChunksAhead:
         self._planned_bytes -= item.bytes
         if not item.needs and item.footer is None:
             return chunk
-        pieces = [(start, _joined(list(self._parts(item.spans, start, stop)))) for start, stop in _touching(item.needs)]
-        if chunk.input.format == "jsonl" and chunk.stop < chunk.input.bytes and pieces[0][1][-1] != ord("\n"):
-            pieces = [(pieces[0][0], b"".join([pieces[0][1], *self._line_end(chunk)]))]
+        self._ahead.hurry(item.spans)  # a chunk may be longer than what is read ahead at the start
+        pieces = [part for start, stop in _touching(item.needs) for part in self._parts(item.spans, start, stop)]
+        if chunk.input.format == "jsonl" and chunk.stop < chunk.input.bytes and pieces[-1][1][-1] != ord("\n"):
+            pieces += [(chunk.stop, end)] if (end := b"".join(self._line_end(chunk))) else []
         for span in item.spans:
             self._users[span] -= 1
             if not self._users[span]:
@@ -211,12 +211,12 @@ class _ChunksAhead:
                 self._ahead.release(span)
         return dataclasses.replace(chunk, fetched=Fetched(pieces=tuple(pieces), footer=item.footer))
 
-    def _parts(self, spans: list[Span], start: int, stop: int) -> Iterator[memoryview]:
-        """The bytes `[start, stop)` of the file that `spans` hold."""
+    def _parts(self, spans: list[Span], start: int, stop: int) -> Iterator[Piece]:
+        """The bytes `[start, stop)` of the file where they lie: a piece of each of the `spans` that hold them."""
         for span in spans:
             first, last = max(start, span.start), min(stop, span.stop)
             if first < last:
-                yield self._ahead.wait(span, last)[first - span.start :]
+                yield first, self._ahead.wait(span, last)[first - span.start :]
 
     def _line_end(self, chunk: Chunk) -> Iterator[bytes]:
         """What comes after the chunk up to a line end, if that is not too far: the next chunk's bytes."""
@@ -231,17 +231,13 @@ class _ChunksAhead:
             stop = min(item.chunk.stop, most)
             while at < stop:
                 last = min(at + _STEP_BYTES, stop)
-                step = b"".join(self._parts(item.spans, at, last))
+                step = b"".join(part for _, part in self._parts(item.spans, at, last))
                 end = step.find(b"\n") + 1
                 yield step[:end] if end else step
                 if end:
                     return
                 at = last
             number += 1
-
-
-def _joined(parts: list[memoryview]) -> memoryview | bytes:
-    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _touching(ranges: list[Range]) -> list[Range]:

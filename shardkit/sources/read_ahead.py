@@ -9,26 +9,23 @@ from __future__ import annotations
 import sys
 import threading
 import time
-import weakref
 from collections import deque
+from collections.abc import Iterable
 from types import TracebackType
-
-import numpy as np
-from numpy.typing import NDArray
 
 from shardkit.sources.http_session import close_session
 from shardkit.sources.remote_bytes import read_into
-from shardkit.sources.shared_memory import SharedMemory
+from shardkit.sources.shared_memory import MemoryPool, SharedMemory
 from shardkit.sources.source import InputFile
 
 AHEAD_BYTES = 192 << 20  # of memory, in all that was asked for and has not been read
 WORKER_AHEAD_BYTES = 64 << 20  # the same, where a worker reads a long file itself
 FIRST_AHEAD_BYTES = 32 << 20  # at the start, so that a short run does not fetch what it never reads
 SPAN_BYTES = 8 << 20  # of one request, about
-_BUFFER_BYTES = SPAN_BYTES * 3 // 2  # what requests mostly fit into
-SHARED_BYTES = 2 * AHEAD_BYTES // _BUFFER_BYTES * _BUFFER_BYTES  # ahead of need, and as much in the workers' hands
+_IN_HANDS = 2  # of the memory for what is read ahead: as much again is in the workers' hands
+SHARED_BYTES = _IN_HANDS * AHEAD_BYTES
 FIRST_SPAN_BYTES = 1 << 20  # at the start, so that all workers soon have something to do
-MOST_CONNECTIONS = 16
+MOST_CONNECTIONS = 64
 FIRST_CONNECTIONS = 8
 _GAIN = 1.1  # more connections must bring this much more
 _LOOK_SECONDS = 0.5  # between two looks at the rate
@@ -46,35 +43,6 @@ class Span:
         self.arrived = 0
         self.started = self.released = False
         self.error: Exception | None = None
-
-
-class _Memory:
-    """Memory for spans, used again when nobody refers to it any more: fresh pages cost more than filling them. As long
-    as there is some, it is `shared`."""
-
-    def __init__(self, shared: SharedMemory | None = None) -> None:
-        buffers = shared.array.reshape(-1, _BUFFER_BYTES) if shared is not None else ()
-        self._is_shared = shared is not None
-        self._spare: deque[NDArray[np.uint8]] = deque(reversed(buffers), maxlen=SHARED_BYTES // _BUFFER_BYTES)
-
-    def get(self, count: int) -> memoryview:
-        """`count` bytes, of any content."""
-        if count > _BUFFER_BYTES:
-            return np.empty(count, np.uint8).data
-        try:
-            buffer = self._spare.pop()
-        except IndexError:
-            buffer = np.empty(_BUFFER_BYTES, np.uint8)
-            if self._is_shared:  # for once
-                return buffer[:count].data
-        view = buffer[:count]
-        # every `memoryview` of it, and each part of one, keeps `view` alive
-        weakref.finalize(view, self._spare.append, buffer).atexit = False
-        return view.data
-
-    def forget(self) -> None:
-        """Keep no memory for later."""
-        self._spare = deque(maxlen=0)
 
 
 class Connections:
@@ -118,7 +86,7 @@ class ReadAhead:
         self._busy = self._held = self._read = 0  # connections at work; bytes in memory; bytes that were read
         self._waiting: dict[Span, int] = {}  # and how many bytes of it somebody waits for
         self._bytes = self._planned = 0
-        self._memory = _Memory(shared)
+        self._memory = MemoryPool(_IN_HANDS * self.most_bytes, shared)
         self._connections = Connections(time.monotonic())
 
     def __enter__(self) -> ReadAhead:
@@ -159,9 +127,9 @@ class ReadAhead:
         """The bytes of `span` from its start to `stop` (in the file), as soon as they are here. Raises what went
         wrong with them."""
         needed = stop - span.start
+        if span.arrived < needed and span.error is None:
+            self.hurry([span])
         with self._changed:
-            if span.arrived < needed and span.error is None:
-                self._hurry(span)
             while span.arrived < needed and span.error is None and not self._stop.is_set():
                 self._waiting[span] = needed
                 self._changed.wait()
@@ -185,12 +153,14 @@ class ReadAhead:
             span.released, span.buffer = True, memoryview(b"")
             self._changed.notify_all()
 
-    def _hurry(self, span: Span) -> None:
-        """Somebody waits for `span`: it is fetched next, whatever waits for room."""
-        if not span.started and span in self._queue:
-            self._queue.remove(span)
-            self._urgent.append(span)
-        self._changed.notify_all()
+    def hurry(self, spans: Iterable[Span]) -> None:
+        """Somebody waits for all of `spans`: they are fetched next, together, whatever waits for room."""
+        with self._changed:
+            for span in spans:
+                if not span.started and span in self._queue:
+                    self._queue.remove(span)
+                    self._urgent.append(span)
+            self._changed.notify_all()
 
     def _start_thread(self) -> None:
         thread = threading.Thread(target=self._fetch_all, name=f"shardkit-source-{len(self._threads)}", daemon=True)

@@ -60,12 +60,26 @@ class Fetched:
     pieces: tuple[Piece, ...] = ()
     footer: Piece | None = None
 
-    def find(self, start: int, stop: int) -> memoryview | None:
-        """The bytes `[start, stop)` of the file, if they are here."""
+    def find(self, start: int, stop: int) -> memoryview | bytes | None:
+        """The bytes `[start, stop)` of the file, if they are here: a view of them if they lie in one piece."""
+        parts: list[memoryview] = []
+        at = start
         for first, data in (*self.pieces, *((self.footer,) if self.footer else ())):
-            if first <= start and stop <= first + len(data):
-                return memoryview(data)[start - first : stop - first]
+            if first <= at < first + len(data):
+                parts.append(memoryview(data)[at - first : stop - first])
+                at += len(parts[-1])
+                if at >= stop:
+                    return parts[0] if len(parts) == 1 else b"".join(parts)
         return None
+
+    def is_whole(self, size: int) -> bool:
+        """Whether the `pieces` are all of a file of `size` bytes, each byte once."""
+        at = 0
+        for first, data in self.pieces:
+            if first != at:
+                return False
+            at += len(data)
+        return at == size
 
     def rest(self, start: int) -> bytes:
         """The bytes from `start` to the end of the piece that holds it; none if no piece does."""

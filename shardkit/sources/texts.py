@@ -22,9 +22,10 @@ from shardkit.sources.ranges import AheadFile, DamagedSource, checked_read, read
 from shardkit.sources.read_ahead import WORKER_AHEAD_BYTES, ReadAhead
 from shardkit.sources.sample import read_documents
 from shardkit.sources.source import MAX_ROW_BYTES, Chunk, Fetched, InputFile, ReadOptions
-from shardkit.sources.whole_files import read_whole
+from shardkit.sources.whole_files import whole_file
 
 PIECE_BYTES = 16 << 20  # text of one piece, or one row
+TEXT_PIECE_BYTES = 4 << 20  # of a text file, which is one string: an emoji in it makes it four times as large
 LISTED_BAD_ROWS = 20  # of a piece; more are only counted
 _SPACE = re.compile(rb"[ \t\n\r\x0b\x0c]*")
 
@@ -59,8 +60,8 @@ class BadRow(Exception):
 
 
 def read_chunk(chunk: Chunk, options: ReadOptions) -> Iterator[Texts]:
-    """The documents of a chunk, in pieces of some `PIECE_BYTES`; what seems to be damaged in a remote file is read once
-    more before the file is blamed.
+    """The documents of a chunk, in pieces of some `PIECE_BYTES` at most; what seems to be damaged in a remote file is
+    read once more before the file is blamed.
 
     Raises `BadRow` for a row that is not text (unless bad rows are skipped), `SourceError` for a file that cannot be
     read.
@@ -126,7 +127,7 @@ def _iter_text_file(chunk: Chunk, options: ReadOptions) -> Iterator[Texts]:
     """A file that is one document. With bad rows to be skipped, a long one is read to its end before its first part is
     given."""
     file = chunk.input
-    if options.skip_bad_rows and file.bytes > PIECE_BYTES:
+    if options.skip_bad_rows and file.bytes > TEXT_PIECE_BYTES:
         try:
             for _ in _iter_parts(chunk):
                 pass
@@ -135,7 +136,7 @@ def _iter_text_file(chunk: Chunk, options: ReadOptions) -> Iterator[Texts]:
             return
     try:
         for part, (start, text) in enumerate(_iter_parts(chunk)):
-            stop = min(start + PIECE_BYTES, file.bytes)
+            stop = min(start + TEXT_PIECE_BYTES, file.bytes)
             row = -1 if part else 0
             yield Texts([text], [row], row + 1, [], 0, stop - start, unfinished=stop < file.bytes, continued=part > 0)
     except BadRow as bad:
@@ -147,11 +148,12 @@ def _iter_text_file(chunk: Chunk, options: ReadOptions) -> Iterator[Texts]:
 def _iter_parts(chunk: Chunk) -> Iterator[tuple[int, str]]:
     """The text of a file by blocks, with each block's place; a character on the border belongs to the later one."""
     file, decoder = chunk.input, codecs.getincrementaldecoder("utf-8")()
-    # the hash that the Hub states is of all of it
-    whole = read_whole(file, chunk.fetched) if file.oid and file.bytes <= MAX_ROW_BYTES else None
-    with _block_reader(file, whole, chunk.fetched) as read:
-        for start in range(0, max(1, file.bytes), PIECE_BYTES):
-            stop = min(start + PIECE_BYTES, file.bytes)
+    fetched = chunk.fetched
+    if file.oid and file.bytes <= MAX_ROW_BYTES:  # the hash that the Hub states is of all of it
+        fetched = whole_file(file, fetched)
+    with _block_reader(file, fetched) as read:
+        for start in range(0, max(1, file.bytes), TEXT_PIECE_BYTES):
+            stop = min(start + TEXT_PIECE_BYTES, file.bytes)
             data = checked_read(file, lambda: read(start, stop))  # noqa: B023 (called here and now)
             held = len(decoder.getstate()[0])
             try:
@@ -161,14 +163,10 @@ def _iter_parts(chunk: Chunk) -> Iterator[tuple[int, str]]:
 
 
 @contextmanager
-def _block_reader(
-    file: InputFile, whole: bytes | None, fetched: Fetched | None
-) -> Iterator[Callable[[int, int], bytes]]:
-    """A function that reads the bytes `[start, stop)` of a file, front to back: of its `whole` content, of what was
-    `fetched`, or itself, of a long remote file ahead of need."""
-    if whole is not None:
-        yield lambda start, stop: whole[start:stop]
-    elif (fetched is not None and fetched.pieces) or not file.is_remote or file.bytes <= PIECE_BYTES:
+def _block_reader(file: InputFile, fetched: Fetched | None) -> Iterator[Callable[[int, int], bytes]]:
+    """A function that reads the bytes `[start, stop)` of a file, front to back: of what was `fetched`, or itself, of a
+    long remote file ahead of need."""
+    if (fetched is not None and fetched.pieces) or not file.is_remote or file.bytes <= TEXT_PIECE_BYTES:
         yield lambda start, stop: read_range(file, start, stop, fetched)
     else:
         with ReadAhead(WORKER_AHEAD_BYTES) as ahead, AheadFile(file, ahead) as remote:

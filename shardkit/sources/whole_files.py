@@ -28,16 +28,19 @@ _MOST_AHEAD = 8
 _BLOCK_BYTES = 1 << 20
 
 
-def read_whole(file: InputFile, fetched: Fetched | None = None) -> bytes:
-    """All bytes of a file; those of a Hub file have the hash that the Hub states, or it is a `SourceError`. What was
-    `fetched` is looked at first."""
-    for number in range(TRIES):
-        held = fetched if number == 0 else None
-        data = checked_read(file, lambda: read_range(file, 0, file.bytes, held))  # noqa: B023 (called here and now)
+def whole_file(file: InputFile, fetched: Fetched | None = None) -> Fetched:
+    """All bytes of a remote file; those of a Hub file have the hash that the Hub states, or it is a `SourceError`. What
+    was `fetched` stays where it is, if it is all of the file and right."""
+    held = fetched
+    for _ in range(TRIES):
+        if held is None or not held.is_whole(file.bytes):
+            held = Fetched(pieces=((0, checked_read(file, lambda: read_range(file, 0, file.bytes))),))
         digest = _digest(file)
-        digest.update(data)
+        for _, data in held.pieces:
+            digest.update(data)
         if not file.oid or digest.hexdigest() == file.oid:
-            return data
+            return held
+        held = None
     raise _wrong_bytes(file)
 
 

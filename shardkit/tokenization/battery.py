@@ -16,11 +16,6 @@ from itertools import product
 
 VERSION = 2  # goes up with every change to the texts, so that comparisons with fewer of them do not count any more
 
-# What has, or may soon have, a meaning of its own: planes 0 to 3, and the tags and selectors of plane 14.
-CHARACTERS = [chr(c) for c in (*range(0xD800), *range(0xE000, 0x40000), *range(0xE0000, 0xE1000))]
-# No version of Unicode gives these another meaning than unassigned or private.
-_OTHERS = [chr(c) for c in (*range(0x40000, 0xE0000), *range(0xE1000, 0x110000))]
-
 _PLACES = (
     "a{0}b {0}",
     "{0}{0}'s 1{0}",
@@ -45,6 +40,12 @@ _DENSE = (
 _BATCH_CHARACTERS = 1 << 19
 
 
+@lru_cache(maxsize=1)
+def characters() -> list[str]:
+    """What has, or may soon have, a meaning of its own: planes 0 to 3, and the tags and selectors of plane 14."""
+    return [chr(c) for c in (*range(0xD800), *range(0xE000, 0x40000), *range(0xE0000, 0xE1000))]
+
+
 def battery(tokens: Iterable[str], prose: Iterable[str] = (), added: Iterable[str] = ()) -> Iterator[list[str]]:
     """The texts, in batches of about half a million characters. `tokens` are those of the vocabulary, as text; `prose`
     are documents of the kind that will be encoded; `added` are tokens that are found in the text before it is cut."""
@@ -67,7 +68,7 @@ def battery(tokens: Iterable[str], prose: Iterable[str] = (), added: Iterable[st
 def representatives() -> list[str]:
     """ASCII, and of every class of characters beyond it the first and the last."""
     classes: dict[tuple[object, ...], list[str]] = {}
-    for char in CHARACTERS[128:]:
+    for char in characters()[128:]:
         forms = tuple(unicodedata.is_normalized(form, char) for form in ("NFC", "NFD", "NFKC", "NFKD"))
         cased = (char.lower() != char, char.upper() != char, len(char.upper()), char.casefold().isascii())
         marked = min(unicodedata.combining(char), 1)
@@ -78,12 +79,14 @@ def representatives() -> list[str]:
 
 
 def _every_code_point() -> Iterator[str]:
-    yield from CHARACTERS
-    for at in range(0, len(CHARACTERS), 64):
+    yield from characters()
+    for at in range(0, len(characters()), 64):
         for place in _PLACES:
-            yield "".join([place.format(char) for char in CHARACTERS[at : at + 64]])
-    for at in range(0, len(_OTHERS), 256):
-        yield "".join([f"a{char} {char}1" for char in _OTHERS[at : at + 256]])
+            yield "".join([place.format(char) for char in characters()[at : at + 64]])
+    # no version of Unicode gives these another meaning than unassigned or private
+    others = [*range(0x40000, 0xE0000), *range(0xE1000, 0x110000)]
+    for at in range(0, len(others), 256):
+        yield "".join([f"a{char} {char}1" for char in map(chr, others[at : at + 256])])
 
 
 def _tuples() -> Iterator[str]:
@@ -131,7 +134,7 @@ def _numbers() -> Iterator[str]:
 
 
 def _normal_forms() -> Iterator[str]:
-    for char in CHARACTERS:
+    for char in characters():
         if not unicodedata.is_normalized("NFKD", char):
             for form in ("NFC", "NFD", "NFKC", "NFKD"):
                 changed = unicodedata.normalize(form, char)
@@ -162,7 +165,7 @@ def _random_strings() -> Iterator[str]:
     dice, every = random.Random(2), representatives()
     for _ in range(20_000):
         yield "".join(dice.choices(every, k=dice.randint(1, 40)))
-        yield "".join(dice.choices(CHARACTERS, k=dice.randint(1, 12)))
+        yield "".join(dice.choices(characters(), k=dice.randint(1, 12)))
         for dense in _DENSE:
             yield "".join(dice.choices(dense, k=dice.randint(1, 20)))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from shardkit.tokenization.battery import CHARACTERS
+from shardkit.tokenization.battery import characters
 from shardkit.tokenization.guard import EncodeBatch
 
 MOST_GUARDED = 4096  # characters; more are no exception but another vocabulary
@@ -55,7 +55,7 @@ class Differences:
             self.reason = f"differs from the reference at {len(self.guard):,} characters, the last in {text!r:.80}"
 
     def _that_differ(self, before: str, after: str) -> set[str]:
-        chars = [char for char in CHARACTERS[128:] if char not in self.guard]
+        chars = [char for char in characters()[128:] if char not in self.guard]
         found: set[str] = set()
         for at in range(0, len(chars), 8192):
             some = chars[at : at + 8192]

@@ -32,8 +32,9 @@ SPLITS = Path(__file__).with_name("splits.npz")
 _WITH_SPLITS = ("r50k_base", "p50k_base", "cl100k_base", "o200k_base")
 
 
-def fast_tokenizer_json(ranks: dict[bytes, int], pattern: str) -> str:
-    """A `tokenizer.json` with tiktoken's ranks and pattern and no special tokens, for the fast engine.
+def fast_tokenizer_json(ranks: dict[bytes, int], pattern: str, sha256: str = "") -> str:
+    """A `tokenizer.json` with tiktoken's ranks and pattern and no special tokens, for the fast engine; `sha256` is the
+    ranks' `ranks_sha256`, if it is known already.
 
     Raises `TokenizerError` for ranks that no byte-pair training can have given.
     """
@@ -42,7 +43,9 @@ def fast_tokenizer_json(ranks: dict[bytes, int], pattern: str) -> str:
     by_rank = [token for token, _ in sorted(ranks.items(), key=lambda item: item[1]) if len(token) > 1]
     merges = [
         (spelled[token[:length]], spelled[token[length:]])
-        for token, length in zip(by_rank, known_splits(ranks) or find_splits(ranks, by_rank), strict=True)
+        for token, length in zip(
+            by_rank, known_splits(sha256 or ranks_sha256(ranks)) or find_splits(ranks, by_rank), strict=True
+        )
     ]
     gpt2 = "'(?:[sdmt]|ll|ve|re)" in pattern  # the engine has GPT-2's pattern built in, and it is faster
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": gpt2}
@@ -63,10 +66,10 @@ def engine_pattern(pattern: str) -> str:
     return _AS_PUBLISHED if pattern == _IN_TIKTOKEN else pattern
 
 
-def known_splits(ranks: dict[bytes, int]) -> list[int] | None:
-    """What `splits.npz` has for these ranks; None for those of another encoding."""
+def known_splits(sha256: str) -> list[int] | None:
+    """What `splits.npz` has for the ranks of this `ranks_sha256`; None for those of another encoding."""
     with np.load(SPLITS, allow_pickle=False) as known:
-        found: list[int] | None = known[name].tolist() if (name := ranks_sha256(ranks)) in known else None
+        found: list[int] | None = known[sha256].tolist() if sha256 in known else None
     return found
 
 

@@ -18,7 +18,7 @@ import threading
 import time
 import traceback
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from typing import Any, NamedTuple
 
@@ -38,7 +38,7 @@ from shardkit.tokenization.worker import ChunkEncoder, EncodedChunk, Job
 
 _AHEAD = 2  # chunks given to a worker: one it encodes, one it has read ahead of need
 _BUFFERED = 2  # finished chunks a worker may have waiting for their turn
-_PIECES = 2  # pieces of one chunk that may wait for their turn
+_WAITING_BYTES = 16 << 20  # of tokens of one chunk that wait for their turn; when there are as many, no more come
 
 
 class LocalRunner:
@@ -130,12 +130,10 @@ class LocalRunner:
         ahead = [
             w
             for w in self._workers
-            if w.tasks and w.tasks[0].number != turn and len(ready[w.tasks[0].number]) >= _PIECES
+            if w.tasks and w.tasks[0].number != turn and _tokens_bytes(ready[w.tasks[0].number]) >= _WAITING_BYTES
         ]
         pipes = [worker.pipe for worker in self._workers if worker not in ahead]
-        for pipe in wait([*pipes, *([] if signal is None else [signal])]):
-            if pipe is signal:
-                continue
+        for pipe in [p for p in wait(pipes if signal is None else [*pipes, signal]) if p is not signal]:
             worker = next(w for w in self._workers if w.pipe is pipe)
             try:
                 result = self._receive_result(worker.pipe)
@@ -205,6 +203,10 @@ class LocalRunner:
         )
 
 
+def _tokens_bytes(pieces: Iterable[EncodedChunk]) -> int:
+    return sum(piece.tokens.nbytes for piece in pieces)
+
+
 class _Parcel(NamedTuple):
     """A chunk on its way to a worker: without its bytes, of which is stated where in the file they are, how many, and
     where in shared memory; with the footer, unless it is `known` from the chunk before."""
@@ -242,9 +244,8 @@ def _receive_chunks(pipe: Connection, shared: int | None, put: Callable[[Any], N
 
 def work(descriptor: int, shared: int | None) -> None:
     """A worker's life: the job, then chunks until the pipe closes, whose end is the file `descriptor`. What was fetched
-    for it may be in the memory of the file `shared`. One thread
-    receives, so that the next task has come while the present one is encoded; another sends, so that no worker waits
-    for the main process to read its tokens."""
+    for it may be in the memory of the file `shared`. One thread receives, so that the next task has come while the
+    present one is encoded; another sends, so that no worker waits for the main process to read its tokens."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe = Connection(descriptor)
     messages: queue.Queue[Any] = queue.Queue()

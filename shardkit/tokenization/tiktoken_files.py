@@ -8,12 +8,12 @@ o200k_base).
 
 from __future__ import annotations
 
-import base64
 import gzip
 import hashlib
 import json
 import os
 import tempfile
+from binascii import b2a_base64
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -157,7 +157,7 @@ def _r50k_ranks() -> bytes | None:
 
 def rank_line(token: bytes, rank: int) -> bytes:
     """One line of a `.tiktoken` rank file."""
-    return base64.b64encode(token) + b" " + str(rank).encode() + b"\n"
+    return b"%b %d\n" % (b2a_base64(token, newline=False), rank)
 
 
 def ranks_sha256(ranks: dict[bytes, int]) -> str:

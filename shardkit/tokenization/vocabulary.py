@@ -96,7 +96,8 @@ def with_fast_json(vocabulary: Vocabulary) -> Vocabulary:
     known = vocabulary.encoding
     if known is None or vocabulary.fast_json is not None:
         return vocabulary
-    return replace(vocabulary, fast_json=fast_tokenizer_json(known["mergeable_ranks"], known["pat_str"]))
+    spelled = fast_tokenizer_json(known["mergeable_ranks"], known["pat_str"], vocabulary.info.ranks_sha256)
+    return replace(vocabulary, fast_json=spelled)
 
 
 @lru_cache(maxsize=2)

@@ -33,7 +33,8 @@ Transform = Callable[[str], str | None]
 Filter = Callable[[str], bool]
 # One document in this many is encoded by the reference too: 1.8 to 2.5 % of a worker's time (benchmarks/RESULTS.md).
 AUDIT_STRIDE = 640
-_LONG = 1 << 18  # characters; longer documents are audited only where a chunk has no shorter one
+_AUDITED = 1 << 16  # characters, the most of one document that is audited, where it can be cut
+_MUCH = 1 << 21  # characters of a piece that does not go without an audit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -241,18 +242,21 @@ class ChunkEncoder:
         offsets: NDArray[np.int64],
         earlier: int,
     ) -> int:
-        """Encode a fixed sample of the chunk's documents with the reference. The same sample at any worker count."""
+        """Encode a fixed sample of the piece's documents with the reference: one in `audit_stride`; where that gives
+        none, the shortest one, if the run begins here or the piece has much text. The same sample at any worker count.
+        """
         if not self.tokenizer.is_fast or not texts:
             return 0
         stride = self.job.audit_stride
         first = zlib.crc32(f"{chunk.file}:{chunk.start}:{chunk.part}".encode()) % stride
-        picked = [i for i in range((first - earlier) % stride, len(texts), stride) if len(texts[i]) <= _LONG]
-        if not picked:
+        picked = list(range((first - earlier) % stride, len(texts), stride))
+        begins = (chunk.file, chunk.start, chunk.part, earlier) == (0, 0, 0, 0)
+        if not picked and (begins or sum(map(len, texts)) >= _MUCH):
             picked = [min(range(len(texts)), key=lambda i: (not texts[i], len(texts[i])))]
         for i in picked:
             where = f"{chunk.where}, row {rows[i]} of them"
             text, got = texts[i], ids[offsets[i] : offsets[i + 1]]
-            if len(text) > _LONG and self.tokenizer.cuts and (place := cutting.last_place(text, 0, _LONG)):
+            if len(text) > _AUDITED and self.tokenizer.cuts and (place := cutting.last_place(text, 0, _AUDITED)):
                 text = text[:place]  # how it begins stands for the whole
                 got = got[: len(self.tokenizer.encode_batch([text])[0])]
             self.tokenizer.audit(text, got, where)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from file_server import FileServer, serving
 
@@ -64,6 +63,25 @@ def test_what_somebody_waits_for_is_fetched_even_if_there_is_no_room(server: Fil
         assert ahead.wait(second, 40 * KB) == data[20 * KB :]
 
 
+def test_all_that_somebody_waits_for_is_fetched_at_once_even_if_there_is_no_room(
+    server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, _ = served(server, 40 * KB)
+    together = threading.Barrier(4, timeout=60)
+
+    def read_into(
+        file: InputFile, start: int, into: memoryview, *, arrived: Callable[[int], None], **_: object
+    ) -> None:
+        together.wait()
+        arrived(len(into))
+
+    monkeypatch.setattr(read_ahead, "read_into", read_into)
+    with ReadAhead(most_bytes=10 * KB) as ahead:
+        spans = [ahead.ask(file, start, start + 10 * KB) for start in range(0, 40 * KB, 10 * KB)]
+        ahead.hurry(spans)
+        assert [len(ahead.wait(span, span.stop)) for span in spans] == [10 * KB] * 4
+
+
 def test_an_error_is_raised_for_the_span_that_has_it_and_for_no_other(server: FileServer) -> None:
     file, data = served(server, 20 * KB)
     gone = InputFile(path="b.bin", url=f"{server.url}/b.bin", bytes=10, format="txt")
@@ -107,8 +125,12 @@ def test_there_are_more_connections_as_long_as_they_bring_more_to_one_who_waits(
     assert connections.count == read_ahead.FIRST_CONNECTIONS  # too soon to tell
     connections.look(1000, 1.0, waited_for=False)
     assert connections.count == read_ahead.FIRST_CONNECTIONS  # nobody waits
-    connections.look(2000, 2.0, waited_for=True)
-    assert connections.count == read_ahead.MOST_CONNECTIONS
+    counts = []
+    for second in range(2, 8):
+        connections.look(1000 * 2**second, second, waited_for=True)
+        counts.append(connections.count)
+    assert counts == [16, 32, 64, 64, 64, 64]
+    assert counts[-1] == read_ahead.MOST_CONNECTIONS
 
 
 def test_connections_that_bring_no_more_are_given_up_and_tried_again_later() -> None:
@@ -119,19 +141,4 @@ def test_connections_that_bring_no_more_are_given_up_and_tried_again_later() -> 
     connections.look(9000, 3.0, waited_for=True)
     assert connections.count == read_ahead.FIRST_CONNECTIONS
     connections.look(10_000, 40.0, waited_for=True)
-    assert connections.count == read_ahead.MOST_CONNECTIONS
-
-
-def test_memory_is_used_again_when_no_part_of_it_is_looked_at_any_more() -> None:
-    memory = read_ahead._Memory()
-    first = memory.get(1000)
-    address = np.frombuffer(first, np.uint8).ctypes.data
-    first[:] = b"a" * 1000
-    part = first[10:20]
-    del first
-    other = memory.get(2000)
-    other[:] = b"b" * 2000
-    assert bytes(part) == b"a" * 10
-    assert np.frombuffer(other, np.uint8).ctypes.data != address
-    del part
-    assert np.frombuffer(memory.get(500), np.uint8).ctypes.data == address
+    assert connections.count == 2 * read_ahead.FIRST_CONNECTIONS

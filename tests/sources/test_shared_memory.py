@@ -6,15 +6,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardkit.sources import read_ahead
-from shardkit.sources.read_ahead import _BUFFER_BYTES, AHEAD_BYTES, SHARED_BYTES, _Memory
-from shardkit.sources.shared_memory import SharedMemory
+from shardkit.sources.shared_memory import MemoryPool, SharedMemory
 
 SIZE = 1 << 16
 
@@ -55,22 +54,49 @@ def test_where_there_is_no_such_memory_there_is_none(monkeypatch: pytest.MonkeyP
     assert SharedMemory.make(SIZE) is None
 
 
-def test_no_buffer_is_used_again_while_anybody_has_a_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read_ahead, "SHARED_BYTES", 3 * _BUFFER_BYTES)
-    shared = SharedMemory(3 * _BUFFER_BYTES)
-    source = _Memory(shared)
-    held = [source.get(1000) for _ in range(3)]
-    places = [shared.place_of(data) for data in held]
-    assert sorted(places, key=str) == sorted([0, _BUFFER_BYTES, 2 * _BUFFER_BYTES], key=str)
-    assert shared.place_of(source.get(1000)) is None  # there is no more
-    part = held[1][10:20]
-    held[1] = part
-    assert shared.place_of(source.get(1000)) is None
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_memory_is_used_again_when_no_part_of_it_is_looked_at_any_more(is_shared: bool) -> None:
+    pool = MemoryPool(SIZE, SharedMemory(SIZE) if is_shared else None)
+    first = pool.get(SIZE // 2)
+    address = np.frombuffer(first, np.uint8).ctypes.data
+    first[:] = b"a" * len(first)
+    part = first[10:20]
+    del first
+    others = [pool.get(SIZE // 2), pool.get(SIZE // 2)]  # the second finds no room
+    for other in others:
+        other[:] = b"b" * len(other)
+    assert bytes(part) == b"a" * 10
     del part
-    held[1] = memoryview(b"")
-    assert shared.place_of(source.get(1000)) == places[1]
+    assert np.frombuffer(pool.get(500), np.uint8).ctypes.data == address
 
 
-def test_there_is_room_for_what_is_ahead_and_for_what_workers_have() -> None:
-    assert SHARED_BYTES % _BUFFER_BYTES == 0
-    assert SHARED_BYTES > 1.9 * AHEAD_BYTES
+@given(st.lists(st.one_of(st.integers(0, SIZE), st.integers(-SIZE, -1)), max_size=60))
+def test_no_byte_of_a_pool_is_given_twice_and_all_of_it_comes_back(memory: SharedMemory, steps: list[int]) -> None:
+    """A step gets so many bytes, or (negative) drops one of those that are held."""
+    pool = MemoryPool(0, memory)
+    held: list[memoryview] = []
+    for step in steps:
+        if step >= 0:
+            held.append(pool.get(step))
+            assert len(held[-1]) == step
+        elif held:
+            del held[step % len(held)]
+        places = sorted((place, len(data)) for data in held if (place := memory.place_of(data)) is not None)
+        assert all(first + size <= second for (first, size), (second, _) in pairwise(places))
+    held.clear()
+    assert memory.place_of(pool.get(SIZE)) == 0
+
+
+def test_what_finds_no_room_in_a_pool_lies_elsewhere(memory: SharedMemory) -> None:
+    pool = MemoryPool(0, memory)
+    held = [pool.get(SIZE - 64), pool.get(65), pool.get(64), pool.get(1)]
+    assert [memory.place_of(data) for data in held] == [0, None, SIZE - 64, None]
+
+
+def test_a_pool_that_forgets_leaves_what_is_held() -> None:
+    pool = MemoryPool(SIZE)
+    held = pool.get(100)
+    held[:] = b"a" * 100
+    pool.forget()
+    assert bytes(held) == b"a" * 100
+    assert len(pool.get(200)) == 200

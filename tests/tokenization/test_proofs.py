@@ -68,7 +68,8 @@ def look(is_wrong: Callable[[str], bool], batches: list[list[str]]) -> Differenc
 @pytest.fixture
 def _few_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the place of a character that makes a difference, only the first 50,000 are tried."""
-    monkeypatch.setattr(differences, "CHARACTERS", battery.CHARACTERS[:50_000])
+    few = battery.characters()[:50_000]
+    monkeypatch.setattr(differences, "characters", lambda: few)
 
 
 def test_a_character_that_makes_a_difference_is_the_guard_and_so_are_all_of_its_kind() -> None:
