@@ -1,15 +1,20 @@
 """Files like FineWeb-Edu's for `bench_network`, of English prose that is on every machine with Python.
 
+    python -m benchmarks.network_data --out FOLDER [--megabytes 2000]  # for bench_tokenize and bench_encoders
+
 The prose is the docstrings of Python and of the installed packages. A document is paragraphs of it, drawn at random
 until it has FineWeb-Edu's mean length: compressed and tokenized it takes what web pages take, within some percent, but
-no paragraph is new for long. Made once: a folder that is there already is used again.
+no paragraph is new for long. In "distinct" text one word in `NEW_WORDS` is a made-up one that never comes again, so
+that caches meet new words to the end, as in web pages. Made once: a folder that is there already is used again.
 """
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import json
 import random
+import re
 import sysconfig
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +34,8 @@ GROUP_ROWS = 1_000  # of a row group, as there
 WIDE_COLUMNS = 8  # beside the text, each as large as it
 PACKAGES = ("numpy", "pandas", "huggingface_hub", "datasets", "pyarrow", "torch")
 PROSE_BYTES = 3_000_000  # more would take longer to be found than to be fetched
+NEW_WORDS = 100
+_SYLLABLES = [f"{first}{vowel}{last}" for first in "bdfklmnprstvz" for vowel in "aeiou" for last in "nrlst"]
 
 
 @cache
@@ -66,6 +73,26 @@ def documents(pool: list[str], seed: int) -> Iterator[str]:
         yield "\n\n".join(parts)
 
 
+def with_new_words(texts: Iterable[str], seed: int) -> Iterator[str]:
+    """`texts` with a made-up word in the place of every `NEW_WORDS`th; no word twice, nor under another seed."""
+    count = 0
+
+    def made_up() -> str:
+        nonlocal count
+        count += 1
+        number, parts = (seed << 32) + count, []
+        while number:
+            number, place = divmod(number, len(_SYLLABLES))
+            parts.append(_SYLLABLES[place])
+        return "".join(parts)
+
+    for text in texts:
+        words = re.split(r"( )", text)
+        for place in range(0, len(words), 2 * NEW_WORDS):
+            words[place] = made_up()
+        yield "".join(words)
+
+
 def rows(texts: Iterable[str], seed: int) -> dict[str, list[object]]:
     """FineWeb-Edu's columns for these texts."""
     rng, columns = random.Random(seed), {"text": list[object](texts)}
@@ -83,10 +110,14 @@ def rows(texts: Iterable[str], seed: int) -> dict[str, list[object]]:
     return columns
 
 
-def write_parquet(path: Path, pool: list[str], seed: int, size: int, *, wide: bool = False) -> None:
+def write_parquet(
+    path: Path, pool: list[str], seed: int, size: int, *, wide: bool = False, distinct: bool = False
+) -> None:
     """A file of about `size` bytes in row groups of 1,000 rows, snappy; a wide one has large columns beside the text
     (and row groups a tenth as long)."""
     texts = documents(pool, seed)
+    if distinct:
+        texts = with_new_words(texts, seed + 1)
     writer = None
     try:
         while writer is None or path.stat().st_size < size:
@@ -144,6 +175,9 @@ def make(folder: Path, name: str, files: int, size: int) -> Path:
 
 MAKERS: dict[str, Callable[[Path, list[str], int, int], None]] = {
     "parquet": lambda place, pool, number, size: write_parquet(place / f"{number:03}.parquet", pool, number, size),
+    "distinct": lambda place, pool, number, size: write_parquet(
+        place / f"{number:03}.parquet", pool, number, size, distinct=True
+    ),
     "wide": lambda place, pool, number, size: write_parquet(
         place / f"{number:03}.parquet", pool, number, size, wide=True
     ),
@@ -164,3 +198,19 @@ def text_column_bytes(folder: Path) -> int:
         meta = pq.ParquetFile(path).metadata
         total += sum(meta.row_group(group).column(0).total_compressed_size for group in range(meta.num_row_groups))
     return total
+
+
+def main(arguments: list[str] | None = None) -> Path:
+    """Parse, write; returns the folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--megabytes", type=float, default=2_000, help="of text; the files take half as much")
+    args = parser.parse_args(arguments)
+    files = max(1, round(args.megabytes / 200))
+    folder = make(args.out, "distinct", files, int(args.megabytes * 5e5 / files))
+    print(folder)
+    return folder
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,7 @@
 """Memory of a whole tokenization over made-up words, none of them twice: flat in how many there are.
 
     python -m benchmarks.soak_memory --words 6_000_000
-    python -m benchmarks.soak_memory --words 60_000_000
+    python -m benchmarks.soak_memory --words 60_000_000 [--tokenizer cl100k_base]
 
 Prints the highest resident memory of the whole process tree, and that of the first 30 % of the run: a cache that grew
 without bound would keep rising. Shared pages count once a process: an upper bound.
@@ -14,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -42,7 +43,7 @@ def tree_bytes() -> int:
     return total
 
 
-def soak(words: int, workers: int) -> tuple[int, int, int]:
+def soak(words: int, workers: int, tokenizer: str = "gpt2") -> tuple[int, int, int]:
     """Tokenize so many words: tokens, the highest memory in the first 30 % of the run, and in all of it."""
     samples, done = [tree_bytes()], threading.Event()
 
@@ -54,7 +55,8 @@ def soak(words: int, workers: int) -> tuple[int, int, int]:
     thread.start()
     try:
         with tempfile.TemporaryDirectory() as folder:
-            manifest = tokenize(documents(words), Path(folder) / "out", workers=workers, val_shards=0, prefix="words")
+            options: dict[str, Any] = {"tokenizer": tokenizer, "workers": workers, "val_shards": 0, "prefix": "words"}
+            manifest = tokenize(documents(words), Path(folder) / "out", **options)
     finally:
         done.set()
         thread.join()
@@ -66,8 +68,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--words", type=int, default=6_000_000)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--tokenizer", default="gpt2")
     args = parser.parse_args()
-    tokens, early, most = soak(args.words, args.workers)
+    tokens, early, most = soak(args.words, args.workers, args.tokenizer)
     print(
         f"{args.words:,} words, {tokens:,} tokens: {early / 1e6:.0f} MB in the first 30 %, {most / 1e6:.0f} MB at most"
     )

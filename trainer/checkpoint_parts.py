@@ -90,13 +90,16 @@ _KINDS = {
         lambda value: _is_bytes_matrix(value) or (is_tensor(value) and value.numel() == 0),
     ),
 }
+_LATER = {"vocabulary": _TEXT}  # the SHA-256 in `TokenizerInfo`; checkpoints of earlier builds have none
 
 
 def check_parts(state: object, path: Path) -> State:
     """`state`, as it was read from `path`. Raises `CheckpointError` for the first part that is missing or wrong."""
     if not isinstance(state, dict) or type(state.get("format")) is not int or state["format"] != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of this trainer (format {FORMAT})")
-    for name, kind in _KINDS.items():
+    for name, kind in {**_KINDS, **_LATER}.items():
+        if name in _LATER and name not in state:
+            continue
         if name not in state:
             raise _wrong(path, name, "missing", kind.expected)
         if not kind.fits(state[name]):

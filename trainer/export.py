@@ -83,11 +83,14 @@ def tokenizer_of(loaded: Loaded, manifest: Manifest | None, name: str | None) ->
     """The tokenizer of a model: that of the dataset that `manifest` is of, if it has one, else of `name`, else of the
     checkpoint. Raises `UsageError` for a dataset of another vocabulary than the model's."""
     if manifest is not None and manifest.tokenizer is not None:
-        theirs, ids = manifest.tokenizer, loaded.model.config.vocab_size
-        if theirs.vocab_size != ids:
+        theirs, ours = manifest.tokenizer, loaded.state.get("vocabulary", "")  # of an export only its size is known
+        ids, trained = loaded.model.config.vocab_size, loaded.state.get("tokenizer") or "an export"
+        if theirs.vocab_size != ids or (ours and theirs.ranks_sha256 not in ("", ours)):
+            known = f", SHA-256 {ours[:16]}" if ours else ""
             raise UsageError(
-                f"{manifest.directory} was made with another vocabulary ({theirs.name}, {theirs.vocab_size:,} ids) "
-                f"than the model was trained with ({ids:,} ids): give --data that fits"
+                f"{manifest.directory} was made with another vocabulary ({theirs.name}, {theirs.vocab_size:,} ids, "
+                f"SHA-256 {theirs.ranks_sha256[:16]}) than the model's ({trained!a}, {ids:,} ids{known}): give "
+                "--data that fits"
             )
         return Tokenizer.of_dataset(manifest, name=name)
     return Tokenizer(name or loaded.tokenizer)

@@ -263,6 +263,7 @@ class Run:
             "fingerprint": manifest.fingerprint,
             "source": manifest.source.id if manifest.source else public_address(self.config.data),
             "tokenizer": self.config.tokenizer or self.tokenizer_info.name,
+            "vocabulary": self.tokenizer_info.ranks_sha256,
             "eot_id": self.tokenizer_info.eot_id,
         }
 

@@ -78,7 +78,9 @@ class ReadAhead:
 
     def __init__(self, most_bytes: int | None = None, shared: SharedMemory | None = None) -> None:
         self.most_bytes = most_bytes or AHEAD_BYTES
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)  # for connections: there may be something to fetch
+        self._arrival = threading.Condition(self._lock)  # for readers: something came, or failed
         self._queue: deque[Span] = deque()
         self._urgent: deque[Span] = deque()
         self._threads: list[threading.Thread] = []
@@ -94,9 +96,10 @@ class ReadAhead:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stop.set()
-        with self._changed:
+        with self._lock:
             self._memory.forget()
-            self._changed.notify_all()
+            self._work.notify_all()
+            self._arrival.notify_all()
 
     @property
     def span_bytes(self) -> int:
@@ -107,7 +110,7 @@ class ReadAhead:
         """Ask for the bytes `[start, stop)` of `file`, to be fetched after all that was asked for before, or, `urgent`
         and few, as soon as a connection is free."""
         span = Span(file, start, stop)
-        with self._changed:
+        with self._lock:
             if urgent:
                 self._urgent.append(span)
             else:
@@ -116,7 +119,7 @@ class ReadAhead:
             wanted = min(self._connections.count, self._busy + len(self._queue) + len(self._urgent))
             if len(self._threads) < wanted:
                 self._start_thread()
-            self._changed.notify()
+            self._work.notify()
         return span
 
     def has_come(self, span: Span, stop: int) -> bool:
@@ -129,10 +132,10 @@ class ReadAhead:
         needed = stop - span.start
         if span.arrived < needed and span.error is None:
             self.hurry([span])
-        with self._changed:
+        with self._lock:
             while span.arrived < needed and span.error is None and not self._stop.is_set():
                 self._waiting[span] = needed
-                self._changed.wait()
+                self._arrival.wait()
             self._waiting.pop(span, None)
         if self._stop.is_set():
             raise RuntimeError("the reading ahead has ended")
@@ -142,7 +145,7 @@ class ReadAhead:
 
     def release(self, span: Span) -> None:
         """Say that `span` has been read: its memory is free for others."""
-        with self._changed:
+        with self._lock:
             if not span.started:
                 for queue in (self._queue, self._urgent):
                     if span in queue:
@@ -151,16 +154,16 @@ class ReadAhead:
                 self._held -= span.stop - span.start
                 self._read += span.stop - span.start
             span.released, span.buffer = True, memoryview(b"")
-            self._changed.notify_all()
+            self._work.notify()
 
     def hurry(self, spans: Iterable[Span]) -> None:
         """Somebody waits for all of `spans`: they are fetched next, together, whatever waits for room."""
-        with self._changed:
+        with self._lock:
             for span in spans:
                 if not span.started and span in self._queue:
                     self._queue.remove(span)
                     self._urgent.append(span)
-            self._changed.notify_all()
+                    self._work.notify()
 
     def _start_thread(self) -> None:
         thread = threading.Thread(target=self._fetch_all, name=f"shardkit-source-{len(self._threads)}", daemon=True)
@@ -182,16 +185,18 @@ class ReadAhead:
 
     def _next(self) -> Span | None:
         """The span to fetch now, once there is one, room for it, and need of one more connection."""
-        with self._changed:
+        with self._lock:
             while not self._stop.is_set():
                 if self._busy < self._connections.count and (span := self._due()) is not None:
                     self._busy += 1
                     span.started = True
                     self._held += span.stop - span.start
-                    if (self._queue or self._urgent) and len(self._threads) < self._connections.count:
-                        self._start_thread()
+                    if self._queue or self._urgent:
+                        self._work.notify()
+                        if len(self._threads) < self._connections.count:
+                            self._start_thread()
                     return span
-                self._changed.wait()
+                self._work.wait()
             return None
 
     def _due(self) -> Span | None:
@@ -207,22 +212,24 @@ class ReadAhead:
 
     def _fetch(self, span: Span) -> None:
         def arrived(count: int) -> None:
-            with self._changed:
+            with self._lock:
                 span.arrived += count
                 self._bytes += count
                 if span.arrived >= self._waiting.get(span, sys.maxsize):
-                    self._changed.notify_all()
+                    self._arrival.notify_all()
 
         error: Exception | None = None
         try:
             buffer = self._memory.get(span.stop - span.start)
-            with self._changed:
+            with self._lock:
                 span.buffer = buffer if not span.released else span.buffer
             read_into(span.file, span.start, buffer, arrived=arrived, stop=self._stop)
         except Exception as failure:  # noqa: BLE001 (raised where the span is waited for)
             error = failure
-        with self._changed:
+        with self._lock:
             span.error = error
             self._busy -= 1
             self._connections.look(self._bytes, time.monotonic(), waited_for=bool(self._waiting))
-            self._changed.notify_all()
+            self._work.notify()
+            if span in self._waiting:
+                self._arrival.notify_all()

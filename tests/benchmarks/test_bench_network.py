@@ -45,6 +45,20 @@ def test_the_files_are_like_the_real_ones_and_made_once(tmp_path: Path) -> None:
     assert 0 < network_data.text_column_bytes(wide) < sum(path.stat().st_size for path in wide.iterdir()) / 8
 
 
+def test_made_up_words_never_come_again() -> None:
+    text = " ".join("abcdefghij" * 30)
+    made = [" ".join(network_data.with_new_words([text] * 40, seed)) for seed in (1, 2)]
+    words = [word for each in made for word in each.split() if len(word) > 1]
+    assert len(set(words)) == len(words) >= 2 * 40 * 2
+    assert len(made[0].split()) == 40 * 300
+
+
+def test_long_text_is_written_by_a_command(tmp_path: Path) -> None:
+    folder = network_data.main(["--out", str(tmp_path), "--megabytes", "0.5"])
+    assert [path.name for path in folder.iterdir()] == ["000.parquet"]
+    assert pq.ParquetFile(folder / "000.parquet").metadata.num_rows >= 1000
+
+
 def test_the_log_tells_what_a_run_asked_for() -> None:
     times = [("/api/datasets/a/b", 1.0, 1.1), ("/datasets/a/b/resolve/main/x", 1.1, 1.2)]
     times += [("/_cdn/x", 2.0, 4.0), ("/_cdn/x", 3.0, 5.0), ("/_cdn/y", 4.5, 6.0)]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 from texts import prose, write_parquet
 from vocabulary_data import train_vocabulary
@@ -59,3 +60,24 @@ def test_another_vocabulary_is_refused_by_name(folder: Path, command: str) -> No
     words = {"data": str(folder / "data"), "out": str(folder / "new"), "tokenizer": "gpt2"}
     with pytest.raises(Exception, match="here is another vocabulary than"):
         train({**SHAPE, **words, "micro_batch": 2, "steps": 1})
+
+
+@pytest.mark.parametrize("specials", [["<|endoftext|>", "<|im_end|>"], ["<|im_end|>", "<|endoftext|>"]])
+def test_a_dataset_of_another_vocabulary_of_the_same_size_is_refused(folder: Path, specials: list[str]) -> None:
+    name = train_vocabulary(folder / "other" / "tokenizer.json", size=600, specials=specials)
+    tokenize(folder / "a.parquet", folder / "more", tokenizer=str(name), workers=1, shard_tokens=10_000)
+    result = invoke("eval", folder / "run", "--data", folder / "more", "--val-tokens", "1024")
+    if specials[0] == "<|im_end|>":  # the run's own
+        assert result.exit_code == 0, result.output
+    else:
+        assert result.exit_code == 2
+        assert "was made with another vocabulary" in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+def test_a_checkpoint_of_an_earlier_build_is_compared_by_its_number_of_ids(folder: Path) -> None:
+    path = next((folder / "run").rglob("*.pt"))
+    state = torch.load(path, weights_only=True)
+    assert len(state.pop("vocabulary")) == 64
+    torch.save(state, path)
+    assert invoke("eval", path, "--data", folder / "data", "--val-tokens", "1024").exit_code == 0
