@@ -86,10 +86,10 @@ def tokenizer_of(loaded: Loaded, manifest: Manifest | None, name: str | None) ->
         theirs, ours = manifest.tokenizer, loaded.state.get("vocabulary", "")  # of an export only its size is known
         ids, trained = loaded.model.config.vocab_size, loaded.state.get("tokenizer") or "an export"
         if theirs.vocab_size != ids or (ours and theirs.ranks_sha256 not in ("", ours)):
-            known = f", SHA-256 {ours[:16]}" if ours else ""
+            stated, known = (f", SHA-256 {sha256[:16]}" if sha256 else "" for sha256 in (theirs.ranks_sha256, ours))
             raise UsageError(
-                f"{manifest.directory} was made with another vocabulary ({theirs.name}, {theirs.vocab_size:,} ids, "
-                f"SHA-256 {theirs.ranks_sha256[:16]}) than the model's ({trained!a}, {ids:,} ids{known}): give "
+                f"{manifest.directory} was made with another vocabulary ({theirs.name}, {theirs.vocab_size:,} "
+                f"ids{stated}) than the model's ({trained!a}, {ids:,} ids{known}): give "
                 "--data that fits"
             )
         return Tokenizer.of_dataset(manifest, name=name)

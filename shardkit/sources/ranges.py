@@ -44,10 +44,12 @@ def checked_read(file: InputFile, action: Callable[[], Result]) -> Result:
 def read_range(file: InputFile, start: int, stop: int, fetched: Fetched | None = None) -> bytes:
     """The bytes `[start, stop)` of a file, all of them, of those that were `fetched` or by a request. Raises
     `SourceError` if the file is shorter by now."""
+    if fetched is not None and (found := fetched.find(start, stop)) is not None:
+        return bytes(found)
     if file.is_remote:
         with ExitStack() as stack:
-            remote = stack.enter_context(RangeFile(file, fetched))
-            if stop - start > _LONG_BYTES and (fetched is None or fetched.find(start, stop) is None):
+            remote = stack.enter_context(RangeFile(file))
+            if stop - start > _LONG_BYTES:
                 ahead = stack.enter_context(ReadAhead(WORKER_AHEAD_BYTES))
                 remote = stack.enter_context(AheadFile(file, ahead, stop))
             remote.seek(start)

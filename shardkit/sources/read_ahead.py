@@ -231,5 +231,4 @@ class ReadAhead:
             self._busy -= 1
             self._connections.look(self._bytes, time.monotonic(), waited_for=bool(self._waiting))
             self._work.notify()
-            if span in self._waiting:
-                self._arrival.notify_all()
+            self._arrival.notify_all()

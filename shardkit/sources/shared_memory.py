@@ -9,6 +9,7 @@ import threading
 import weakref
 from bisect import bisect
 from collections import deque
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +70,7 @@ class MemoryPool:
         """`count` bytes, of any content."""
         with self._lock:
             if self._size:
-                self._array, self._free, self._size = np.empty(self._size, np.uint8), [(0, self._size)], 0
+                self._make()
             while self._returned:
                 self._put_back(*self._returned.popleft())
             place = next((n for n, (start, stop) in enumerate(self._free) if stop - start >= count), None)
@@ -79,9 +80,15 @@ class MemoryPool:
             end = min(start + -(-count // _ALIGNED) * _ALIGNED, stop)
             self._free[place : place + 1] = [(end, stop)] if end < stop else []
             view = self._array[start : start + count]
+            returned = self._returned
         # every `memoryview` of it, and each part of one, keeps `view` alive
-        weakref.finalize(view, self._returned.append, (start, end)).atexit = False
+        weakref.finalize(view, returned.append, (start, end)).atexit = False
         return view.data
+
+    def _make(self) -> None:
+        with suppress(MemoryError):  # so much at once may be more than there is: then each piece lies elsewhere
+            self._array, self._free = np.empty(self._size, np.uint8), [(0, self._size)]
+        self._size = 0
 
     def _put_back(self, start: int, stop: int) -> None:
         place = bisect(self._free, (start, stop))

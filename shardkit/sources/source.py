@@ -72,6 +72,11 @@ class Fetched:
                     return parts[0] if len(parts) == 1 else b"".join(parts)
         return None
 
+    @property
+    def size(self) -> int:
+        """Bytes of all `pieces`."""
+        return sum(len(data) for _, data in self.pieces)
+
     def is_whole(self, size: int) -> bool:
         """Whether the `pieces` are all of a file of `size` bytes, each byte once."""
         at = 0

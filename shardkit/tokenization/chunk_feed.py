@@ -9,8 +9,15 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 
+from shardkit.sources.read_ahead import AHEAD_BYTES
 from shardkit.sources.source import Chunk
 from shardkit.tokenization.worker import until_error
+
+
+def carried_bytes(chunk: Chunk) -> int:
+    """The bytes that a chunk brings along."""
+    payload = len(chunk.payload) if isinstance(chunk.payload, bytes) else 0
+    return payload + (chunk.fetched.size if chunk.fetched is not None else 0)
 
 
 class ChunkFeed:
@@ -37,7 +44,7 @@ class ChunkFeed:
 
 
 class WaitingFeed(ChunkFeed):
-    """The chunks that a thread waits for, at most `most` ahead."""
+    """The chunks that a thread waits for, at most `most` ahead, and fewer where they bring along `AHEAD_BYTES`."""
 
     def __init__(self, chunks: Iterator[Chunk], most: int) -> None:
         super().__init__(chunks)
@@ -83,10 +90,14 @@ class WaitingFeed(ChunkFeed):
     def _put(self, chunk: Chunk | None) -> bool:
         """Hand over a chunk; False if nobody wants it any more."""
         with self._changed:
-            while len(self._here) >= self._most and not self._closed:
+            while self._is_full() and not self._closed:
                 self._changed.wait()
             if self._closed:
                 return False
             self._here.append(chunk)
             os.write(self._signals, b"1")
         return True
+
+    def _is_full(self) -> bool:
+        here = [chunk for chunk in self._here if chunk is not None]
+        return len(here) >= self._most or sum(map(carried_bytes, here)) >= AHEAD_BYTES

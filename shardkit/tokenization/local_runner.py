@@ -27,13 +27,13 @@ from multiprocess.connection import Connection, wait
 from numpy.typing import NDArray
 
 from shardkit.errors import WorkerError
-from shardkit.sources.read_ahead import SHARED_BYTES
+from shardkit.sources.read_ahead import AHEAD_BYTES, SHARED_BYTES
 from shardkit.sources.remote_bytes import traffic
 from shardkit.sources.shared_memory import SharedMemory
 from shardkit.sources.source import Chunk, Fetched, Piece
 from shardkit.tokenization.chunk_feed import ChunkFeed, WaitingFeed
 from shardkit.tokenization.pipes import receive, receive_bytes, send, send_bytes
-from shardkit.tokenization.spawning import Task, Worker, start_workers
+from shardkit.tokenization.spawning import Task, Worker, bytes_in_hands, start_workers
 from shardkit.tokenization.worker import ChunkEncoder, EncodedChunk, Job
 
 _AHEAD = 2  # chunks given to a worker: one it encodes, one it has read ahead of need
@@ -117,12 +117,12 @@ class LocalRunner:
             return None
         if not upcoming and (first := feed.next()) is not None:
             upcoming.append(first)
-        # those that carry bytes are not cheap to hold ahead
         carries = bool(upcoming) and not (upcoming[0].payload is None and upcoming[0].fetched is None)
-        wanted = 1 if not worker.tasks or carries else len(self._workers) + 1
+        wanted = 1 if not worker.tasks or carries else len(self._workers) + 1  # what carries bytes is dear to hold
         while upcoming and len(upcoming) < wanted and (chunk := feed.next()) is not None:
             upcoming.append(chunk)
-        return worker if len(upcoming) >= wanted else None
+        is_much = bool(worker.tasks) and bytes_in_hands(self._workers) >= AHEAD_BYTES
+        return worker if len(upcoming) >= wanted and not is_much else None
 
     def _collect(self, ready: defaultdict[int, deque[EncodedChunk]], turn: int, signal: int | None) -> None:
         """Wait for at least one piece, or for `signal`, and put it under its chunk's number. A worker that is far ahead

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -68,6 +69,11 @@ class Worker:
         self.process.kill()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=5)
+
+
+def bytes_in_hands(workers: Iterable[Worker]) -> int:
+    """Bytes that were fetched for chunks which the workers have."""
+    return sum(task.fetched.size for worker in workers for task in worker.tasks if task.fetched is not None)
 
 
 def start_workers(count: int, shared: SharedMemory | None = None) -> list[Worker]:

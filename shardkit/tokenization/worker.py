@@ -34,7 +34,8 @@ Filter = Callable[[str], bool]
 # One document in this many is encoded by the reference too: 1.8 to 2.5 % of a worker's time (benchmarks/RESULTS.md).
 AUDIT_STRIDE = 640
 _AUDITED = 1 << 16  # characters, the most of one document that is audited, where it can be cut
-_MUCH = 1 << 21  # characters of a piece that does not go without an audit
+_LONG = 1 << 18  # the same of one that cannot be cut, where there is another to audit
+_MUCH = 1 << 19  # characters of a piece that does not go without an audit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,6 +101,7 @@ class ChunkEncoder:
         self.job = job
         self.tokenizer = Tokenizer(job.vocabulary, encoder=job.encoder)
         self.tokenizer.warm_up()
+        self.has_audited = False
         self.transform: Transform | None = dill.loads(job.transform) if job.transform else None
         self.filter: Filter | None = dill.loads(job.filter) if job.filter else None
 
@@ -243,17 +245,17 @@ class ChunkEncoder:
         earlier: int,
     ) -> int:
         """Encode a fixed sample of the piece's documents with the reference: one in `audit_stride`; where that gives
-        none, the shortest one, if the run begins here or the piece has much text. The same sample at any worker count.
-        """
+        none, the shortest one, if the piece has much text, or this worker has audited none yet."""
         if not self.tokenizer.is_fast or not texts:
             return 0
         stride = self.job.audit_stride
         first = zlib.crc32(f"{chunk.file}:{chunk.start}:{chunk.part}".encode()) % stride
         picked = list(range((first - earlier) % stride, len(texts), stride))
-        begins = (chunk.file, chunk.start, chunk.part, earlier) == (0, 0, 0, 0)
-        if not picked and (begins or sum(map(len, texts)) >= _MUCH):
+        picked = [i for i in picked if len(texts[i]) <= _LONG or self.tokenizer.cuts]
+        if not any(texts[i] for i in picked) and (not self.has_audited or sum(map(len, texts)) >= _MUCH):
             picked = [min(range(len(texts)), key=lambda i: (not texts[i], len(texts[i])))]
         for i in picked:
+            self.has_audited = self.has_audited or bool(texts[i])
             where = f"{chunk.where}, row {rows[i]} of them"
             text, got = texts[i], ids[offsets[i] : offsets[i + 1]]
             if len(text) > _AUDITED and self.tokenizer.cuts and (place := cutting.last_place(text, 0, _AUDITED)):

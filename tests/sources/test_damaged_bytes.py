@@ -94,7 +94,7 @@ def test_a_character_that_came_wrong_at_the_end_of_a_piece_is_fetched_again(
         return data
 
     read_range = texts.read_range
-    monkeypatch.setattr(texts, "PIECE_BYTES", 100)
+    monkeypatch.setattr(texts, "TEXT_PIECE_BYTES", 100)
     monkeypatch.setattr(texts, "read_range", damage)
     text = "x" * 99 + "漢" + "y" * 200
     (tmp_path / "a.txt").write_text(text)

@@ -100,3 +100,9 @@ def test_a_pool_that_forgets_leaves_what_is_held() -> None:
     pool.forget()
     assert bytes(held) == b"a" * 100
     assert len(pool.get(200)) == 200
+
+
+def test_where_there_is_not_so_much_memory_each_piece_lies_elsewhere() -> None:
+    pool = MemoryPool(1 << 62)
+    held = [pool.get(1000), pool.get(1000)]
+    assert [len(data) for data in held] == [1000, 1000]

@@ -105,10 +105,11 @@ def test_a_text_file_is_read_in_parts_that_add_up_to_it(
     path = tmp_path_factory.getbasetemp() / "parts.txt"
     path.write_bytes(text.encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(texts, "PIECE_BYTES", piece_bytes)
+        patch.setattr(texts, "TEXT_PIECE_BYTES", piece_bytes)
         found = pieces(path)
         assert texts_of(path) == [text]
     assert "".join(piece.texts[0] for piece in found) == text
+    assert len(found) == max(1, -(-len(text.encode()) // piece_bytes))
     assert sum(piece.read_rows for piece in found) == 1
     assert [piece.unfinished for piece in found] == [True] * (len(found) - 1) + [False]
     assert [piece.continued for piece in found] == [False] + [True] * (len(found) - 1)
@@ -119,7 +120,7 @@ def test_a_text_file_is_read_in_parts_that_add_up_to_it(
 def test_a_byte_that_is_not_utf8_is_named_by_its_place_in_the_whole_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
-    monkeypatch.setattr(texts, "PIECE_BYTES", 4)
+    monkeypatch.setattr(texts, "TEXT_PIECE_BYTES", 4)
     data = bytearray(b"abcdefghijkl")
     data[at] = 0xFF
     (tmp_path / "a.txt").write_bytes(data)
@@ -132,7 +133,7 @@ def test_a_byte_that_is_not_utf8_is_named_by_its_place_in_the_whole_file(
 def test_a_character_that_is_cut_off_at_the_files_end_is_not_utf8(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(texts, "PIECE_BYTES", 4)
+    monkeypatch.setattr(texts, "TEXT_PIECE_BYTES", 4)
     (tmp_path / "a.txt").write_bytes("abcde日".encode()[:-1])
     with pytest.raises(BadRow, match="byte 0xe6 at offset 5"):
         pieces(tmp_path / "a.txt")

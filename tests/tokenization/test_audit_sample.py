@@ -11,6 +11,7 @@ from source_data import job_of
 
 from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.open import open_source
+from shardkit.sources.texts import TEXT_PIECE_BYTES
 from shardkit.tokenization import worker
 from shardkit.tokenization.tokenizer import Tokenizer
 from shardkit.tokenization.worker import ChunkEncoder
@@ -32,10 +33,11 @@ def audited(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def encode(path: Path, *, chunk_bytes: int = 8 << 20) -> int:
+def encode(path: Path, *, chunk_bytes: int = 8 << 20, cuts: bool = True) -> int:
     """How many documents were audited, as the results say."""
     source = open_source(str(path))
     encoder = ChunkEncoder(dataclasses.replace(job_of("gpt2", source.options), audit_stride=STRIDE))
+    encoder.tokenizer.cuts = cuts
     chunks = iter_chunks(source, 0, 0, 0, chunk_bytes=chunk_bytes)
     return sum(result.audited for chunk in chunks for result in encoder.encode(chunk))
 
@@ -51,11 +53,11 @@ def test_of_many_files_of_one_document_one_in_so_many_is_audited(tmp_path: Path,
     assert audited == first
 
 
-def test_of_few_documents_the_shortest_is_audited_where_the_run_begins(tmp_path: Path, audited: list[str]) -> None:
-    for number, text in enumerate(["one", "two", "three"]):
+def test_of_few_documents_the_first_that_has_text_is_audited(tmp_path: Path, audited: list[str]) -> None:
+    for number, text in enumerate(["", "two", "three"]):
         (tmp_path / f"{number}.txt").write_text(text)
     encode(tmp_path)
-    assert "one" in audited
+    assert "two" in audited
 
 
 def test_no_long_stretch_goes_without_an_audit_and_none_of_a_long_document_is_long(
@@ -67,6 +69,21 @@ def test_no_long_stretch_goes_without_an_audit_and_none_of_a_long_document_is_lo
         (tmp_path / f"{number:02}.txt").write_text(f"Document {number} " + "has words. " * 300)
     assert encode(tmp_path) == len(audited) == 20
     assert all(50 < len(text) <= 100 for text in audited)
+
+
+@pytest.mark.parametrize("character", ["a", "é", "語", "😀"])
+def test_a_piece_of_a_text_file_has_much_text_in_any_script(character: str) -> None:
+    assert TEXT_PIECE_BYTES // len(character.encode()) > worker._MUCH
+
+
+def test_a_long_document_that_cannot_be_cut_is_passed_over_for_others(
+    tmp_path: Path, audited: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_LONG", 50)
+    (tmp_path / "a.jsonl").write_text("".join(f'{{"text": "{"row " * 10 * (n % 5)}"}}\n' for n in range(1000)))
+    encode(tmp_path / "a.jsonl", cuts=False)
+    assert audited
+    assert max(map(len, audited)) <= 50
 
 
 def test_the_sample_is_of_the_rows_of_a_file(tmp_path: Path, audited: list[str]) -> None:

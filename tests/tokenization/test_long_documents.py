@@ -160,9 +160,10 @@ def test_a_bad_row_is_named_by_its_place_in_the_chunk_whichever_piece_it_is_in(
     values = [*(b"0123456789" for _ in range(50)), b"\xff", b"end"]
     column = unchecked(values)
     pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
-    monkeypatch.setattr(texts, "TEXT_PIECE_BYTES", 100)
+    monkeypatch.setattr(texts, "PIECE_BYTES", 100)
     *good, failed = encoded(tmp_path / "a.parquet", "bytes")
     assert failed.bad_row is not None
+    assert len(good) > 2
     assert sum(piece.rows for piece in good) + failed.bad_row[0] == 50
     assert [piece.last for piece in (*good, failed)] == [False] * len(good) + [True]
 
