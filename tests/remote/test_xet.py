@@ -156,7 +156,7 @@ def test_a_push_by_xet_that_is_killed_sends_again_only_what_was_in_flight(
 ) -> None:
     make_dataset(tmp_path / "a", shards=12, tokens=50_000)
     fault = hub.fault("hold", "POST", path, nth=nth)
-    killed(start(environment, "push", tmp_path / "a", REPO), fault)
+    killed(start(environment, "push", tmp_path / "a", REPO), fault, hub)
     assert MANIFEST_NAME not in hub.files(REPO)
     known = len(hub.xet.files)
     hub.reset_log()
@@ -184,7 +184,7 @@ def test_a_pull_by_xet_that_is_killed_fetches_only_what_it_has_not(
     make_dataset(tmp_path / "a", shards=12, tokens=50_000)
     run(environment, "push", tmp_path / "a", REPO)
     fault = hub.fault("hold", "GET", "/_xorb/", nth=11)  # eight files come at a time
-    killed(start(environment, "pull", REPO, tmp_path / "b"), fault)
+    killed(start(environment, "pull", REPO, tmp_path / "b"), fault, hub)
     here = len(list((tmp_path / "b").glob("*.npy")))
     assert here >= 1
     assert not (tmp_path / "b" / MANIFEST_NAME).exists()
@@ -205,8 +205,9 @@ def test_a_store_that_refuses_is_one_clear_line(hub: HubServer, tmp_path: Path, 
     assert "hf_write" not in stderr
 
 
-def killed(process: subprocess.Popen[str], fault: Any) -> None:
+def killed(process: subprocess.Popen[str], fault: Any, hub: HubServer) -> None:
     assert fault.reached.wait(60)
     process.kill()
     process.communicate()
     fault.gate.set()
+    hub.wait_for_quiet()

@@ -11,6 +11,7 @@ by the order in which threads happen to run: the same requests fail in every run
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import random
 import re
@@ -141,10 +142,6 @@ class FaultyHandler(BaseHTTPRequestHandler):
 
     def dispatch(self, path: str) -> None:
         raise NotImplementedError
-
-    def setup(self) -> None:
-        super().setup()
-        self.site.connections.add(self.connection)
 
     def finish(self) -> None:
         with contextlib.suppress(OSError):
@@ -399,8 +396,16 @@ class FaultyServer:
         return f"http://localhost:{self.port}"
 
     def start(self) -> Self:
-        server = type("Server", (ThreadingHTTPServer,), {"request_queue_size": 128, "daemon_threads": True})
-        self.httpd = httpd = server(("127.0.0.1", self.port), type("Handler", (self.handler,), {"site": self}))
+        site = self
+
+        class Server(ThreadingHTTPServer):
+            request_queue_size, daemon_threads = 128, True
+
+            def process_request(self, request: Any, client_address: Any) -> None:
+                site.connections.add(request)
+                super().process_request(request, client_address)
+
+        self.httpd = httpd = Server(("127.0.0.1", self.port), type("Handler", (self.handler,), {"site": self}))
         self.port = httpd.server_address[1]
         self.stopping.clear()
         self.running.set()
@@ -460,6 +465,15 @@ class FaultyServer:
 
     def bytes_sent(self, pattern: str = "") -> int:
         return sum(request.bytes_out for request in self.requests(pattern=pattern))
+
+    def wait_for_quiet(self) -> None:
+        """Wait until no client is connected: what one that was killed had sent already is in the log by then."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port)
+        connection.request("GET", f"{PREFIX}log")  # connections are accepted in order
+        connection.getresponse().read()
+        connection.close()
+        while self.connections:
+            time.sleep(0.005)
 
     def reset_log(self) -> None:
         self.log.clear()
