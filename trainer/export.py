@@ -81,7 +81,7 @@ def open_model(where: str | Path, *, which: str = "last", device: str | torch.de
 
 def tokenizer_of(loaded: Loaded, manifest: Manifest | None, name: str | None) -> Tokenizer:
     """The tokenizer of a model: that of the dataset that `manifest` is of, if it has one, else of `name`, else of the
-    checkpoint. Raises `UsageError` for a dataset of another vocabulary than the model's."""
+    checkpoint. Raises `UsageError` for another vocabulary than the model's."""
     if manifest is not None and manifest.tokenizer is not None:
         theirs, ours = manifest.tokenizer, loaded.state.get("vocabulary", "")  # of an export only its size is known
         ids, trained = loaded.model.config.vocab_size, loaded.state.get("tokenizer") or "an export"
@@ -93,7 +93,13 @@ def tokenizer_of(loaded: Loaded, manifest: Manifest | None, name: str | None) ->
                 "--data that fits"
             )
         return Tokenizer.of_dataset(manifest, name=name)
-    return Tokenizer(name or loaded.tokenizer)
+    found = Tokenizer(name or loaded.tokenizer)
+    if (ours := loaded.state.get("vocabulary", "")) not in ("", found.info.ranks_sha256):
+        raise UsageError(
+            f"{found.name} is another vocabulary (SHA-256 {found.info.ranks_sha256[:16]}) than the model was trained "
+            f"with (SHA-256 {ours[:16]}): give --tokenizer with that one"
+        )
+    return found
 
 
 def export_model(model: Model, out: str | Path, *, eot_id: int) -> None:

@@ -165,17 +165,21 @@ class ChunkEncoder:
         whole is needed."""
         whole = self.transform is not None or self.filter is not None
         most = MAX_ROW_BYTES if whole else cutting.LONGEST_RUN
-        carry, begun, size = "", False, 0
+        parts, begun, size = list[str](), False, 0
         for piece in read:
             if not (piece.unfinished or piece.continued):
                 yield piece
                 continue
-            text, size = carry + piece.texts[0], size + piece.text_bytes
+            parts.append(piece.texts[0])
+            size += piece.text_bytes
+            if whole and piece.unfinished and sum(map(len, parts)) <= most:
+                continue  # joined once, not with each piece
+            text = "".join(parts)
             at = len(text)
             if piece.unfinished:
                 at = self._last_place(text) if not whole and self.tokenizer.cuts else 0
-            text, carry = text[:at], text[at:]
-            if len(carry) > most:
+            text, parts = text[:at], [text[at:]]
+            if len(parts[0]) > most:
                 reason = "`transform` and `filter` take a document whole" if whole else "it has no place to be cut"
                 raise SourceError(
                     f"{where}: a document of more than {most:,} characters ({reason} for {self.tokenizer.name}): split "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,18 @@ def test_a_dataset_of_another_vocabulary_of_the_same_size_is_refused(folder: Pat
         assert result.exit_code == 2
         assert "was made with another vocabulary" in result.stderr
         assert result.stderr.count("\n") == 1
+
+
+def test_without_the_dataset_a_checkpoint_knows_its_vocabulary_by_hash(folder: Path) -> None:
+    name = train_vocabulary(folder / "again" / "tokenizer.json", size=600)
+    other = train_vocabulary(folder / "other" / "tokenizer.json", size=600, specials=["<|endoftext|>", "<|im_end|>"])
+    shutil.rmtree(folder / "data")
+    words = ("sample", folder / "run", "--tokens", "8", "--prompt", "The", "--tokenizer")
+    assert invoke(*words, name).exit_code == 0
+    result = invoke(*words, other)
+    assert result.exit_code == 2
+    assert "is another vocabulary" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def test_a_checkpoint_of_an_earlier_build_is_compared_by_its_number_of_ids(folder: Path) -> None:
