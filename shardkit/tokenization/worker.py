@@ -7,6 +7,7 @@ Nothing here knows of shards, folders or resuming.
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 import traceback
 import zlib
@@ -34,7 +35,7 @@ Filter = Callable[[str], bool]
 # One document in this many is encoded by the reference too: 1.8 to 2.5 % of a worker's time (benchmarks/RESULTS.md).
 AUDIT_STRIDE = 640
 _AUDITED = 1 << 16  # characters, the most of one document that is audited, where it can be cut
-_LONG = 1 << 18  # the same of one that cannot be cut, where there is another to audit
+_LONG = 1 << 18  # the same of one that cannot be cut; a longer one is audited only if the worker has audited none yet
 _MUCH = 1 << 19  # characters of a piece that does not go without an audit
 
 
@@ -254,10 +255,11 @@ class ChunkEncoder:
             return 0
         stride = self.job.audit_stride
         first = zlib.crc32(f"{chunk.file}:{chunk.start}:{chunk.part}".encode()) % stride
-        picked = list(range((first - earlier) % stride, len(texts), stride))
-        picked = [i for i in picked if len(texts[i]) <= _LONG or self.tokenizer.cuts]
+        most = sys.maxsize if self.tokenizer.cuts else _LONG
+        picked = [i for i in range((first - earlier) % stride, len(texts), stride) if len(texts[i]) <= most]
         if not any(texts[i] for i in picked) and (not self.has_audited or sum(map(len, texts)) >= _MUCH):
-            picked = [min(range(len(texts)), key=lambda i: (not texts[i], len(texts[i])))]
+            shortest = min(range(len(texts)), key=lambda i: (not texts[i], len(texts[i])))
+            picked = [shortest] if len(texts[shortest]) <= most or not self.has_audited else []
         for i in picked:
             self.has_audited = self.has_audited or bool(texts[i])
             where = f"{chunk.where}, row {rows[i]} of them"

@@ -24,6 +24,7 @@ def test_a_cell_is_measured_and_its_bytes_are_the_local_runs(
     [row] = main([*tiny, "--parts", "cells", "--data", str(tmp_path), "--json", str(tmp_path / "rows.json")])
     assert row["identical"]
     assert row["ratio"] == pytest.approx(row["remote"] / max(row["download"], row["local"]))
+    assert row["of_both"] == pytest.approx(row["remote"] / row["both"])
     assert min(row["download"], row["local"], row["remote"], row["bytes_per_needed"]) > 0
     assert row["requests_per_100_mb"]["content"] > 0
     assert row["peak_mb"]["remote"] > 10

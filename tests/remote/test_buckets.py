@@ -82,7 +82,7 @@ def test_a_push_that_is_killed_goes_on_and_sends_nothing_again_that_was_acknowle
     program += "from shardkit.remote.push import push; push(sys.argv[1], sys.argv[2], workers=1)"
     fault = hub.fault("hold", "POST", "/_cas/v1/xorbs/", nth=7)  # the claim came first
     process = subprocess.Popen([sys.executable, "-c", program, tmp_path / "a", PLACE], env=environment)
-    killed(process, fault)
+    killed(process, fault, hub)
     there = {name for name in hub.buckets[BUCKET].files if name.endswith(".npy")}
     assert len(there) >= 3
     assert f"sets/demo/{MANIFEST_NAME}" not in hub.buckets[BUCKET].files

@@ -80,10 +80,15 @@ def test_a_long_document_that_cannot_be_cut_is_passed_over_for_others(
     tmp_path: Path, audited: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "_LONG", 50)
+    monkeypatch.setattr(worker, "_MUCH", 100)
     (tmp_path / "a.jsonl").write_text("".join(f'{{"text": "{"row " * 10 * (n % 5)}"}}\n' for n in range(1000)))
+    (tmp_path / "b.jsonl").write_text('{"text": "' + "word " * 100 + '"}\n')
     encode(tmp_path / "a.jsonl", cuts=False)
+    encode(tmp_path, cuts=False)
     assert audited
     assert max(map(len, audited)) <= 50
+    encode(tmp_path / "b.jsonl", cuts=False)
+    assert len(audited[-1]) == 500  # there was no other
 
 
 def test_the_sample_is_of_the_rows_of_a_file(tmp_path: Path, audited: list[str]) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,7 +20,13 @@ from hub_server import HubServer
 
 from shardkit import Manifest, tokenize
 from shardkit.look.progress import run_summary
+from shardkit.sources.read_ahead import AHEAD_BYTES
+from shardkit.sources.source import Chunk, Fetched, InputFile
+from shardkit.tokenization import local_runner
+from shardkit.tokenization.chunk_feed import WaitingFeed
+from shardkit.tokenization.local_runner import LocalRunner
 from shardkit.tokenization.ordered_writer import TokenizeProgress
+from shardkit.tokenization.spawning import Worker
 
 FILES = 3
 REPO = "alice/texts"
@@ -57,6 +65,52 @@ COMMAND = [
 def start(hub: HubServer, out: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1"}
     return subprocess.Popen([*COMMAND, str(out)], env=environment, text=True, stderr=subprocess.PIPE)
+
+
+def test_where_chunks_bring_more_than_may_be_held_a_worker_has_one_at_a_time(
+    hub: HubServer, expected: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+    had: list[int] = []
+    idle = LocalRunner._idle
+
+    def note(self: LocalRunner, *arguments: Any) -> Worker | None:
+        if (worker := idle(self, *arguments)) is not None:
+            had.append(len(worker.tasks))
+        return worker
+
+    monkeypatch.setattr(LocalRunner, "_idle", note)
+    for most, tasks in ((local_runner.AHEAD_BYTES, {0, 1}), (1, {0})):
+        monkeypatch.setattr(local_runner, "AHEAD_BYTES", most)
+        manifest = tokenize(f"{hub.endpoint}/datasets/{REPO}/resolve/main/*.parquet", tmp_path / str(most), **OPTIONS)
+        assert hashes(manifest) == hashes(expected)
+        assert set(had) == tasks
+        had.clear()
+
+
+def test_no_more_chunks_wait_than_may_be_held() -> None:
+    asked = 0
+
+    def chunks() -> Iterator[Chunk]:
+        nonlocal asked
+        file = InputFile(path="a", url="a", bytes=1, format="jsonl")
+        for number in range(12):
+            asked += 1
+            fetched = Fetched(pieces=((0, memoryview(bytes(1)) if number < 6 else bytes(AHEAD_BYTES // 2)),))
+            yield Chunk(file=0, start=number, stop=number, weight=0, input=file, fetched=fetched)
+
+    feed = WaitingFeed(chunks(), 4)
+    for number in range(12):
+        select.select([feed.signal], [], [])
+        ahead = asked - number
+        assert ahead <= (5 if number <= 6 else 3)  # those that wait, and the one that finds no room
+        assert (chunk := feed.next()) is not None
+        assert chunk.start == number
+    select.select([feed.signal], [], [])
+    assert feed.next() is None
+    assert feed.over
+    feed.close()
 
 
 def hashes(manifest: Manifest) -> list[str]:
