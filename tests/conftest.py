@@ -64,8 +64,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A local Hub that this process's client talks to, logged in as alice, with waits cut to milliseconds."""
     import huggingface_hub.file_download
     import huggingface_hub.utils._http as hf_http
-    from hub_server import HubServer
-    from huggingface_hub import constants
+    from hub_server import HubServer, point_client
 
     from shardkit import network, rate_limits
 
@@ -82,9 +81,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(rate_limits, "SPREAD_SECONDS", 0.01)
     monkeypatch.setattr(rate_limits.LIMITS, "_held", {})
     with HubServer() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
-        template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        point_client(monkeypatch, server.endpoint)
         monkeypatch.setenv("HF_TOKEN", "hf_write")
         yield server
         assert server.errors == []

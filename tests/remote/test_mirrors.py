@@ -9,14 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from cache_data import opened
 from hub_data import make_dataset, tree_of
 from hub_mirror import Behaviour, HubMirror, Trait
-from hub_server import HubServer
+from hub_server import HubServer, point_client
 from huggingface_hub import HfFileSystem, constants
 
 from shardkit import hub_answers, network
@@ -45,11 +44,7 @@ SOUND = {
 def behind(hub: HubServer, monkeypatch: pytest.MonkeyPatch, *traits: Trait) -> Iterator[HubMirror]:
     """A mirror of `hub` that this process's clients ask in its place."""
     with HubMirror(hub, traits=traits) as mirror:
-        monkeypatch.setattr(constants, "ENDPOINT", mirror.endpoint)
-        template = mirror.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", mirror.endpoint)
-        HfFileSystem.clear_instance_cache()
+        point_client(monkeypatch, mirror.endpoint)
         yield mirror
         assert mirror.errors == []
     HfFileSystem.clear_instance_cache()

@@ -545,6 +545,17 @@ class HubServer(FaultyServer):
         return self.repo(repo_id, repo_type).history(revision)
 
 
+def point_client(monkeypatch: Any, endpoint: str) -> None:
+    """This process's clients ask `endpoint`, whatever `HF_ENDPOINT` was when they were imported."""
+    import datasets
+    from huggingface_hub import HfFileSystem, constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", endpoint)
+    HfFileSystem.clear_instance_cache()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Serve a local Hugging Face Hub and print its URL.")
     parser.add_argument("--port", type=int, default=0)

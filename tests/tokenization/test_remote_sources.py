@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hub_server import HubServer
+from hub_server import HubServer, point_client
 
 from shardkit import Manifest, tokenize
 from shardkit.look.progress import run_summary
@@ -71,7 +71,7 @@ def test_where_chunks_bring_more_than_may_be_held_a_worker_has_one_at_a_time(
     hub: HubServer, expected: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+    point_client(monkeypatch, hub.endpoint)
     had: list[int] = []
     idle = LocalRunner._idle
 
