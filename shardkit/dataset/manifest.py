@@ -90,6 +90,8 @@ class Manifest:
         data = _plain(self)
         del data["directory"]
         data["tokens"], data["documents"], data["fingerprint"] = self.tokens, self.documents, self.fingerprint
+        if data["tokenizer"] and not data["tokenizer"]["file_sha256"]:
+            del data["tokenizer"]["file_sha256"]
         for shard in data["shards"]:
             if not shard["edges"]:
                 del shard["edges"]

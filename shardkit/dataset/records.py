@@ -120,9 +120,11 @@ class SourceInfo:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizerInfo:
     """`name` as given to `--tokenizer` (of a file or folder `tokenizer.json`, of a model on the Hub with the commit);
-    ids are below `vocab_size`; `ranks_sha256` pins the vocabulary itself."""
+    ids are below `vocab_size`; `ranks_sha256` pins the vocabulary itself: it is the SHA-256 of its `tokenizer.json`, or
+    of tiktoken's rank file. Then `file_sha256` is that of the `tokenizer.json` beside the manifest, if there is one."""
 
     name: str
     vocab_size: int
     eot_id: int
     ranks_sha256: str
+    file_sha256: str = field(default="", compare=False)

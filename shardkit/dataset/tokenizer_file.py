@@ -1,8 +1,7 @@
 """The dataset's own `tokenizer.json`, beside its manifest: whoever has the dataset has the vocabulary too.
 
-It is there where the vocabulary came as such a file, and nothing else names it: the manifest has its SHA-256
-(`ranks_sha256`). Beside it a `tokenizer_config.json`, so that `transformers.AutoTokenizer.from_pretrained` reads the
-folder or the repo.
+The manifest has its SHA-256. Beside it a `tokenizer_config.json`, so that `transformers.AutoTokenizer.from_pretrained`
+reads the folder or the repo.
 """
 
 from __future__ import annotations
@@ -21,10 +20,15 @@ TOKENIZER_NAME = "tokenizer.json"
 TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
 
 
+def file_sha256(info: TokenizerInfo) -> str:
+    """The SHA-256 of the dataset's `tokenizer.json`, if it has one."""
+    return info.file_sha256 or info.ranks_sha256
+
+
 def tokenizer_files(info: TokenizerInfo | None, data: bytes) -> dict[str, bytes]:
     """Name and content of both files, `tokenizer.json` last; none if `data` is not the one that the manifest's `info`
     means."""
-    if info is None or hashlib.sha256(data).hexdigest() != info.ranks_sha256:
+    if info is None or hashlib.sha256(data).hexdigest() != file_sha256(info):
         return {}
     end = _token(data, info.eot_id)
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}

@@ -6,19 +6,20 @@ import dataclasses
 import os
 import tempfile
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, wait
 from functools import partial
 from pathlib import Path
 
 from shardkit.dataset.check import check_shard
 from shardkit.dataset.llmc import bin_to_npy
-from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, ShardInfo
+from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest, ShardInfo
 from shardkit.dataset.shards import open_shard
+from shardkit.dataset.tokenizer_file import TOKENIZER_NAME, file_sha256, read_tokenizer_files, tokenizer_files
 from shardkit.errors import DiskFull, HubError, ShardError
 from shardkit.files import atomic_write, format_bytes, free_bytes, read_small_file, remove_tree, write_error
 from shardkit.hub_answers import or_mirror
-from shardkit.remote.interface import Remote
+from shardkit.remote.interface import Remote, RemoteFile
 from shardkit.remote.threads import TransferThreads
 from shardkit.remote.uploader import TransferProgress
 
@@ -47,6 +48,17 @@ class WantedFile:
     def is_bin(self) -> bool:
         """Whether it must be converted on arrival."""
         return self.file.endswith(".bin")
+
+
+def fetch_tokenizer(
+    remote: Remote, files: Mapping[str, RemoteFile], directory: Path, manifest: Manifest
+) -> dict[str, bytes]:
+    """Name and content of the files of the dataset's own tokenizer; none if they are in `directory`, or the remote has
+    none, or another."""
+    info, listed = manifest.tokenizer, files.get(TOKENIZER_NAME)
+    if info is None or listed is None or listed.sha256 not in ("", file_sha256(info)):
+        return {}
+    return {} if read_tokenizer_files(directory, info) else tokenizer_files(info, remote.read(TOKENIZER_NAME))
 
 
 def download_files(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -16,16 +16,13 @@ from typing import NamedTuple
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest
 from shardkit.dataset.tokenizer_file import (
     TOKENIZER_NAME,
-    read_tokenizer_files,
-    tokenizer_files,
     write_tokenizer_files,
 )
 from shardkit.errors import HubError, ManifestError, OutputError, ShardError, ShardkitWarning, UsageError
 from shardkit.files import hold_lock, remove_tree, write_error
 from shardkit.remote.address import open_remote
 from shardkit.remote.bare_shards import pull_bare
-from shardkit.remote.download import WantedFile, download_files, write_manifest
-from shardkit.remote.interface import Remote, RemoteFile
+from shardkit.remote.download import WantedFile, download_files, fetch_tokenizer, write_manifest
 from shardkit.remote.listing import Selection, check_listing, names_secrets, published
 from shardkit.remote.uploader import TransferProgress
 
@@ -108,27 +105,16 @@ def pull_checked(
         listed = {shard.file for shard in local.shards} if local else set()
         download_files(remote, directory, wanted, listed, workers, progress)
         part.check_files(directory)
-        _fetch_tokenizer(remote, remote_files, directory, part)
+        if not write_tokenizer_files(directory, fetch_tokenizer(remote, remote_files, directory, part)):
+            warnings.warn(
+                f"{directory} holds another {TOKENIZER_NAME} than this dataset's, which stays: move it away and pull "
+                "again to have the dataset's own",
+                ShardkitWarning,
+                stacklevel=3,
+            )
         as_published = part is whole and not names_secrets(text, whole)
         write_manifest(directory, text if as_published else part.to_json().encode())
     return Pulled(part, all(shard.sha256 for shard in part.shards))
-
-
-def _fetch_tokenizer(remote: Remote, files: Mapping[str, RemoteFile], directory: Path, manifest: Manifest) -> None:
-    """Fetch the dataset's own `tokenizer.json`, unless it is here, or what is there is another. Warns
-    (`ShardkitWarning`) if another is here."""
-    info, listed = manifest.tokenizer, files.get(TOKENIZER_NAME)
-    if info is None or listed is None or listed.sha256 not in ("", info.ranks_sha256):
-        return
-    if read_tokenizer_files(directory, info):
-        return
-    if not write_tokenizer_files(directory, tokenizer_files(info, remote.read(TOKENIZER_NAME))):
-        warnings.warn(
-            f"{directory} holds another {TOKENIZER_NAME} than this dataset's, which stays: move it away and pull "
-            "again to have the dataset's own",
-            ShardkitWarning,
-            stacklevel=4,
-        )
 
 
 def _local_manifest(directory: Path) -> Manifest | None:

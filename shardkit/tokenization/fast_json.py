@@ -7,7 +7,8 @@ order of ranks, the length of the left one. `python -m shardkit.tokenization.fas
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from shardkit.errors import TokenizerError
 from shardkit.tokenization.tiktoken_files import byte_to_unicode, load_encoding, ranks_sha256
-from shardkit.tokenization.tokenizer_json import bpe_tokenizer_json
+from shardkit.tokenization.tokenizer_json import bpe_tokenizer_json, special_tokens
 
 # cl100k_base's pattern in tiktoken, and as published tokenizer.json files have it (Llama 3's): the engine knows the
 # latter, and is four times as fast with it. They cut a text alike but for blanks at its end, where no token of the
@@ -53,6 +54,24 @@ def fast_tokenizer_json(ranks: dict[bytes, int], pattern: str, sha256: str = "")
     pre = byte_level if gpt2 else {"type": "Sequence", "pretokenizers": [split, byte_level]}
     vocab = {spelled[token]: rank for token, rank in ranks.items()} | _holes(ranks)
     return bpe_tokenizer_json(vocab, merges, pre_tokenizer=pre, decoder=byte_level)
+
+
+def with_special_tokens(fast_json: str, special: Mapping[str, int]) -> str:
+    """What `fast_tokenizer_json` gave, with the special tokens, for Hugging Face's libraries, which do not mind ids
+    that no token has."""
+    first = {number: token for token, number in reversed(list(special.items()))}  # o200k_harmony has two names for one
+    special = {token: number for token, number in special.items() if first[number] == token}
+    stated = json.loads(fast_json)
+    vocab = {token: number for token, number in stated["model"]["vocab"].items() if not token.startswith(" ")}
+    stated["model"]["vocab"] = vocab | special  # without them there, other ids would be given to them
+    return json.dumps({**stated, "added_tokens": special_tokens(special)})
+
+
+def bytes_tokenizer_json(special: Mapping[str, int]) -> str:
+    """A `tokenizer.json` whose ids 0 to 255 are the bytes of a text in UTF-8."""
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    vocab = {char: byte for byte, char in byte_to_unicode().items()} | dict(special)
+    return bpe_tokenizer_json(vocab, [], pre_tokenizer=byte_level, decoder=byte_level, special=special)
 
 
 def _holes(ranks: dict[bytes, int]) -> dict[str, int]:

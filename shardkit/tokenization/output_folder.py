@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 from collections.abc import Iterator
@@ -16,10 +17,12 @@ from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest, Tokeniz
 from shardkit.dataset.shards import shard_name
 from shardkit.dataset.tokenizer_file import TOKENIZER_NAME, own_tokenizer_paths, tokenizer_files, write_tokenizer_files
 from shardkit.dataset.typed_json import parse_json
-from shardkit.errors import ManifestError, OutputError, ShardError, UsageError
+from shardkit.errors import ManifestError, OutputError, ShardError, TokenizerError, UsageError
 from shardkit.files import hold_lock, read_small_file, write_error
 from shardkit.sources.open import DEFAULT_SOURCE
 from shardkit.tokenization.run_spec import RunSpec
+from shardkit.tokenization.tiktoken_files import is_encoding
+from shardkit.tokenization.tokenizer import Tokenizer
 
 _LOCK = "lock"
 
@@ -184,10 +187,14 @@ def _own_tokenizer(directory: Path) -> list[Path]:
     """The files of the tokenizer in `directory`, as far as they are as shardkit wrote them for the manifest there, or
     at the end of the run whose journal is there."""
     infos = [Manifest.load(directory).tokenizer] if (directory / MANIFEST_NAME).exists() else []
-    with suppress(ValueError, KeyError, TypeError, IndexError, OSError):
+    with suppress(ValueError, KeyError, TypeError, IndexError, OSError, TokenizerError):
         identity = parse_json(read_small_file(directory / JOURNAL_FILE).splitlines()[0])["identity"]
         sha256, eot_id = str(identity["vocabulary"]), int(identity["end of text"])
         infos.append(TokenizerInfo(name="", vocab_size=0, eot_id=eot_id, ranks_sha256=sha256))
+        name = str(identity["tokenizer"])
+        if (directory / TOKENIZER_NAME).exists() and (name == "bytes" or is_encoding(name)):
+            made = Tokenizer(name, encoder="tiktoken").info_with_file
+            infos.append(dataclasses.replace(made, eot_id=eot_id))
     return list(dict.fromkeys(path for info in infos if info for path in own_tokenizer_paths(directory, info)))
 
 

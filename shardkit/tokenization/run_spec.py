@@ -117,7 +117,7 @@ class RunSpec:
         stated = dict(info.options) | {name: value for name, value in options.items() if value is not None}
         return Manifest(
             shardkit_version=__version__,
-            tokenizer=tokenizer.info,
+            tokenizer=tokenizer.info_with_file,
             dtype=tokenizer.dtype.name,
             tokens_per_shard=self.tokens_per_shard,
             encoder=tokenizer.encoder_facts,

@@ -113,6 +113,31 @@ def seed_tiktoken_cache(encoding: str) -> bool:
     return True
 
 
+def seed_from_tokenizer_json(encoding: str, text: bytes) -> None:
+    """Make the file of `encoding` available to tiktoken out of a `tokenizer.json` with the same tokens, where it is not
+    on this machine yet. Does nothing where that cannot be done: its hash decides."""
+    files = _FILES.get("r50k_base" if encoding == "gpt2" else encoding, ())
+    folder = _cache_folder()
+    if folder is None:
+        return
+    for url, sha256 in files:
+        target = folder / hashlib.sha1(url.encode()).hexdigest()
+        if _has(target, sha256):
+            continue
+        decode = {char: byte for byte, char in byte_to_unicode().items()}
+        try:
+            stated = json.loads(text)
+            special = {token["content"] for token in stated["added_tokens"]}
+            vocab = [(token, rank) for token, rank in stated["model"]["vocab"].items() if token not in special]
+            ranks = {bytes([decode[char] for char in token]): rank for token, rank in vocab}
+            data = rank_file(ranks)
+            if hashlib.sha256(data).hexdigest() == sha256:
+                folder.mkdir(parents=True, exist_ok=True)
+                atomic_write(target, data)
+        except (ValueError, LookupError, TypeError, AttributeError, OSError, OutputError):
+            return
+
+
 def _cache_folder() -> Path | None:
     named = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
     if named is None:
@@ -162,8 +187,13 @@ def rank_line(token: bytes, rank: int) -> bytes:
 
 def ranks_sha256(ranks: dict[bytes, int]) -> str:
     """The SHA-256 of the `.tiktoken` rank file with these ranks, in their order: what names a vocabulary."""
+    return hashlib.sha256(rank_file(ranks)).hexdigest()
+
+
+def rank_file(ranks: dict[bytes, int]) -> bytes:
+    """The `.tiktoken` rank file with these ranks."""
     by_rank = sorted(ranks.items(), key=lambda item: item[1])
-    return hashlib.sha256(b"".join([rank_line(token, rank) for token, rank in by_rank])).hexdigest()
+    return b"".join([rank_line(token, rank) for token, rank in by_rank])
 
 
 # p50k_base is r50k_base and runs of 2 to 25 spaces.

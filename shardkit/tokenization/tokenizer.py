@@ -8,15 +8,17 @@ files of text or of shards.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shardkit.dataset.manifest import Manifest
+from shardkit.dataset.manifest import Manifest, TokenizerInfo
 from shardkit.errors import AuditError, TokenizerError, UsageError
 from shardkit.tokenization import cutting
 from shardkit.tokenization.engine_calls import Unencodable
@@ -34,6 +36,7 @@ from shardkit.tokenization.vocabulary import (
     Vocabulary,
     dataset_vocabulary,
     load_vocabulary,
+    tokenizer_json_of,
     with_fast_json,
 )
 
@@ -87,10 +90,17 @@ class Tokenizer:
         """The end-of-text token's id."""
         return self.info.eot_id
 
-    @property
+    @cached_property
     def file(self) -> bytes:
-        """The `tokenizer.json` that the vocabulary came in; empty if it did not."""
-        return (self.vocabulary.tokenizer_json or "").encode()
+        """The `tokenizer.json` that the vocabulary came in, or that is made of it for other libraries; empty for an
+        encoding of which none can be made."""
+        return tokenizer_json_of(self.vocabulary).encode()
+
+    @property
+    def info_with_file(self) -> TokenizerInfo:
+        """`info`, with the hash of `file`, for the manifest of a dataset that has it."""
+        sha256 = hashlib.sha256(self.file).hexdigest() if self.file else ""
+        return replace(self.info, file_sha256="" if sha256 == self.info.ranks_sha256 else sha256)
 
     @property
     def is_fast(self) -> bool:

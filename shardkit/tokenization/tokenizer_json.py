@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,10 @@ def bpe_tokenizer_json(
     *,
     pre_tokenizer: dict[str, Any] | None,
     decoder: dict[str, Any],
-    special: dict[str, int] | None = None,
+    special: Mapping[str, int] | None = None,
 ) -> str:
     """The text of a `tokenizer.json` of a byte-pair encoding, which changes no text before it cuts it; `special` are
     its special tokens."""
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     model = {
         "type": "BPE",
         "dropout": None,
@@ -68,7 +67,7 @@ def bpe_tokenizer_json(
             "version": "1.0",
             "truncation": None,
             "padding": None,
-            "added_tokens": [{"id": number, "content": token, **flags} for token, number in (special or {}).items()],
+            "added_tokens": special_tokens(special or {}),
             "normalizer": None,
             "pre_tokenizer": pre_tokenizer,
             "post_processor": None,
@@ -76,6 +75,12 @@ def bpe_tokenizer_json(
             "model": model,
         }
     )
+
+
+def special_tokens(special: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Special tokens and their ids, as `added_tokens` of a `tokenizer.json` has them."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return [{"id": number, "content": token, **flags} for token, number in special.items()]
 
 
 def has_pattern_of_gpt2(stated: dict[str, Any]) -> bool:

@@ -17,10 +17,22 @@ from typing import Any
 from shardkit.dataset.manifest import Manifest, TokenizerInfo
 from shardkit.dataset.tokenizer_file import TOKENIZER_NAME, read_tokenizer_files
 from shardkit.errors import TokenizerError
-from shardkit.tokenization.fast_json import engine_pattern, fast_tokenizer_json
+from shardkit.tokenization.fast_json import (
+    bytes_tokenizer_json,
+    engine_pattern,
+    fast_tokenizer_json,
+    known_splits,
+    with_special_tokens,
+)
 from shardkit.tokenization.hub_vocabulary import fetch_tokenizer, is_model_id, tokenizer_in
 from shardkit.tokenization.proofs import Proof, find_proof, proof_key
-from shardkit.tokenization.tiktoken_files import is_encoding, load_encoding, ranks_sha256, seed_tiktoken_cache
+from shardkit.tokenization.tiktoken_files import (
+    is_encoding,
+    load_encoding,
+    ranks_sha256,
+    seed_from_tokenizer_json,
+    seed_tiktoken_cache,
+)
 from shardkit.tokenization.tokenizer_json import find_eot, is_by_character, parse_tokenizer_json, read_tokenizer_json
 
 CHARS = "chars"  # the vocabulary that `characters.py` makes of a source
@@ -100,6 +112,19 @@ def with_fast_json(vocabulary: Vocabulary) -> Vocabulary:
     return replace(vocabulary, fast_json=spelled)
 
 
+def tokenizer_json_of(vocabulary: Vocabulary) -> str:
+    """The text of a `tokenizer.json` with its special tokens, which other libraries read: the one that it came in, or
+    one made of it; "" for an encoding of which none can be made in short time."""
+    if vocabulary.tokenizer_json is not None:
+        return vocabulary.tokenizer_json
+    known = vocabulary.encoding
+    if known is None:
+        return bytes_tokenizer_json({_EOT: vocabulary.info.eot_id})
+    if known_splits(vocabulary.info.ranks_sha256) is None:
+        return ""
+    return with_special_tokens(with_fast_json(vocabulary).fast_json or "", known["special_tokens"])
+
+
 @lru_cache(maxsize=2)
 def _attach(vocabulary: Vocabulary, proof: Proof | None) -> Vocabulary:
     return replace(vocabulary, proof=proof)
@@ -136,7 +161,8 @@ def dataset_vocabulary(manifest: Manifest, name: str | None = None) -> Vocabular
     if ours is None:
         return load_vocabulary(name or "gpt2")
     place = where or "the dataset"
-    if name is None and where is not None and read_tokenizer_files(where, ours):
+    files = read_tokenizer_files(where, ours) if name is None and where is not None else {}
+    if files and where is not None and not ours.file_sha256:
         loaded = _with_own_proof(_from_file(where / TOKENIZER_NAME, None, ours))
     elif name is None and ours.name != "bytes" and not is_encoding(ours.name) and not _is_here(ours.name):
         raise TokenizerError(
@@ -144,6 +170,8 @@ def dataset_vocabulary(manifest: Manifest, name: str | None = None) -> Vocabular
             f"with the file whose SHA-256 is {ours.ranks_sha256}"
         )
     else:
+        if files:
+            seed_from_tokenizer_json(ours.name, files[TOKENIZER_NAME])
         loaded = load_vocabulary(name or ours.name)
     if loaded.info.ranks_sha256 != ours.ranks_sha256 or loaded.info.vocab_size > ours.vocab_size:
         raise TokenizerError(

@@ -7,15 +7,19 @@ import json
 from pathlib import Path
 
 import pytest
+import tiktoken
 import tokenizers
 from hub_server import HubServer
 from huggingface_hub import HfApi
 from texts import prose, write_parquet
 from vocabulary_data import train_vocabulary
 
-from shardkit import Manifest, Tokenizer, pull, push, tokenize
+from shardkit import Manifest, ShardLoader, Tokenizer, pull, push, tokenize
 from shardkit.errors import OutputError, ShardkitError, ShardkitWarning, TokenizerError
 from shardkit.look.peek import peek_document
+from shardkit.tokenization import tiktoken_files
+from shardkit.tokenization import vocabulary as vocabulary_module
+from shardkit.tokenization.battery import representatives
 from shardkit.tokenization.vocabulary import load_vocabulary
 
 REPO = "alice/words"
@@ -84,9 +88,48 @@ def test_another_file_of_the_same_name_is_refused(out: Path, vocabulary: Path, m
     assert Tokenizer.of_dataset(manifest, name=str(vocabulary)).info == manifest.tokenizer
 
 
+@pytest.mark.parametrize("name", ["gpt2", "p50k_base", "cl100k_base", "o200k_harmony", "bytes"])
+def test_transformers_reads_the_folder_of_a_dataset_of_any_vocabulary(name: str, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    manifest = make(tmp_path / "out", name)
+    assert manifest.tokenizer is not None
+    theirs, ours = AutoTokenizer.from_pretrained(str(tmp_path / "out")), Tokenizer(name)
+    alike = [*prose(20), *(character * 3 + " x" + character for character in representatives())]
+    for text in alike:
+        ids = theirs(text, add_special_tokens=False)["input_ids"]
+        assert ids == ours.encode_ordinary(text), text
+        assert theirs.decode(ids) == text
+    assert (theirs.eos_token, theirs.eos_token_id) == ("<|endoftext|>", ours.eot_id)
+    assert len(theirs) <= manifest.tokenizer.vocab_size  # ids that no token has
+    assert theirs("a<|endoftext|>")["input_ids"][-1] == ours.eot_id  # as a model's own tokenizer does
+
+
+@pytest.mark.parametrize("name", ["gpt2", "cl100k_base"])
+def test_a_dataset_is_read_where_the_vocabulary_is_not_and_there_is_no_network(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = make(tmp_path / "out", name)
+    monkeypatch.setattr(tiktoken.registry, "ENCODINGS", {})  # those that are in memory
+    monkeypatch.setattr(tiktoken_files, "_packaged", lambda name: None)
+    vocabulary_module._from_tiktoken.cache_clear()
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    with pytest.raises(TokenizerError, match="is not on this machine and cannot be downloaded"):
+        load_vocabulary(name)
+    damaged = (tmp_path / "out" / "tokenizer.json").read_bytes()
+    (tmp_path / "out" / "tokenizer.json").write_bytes(damaged.replace(b'"!"', b'"?"', 1))
+    with pytest.raises(TokenizerError, match="is not on this machine and cannot be downloaded"):
+        Tokenizer.of_dataset(manifest)
+    (tmp_path / "out" / "tokenizer.json").write_bytes(damaged)
+    assert peek_document(tmp_path / "out", 3)["text"].startswith(prose(60)[3][:200])
+    assert Tokenizer.of_dataset(manifest).info == manifest.tokenizer
+
+
 def test_an_encoding_of_tiktoken_is_known_by_its_name_and_checked_too(tmp_path: Path) -> None:
     manifest = make(tmp_path / "out", "gpt2")
-    assert names(tmp_path / "out") & FILES == set()
+    for name in FILES:
+        (tmp_path / "out" / name).unlink()
     assert Tokenizer.of_dataset(manifest).name == "gpt2"
     assert manifest.tokenizer is not None
     other = dataclasses.replace(manifest, tokenizer=dataclasses.replace(manifest.tokenizer, ranks_sha256="0" * 64))
@@ -114,6 +157,18 @@ def test_it_travels_with_the_dataset(place: str, hub: HubServer, out: Path, tmp_
     assert push(out, repo).sent_files == 0
 
 
+@pytest.mark.parametrize("name", ["gpt2", "a file's"])
+def test_a_dataset_that_is_streamed_has_it_too(name: str, served: HubServer, out: Path, tmp_path: Path) -> None:
+    for overwrite in (False, True):  # the second time another dataset is at the same place
+        if name == "gpt2" or overwrite:
+            make(out, "gpt2" if not overwrite else train_vocabulary(tmp_path / "b.json", size=300), overwrite=True)
+        push(out, REPO, overwrite=overwrite)
+        loader = ShardLoader(REPO, batch_size=1, seq_len=8, split="val", cache=tmp_path / "cache")
+        assert loader.manifest is not None
+        assert Tokenizer.of_dataset(loader.manifest).file == (out / "tokenizer.json").read_bytes()
+        loader.close()
+
+
 def test_a_run_that_pushes_sends_it_too(hub: HubServer, vocabulary: Path, tmp_path: Path) -> None:
     made = make(tmp_path / "small", vocabulary, push=REPO, max_disk=1 << 20)
     assert names(tmp_path / "small") & FILES == set()
@@ -125,6 +180,7 @@ def test_a_file_that_is_not_the_datasets_is_neither_fetched_nor_replaced(
     hub: HubServer, out: Path, tmp_path: Path
 ) -> None:
     make(tmp_path / "plain", "gpt2")
+    (tmp_path / "plain" / "tokenizer_config.json").unlink()
     (tmp_path / "plain" / "tokenizer.json").write_text("not the dataset's")
     push(tmp_path / "plain", str(tmp_path / "remote"))
     assert "tokenizer.json" not in names(tmp_path / "remote")
@@ -139,7 +195,7 @@ def test_what_replaces_the_dataset_replaces_it_too(hub: HubServer, out: Path, tm
     push(out, REPO)
     push(tmp_path / "plain", REPO, overwrite=True)
     pull(REPO, tmp_path / "copy")
-    assert names(tmp_path / "copy") & FILES == set()
+    assert (tmp_path / "copy" / "tokenizer.json").read_bytes() == (tmp_path / "plain" / "tokenizer.json").read_bytes()
     other = train_vocabulary(tmp_path / "other" / "tokenizer.json", size=300)
     make(out, other, overwrite=True)
     assert (out / "tokenizer.json").read_bytes() == other.read_bytes()
@@ -148,11 +204,15 @@ def test_what_replaces_the_dataset_replaces_it_too(hub: HubServer, out: Path, tm
     assert (tmp_path / "again" / "tokenizer.json").read_bytes() == other.read_bytes()
     (out / "tokenizer_config.json").write_text("{}")  # the user's, from now on
     make(out, "gpt2", overwrite=True)
-    assert names(out) & FILES == {"tokenizer_config.json"}
+    assert (out / "tokenizer_config.json").read_text() == "{}"
+    assert (out / "tokenizer.json").read_bytes() == (tmp_path / "plain" / "tokenizer.json").read_bytes()
 
 
 @pytest.mark.parametrize("killed", ["before the manifest", "in clearing"])
-def test_what_a_killed_run_left_is_replaced_too(killed: str, out: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", ["a file's", "gpt2", "bytes"])
+def test_what_a_killed_run_left_is_replaced_too(before: str, killed: str, out: Path, tmp_path: Path) -> None:
+    if before != "a file's":
+        make(out, before, overwrite=True)
     (out / "manifest.json").unlink()
     if killed == "in clearing":
         (out / "tokenizer.json").unlink()

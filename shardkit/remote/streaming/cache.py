@@ -66,7 +66,7 @@ class ShardCache:
         self.revision = dataset.revision  # the commit, "" where there are none
         self.unfinished = dataset.unfinished
         self._sizes = {shard.file: shard.bytes for shard in self.manifest.shards}
-        self._small_bytes = small_bytes(self.manifest)
+        self._small_bytes = small_bytes(self.manifest, folder.path)
         self._edges = EdgeFolder(folder.edges / dataset.digest[:16], np.dtype(self.manifest.dtype).newbyteorder("<"))
         self._edge_bytes = 0
         self._wants: list[str] = []

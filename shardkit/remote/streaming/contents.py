@@ -7,11 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest, ShardInfo
 from shardkit.dataset.shards import SHARD_NAME
+from shardkit.dataset.tokenizer_file import write_tokenizer_files
 from shardkit.errors import HubError, UsageError
 from shardkit.redaction import public_address
 from shardkit.remote.address import open_remote
-from shardkit.remote.download import WantedFile
-from shardkit.remote.interface import Remote
+from shardkit.remote.download import WantedFile, fetch_tokenizer
+from shardkit.remote.interface import Remote, RemoteFile
 from shardkit.remote.listing import check_listing, published, published_so_far
 from shardkit.remote.streaming.folder import CacheFolder, Dataset, small_bytes, source_key
 
@@ -25,7 +26,7 @@ class OpenDataset:
         manifest = Manifest.from_json(record.manifest, where=str(folder.dataset))
         self.shards: dict[str, ShardInfo] = {shard.file: shard for shard in manifest.shards}
         self.sizes = {shard.file: shard.bytes for shard in manifest.shards}
-        self.small_bytes = small_bytes(manifest)
+        self.small_bytes = small_bytes(manifest, folder.path)
         files = [path for path in folder.path.iterdir() if SHARD_NAME.match(path.name) and path.is_file()]
         self.contents = CacheContents({path.name: path.stat().st_size for path in files})
 
@@ -39,7 +40,9 @@ def open_dataset(folder: CacheFolder, source: str, revision: str | None) -> Open
         check_listing(remote, [wanted_file(shard) for shard in manifest.shards], remote.files())
         return OpenDataset(folder, remote, record)
     remote = open_remote(source, revision=revision)
-    manifest, unfinished = _read_manifest(remote)
+    listing = remote.files()
+    manifest, unfinished = _read_manifest(remote, listing)
+    _write_tokenizer(remote, listing, folder, manifest)
     record = Dataset(
         key=source_key(public_address(source)),
         name=remote.name,
@@ -52,14 +55,23 @@ def open_dataset(folder: CacheFolder, source: str, revision: str | None) -> Open
     return OpenDataset(folder, remote, record)
 
 
+def _write_tokenizer(
+    remote: Remote, listing: Mapping[str, RemoteFile], folder: CacheFolder, manifest: Manifest
+) -> None:
+    """Put the dataset's own `tokenizer.json` into the folder, in place of that of a dataset that was there before."""
+    files = fetch_tokenizer(remote, listing, folder.path, manifest)
+    for name in files:
+        (folder.path / name).unlink(missing_ok=True)
+    write_tokenizer_files(folder.path, files)
+
+
 def wanted_file(shard: ShardInfo) -> WantedFile:
     """A shard as what is fetched."""
     return WantedFile.of(shard)
 
 
-def _read_manifest(remote: Remote) -> tuple[Manifest, bool]:
+def _read_manifest(remote: Remote, listing: Mapping[str, RemoteFile]) -> tuple[Manifest, bool]:
     """The manifest at the remote, or that of a dataset that is still being written; and whether it is."""
-    listing = remote.files()
     unfinished = MANIFEST_NAME not in listing and JOURNAL_FILE in listing
     if unfinished:
         manifest = published_so_far(remote, listing)

@@ -222,9 +222,11 @@ def source_key(source: str) -> str:
     return hashlib.sha256(source.encode()).hexdigest()
 
 
-def small_bytes(manifest: Manifest) -> int:
-    """What the folder's bound keeps free for everything that is not a shard; above what is ever needed."""
-    return _SPARE_BYTES + 2 * len(json.dumps(manifest.to_json())) + 160 * len(manifest.shards)
+def small_bytes(manifest: Manifest, path: Path | None = None) -> int:
+    """What a folder's bound leaves free for everything that is not a shard, above what is ever needed; with the
+    tokenizer's files that are in the folder `path`."""
+    tokenizer = sum(file.stat().st_size for file in path.glob("tokenizer*.json")) if path is not None else 0
+    return _SPARE_BYTES + 2 * len(json.dumps(manifest.to_json())) + 160 * len(manifest.shards) + tokenizer
 
 
 def _to_json(record: Lease | Status | Dataset) -> str:
