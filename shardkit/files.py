@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writes, long files, locks, hashes, free space. Knows nothing of shards."""
+"""Files that are whole or not there: atomic writes, long files, hashes, free space. Knows nothing of shards."""
 
 from __future__ import annotations
 
@@ -8,13 +8,9 @@ import mmap
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from functools import partial
+from contextlib import suppress
 from io import BufferedReader, RawIOBase
 from pathlib import Path
-
-import filelock
 
 from shardkit.errors import DiskFull, OutputError
 
@@ -197,74 +193,6 @@ def write_error(error: OSError, path: Path, needed: int) -> OutputError:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return OutputError(f"no permission to write {path} ({error.strerror}): choose another folder or fix its rights")
     return OutputError(f"cannot write {path}: {error.strerror or error}")
-
-
-_LOCK_TRIES = 100  # of a lock file whose folder was removed
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)
-
-
-@contextmanager
-def hold_lock(path: Path, *, busy: str | None, remove: bool = False) -> Iterator[None]:
-    """Hold the lock file at `path`, made if need be, while the block runs; the system lets go of it if we die.
-
-    Where another process or thread holds it, raises `OutputError(busy)`, or waits if `busy` is None. With `remove` the
-    file is deleted at the end. Raises `OutputError` where it cannot be written, or the file system has no locks.
-    """
-    try:
-        release = _lock(path, wait=busy is None)
-    except (BlockingIOError, filelock.Timeout):
-        raise OutputError(busy or "") from None
-    except OSError as error:
-        if error.errno in _NO_LOCKS:
-            raise OutputError(
-                f"cannot lock {path}: its file system has no file locks ({error.strerror}); mount it with them "
-                "(Lustre: -o flock, NFS: its lock service), or choose a folder on another disk"
-            ) from error
-        raise write_error(error, path, 0) from error
-    try:
-        yield
-    finally:
-        if remove:
-            with suppress(OSError):  # Windows does not delete an open file
-                path.unlink()  # while it is held: whoever waits for this file finds that it is gone
-        release()
-
-
-def _lock(path: Path, *, wait: bool) -> Callable[[], None]:
-    """Lock the file that `path` names; returns what lets go of it. Raises `BlockingIOError` if another holds it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(path, timeout=-1 if wait else 0)
-        lock.acquire()
-        return lock.release
-    missing = 0
-    while missing < _LOCK_TRIES:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except FileNotFoundError:  # its folder was removed since
-            missing += 1
-            continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            if _is_open_as(path, fd):
-                return partial(os.close, fd)
-        except PermissionError as error:  # how some file systems say that another holds it
-            os.close(fd)
-            raise BlockingIOError(errno.EAGAIN, "locked") from error
-        except BaseException:
-            os.close(fd)
-            raise
-        os.close(fd)  # its last holder deleted the file: one of us gets the next one
-    raise FileNotFoundError(errno.ENOENT, "the folder comes and goes", str(path))
-
-
-def _is_open_as(path: Path, fd: int) -> bool:
-    with suppress(FileNotFoundError):
-        return os.path.samestat(path.stat(), os.fstat(fd))
-    return False
 
 
 def sha256_file(path: Path) -> str:

@@ -25,6 +25,10 @@ STORAGE_FULL = re.compile(r"storage (limit|space|quota|patterns)|upload more dat
 _MISSING = ("RepositoryNotFoundError", "BucketNotFoundError")  # no repo or bucket, or none that the token may see
 NO_ROOM = "no room left on the disk; make room and run the same command again"
 
+_NO_LOCKS = (
+    "was not asked: the Hub's client keeps files on a file system without file locks ({said}): set HF_HOME to a folder "
+    "on a disk of this machine"
+)
 _PAGE = "is not served by {endpoint}, which answered {asked} with a page ({status}), and not as the Hub does: {advice}"
 _PORTAL = "was not asked: this network wants a login first ({status}): open any page in a browser here"
 _LACKS = (
@@ -102,6 +106,7 @@ RULES = [  # the first that fits is followed
     Rule({"OfflineModeIsEnabled"}, False, None, "was not asked, offline mode is on: unset HF_HUB_OFFLINE"),
     Rule({"HFValidationError"}, False, None, "is not a name the Hub takes ({said}): write user/name"),
     *(Rule({number}, False, DiskFull, NO_ROOM) for number in ("ENOSPC", "EDQUOT")),
+    *(Rule({number}, False, None, _NO_LOCKS) for number in ("ENOLCK", "ENOTSUP", "EOPNOTSUPP")),
     Rule(
         {"DatasetNotFoundError"}, False, AuthError, f"is not for you to read ({{said}}): check its page, then {LOGIN}"
     ),

@@ -9,9 +9,6 @@ import io
 import os
 import resource
 import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shardkit.errors import DiskFull, OutputError
-from shardkit.files import LongFile, atomic_write, format_bytes, free_bytes, hold_lock, sha256_file, write_error
+from shardkit.files import LongFile, atomic_write, format_bytes, free_bytes, sha256_file, write_error
 
 
 @contextmanager
@@ -216,74 +213,3 @@ def test_a_disk_that_fills_within_a_block_is_an_error_and_not_a_shorter_file(tmp
     with file_size_limit(3 * 4096), pytest.raises(OSError, match="File too large"):
         file.write(b"x" * (2 * BLOCK))
     file.close()
-
-
-# -- locks -------------------------------------------------------------------------------------------------------------
-
-
-def test_a_lock_is_held_against_other_threads_and_processes_until_its_holder_ends(tmp_path: Path) -> None:
-    path = tmp_path / "made" / "a.lock"
-    hold = "import sys; from pathlib import Path; from shardkit.files import hold_lock\n" + (
-        "with hold_lock(Path(sys.argv[1]), busy='held'):\n    print('ready', flush=True); sys.stdin.read()"
-    )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", hold, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    with holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "ready\n"
-        with pytest.raises(OutputError, match="held by another"), hold_lock(path, busy="held by another"):
-            pass
-        holder.kill()
-    with (
-        hold_lock(path, busy="free again"),
-        pytest.raises(OutputError, match="held here"),
-        hold_lock(path, busy="held here"),
-    ):
-        pass
-
-
-def test_a_lock_whose_file_goes_with_its_holder_is_never_held_twice(tmp_path: Path) -> None:
-    path, holders, most = tmp_path / "folder" / "a.lock", 0, 0
-
-    def hold_often() -> None:
-        nonlocal holders, most
-        for _ in range(300):
-            with hold_lock(path, busy=None, remove=True):
-                holders += 1
-                most = max(most, holders)
-                os.sched_yield()
-                holders -= 1
-
-    threads = [threading.Thread(target=hold_often) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most == 1
-    assert not path.exists()
-
-
-@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK])
-def test_a_file_system_without_locks_is_one_clear_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
-) -> None:
-    def refuse(*arguments: object) -> None:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    expected = "its file system has no file locks .* choose a folder"
-    with pytest.raises(OutputError, match=expected) as caught, hold_lock(tmp_path / "a.lock", busy="held"):
-        pass
-    assert "\n" not in str(caught.value)
-
-
-def test_a_system_without_fcntl_has_locks_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "fcntl", None)
-    path = tmp_path / "a.lock"
-    with (
-        hold_lock(path, busy="free", remove=True),
-        pytest.raises(OutputError, match="held"),
-        hold_lock(path, busy="held"),
-    ):
-        pass

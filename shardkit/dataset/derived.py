@@ -1,7 +1,7 @@
 """Arrays that were computed from a split once, cached beside the dataset: `.npy` files in a folder for each key.
 
 A cached folder is used only where its key and the hash of every file are right, and computed again otherwise. Where it
-cannot be written (a read-only dataset, a full disk, a file system without locks) the arrays stay in memory. Of several
+cannot be written (a read-only dataset, a full disk) the arrays stay in memory. Of several
 processes that want the same arrays, the first computes them and the others wait. Knows nothing of documents or rows.
 """
 
@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from shardkit.dataset.token_stream import TokenStream
 from shardkit.dataset.typed_json import parse_json, read_record
 from shardkit.errors import OutputError
-from shardkit.files import hold_lock, read_small_file, sha256_file
+from shardkit.files import read_small_file, sha256_file
+from shardkit.locks import hold_lock
 
 _KEY_FILE = "kept.json"
 Arrays = dict[str, NDArray[np.integer]]
@@ -64,7 +65,7 @@ def derived_arrays(
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(hold_lock(folder / f"{home.name}.lock", busy=None))
-        except OutputError:  # no permission, or a file system without locks
+        except OutputError:  # no permission
             return _compute(dtypes, compute)
         if (arrays := _load(home, key, dtypes)) is not None:  # another process saved it while this one waited
             return arrays

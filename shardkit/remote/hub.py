@@ -28,9 +28,10 @@ from shardkit.dataset.manifest import ShardInfo
 from shardkit.errors import HubError
 from shardkit.files import sha256_file
 from shardkit.hub_address import HubAddress
+from shardkit.locks import NO_LOCKS
 from shardkit.network import with_retries
 from shardkit.remote.claim import LOOKS, always_changing, is_complete, is_written, not_ours_any_more
-from shardkit.remote.hub_client import Download, SilentError, while_bytes_come
+from shardkit.remote.hub_client import Download, SilentError, UnlockableError, while_bytes_come
 from shardkit.remote.hub_uploads import HubUploads
 from shardkit.remote.interface import CLAIM_FILE, PlaceChanged, RemoteFile, check_small
 
@@ -140,7 +141,7 @@ class HubRemote:
             try:
                 path = self._call(f"download {file}", partial(self._fetch_by_xet, file, folder))
                 return path, sha256_file(path)
-            except SilentError:
+            except (SilentError, UnlockableError):
                 self._xet_is_silent = True  # from here on by HTTP, which goes on from where a connection broke
         path = folder / Path(file).name
         url = hf_hub_url(self.repo_id, self._path(file), repo_type="dataset", revision=self.revision)
@@ -151,14 +152,19 @@ class HubRemote:
         own = tempfile.mkdtemp(dir=folder)  # where there is no copy yet, and a call left to itself disturbs nobody
 
         def get(bar: type[Any]) -> str:
-            return self._api.hf_hub_download(
-                self.repo_id,
-                self._path(file),
-                repo_type="dataset",
-                revision=self.revision,
-                local_dir=own,
-                tqdm_class=bar,
-            )
+            try:
+                return self._api.hf_hub_download(
+                    self.repo_id,
+                    self._path(file),
+                    repo_type="dataset",
+                    revision=self.revision,
+                    local_dir=own,
+                    tqdm_class=bar,
+                )
+            except OSError as error:
+                if error.errno in NO_LOCKS:
+                    raise UnlockableError from error
+                raise
 
         return Path(while_bytes_come(get, self.stopping))
 

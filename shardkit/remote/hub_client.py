@@ -90,6 +90,10 @@ class SilentError(Exception):
     """A transfer from which nothing has been heard for `XET_SILENT_SECONDS`, without a limit that it waits for."""
 
 
+class UnlockableError(Exception):
+    """A transfer that the client does not begin: it wants to lock a file where its file system has no locks."""
+
+
 def while_bytes_come(transfer: Callable[[type[tqdm[Any]]], Result], stop: threading.Event) -> Result:
     """Run `transfer(bar)` in a thread of its own, and return what it returns: a call of the client that takes the class
     `bar` for its progress bars, and so says that bytes arrive.

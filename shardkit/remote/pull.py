@@ -19,7 +19,8 @@ from shardkit.dataset.tokenizer_file import (
     write_tokenizer_files,
 )
 from shardkit.errors import HubError, ManifestError, OutputError, ShardError, ShardkitWarning, UsageError
-from shardkit.files import hold_lock, remove_tree, write_error
+from shardkit.files import remove_tree, write_error
+from shardkit.locks import hold_lock
 from shardkit.remote.address import open_remote
 from shardkit.remote.bare_shards import pull_bare
 from shardkit.remote.download import WantedFile, download_files, fetch_tokenizer, write_manifest

@@ -18,7 +18,9 @@ from shardkit.dataset.shards import shard_name
 from shardkit.dataset.tokenizer_file import TOKENIZER_NAME, own_tokenizer_paths, tokenizer_files, write_tokenizer_files
 from shardkit.dataset.typed_json import parse_json
 from shardkit.errors import ManifestError, OutputError, ShardError, TokenizerError, UsageError
-from shardkit.files import hold_lock, read_small_file, write_error
+from shardkit.files import read_small_file, write_error
+from shardkit.lock_owners import OWNER_SUFFIX
+from shardkit.locks import hold_lock
 from shardkit.sources.open import DEFAULT_SOURCE
 from shardkit.tokenization.run_spec import RunSpec
 from shardkit.tokenization.tiktoken_files import is_encoding
@@ -213,7 +215,7 @@ def clear(directory: Path) -> None:
         for path in shards:
             path.unlink()
         for path in (directory / WORK_DIR).iterdir():
-            if path.name != _LOCK:
+            if path.name not in (_LOCK, _LOCK + OWNER_SUFFIX):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     except OSError as error:
         raise write_error(error, directory, 0) from error

@@ -150,6 +150,17 @@ def test_a_download_by_xet_that_falls_silent_goes_on_by_http(
     assert tree_of(tmp_path / "b") == tree_of(tmp_path / "a")
 
 
+def test_where_the_client_finds_no_file_locks_a_download_goes_on_by_http(
+    hub: HubServer, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    make_dataset(tmp_path / "a")
+    run(environment, "push", tmp_path / "a", REPO)
+    paths = os.pathsep.join([str(Path(__file__).parents[1] / "support" / "hasty"), environment["PYTHONPATH"]])
+    without = environment | {"WITHOUT_LOCKS": "ENOLCK", "PYTHONPATH": paths}
+    assert "verified: yes" in run(without, "pull", REPO, tmp_path / "b")
+    assert tree_of(tmp_path / "b") == tree_of(tmp_path / "a")
+
+
 @pytest.mark.parametrize(("path", "nth"), [(XORBS, 3), ("/commit/", 2)])
 def test_a_push_by_xet_that_is_killed_sends_again_only_what_was_in_flight(
     hub: HubServer, tmp_path: Path, environment: dict[str, str], path: str, nth: int

@@ -16,8 +16,9 @@ from hub_data import make_dataset
 from hub_server import HubServer
 
 from shardkit.dataset.manifest import Manifest
+from shardkit.locks import is_locked
 from shardkit.remote.streaming.cache import ShardCache
-from shardkit.remote.streaming.folder import CacheFolder, Status, is_locked
+from shardkit.remote.streaming.folder import CacheFolder, Status
 
 REPO = "alice/demo"
 SUPPORT = Path(__file__).parent

@@ -28,6 +28,7 @@ from shardkit.files import format_bytes
 from shardkit.remote.streaming.edges import EdgeFolder, edge_bytes
 from shardkit.remote.streaming.folder import CacheFolder, Dataset, default_folder, full_name, small_bytes
 from shardkit.remote.streaming.lease import POLL_SECONDS, Reader
+from shardkit.remote.streaming.room import when_there_is_room
 
 
 def cache_folder_name(source: str, revision: str | None, split: str) -> str:
@@ -172,7 +173,7 @@ class ShardCache:
 
     def save_edge(self, name: str, tokens: Tokens) -> None:
         """Keep the edge of a shard, for when the shard is gone. Raises `OutputError` or `DiskFull`."""
-        self._edges.write(name, tokens)
+        when_there_is_room(self.directory, lambda: self._edges.write(name, tokens))
 
     def switch(self, stream: TokenStream, numbers: Sequence[int]) -> None:
         """Unmap all shards of `stream` but these, nearest need first, and want these alone."""

@@ -15,6 +15,7 @@ from shardkit.remote.download import WantedFile, fetch_tokenizer
 from shardkit.remote.interface import Remote, RemoteFile
 from shardkit.remote.listing import check_listing, published, published_so_far
 from shardkit.remote.streaming.folder import CacheFolder, Dataset, small_bytes, source_key
+from shardkit.remote.streaming.room import when_there_is_room
 
 
 class OpenDataset:
@@ -51,7 +52,7 @@ def open_dataset(folder: CacheFolder, source: str, revision: str | None) -> Open
         unfinished=unfinished,
         manifest=manifest.to_json(),
     )
-    folder.write(folder.dataset, record)
+    when_there_is_room(folder.path, lambda: folder.write(folder.dataset, record))
     return OpenDataset(folder, remote, record)
 
 

@@ -8,6 +8,7 @@ process, not a thread, so that Python's lock never holds up a training step (ben
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -23,17 +24,20 @@ from pathlib import Path
 from shardkit.dataset.check import check_shard
 from shardkit.errors import DiskFull, ShardError, ShardkitError
 from shardkit.files import format_bytes, free_bytes, remove_tree, write_error
+from shardkit.locks import lock_for_process
 from shardkit.network import scrub
 from shardkit.rate_limits import PAUSES
 from shardkit.remote.download import download_verified
 from shardkit.remote.streaming.contents import OpenDataset, in_order_of_need, open_dataset, too_much, wanted_file
-from shardkit.remote.streaming.folder import CacheFolder, Lease, Status, lock_file
+from shardkit.remote.streaming.folder import CacheFolder, Lease, Status
+from shardkit.remote.streaming.room import RoomWait, when_there_is_room
 
 DOWNLOADS = 4  # at once
 POLL_SECONDS = 0.03
 LINGER_SECONDS = 1.0  # without readers: one may be on its way, as where workers take over from their parent
 BLOCKED_SECONDS = 60.0  # without room while what the readers want does not change
 AGAIN_SECONDS = 60.0  # after a shard failed
+REST_SECONDS = 1.0  # after one found no room where there seemed to be some, as with a quota
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -55,6 +59,8 @@ class Downloader:
         self._failures: dict[str, _Failure] = {}
         self._blocked_since = 0.0
         self._blocked_wants: list[list[str]] = []
+        self._room = RoomWait(folder.path)
+        self._resting_until = 0.0
 
     def serve(self, leases: Sequence[Lease]) -> tuple[list[str], dict[str, ShardkitError]]:
         """Take in what arrived, make room, start what is needed next; the shards that are ready, and what failed."""
@@ -85,10 +91,14 @@ class Downloader:
                 self._dataset.contents.held[shard] = self._dataset.sizes[shard]
                 self._dataset.contents.coming.pop(shard, None)
                 self._verified.add(shard)
+                self._room.end()
                 continue
             self._dataset.contents.forget(shard)
             if isinstance(error, OSError):  # of the disk: a client's are in words already
                 error = write_error(error, self._folder.path / shard, self._dataset.sizes[shard])
+            if isinstance(error, DiskFull) and self._room.goes_on():
+                self._resting_until = time.monotonic() + REST_SECONDS
+                continue
             if isinstance(error, ShardkitError):
                 self._failures[shard] = _Failure(error, readers, time.monotonic() + AGAIN_SECONDS)
             elif error is not None:
@@ -118,7 +128,7 @@ class Downloader:
         self._delete(contents.to_delete(0, bound=bound, free=sys.maxsize, wanted=wanted))  # a smaller bound has come
         blocked: tuple[str, int] | None = None
         for shard in order:
-            if len(self._jobs) >= DOWNLOADS:
+            if len(self._jobs) >= DOWNLOADS or time.monotonic() < self._resting_until:
                 break
             if shard in self._verified or shard in running or self._rests(shard):
                 continue
@@ -138,6 +148,8 @@ class Downloader:
         if blocked is not None:
             return self._blocked(*blocked, bound, wants)
         self._blocked_since = 0.0
+        if not order:
+            self._room.end()
         return {}
 
     def _rests(self, shard: str) -> bool:
@@ -150,6 +162,8 @@ class Downloader:
             return {}
         size, small_bytes = self._dataset.sizes[shard], self._dataset.small_bytes
         if self._dataset.contents.to_delete(size, bound=bound, free=free, wanted=()) is None:  # not even all of it
+            if self._room.goes_on():
+                return {}
             advice = "make room, or give cache_bytes to have old shards deleted" if bound is None else "make room"
             return {
                 shard: DiskFull(
@@ -235,8 +249,9 @@ def run(folder: CacheFolder, source: str, revision: str | None) -> None:
                 status = Status(pid=os.getpid(), seen={})  # no answer yet
             status = dataclasses.replace(status, waiting=waiting.text)
             if status != last and (downloader is not None or status.waiting):
-                folder.write(folder.status, status)
-                last = status
+                with contextlib.suppress(DiskFull):  # readers see it, and the next round writes it
+                    folder.write(folder.status, status)
+                    last = status
             if downloader is not None:
                 downloader.wait()
             else:
@@ -251,13 +266,15 @@ def main(folder: CacheFolder) -> int:
     logging.disable()  # the log is for the last words
     try:
         source, revision = json.load(sys.stdin)
-        if lock_file(folder.lock) is None:
+        lock = lock_for_process(folder.lock)
+        if lock is None:
             return 0
         try:
             run(folder, source, revision)
         except ShardkitError as error:
             seen = _seen(folder.living())
-            folder.write(folder.status, Status(pid=os.getpid(), seen=seen, error=_described(error)))
+            last = Status(pid=os.getpid(), seen=seen, error=_described(error))
+            when_there_is_room(folder.path, lambda: folder.write(folder.status, last))
     except BaseException:  # noqa: BLE001 (a bug, or a client's panic: the log takes it, scrubbed, and the code tells)
         print("\n".join(scrub(line) for line in traceback.format_exc().splitlines()), flush=True)
         return 1

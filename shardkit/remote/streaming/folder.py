@@ -1,7 +1,7 @@
 """What lies in a cache folder besides shards: the files by which readers and their downloader speak. No network.
 
     FOLDER/x_train_000001.npy            a shard under its final name
-    FOLDER/.shardkit/readers/ID.lock     a reader's lease: locked while its process lives, the kernel sees to that
+    FOLDER/.shardkit/readers/ID.lock     a reader's lease: locked while its process lives (`locks.py`)
     FOLDER/.shardkit/readers/ID.json     what that reader needs, and its bound. Only the reader writes it
     FOLDER/.shardkit/downloader.lock     locked while a downloader lives, by its process
     FOLDER/.shardkit/status.json         what the downloader has verified, and what failed
@@ -9,15 +9,14 @@
     FOLDER/.shardkit/edges/              ends of shards that have passed, in a folder a dataset; readers write them
 
 Each JSON file is replaced, never written in place, so nobody reads half a file. None is made durable: they mean nothing
-after a power loss. The locks are those of `lockf`: they belong to a process and not to a descriptor, so a forked worker
-has none of its parent's. The folder must be on a disk of the node.
+after a power loss. The locks belong to a process, so a forked worker has none of its parent's. The folder must be on a
+disk of the node.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import hashlib
 import json
 import os
@@ -31,6 +30,8 @@ from shardkit.dataset.manifest import WORK_DIR, Manifest
 from shardkit.dataset.typed_json import parse_json, read_record
 from shardkit.errors import OutputError
 from shardkit.files import read_small_file, write_error
+from shardkit.lock_owners import OWNER_SUFFIX
+from shardkit.locks import ProcessLock, is_locked, lock_for_process
 from shardkit.redaction import public_address
 from shardkit.remote.address import BUCKETS, hub_place
 
@@ -132,13 +133,16 @@ class CacheFolder:
         except (OSError, ValueError):
             return None
 
-    def new_lease(self, name: str) -> int:
-        """Make and lock the lease of a new reader, `name`; the descriptor holds it. Raises `OutputError`."""
+    def new_lease(self, name: str) -> ProcessLock:
+        """Make and lock the lease of a new reader, `name`. Raises `OutputError`."""
         young = self.readers / f"{name}.young"  # an unlocked one under its final name is a dead one
-        descriptor = lock_file(young)
-        assert descriptor is not None
-        os.replace(young, self.readers / f"{name}.lock")
-        return descriptor
+        lock = lock_for_process(young)
+        assert lock is not None
+        try:
+            lock.move(self.readers / f"{name}.lock")
+        except OSError as error:
+            raise write_error(error, young, 0) from error
+        return lock
 
     def living(self) -> list[Lease]:
         """The leases of living processes, by id; what dead ones left is removed. For the downloader alone: the look at
@@ -150,53 +154,10 @@ class CacheFolder:
                 lease = self.read(record, Lease)
                 leases += [lease] if lease is not None else []
             elif path in (lock, record) and not is_locked(lock):
-                for name in (record.with_name(record.name + ".tmp"), record, lock):
+                owner = lock.with_name(lock.name + OWNER_SUFFIX)
+                for name in (record.with_name(record.name + ".tmp"), record, owner, lock):
                     name.unlink(missing_ok=True)
         return leases
-
-
-def lock_file(path: Path) -> int | None:
-    """Lock a file, made if need be, until the descriptor that comes back is closed or this process dies; None where
-    another process has it. Raises `OutputError` where there are no locks."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise write_error(error, path, 0) from error
-    try:
-        if _lockf(descriptor, os.F_TLOCK, path):
-            return descriptor
-    except BaseException:
-        os.close(descriptor)
-        raise
-    os.close(descriptor)
-    return None
-
-
-def is_locked(path: Path) -> bool:
-    """Whether a living process other than this one has locked the file."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise write_error(error, path, 0) from error
-    try:
-        return not _lockf(descriptor, os.F_TEST, path)
-    finally:
-        os.close(descriptor)
-
-
-def _lockf(descriptor: int, action: int, path: Path) -> bool:
-    try:
-        os.lockf(descriptor, action, 0)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            return False
-        raise OutputError(
-            f"{path} cannot be locked ({error.strerror}): give a cache folder on a file system that has locks, as "
-            "the node's own disk"
-        ) from error
-    return True
 
 
 def default_folder(source: str, revision: str | None, split: str) -> Path:

@@ -7,6 +7,7 @@ downloader that was killed is replaced by whoever looks next; one that failed ha
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -20,8 +21,10 @@ from pathlib import Path
 
 from shardkit import errors
 from shardkit.errors import HubError, OutputError, ShardkitError
+from shardkit.locks import ProcessLock, is_locked
 from shardkit.redaction import public_address
-from shardkit.remote.streaming.folder import CacheFolder, Dataset, Lease, Status, is_locked, source_key
+from shardkit.remote.streaming.folder import CacheFolder, Dataset, Lease, Status, source_key
+from shardkit.remote.streaming.room import RoomWait, when_there_is_room
 
 POLL_SECONDS = 0.02
 _MOST_ENDED = 4  # downloaders of one reader that failed or were killed, while it waited for one thing
@@ -33,7 +36,10 @@ class _Child(subprocess.Popen[bytes]):
     def __init__(self, folder: CacheFolder, source: str, revision: str | None) -> None:
         home = str(Path(__file__).parents[3])  # the same shardkit, however this process got it
         paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
-        self.log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by __del__)
+        try:
+            self.log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by __del__)
+        except OSError:  # no temporary folder that can be written: then without last words
+            self.log = open(os.devnull, "r+b")  # noqa: SIM115
         super().__init__(
             [sys.executable, "-m", "shardkit.remote.streaming.downloader", str(folder.path)],
             stdin=subprocess.PIPE,
@@ -77,21 +83,23 @@ class Reader:
         self._ended = 0
         self._waiting = ""
         self._path = folder.readers / f"{self.lease.id}.json"
-        self._lock: int | None = folder.new_lease(self.lease.id)
+        self._room = RoomWait(folder.path)
+        new_lease = functools.partial(folder.new_lease, self.lease.id)
+        self._lock: ProcessLock | None = when_there_is_room(folder.path, new_lease)
         self.change(self.lease)
 
     def change(self, lease: Lease) -> None:
         """Write the lease anew; what the downloader answered to the one before does not count any more."""
         self.lease = replace(lease, serial=self.lease.serial + 1)
         self.ready &= set(lease.wants)
-        self.folder.write(self._path, self.lease)
+        when_there_is_room(self.folder.path, lambda: self.folder.write(self._path, self.lease))
 
     def leave(self) -> None:
         """End the lease, in the process that has it."""
         if self._lock is not None and self.pid == os.getpid():
             self._path.unlink(missing_ok=True)
             self._path.with_suffix(".lock").unlink(missing_ok=True)
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     def wait_for_dataset(self) -> Dataset:
@@ -129,6 +137,7 @@ class Reader:
 
     def _status(self) -> Status | None:
         """The downloader's answer to this lease, None before it comes. Starts a downloader where none lives."""
+        self._room.look()  # a downloader that can write nothing says nothing
         running = is_locked(self.folder.lock) or (self._child is not None and self._child.poll() is None)
         status = self.folder.read(self.folder.status, Status)  # after that look: the last words of one that ended
         if status is not None and status.waiting != self._waiting:

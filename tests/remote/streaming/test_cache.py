@@ -31,9 +31,10 @@ from hub_server import HubServer
 from shardkit.dataset.journal import JOURNAL_FILE, Journal, Resume
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest
 from shardkit.errors import AuthError, DiskFull, HubError, OutputError, ShardkitWarning, UsageError
+from shardkit.locks import is_locked
 from shardkit.remote.push import publish, push
 from shardkit.remote.streaming.cache import ShardCache
-from shardkit.remote.streaming.folder import CacheFolder, default_folder, full_name, is_locked, small_bytes
+from shardkit.remote.streaming.folder import CacheFolder, default_folder, full_name, small_bytes
 
 CDN = "/_cdn/"
 
