@@ -1,6 +1,6 @@
 """shardkit: from raw text to training batches by the shortest, cheapest, most trustworthy road.
 
-    from shardkit import ShardLoader, tokenize, push, pull, Manifest
+    from shardkit import ShardLoader, tokenize, push, pull, info, verify, peek, Manifest
 
 Importing this package loads nothing heavy: each name imports what it needs when it is first used.
 """
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from shardkit.dataset.manifest import Manifest
     from shardkit.dataset.shards import open_shard
     from shardkit.loader.loader import ShardLoader
+    from shardkit.look.info import info
+    from shardkit.look.peek import peek
+    from shardkit.look.verify import verify
     from shardkit.redaction import printable, public_address
     from shardkit.remote.pull import pull
     from shardkit.remote.push import push
@@ -31,27 +34,33 @@ __all__ = [
     "Tokenizer",
     "UsageError",
     "__version__",
+    "info",
     "machine_fault",
     "merge_ledger",
     "open_shard",
+    "peek",
     "printable",
     "public_address",
     "pull",
     "push",
     "tokenize",
+    "verify",
 ]
 
 _HOMES = {
     "Manifest": "shardkit.dataset.manifest",
     "ShardLoader": "shardkit.loader.loader",
     "Tokenizer": "shardkit.tokenization.tokenizer",
+    "info": "shardkit.look.info",
     "merge_ledger": "shardkit.batches.ledger",
     "open_shard": "shardkit.dataset.shards",
+    "peek": "shardkit.look.peek",
     "printable": "shardkit.redaction",
     "public_address": "shardkit.redaction",
     "pull": "shardkit.remote.pull",
     "push": "shardkit.remote.push",
     "tokenize": "shardkit.tokenization.pipeline",
+    "verify": "shardkit.look.verify",
 }
 
 

@@ -16,18 +16,56 @@ line; any other exception is a bug and keeps its traceback.
     └── StateError            a loader or checkpoint state that would silently change the data
 
 Every message says what, where, expected, got, and the next step. None holds a secret, or a control character of
-somebody's text: these are hidden, or escaped, when the exception is made.
+somebody's text: these are hidden, or escaped, when the exception is made. An option is written as the command line has
+it, `--text-field`, and becomes an argument, `text_field=`, where the message is for Python. What stands between
+backticks is a command, and stays.
 """
 
 from __future__ import annotations
 
 import errno
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from shardkit.redaction import printable, redact
 
+_SWITCHES = {"allow-gaps", "overwrite", "private", "repair", "skip-bad-rows"}  # options that have no value
+# A command, or an option; of this its name, and a value: what follows a `=`, or a number, a quoted text, or a word in
+# capitals that stands for one.
+_OPTION = re.compile(
+    r"`[^`]*`|(?<![\w-])--(?P<name>[a-z][a-z0-9-]*)"
+    r"(?:=(?P<given>[^\s,;:)]+)| (?P<value>[0-9][0-9,.]*\b|'[^']*'|[A-Z]+\b))?"
+)
+_for_command_line = False
+
+
+def _as_arguments(text: str) -> str:
+    """`text`, in which options are as the command line has them, for Python.
+
+    >>> _as_arguments("no output folder: give --out DIR, or --overwrite")
+    'no output folder: give out=DIR, or overwrite=True'
+    >>> _as_arguments("x is busy: wait, or choose another --out (`shardkit push --overwrite`)")
+    'x is busy: wait, or choose another out= (`shardkit push --overwrite`)'
+    """
+
+    def argument(match: re.Match[str]) -> str:
+        if match["name"] is None:
+            return match[0]
+        name = match["name"].replace("-", "_")
+        if match["name"] in _SWITCHES:
+            return f"{name}=True"
+        if text.startswith(" is ", match.end()):  # "--workers is 0"
+            return name
+        given, value = match["given"], match["value"] or ""
+        return f"{name}={value if given is None else repr(given)}"
+
+    return _OPTION.sub(argument, text)
+
 
 def _fit_to_show(parts: tuple[object, ...]) -> tuple[object, ...]:
-    return tuple(printable(redact(part)) if isinstance(part, str) else part for part in parts)
+    shown = [printable(redact(part)) if isinstance(part, str) else part for part in parts]
+    return tuple(_as_arguments(part) if isinstance(part, str) and not _for_command_line else part for part in shown)
 
 
 class ShardkitError(Exception):
@@ -35,6 +73,18 @@ class ShardkitError(Exception):
 
     def __init__(self, *parts: object) -> None:
         super().__init__(*_fit_to_show(parts))
+
+    @staticmethod
+    @contextmanager
+    def naming_flags() -> Iterator[None]:
+        """Have messages name options as a command line has them, `--text-field`, while the block runs: for command
+        lines, and for processes that report to another one, which puts it in its own words."""
+        global _for_command_line
+        before, _for_command_line = _for_command_line, True
+        try:
+            yield
+        finally:
+            _for_command_line = before
 
 
 class ShardkitWarning(UserWarning):

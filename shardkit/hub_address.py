@@ -75,7 +75,7 @@ def parse_address(text: str) -> HubAddress | None:
         )
     if viewer := _VIEWER.fullmatch(rest):
         name, config, split = viewer.groups()
-        chosen = (f" --name {unquote(config)}" if config else "") + (f" --split {unquote(split)}" if split else "")
+        chosen = (f" --name={unquote(config)}" if config else "") + (f" --split={unquote(split)}" if split else "")
         raise UsageError(f"{plain} is the viewer's page: write {name}{chosen}")
     return _address(_PAGE.fullmatch(rest.rstrip("/")), plain, unquoted=True)
 

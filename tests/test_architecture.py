@@ -21,8 +21,12 @@ FILES = {
     for folder in ("shardkit", "trainer")
     for path in sorted((ROOT / folder).rglob("*.py"))
 }
-# The two public ones with many options.
-MAY_BE_LONG = {("shardkit/tokenization/pipeline.py", "tokenize"), ("shardkit/loader/loader.py", "__init__")}
+# The public ones with many options.
+MAY_BE_LONG = {
+    ("shardkit/tokenization/pipeline.py", "tokenize"),
+    ("shardkit/loader/loader.py", "__init__"),
+    ("shardkit/look/peek.py", "peek"),
+}
 HEAVY = {"torch", "click", "datasets", "pyarrow", "ray", "huggingface_hub", "tiktoken", "matplotlib", "pandas"}
 
 
@@ -119,8 +123,8 @@ def test_a_planted_long_file_class_or_function_is_found() -> None:
 
 def test_the_public_names_are_pinned() -> None:
     names = (
-        "Manifest ShardLoader ShardkitError Tokenizer UsageError __version__ machine_fault merge_ledger open_shard "
-        "printable public_address pull push tokenize"
+        "Manifest ShardLoader ShardkitError Tokenizer UsageError __version__ info machine_fault merge_ledger "
+        "open_shard peek printable public_address pull push tokenize verify"
     )
     assert shardkit.__all__ == names.split()
     assert all(getattr(shardkit, name) is not None for name in shardkit.__all__)
@@ -133,9 +137,12 @@ SIGNATURES = {
     "ShardLoader.from_env": "source batch_size seq_len split shuffle seed device prefetch verify ledger layout "
     "documents ignore_index eot_id span cache cache_bytes revision format",
     "Tokenizer": "name encoder",
+    "info": "directory",
     "machine_fault": "error",
     "merge_ledger": "folder",
     "open_shard": "path",
+    "peek": "directory document run step micro_step rank row batch_size seq_len world_size seed split shuffle layout "
+    "span eot_id tokens tokenizer",
     "printable": "text lines",
     "public_address": "address",
     "pull": "repo directory revision split shards allow_gaps workers progress",
@@ -143,6 +150,7 @@ SIGNATURES = {
     "tokenize": "source out name split revision text_field separator skip_bad_rows tokenizer eot encoder shard_tokens "
     "val_shards prefix workers max_docs max_tokens transform filter runner push private max_disk overwrite progress "
     "chunk_bytes",
+    "verify": "directory hashes",
 }
 DEFAULTS = {
     "ShardLoader": {"split": "train", "shuffle": True, "seed": 0, "verify": False, "layout": "contiguous"},

@@ -127,7 +127,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*arguments: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("shardkit.look.info.describe", broken)
+    monkeypatch.setattr("shardkit.look.info.info", broken)
     result = CliRunner().invoke(main, ["info", "."])
     assert isinstance(result.exception, ZeroDivisionError)
 
@@ -166,7 +166,7 @@ def test_peek_shows_the_row_of_a_batch(dataset: Path) -> None:
     inputs = [shown.next_batch()[0] for _ in range(3)][2]
     assert found["text"] == Tokenizer("gpt2").decode(inputs[1].tolist())
     assert (found["tokens"], found["place_in_epoch"]) == (16, 5)
-    assert " row " in found["documents"][0]["source"]
+    assert found["documents"][0]["source_file"] == "a.parquet"
 
 
 @pytest.mark.parametrize(

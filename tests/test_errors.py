@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import errno
+import inspect
 import os
+import re
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from hub_data import make_dataset
 
+from shardkit import ShardLoader, peek, pull, push, tokenize, verify
 from shardkit.cli import main
-from shardkit.errors import machine_fault
+from shardkit.errors import ShardkitError, ShardkitWarning, SourceError, machine_fault
+from shardkit.tokenization.training import train_tokenizer
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EMFILE, errno.EIO, errno.EROFS, errno.EACCES, errno.ENOENT])
@@ -45,3 +50,55 @@ def test_a_command_ends_with_the_line_for_the_machine_and_with_a_traceback_for_a
     assert "error: no room for another thread" in CliRunner().invoke(main, ["verify", str(tmp_path)]).stderr
     error = OSError(errno.EBADF, "Bad file descriptor")
     assert CliRunner().invoke(main, ["verify", str(tmp_path)]).exception is error
+
+
+@pytest.mark.parametrize(
+    ("flags", "arguments"),
+    [
+        ("no output folder: give --out DIR", "no output folder: give out=DIR"),
+        ("--workers is 0: expected 1", "workers is 0: expected 1"),
+        ("run again with --shard-tokens 5000 --overwrite", "run again with shard_tokens=5000 overwrite=True"),
+        ("name another with --text-field", "name another with text_field="),
+        ("or give --encoder=tiktoken", "or give encoder='tiktoken'"),
+        ("push without --private, or", "push without private=True, or"),
+        ("--prefix 'train': expected", "prefix='train': expected"),
+        ("or `shardkit push --overwrite` to replace", "or `shardkit push --overwrite` to replace"),
+        ("https://host/a--out x--y -- z", "https://host/a--out x--y -- z"),
+    ],
+)
+def test_a_message_names_arguments_in_python_and_flags_on_a_command_line(flags: str, arguments: str) -> None:
+    for kind in (ShardkitError, ShardkitWarning):
+        assert str(kind(flags)) == arguments
+        with ShardkitError.naming_flags():
+            assert str(kind(flags)) == flags
+        assert str(kind(flags)) == arguments
+
+
+def test_a_worker_leaves_it_to_who_asked_how_an_option_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"body": "x"}\n')
+    with pytest.raises(SourceError, match=r"no field 'text' among 'body' \(text_field=\); .* with skip_bad_rows=True"):
+        tokenize(str(tmp_path / "a.jsonl"), tmp_path / "out", workers=1)
+    result = CliRunner().invoke(main, ["tokenize", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "out")])
+    assert "no field 'text' among 'body' (--text-field)" in result.stderr
+    (tmp_path / "long.txt").write_text("x" * 17_000_000)
+    with pytest.raises(SourceError, match="or give separator="):
+        tokenize(str(tmp_path / "long.txt"), tmp_path / "b", workers=1)
+    result = CliRunner().invoke(main, ["tokenize", str(tmp_path / "long.txt"), "--out", str(tmp_path / "b")])
+    assert "or give --separator" in result.stderr
+
+
+SPEAKERS = (ShardLoader, peek, pull, push, tokenize, train_tokenizer, verify)
+
+
+def test_every_option_that_a_message_of_ours_names_is_an_argument_too() -> None:
+    named = set()
+    for path in sorted((Path(__file__).parents[1] / "shardkit").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Raise):
+                text = ast.unparse(node)
+                commands_left_out = re.sub(r"`[^`]*`", "", text)
+                named |= {
+                    flag.replace("-", "_") for flag in re.findall(r"(?<![\w-])--([a-z][a-z-]+)", commands_left_out)
+                }
+    public = {name for thing in SPEAKERS for name in inspect.signature(thing).parameters}
+    assert named - public == set()

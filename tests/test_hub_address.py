@@ -105,7 +105,7 @@ def test_what_is_no_dataset_s_address_is_left_to_others(text: str) -> None:
         ("https://huggingface.co/datasets/u/n/discussions/3", "or a page that is none of its files: write user/name"),
         (
             "https://huggingface.co/datasets/u/n/viewer/sample-10BT/train?p=1",
-            "write u/n --name sample-10BT --split train",
+            "write u/n name='sample-10BT' split='train'",
         ),
         ("hf://datasets/n", "names no dataset"),
         ("hf://datasets/u/n/a/../b", "goes up by `..`"),
@@ -138,7 +138,7 @@ def test_two_revisions_are_refused_and_one_is_enough() -> None:
     address = HubAddress(name="u/n", revision="v1")
     assert address.revision_with(None) == address.revision_with("v1") == "v1"
     assert HubAddress(name="u/n").revision_with("v2") == "v2"
-    with pytest.raises(UsageError, match=r"u/n@v1 names one revision and --revision another \(v2\): give one"):
+    with pytest.raises(UsageError, match=r"u/n@v1 names one revision and revision= another \(v2\): give one"):
         address.revision_with("v2")
 
 

@@ -21,6 +21,7 @@ class _Group(click.Group):
     """Our own errors, and the machine's: one line, exit code 1 (2 for usage). A bug keeps its traceback, and ends all
     ranks at once."""
 
+    @ShardkitError.naming_flags()
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)

@@ -15,4 +15,4 @@ def is_count(value: object) -> TypeGuard[int]:
 def check_count(name: str, value: object, *, least: int) -> None:
     """Raise `UsageError`, which names the option `name`, for what is no whole number of at least `least`."""
     if not (is_count(value) and value >= least):
-        raise UsageError(f"{name} is {value!r}: expected a whole number of at least {least}")
+        raise UsageError(f"--{name.replace('_', '-')} is {value!r}: expected a whole number of at least {least}")

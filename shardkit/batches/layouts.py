@@ -193,15 +193,15 @@ def make_layout(name: str, stream: TokenStream, seq_len: int, *, cache: Path | N
         return DocumentAligned(stream, seq_len, document_starts(stream, eot_of(stream), cache))
     if name == "packed":
         return Packed(stream, seq_len, _packing_plan(stream, seq_len, cache))
-    raise UsageError(f"layout is {name!r}: expected one of {', '.join(LAYOUTS)}")
+    raise UsageError(f"--layout is {name!r}: expected one of {', '.join(LAYOUTS)}")
 
 
 def eot_of(stream: TokenStream) -> int:
     """The id of the token that begins each document of `stream`. Raises `UsageError` where nothing says it."""
     if stream.eot_id is None:
         raise UsageError(
-            f"{stream.directory} has no manifest.json, so nothing says which id ends a document: give eot_id (GPT-2's "
-            "is 50256)"
+            f"{stream.directory} has no manifest.json, so nothing says which id ends a document: give --eot-id "
+            "(GPT-2's is 50256)"
         )
     return stream.eot_id
 

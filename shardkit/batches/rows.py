@@ -52,7 +52,7 @@ class RowOptions:
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
-            raise UsageError(f"layout is {self.layout!r}: expected one of {', '.join(LAYOUTS)}")
+            raise UsageError(f"--layout is {self.layout!r}: expected one of {', '.join(LAYOUTS)}")
         check_count("seq_len", self.seq_len, least=1)
         check_count("seed", self.seed, least=0)
         for name, least in (("span", 1), ("cache_bytes", 1), ("eot_id", 0)):
@@ -91,12 +91,12 @@ class DatasetRows:
         tokenizer = self.manifest.tokenizer
         eot_id = tokenizer.eot_id if tokenizer else options.eot_id
         if options.eot_id not in (None, eot_id):
-            raise UsageError(f"eot_id is {options.eot_id}, {self.name} was made with {eot_id}: leave it out")
+            raise UsageError(f"--eot-id is {options.eot_id}, {self.name} was made with {eot_id}: leave it out")
         self.stream.eot_id = eot_id
         if options.layout != "contiguous" and (options.span is not None or options.cache_bytes is not None):
             raise UsageError(
-                f"layout {options.layout!r} needs the whole split on disk: leave span and cache_bytes out, or use "
-                "layout='contiguous'"
+                f"layout {options.layout!r} needs the whole split on disk: leave --span and --cache-bytes out, or "
+                "use --layout=contiguous"
             )
         self.span: int | None = None
         self._span_reader: SpanReader | None = None
@@ -104,7 +104,7 @@ class DatasetRows:
         if not self.layout.n_rows:
             raise UsageError(
                 f"split {options.split!r} of {self.name} has {self.stream.tokens:,} tokens: 0 windows of "
-                f"{options.seq_len:,} (layout {options.layout!r}): lower seq_len, or use more data"
+                f"{options.seq_len:,} (layout {options.layout!r}): lower --seq-len, or use more data"
             )
         self.order = self._open_order(options, f":{number}" if number else "")
 

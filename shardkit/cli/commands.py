@@ -32,6 +32,7 @@ class _Group(click.Group):
     """Turns our own errors, and the machine's, into one line and exit code 1 (2 for usage). Any other exception is a
     bug: traceback."""
 
+    @ShardkitError.naming_flags()
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
@@ -124,9 +125,9 @@ def pull(
 @json_option
 def info(directory: Path, as_json: bool) -> None:
     """Say what is in the dataset folder DIR."""
-    from shardkit.look.info import describe
+    from shardkit.look.info import info as look
 
-    print_result(describe(directory), as_json)
+    print_result(look(directory), as_json)
 
 
 @main.command()
@@ -166,9 +167,7 @@ def verify(directory: Path, hashes: bool, as_json: bool) -> None:
 @click.option("--tokens", type=click.IntRange(1), default=300, show_default=True, help="Show at most that many tokens.")
 @click.option("--tokenizer", help="Tokenizer to decode with. [the manifest's]")
 @json_option
-def peek(
-    directory: str | None, document: int | None, run: Path | None, step: int | None, as_json: bool, **options: Any
-) -> None:
+def peek(directory: str | None, as_json: bool, **options: Any) -> None:
     """Print a document of DIR, or a row of a batch, decoded, and where it came from.
 
     \b
@@ -176,24 +175,10 @@ def peek(
     shardkit peek out --step 1200 --rank 3 --row 7 --batch-size 16 --seq-len 1024 --world-size 8
     shardkit peek --run RUN --step 1200       the run's log knows the rest
     """
-    from shardkit.look import peek as look
+    from shardkit.look.peek import peek as look
 
-    tokens, tokenizer, micro_step = (options.pop(name) for name in ("tokens", "tokenizer", "micro_step"))
-    show: dict[str, Any] = {"max_tokens": tokens, "tokenizer": tokenizer}
     with warnings_as_lines():
-        if run is not None:
-            if step is None:
-                raise UsageError("--run needs --step S")
-            row = {"rank": options["rank"], "row": options["row"], "micro_step": micro_step}
-            shown = look.peek_run(run, step=step, moved_to=directory, **row, **show)
-        elif directory is None:
-            raise UsageError("give a dataset's DIR, or --run RUN with --step S")
-        elif step is None:
-            shown = look.peek_document(Path(directory), document or 0, **show)
-        elif document is not None or options["batch_size"] is None or options["seq_len"] is None:
-            raise UsageError("--step needs the loader's --batch-size and --seq-len, and no --document")
-        else:
-            shown = look.peek_row(directory, step=step, **options, **show)
+        shown = look(directory, **options)
     print_result(shown, as_json)
 
 

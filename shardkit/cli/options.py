@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from shardkit.errors import ShardkitWarning
+
+if TYPE_CHECKING:
+    from shardkit.look.result_lines import Result
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
 
@@ -43,11 +45,11 @@ class ShardRange(click.ParamType[tuple[int, int]]):
         return int(match[1]), int(match[2])
 
 
-def print_result(result: dict[str, Any], as_json: bool) -> None:
+def print_result(result: Result, as_json: bool) -> None:
     """A result for people, or as one JSON line."""
-    from shardkit.look.result_lines import result_lines
+    from shardkit.look.result_lines import result_json, result_lines
 
-    for line in [json.dumps(result)] if as_json else result_lines(result):
+    for line in [result_json(result)] if as_json else result_lines(result):
         click.echo(line)
 
 

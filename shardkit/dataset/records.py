@@ -128,3 +128,6 @@ class TokenizerInfo:
     eot_id: int
     ranks_sha256: str
     file_sha256: str = field(default="", compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.vocab_size:,} ids, EOT {self.eot_id})"

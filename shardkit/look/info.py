@@ -1,42 +1,81 @@
-"""`shardkit info`: what a dataset folder holds."""
+"""`info`: what a dataset folder holds."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from shardkit.dataset.manifest import Manifest
+from shardkit.dataset.manifest import Manifest, TokenizerInfo
 from shardkit.files import format_bytes
 
 
-def describe(directory: Path) -> dict[str, Any]:
-    """What `shardkit info` prints: totals, tokenizer, source, and a line a split."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitInfo:
+    """A split: how many shards, tokens and documents it has, and the bytes of its files."""
+
+    split: str
+    shards: int
+    tokens: int
+    documents: int
+    bytes: int
+
+    def __str__(self) -> str:
+        counts = f"{self.shards:,} shards  {self.tokens:,} tokens  {self.documents:,} documents"
+        return f"{self.split}  {counts}  {format_bytes(self.bytes)}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetInfo:
+    """What is in a dataset folder: totals over all splits, how it was made and of what (None where nothing says it),
+    and its splits."""
+
+    dataset: str
+    tokens: int
+    documents: int
+    tokens_per_shard: int
+    dtype: str
+    tokenizer: TokenizerInfo | None
+    encoder: str | None
+    source: str | None
+    source_files: int | None
+    fingerprint: str
+    splits: tuple[SplitInfo, ...]
+
+
+def info(directory: str | Path) -> DatasetInfo:
+    """What is in the dataset folder `directory`, by its manifest, or by its shards' headers where it has none.
+
+    Raises `ManifestError` or `ShardError` for a folder that holds no whole dataset.
+
+    >>> found = info("out")
+    >>> found.tokenizer.name, [split.split for split in found.splits]
+    ('gpt2', ['val', 'train'])
+    """
     manifest = Manifest.of_folder(directory)
-    source, tokenizer = manifest.source, manifest.tokenizer
+    source = manifest.source
     origin = [source.id, source.config, source.split, source.revision, source.options.get("path")] if source else []
-    splits = [
-        {
-            "split": split,
-            "shards": f"{len(shards):,} shards",
-            "tokens": f"{sum(s.tokens for s in shards):,} tokens",
-            "documents": f"{sum(s.documents for s in shards):,} documents",
-            "bytes": format_bytes(sum(s.bytes for s in shards)),
-        }
-        for split, shards in manifest.splits.items()
-    ]
-    return {
-        "dataset": str(directory),
-        "tokens": manifest.tokens,
-        "documents": manifest.documents,
-        "tokens_per_shard": manifest.tokens_per_shard,
-        "dtype": manifest.dtype,
-        "tokenizer": tokenizer and f"{tokenizer.name} ({tokenizer.vocab_size:,} ids, EOT {tokenizer.eot_id})",
-        "encoder": encoder_words(manifest) or None,
-        "source": " ".join(str(part) for part in origin if part) or None,
-        "source_files": len(source.files) if source else None,
-        "fingerprint": manifest.fingerprint,
-        "splits": splits,
-    }
+    return DatasetInfo(
+        dataset=str(directory),
+        tokens=manifest.tokens,
+        documents=manifest.documents,
+        tokens_per_shard=manifest.tokens_per_shard,
+        dtype=manifest.dtype,
+        tokenizer=manifest.tokenizer,
+        encoder=encoder_words(manifest) or None,
+        source=" ".join(str(part) for part in origin if part) or None,
+        source_files=len(source.files) if source else None,
+        fingerprint=manifest.fingerprint,
+        splits=tuple(
+            SplitInfo(
+                split=split,
+                shards=len(shards),
+                tokens=sum(shard.tokens for shard in shards),
+                documents=sum(shard.documents for shard in shards),
+                bytes=sum(shard.bytes for shard in shards),
+            )
+            for split, shards in manifest.splits.items()
+        ),
+    )
 
 
 def encoder_words(manifest: Manifest) -> str:

@@ -1,18 +1,25 @@
-"""The result of a command for people: name and value, a line each; lists as indented lines."""
+"""A result as people or programs read it: name and value, a line each, lists as indented lines; or one JSON object."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shardkit.redaction import printable
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-def result_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    Result = Mapping[str, Any] | DataclassInstance
+
+
+def result_lines(result: Result) -> Iterator[str]:
     """The lines of `result`; values that are None are left out. Control characters are escaped."""
-    for name, value in result.items():
+    for name, value in _fields(result).items():
         label = name.replace("_", " ")
-        if isinstance(value, list):
+        if isinstance(value, list | tuple):
             yield f"{label}:"
             for item in value:
                 yield "  " + "  ".join(_words(v) for v in (item.values() if isinstance(item, dict) else [item]))
@@ -20,6 +27,17 @@ def result_lines(result: Mapping[str, Any]) -> Iterator[str]:
             yield f"{label}:\n{printable(value)}"
         elif value is not None:
             yield f"{label}: {_words(value)}"
+
+
+def result_json(result: Result) -> str:
+    """`result` as one line of JSON: its numbers are numbers."""
+    return json.dumps(dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result)
+
+
+def _fields(result: Result) -> Mapping[str, Any]:
+    if isinstance(result, Mapping):
+        return result
+    return {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
 
 
 def _words(value: Any) -> str:

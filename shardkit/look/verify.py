@@ -1,9 +1,9 @@
-"""`shardkit verify`: whether a dataset folder is what its manifest says, byte for byte and token for token."""
+"""`verify`: whether a dataset folder is what its manifest says, byte for byte and token for token."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,12 +17,30 @@ from shardkit.errors import ShardError
 _BLOCK_TOKENS = 1 << 22
 
 
-def verify(directory: Path, *, hashes: bool = True) -> dict[str, Any]:
-    """Check every shard against the manifest: length, dtype, SHA-256, ids below the vocabulary's size, EOT count.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerifyResult:
+    """What was checked. `verified` says that every byte was compared with a SHA-256: it is False where hashes were left
+    out, or `shards_without_hash` have none."""
 
-    Sizes and headers come first, for they are quick. What it returns says `verified` only where every byte was compared
-    with a SHA-256. Raises `ShardError` naming the first shard that is not what the manifest says.
+    dataset: str
+    verified: bool
+    shards: int
+    tokens: int
+    documents: int
+    shards_without_hash: int
+    fingerprint: str
+
+
+def verify(directory: str | Path, *, hashes: bool = True) -> VerifyResult:
+    """Check every shard of the dataset folder `directory` against its manifest: length, dtype, SHA-256 (not with
+    `hashes=False`), ids below the vocabulary's size, EOT count. Sizes and headers come first, for they are quick.
+
+    Raises `ShardError` naming the first shard that is not what the manifest says, and `ManifestError`.
+
+    >>> verify("out").verified
+    True
     """
+    directory = Path(directory)
     known = KnownFiles(directory)
     manifest = Manifest.of_folder(directory)
     manifest.check_files(directory)
@@ -36,14 +54,15 @@ def verify(directory: Path, *, hashes: bool = True) -> dict[str, Any]:
                 tokens = map_tokens(file, path)
                 _check_ids(tokens, path, shard, manifest.tokenizer.vocab_size, manifest.tokenizer.eot_id)
     unhashed = sum(not (hashes and shard.sha256) for shard in manifest.shards)
-    return {
-        "verified": unhashed == 0,
-        "shards": len(manifest.shards),
-        "tokens": manifest.tokens,
-        "documents": manifest.documents,
-        "shards_without_hash": unhashed,
-        "fingerprint": manifest.fingerprint,
-    }
+    return VerifyResult(
+        dataset=str(directory),
+        verified=unhashed == 0,
+        shards=len(manifest.shards),
+        tokens=manifest.tokens,
+        documents=manifest.documents,
+        shards_without_hash=unhashed,
+        fingerprint=manifest.fingerprint,
+    )
 
 
 def _check_ids(tokens: np.memmap, path: Path, shard: ShardInfo, vocab_size: int, eot_id: int) -> None:

@@ -232,7 +232,7 @@ class BucketRemote:
             self._write(dict.fromkeys(self._record.files))
 
     def tag(self, name: str, *, overwrite: bool) -> None:  # noqa: ARG002
-        raise UsageError(f"{self.name} is not a Hub repo: leave --tag {name} out")
+        raise UsageError(f"{self.name} is not a Hub repo: leave --tag={name} out")
 
     def _check_shards(self) -> None:
         """Refuse to complete a dataset of which the bucket lists other bytes than were sent. Raises `HubError`."""

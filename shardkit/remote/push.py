@@ -72,7 +72,7 @@ def push(
     _check_local(manifest, directory)
     remote = open_remote(repo, revision=revision)
     if tag is not None and not remote.has_commits:
-        raise UsageError(f"{repo} is not a Hub repo: leave --tag {tag} out")
+        raise UsageError(f"{repo} is not a Hub repo: leave --tag={tag} out")
     if remote.local_folder == directory.resolve():
         raise UsageError(f"{repo} is the folder to push itself: give another place")
     remote.create(private=private)

@@ -197,7 +197,7 @@ class FsspecRemote:
             self._tidy()
 
     def tag(self, name: str, *, overwrite: bool) -> None:  # noqa: ARG002
-        raise UsageError(f"{self.name} is not a Hub repo: leave --tag {name} out")
+        raise UsageError(f"{self.name} is not a Hub repo: leave --tag={name} out")
 
     def _write(self, file: str, content: bytes) -> None:
         def write() -> None:

@@ -98,7 +98,7 @@ def fast_engine(vocabulary: Vocabulary) -> Engine:
     try:
         native = fastokens.Tokenizer.from_json_str(spelled)
     except (ValueError, RuntimeError) as error:
-        raise UsageError(f"no fast engine for tokenizer {vocabulary.name}: {error}; use --encoder tiktoken") from error
+        raise UsageError(f"no fast engine for tokenizer {vocabulary.name}: {error}; use --encoder=tiktoken") from error
 
     def encode(texts: Sequence[str]) -> TokenBatch:
         ids, offsets = native.encode_batch_flat(list(texts), split_special_tokens=True)

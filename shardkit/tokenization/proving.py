@@ -39,7 +39,7 @@ def with_proof(vocabulary: Vocabulary, text_bytes: int) -> Vocabulary:
     if proof is None:
         warnings.warn(
             f"comparing the fast engine with the reference for {vocabulary.name}: once on this machine, a minute or "
-            "two (--encoder tiktoken goes without)",
+            "two (--encoder=tiktoken goes without)",
             ShardkitWarning,
             stacklevel=3,
         )

@@ -11,12 +11,20 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from shardkit.errors import UsageError, WorkerError
+from shardkit.errors import ShardkitError, UsageError, WorkerError
 from shardkit.sources.source import Chunk
 from shardkit.tokenization.worker import ChunkEncoder, EncodedChunk, Job, until_error
 
 _IN_FLIGHT = 4  # chunks an actor: those it encodes or has queued, and those that wait for their turn
 _RETRIES = 3
+
+
+class _Actor(ChunkEncoder):
+    """A worker. Its errors are put into words by the process that asked for the run."""
+
+    def encode(self, chunk: Chunk) -> Iterator[EncodedChunk]:
+        with ShardkitError.naming_flags():
+            yield from super().encode(chunk)
 
 
 class RayRunner:
@@ -31,7 +39,7 @@ class RayRunner:
         try:
             import ray
         except ImportError as error:
-            raise UsageError("--runner ray needs Ray: pip install 'shardkit[ray]'") from error
+            raise UsageError("--runner=ray needs Ray: pip install 'shardkit[ray]'") from error
         self._ray = ray
         self._started = not ray.is_initialized()
         if self._started:
@@ -56,7 +64,7 @@ class RayRunner:
         """Encode `chunks`; yields the pieces of their results in the same order. What waits for its turn lies in Ray's
         object store, which goes to disk when it is full. Raises `WorkerError` naming the chunk whose actor died three
         times."""
-        actor = self._ray.remote(num_cpus=1, max_restarts=_RETRIES, max_task_retries=_RETRIES)(ChunkEncoder)
+        actor = self._ray.remote(num_cpus=1, max_restarts=_RETRIES, max_task_retries=_RETRIES)(_Actor)
         self._actors = [actor.remote(job) for _ in range(self._count)]
         failed: list[Exception] = []
         chunks = until_error(chunks, failed)

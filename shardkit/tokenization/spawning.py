@@ -39,7 +39,8 @@ WORKER_ENVIRONMENT = {
 # The caller's `sys.path` before any import: modules that `transform` names must be found, and none in its folder of
 # which the caller does not know.
 _COMMAND = (
-    "import sys; sys.path[:] = {path!r}; from shardkit.tokenization.local_runner import work; work({pipe}, {shared})"
+    "import sys; sys.path[:] = {path!r}; from shardkit.tokenization.local_runner import work; "
+    "from shardkit.errors import ShardkitError; ShardkitError.naming_flags()(work)({pipe}, {shared})"
 )
 
 

@@ -186,7 +186,7 @@ class Tokenizer:
             raise AuditError(
                 f"{where}: {self.engine} {self.engine_version} and the reference differ at token {at} "
                 f"(expected {expected[at : at + 5]}, got {ids[at : at + 5].tolist()}): run again with "
-                "--encoder tiktoken, and please report the document"
+                "--encoder=tiktoken, and please report the document"
             )
 
     def with_eot(
@@ -230,7 +230,7 @@ class Tokenizer:
         if self._proof is not None and self._proof.engine != f"{self.engine} {self.engine_version}":
             raise UsageError(
                 f"fastokens {self.engine_version} is installed here, and the run was begun with {self._proof.engine}: "
-                "install the same version on all machines, or give --encoder tiktoken"
+                "install the same version on all machines, or give --encoder=tiktoken"
             )
         self.vocabulary = with_fast_json(self.vocabulary)
         if self._proof is None:

@@ -13,7 +13,7 @@ from shardkit import Manifest, ShardLoader, open_shard, pull, push
 from shardkit.dataset.check import check_shard
 from shardkit.errors import ShardkitError
 from shardkit.files import open_file, sha256_file
-from shardkit.look.info import describe
+from shardkit.look.info import info
 from shardkit.look.verify import verify
 
 SHARD = "demo_train_000001.npy"
@@ -58,7 +58,7 @@ def test_what_is_no_file_in_a_shards_place_is_one_line_at_once(
         lambda: check_shard(data / SHARD, manifest.shards[1], hashed=True),
     ]
     if bare:
-        readers.append(lambda: describe(data))
+        readers.append(lambda: info(data))
         if put in (folder, circle):  # a remote lists files alone, and tries again for a while
             readers.pop(3)
     for read in readers:

@@ -171,7 +171,7 @@ def test_a_journal_of_which_nothing_holds_is_refused_with_the_way_out_or_begun_a
     lines = written.read_bytes().splitlines(keepends=True)
     written.write_bytes(b"".join([head, *lines[1:]] if head is not None else lines[1:]))
     before = written.read_bytes()
-    with pytest.raises(OutputError, match=r"journal\.jsonl is damaged .*: start again with --overwrite") as caught:
+    with pytest.raises(OutputError, match=r"journal\.jsonl is damaged .*: start again with overwrite=True") as caught:
         Journal.open(tmp_path, IDENTITY)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
@@ -187,7 +187,9 @@ def test_a_journal_of_an_earlier_version_is_refused_in_one_line(written: Path, t
     for record in records:
         del record["check"]
     written.write_bytes(b"".join(json.dumps(record).encode() + b"\n" for record in records))
-    with pytest.raises(OutputError, match=r"begun by an earlier version, its lines have no checksums: .*--overwrite"):
+    with pytest.raises(
+        OutputError, match=r"begun by an earlier version, its lines have no checksums: .*overwrite=True"
+    ):
         Journal.open(tmp_path, IDENTITY)
 
 
@@ -243,7 +245,7 @@ def test_a_source_file_that_is_another_by_now_is_named(tmp_path: Path) -> None:
     Journal.open(tmp_path, then).append(shard(0), resume(0))
     assert Journal.open(tmp_path, then).shards == [shard(0)]
     now = {**IDENTITY, "file states": [["a.jsonl", "9 bytes, modified 1"], ["b.jsonl", "9 bytes, modified 3"]]}
-    words = r"source file b\.jsonl: 9 bytes, modified 2 then, 9 bytes, modified 3 now\): .*--overwrite"
+    words = r"source file b\.jsonl: 9 bytes, modified 2 then, 9 bytes, modified 3 now\): .*overwrite=True"
     with pytest.raises(OutputError, match=words):
         Journal.open(tmp_path, now)
 

@@ -310,10 +310,10 @@ def test_a_gap_between_bare_shards_is_refused_unless_it_is_meant(tmp_path: Path)
 
 def test_a_split_without_shards_says_what_would_have_made_one(tmp_path: Path) -> None:
     write_shards(tmp_path / "all_val", [30, 31], vals=2)
-    with pytest.raises(UsageError, match=r"no 'train' shard \(it has val with 2, 61 tokens.*--shard-tokens 30 or less"):
+    with pytest.raises(UsageError, match=r"no 'train' shard \(it has val with 2, 61 tokens.*shard_tokens=30 or less"):
         open_split(tmp_path / "all_val", "train", verify=False)
     write_shards(tmp_path / "all_train", [30])
-    with pytest.raises(UsageError, match=r"no 'val' shard .*--val-shards 1"):
+    with pytest.raises(UsageError, match=r"no 'val' shard .*val_shards=1"):
         open_split(tmp_path / "all_train", "val", verify=False)
     with pytest.raises(UsageError, match=r"no 'test' shard .*split='train'"):
         open_split(tmp_path / "all_train", "test", verify=False)

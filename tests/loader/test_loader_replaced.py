@@ -141,5 +141,5 @@ def test_push_publishes_the_manifest_of_what_it_sent(
 
     monkeypatch.setattr(FsspecRemote, "upload", replace_the_manifest)
     push(folder, str(tmp_path / "remote"))
-    assert verify(tmp_path / "remote")["fingerprint"] == Manifest.load(made / "a").fingerprint
+    assert verify(tmp_path / "remote").fingerprint == Manifest.load(made / "a").fingerprint
     assert np.load(tmp_path / "remote" / "x_val_000000.npy").max() in (ord("a"), 256)

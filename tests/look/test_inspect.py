@@ -10,11 +10,9 @@ import pytest
 from reference import gpt2
 from texts import documents, write_parquet
 
-from shardkit import Manifest, open_shard, tokenize
+from shardkit import Manifest, info, open_shard, tokenize, verify
 from shardkit.errors import ManifestError, ShardError, TokenizerError, UsageError
-from shardkit.look.info import describe
 from shardkit.look.peek import peek_document
-from shardkit.look.verify import verify
 
 TEXTS = documents(60)
 SHARD_TOKENS = 4_000
@@ -49,27 +47,27 @@ def text_of(text: str | None) -> str:
 def test_every_document_can_be_looked_at_with_the_row_that_it_came_from(dataset: Path) -> None:
     for number, text in enumerate(TEXTS):
         found = peek_document(dataset, number, max_tokens=10**9)
-        assert found["text"] == text_of(text)
-        assert (found["source_file"], found["source_row"]) == (
+        assert found.text == text_of(text)
+        assert (found.source_file, found.source_row) == (
             ("a.parquet", number) if number < 40 else ("b.parquet", number - 40)
         )
-        assert open_shard(dataset / found["shard"])[found["offset"]] == 50256
+        assert open_shard(dataset / found.shard)[found.offset] == 50256
 
 
 def test_a_folder_of_bare_shards_shows_the_same_documents(copy: Path) -> None:
     bare(copy)
     for number in (0, 7, len(TEXTS) - 1):
         found = peek_document(copy, number, max_tokens=10**9)
-        assert found["text"] == text_of(TEXTS[number])
-        assert found["source_file"] is None
+        assert found.text == text_of(TEXTS[number])
+        assert found.source_file is None
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
 def test_a_document_is_shown_up_to_a_number_of_tokens(dataset: Path, count: int) -> None:
     number = next(i for i, text in enumerate(TEXTS) if text and len(text) > 200)
     found = peek_document(dataset, number, max_tokens=count)
-    assert found["tokens_shown"] == count
-    assert found["text"] == gpt2().decode(gpt2().encode_ordinary(TEXTS[number])[:count])
+    assert found.tokens_shown == count
+    assert found.text == gpt2().decode(gpt2().encode_ordinary(TEXTS[number])[:count])
 
 
 @pytest.mark.parametrize("number", [-1, len(TEXTS), 10**30])
@@ -88,21 +86,21 @@ def test_another_vocabulary_of_the_same_name_is_not_used_to_decode(copy: Path) -
             peek_document(copy, 0, tokenizer=named)
 
 
-def test_describe_says_what_is_there(dataset: Path, copy: Path) -> None:
-    found = describe(dataset)
+def test_info_says_what_is_there(dataset: Path, copy: Path) -> None:
+    found = info(dataset)
     manifest = Manifest.load(dataset)
-    assert (found["tokens"], found["documents"]) == (manifest.tokens, len(TEXTS))
-    assert [split["split"] for split in found["splits"]] == ["val", "train"]
-    assert found["tokenizer"] == "gpt2 (50,257 ids, EOT 50256)"
-    assert found["fingerprint"] == manifest.fingerprint
-    assert describe(bare(copy))["tokens"] == manifest.tokens
+    assert (found.tokens, found.documents) == (manifest.tokens, len(TEXTS))
+    assert [split.split for split in found.splits] == ["val", "train"]
+    assert str(found.tokenizer) == "gpt2 (50,257 ids, EOT 50256)"
+    assert found.fingerprint == manifest.fingerprint
+    assert info(bare(copy)).tokens == manifest.tokens
 
 
 def test_verify_passes_what_tokenize_made_and_says_what_it_could_not_check(dataset: Path, copy: Path) -> None:
-    assert verify(dataset)["shards_without_hash"] == 0
+    assert verify(dataset).shards_without_hash == 0
     shards = len(Manifest.load(dataset).shards)
-    assert verify(dataset, hashes=False)["shards_without_hash"] == shards
-    assert verify(bare(copy))["shards_without_hash"] == shards
+    assert verify(dataset, hashes=False).shards_without_hash == shards
+    assert verify(bare(copy)).shards_without_hash == shards
 
 
 def rewrite(path: Path, tokens: np.ndarray) -> None:
@@ -145,7 +143,7 @@ def test_a_shard_that_is_not_there_whole_is_named(copy: Path, damage: str) -> No
 def test_an_unfinished_run_and_a_folder_that_is_no_dataset_are_refused(copy: Path, tmp_path: Path) -> None:
     (copy / ".shardkit").mkdir()
     (copy / ".shardkit" / "journal.jsonl").touch()
-    for command in (describe, verify):
+    for command in (info, verify):
         (copy / "manifest.json").unlink(missing_ok=True)
         with pytest.raises(ManifestError, match="the dataset is unfinished"):
             command(copy)

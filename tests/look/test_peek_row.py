@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from shardkit import ShardLoader, Tokenizer, UsageError, tokenize
 from shardkit.cli import main
 from shardkit.errors import StateError
-from shardkit.look.peek import peek_row, peek_run
+from shardkit.look.peek_row import peek_row, peek_run
 
 TEXTS = [f"Document number {number} says {'more and ' * (number % 7)}nothing." for number in range(120)]
 
@@ -43,24 +43,24 @@ def test_a_row_shows_the_text_that_the_loader_gave(layout: str, folder: Path) ->
         inputs, _ = loader.next_batch()
         row = step % 3
         found = peek_row(folder, **options(layout=layout), step=step, rank=1, row=row, batch_size=3, world_size=2)
-        assert tokenizer.decode(inputs[row].tolist()).startswith(found["text"])  # padding is not shown
-        assert found["epoch"] == (6 * step + 3 + row) // loader.windows_per_epoch
+        assert tokenizer.decode(inputs[row].tolist()).startswith(found.text)  # padding is not shown
+        assert found.epoch == (6 * step + 3 + row) // loader.windows_per_epoch
         located = loader.locate(step=step, rank=1, row=row)
-        assert found["documents"][0]["shard"] == f"{located.shard} at {located.offset:,}"
+        assert (found.documents[0].shard, found.documents[0].offset) == (located.shard, located.offset)
 
 
 def test_each_document_of_a_row_names_its_file_and_row(folder: Path) -> None:
     seen = set()
     for step in range(30):
         found = peek_row(folder, **options(layout="packed", seq_len=64), step=step, batch_size=1)
-        texts = found["text"].split("<|endoftext|>")[1:]
-        documents = [one for one in found["documents"] if " row " in one["source"]]
+        texts = found.text.split("<|endoftext|>")[1:]
+        documents = [one for one in found.documents if one.source_row is not None]
         for text, one in zip(reversed(texts), reversed(documents), strict=False):  # a part of one may lead
-            file, row = one["source"].split(" row ")
-            number = int(row) + (80 if file == "b.jsonl" else 0)
-            assert one["document"] == f"document {number}"
+            assert one.source_row is not None
+            number = one.source_row + (80 if one.source_file == "b.jsonl" else 0)
+            assert one.document == number
             assert TEXTS[number].startswith(text) or text in TEXTS[number]
-            seen.add(file)
+            seen.add(one.source_file)
     assert seen == {"a.jsonl", "b.jsonl"}
 
 
@@ -70,7 +70,7 @@ def test_a_row_of_a_mixture_is_of_its_own_dataset(folder: Path) -> None:
     inputs, _ = loader.next_batch()
     for row in range(4):
         found = peek_row(mixture, **options(), step=0, row=row, batch_size=4)
-        assert found["text"] == Tokenizer("gpt2").decode(inputs[row].tolist())
+        assert found.text == Tokenizer("gpt2").decode(inputs[row].tolist())
 
 
 def run_log(run: Path, folder: Path, *entries: dict[str, Any]) -> Path:
@@ -101,16 +101,16 @@ def test_a_run_needs_nothing_but_its_log(folder: Path, tmp_path: Path) -> None:
         (5, 0, 0, later[0][0]),
         (6, 3, 0, later[7][0]),
     ):
-        assert peek_run(run, step=step, micro_step=micro_step, row=row)["text"] == decode(expected.tolist())
+        assert peek_run(run, step=step, micro_step=micro_step, row=row).text == decode(expected.tolist())
     for wrong, message in (
         ({"step": 7}, "has no step 7 of which it knows the data: expected 1 to 6"),
         ({"step": 0}, "has no step 0"),
-        ({"step": 1, "micro_step": 2}, "--micro-step is 2: expected 0 to 1"),
-        ({"step": 1, "row": 2}, "--row 2"),
+        ({"step": 1, "micro_step": 2}, "micro_step is 2: expected 0 to 1"),
+        ({"step": 1, "row": 2}, "row=2"),
     ):
         with pytest.raises(UsageError, match=message):
             peek_run(run, **wrong)
-    with pytest.raises(UsageError, match="give the --out folder of a training run"):
+    with pytest.raises(UsageError, match="give the out= folder of a training run"):
         peek_run(tmp_path, step=1)
 
 
@@ -130,9 +130,9 @@ def test_a_run_whose_dataset_is_another_by_now_is_refused(folder: Path, tmp_path
 
 def test_a_place_that_is_none_is_refused(folder: Path) -> None:
     for place, message in (
-        ({"step": -1, "batch_size": 1}, "--step is -1"),
-        ({"step": 0, "batch_size": 0}, "--batch-size is 0"),
-        ({"step": 0, "batch_size": 2, "row": 2}, "--rank is 0, --row 2: expected 0 to 0 and 0 to 1"),
+        ({"step": -1, "batch_size": 1}, "step is -1"),
+        ({"step": 0, "batch_size": 0}, "batch_size is 0"),
+        ({"step": 0, "batch_size": 2, "row": 2}, "rank is 0, row=2: expected 0 to 0 and 0 to 1"),
         ({"step": 0, "batch_size": 2, "rank": 1}, "for 1 ranks and batches of 2"),
     ):
         with pytest.raises(UsageError, match=message):

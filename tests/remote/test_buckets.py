@@ -252,7 +252,7 @@ def test_a_line_of_a_batch_that_fails_is_tried_again_and_then_said(
     ("place", "options", "says"),
     [
         (PLACE, {"revision": "v1"}, "has no revisions"),
-        (PLACE, {"tag": "v1"}, "leave --tag v1 out"),
+        (PLACE, {"tag": "v1"}, "leave tag='v1' out"),
         (f"{PLACE}@v1", {}, "is no bucket: write hf://buckets/user/name"),
         ("hf://buckets/alice", {}, "is no bucket: write hf://buckets/user/name"),
         ("hf://buckets/alice/tokens/../x", {}, "is no bucket: write hf://buckets/user/name"),
@@ -279,7 +279,7 @@ def test_a_bucket_that_is_not_there_or_not_ours_is_one_clear_line(
     push(tmp_path / "a", PLACE, private=True)
     assert hub.buckets[BUCKET].private
     hub.create_bucket("alice/open")
-    with pytest.raises(HubError, match="exists and is public: push without --private"):
+    with pytest.raises(HubError, match="exists and is public: push without private=True"):
         push(tmp_path / "a", "hf://buckets/alice/open", private=True)
     for token, says in (("hf_other", "your token may not see it"), ("hf_read", "does not allow it .*read-only token")):
         monkeypatch.setenv("HF_TOKEN", token)

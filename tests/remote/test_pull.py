@@ -257,7 +257,7 @@ def test_a_gap_between_bare_shards_is_refused_unless_it_is_meant(hub: HubServer,
     made = make_dataset(tmp_path / "a", shards=9)
     names = [shard.file for shard in made.shards if shard.index not in (2, 3, 6)]
     hub.seed_repo(REPO, {name: tmp_path / "a" / name for name in names})
-    said = r"has shards 0 to 8, but lacks 2, 3, 6: .*--shards.* --allow-gaps"
+    said = r"has shards 0 to 8, but lacks 2, 3, 6: .*shards=.* allow_gaps=True"
     for chosen in ({}, {"shards": (0, 100)}):
         with pytest.raises(ManifestError, match=said):
             pull(REPO, tmp_path / "b", **chosen)  # type: ignore[arg-type]

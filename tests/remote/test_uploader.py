@@ -112,7 +112,7 @@ def test_without_a_bound_the_files_stay(hub: HubServer, tmp_path: Path) -> None:
 
 
 def test_a_shard_larger_than_the_bound_is_refused_at_once(hub: HubServer) -> None:
-    with open_uploader(REPO, b"", max_bytes=1000) as uploader, pytest.raises(DiskFull, match=r"--max-disk 1\.0 kB"):
+    with open_uploader(REPO, b"", max_bytes=1000) as uploader, pytest.raises(DiskFull, match=r"max_disk=1\.0 kB"):
         uploader.wait_for_room(1001)
 
 

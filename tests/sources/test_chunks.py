@@ -63,7 +63,7 @@ def test_a_parquet_file_that_was_written_again_is_read_again(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("table", "words"),
     [
-        ({"body": ["x"], "id": [1]}, r"a\.parquet has no column 'text': expected one of body, id \(--text-field\)"),
+        ({"body": ["x"], "id": [1]}, r"a\.parquet has no column 'text': expected one of body, id \(text_field=\)"),
         ({"text": [1, 2]}, r"a\.parquet: column 'text' is int64, not text"),
         ({"text": [b"x"]}, "is binary, not text"),
         ({"text": [["x"]]}, "is list<.*, not text"),
@@ -289,10 +289,10 @@ def test_separated_text_is_split_as_str_split_does(
 
 def test_a_separator_is_for_txt_files_and_not_empty(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b"")
-    with pytest.raises(UsageError, match=r"--separator is for \.txt files, a\.jsonl is jsonl"):
+    with pytest.raises(UsageError, match=r"separator is for \.txt files, a\.jsonl is jsonl"):
         open_source(str(tmp_path), separator="x")
     (tmp_path / "a.jsonl").rename(tmp_path / "a.txt")
-    with pytest.raises(UsageError, match="--separator is empty"):
+    with pytest.raises(UsageError, match="separator is empty"):
         open_source(str(tmp_path), separator="")
 
 

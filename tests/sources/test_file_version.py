@@ -90,7 +90,7 @@ def test_a_local_file_that_changes_while_it_is_read_is_refused_by_name(
         assert all("o" in text for text in chunk_texts(ahead[0], source.options))
     change(path)
     rest = chain((chunk for chunk in ahead[1:] or ahead if chunk.payload is None), chunks)
-    with pytest.raises(SourceError, match=rf"{re.escape(name)} has changed since the run began .* --overwrite"):
+    with pytest.raises(SourceError, match=rf"{re.escape(name)} has changed since the run began .* overwrite=True"):
         [chunk_texts(chunk, source.options) for chunk in rest]
 
 

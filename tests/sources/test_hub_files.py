@@ -15,7 +15,7 @@ from huggingface_hub import HfFileSystem
 
 from shardkit.dataset.manifest import Manifest
 from shardkit.errors import AuthError, OutputError, ShardkitWarning, SourceError, UsageError
-from shardkit.look.info import describe
+from shardkit.look.info import info
 from shardkit.remote.push import push
 from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.open import open_source
@@ -114,11 +114,11 @@ def test_an_old_revision_and_a_local_folder_of_that_name(texts: HubServer, tmp_p
         (f"hf://datasets/{REPO}/none/*.txt", {}, SourceError, "no such file or folder at commit"),
         (f"hf://datasets/{REPO}/data/*.txt", {}, None, ""),
         (f"{SITE}/blob/main/README.md", {}, SourceError, "README.md holds no files to read: expected .parquet"),
-        (f"{SITE}/tree/v9/data", {}, SourceError, "has no such revision: check --revision"),
-        (f"{SITE}/tree/v1/data", {"revision": "main"}, UsageError, "one revision and --revision another (main)"),
-        (f"{SITE}/tree/v1", {"revision": "main"}, UsageError, "one revision and --revision another (main)"),
-        (f"{SITE}/tree/v1/data", {"name": "small"}, UsageError, "names files, --name and --split choose among"),
-        (f"{REPO}/data", {"split": "test"}, UsageError, "names files, --name and --split choose among"),
+        (f"{SITE}/tree/v9/data", {}, SourceError, "has no such revision: check revision="),
+        (f"{SITE}/tree/v1/data", {"revision": "main"}, UsageError, "one revision and revision= another (main)"),
+        (f"{SITE}/tree/v1", {"revision": "main"}, UsageError, "one revision and revision= another (main)"),
+        (f"{SITE}/tree/v1/data", {"name": "small"}, UsageError, "names files, name= and split= choose among"),
+        (f"{REPO}/data", {"split": "test"}, UsageError, "names files, name= and split= choose among"),
         ("https://huggingface.co/alice/model", {}, UsageError, "is a model, or a page of the site"),
         ("https://huggingface.co/datasets/alice/none/tree/main/x?token=hf_aB12345678901", {}, AuthError, "alice/none"),
     ],
@@ -152,7 +152,7 @@ def test_a_run_names_dataset_commit_and_path_and_goes_on_with_the_same_address_a
     assert dict(manifest.source.options) == {"path": "data/part-10.parquet"}
     assert [file.path for file in manifest.source.files] == ["data/part-10.parquet"]
     assert Manifest.load(tmp_path / "out") == manifest
-    assert describe(tmp_path / "out")["source"] == f"{REPO} {manifest.source.revision} data/part-10.parquet"
+    assert info(tmp_path / "out").source == f"{REPO} {manifest.source.revision} data/part-10.parquet"
     push(tmp_path / "out", "alice/tokens")
     card = texts.file_bytes("alice/tokens", "README.md").decode()
     assert f"- Source: `{REPO}`, revision `{manifest.source.revision}`, path `data/part-10.parquet`" in card

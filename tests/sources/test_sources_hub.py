@@ -130,7 +130,7 @@ def test_the_texts_are_whole_when_the_network_fails_drops_and_shortens(hub: HubS
             REPO,
             {"revision": "v9"},
             "SourceError",
-            "hf://datasets/alice/texts@v9 has no such revision: check --revision",
+            "hf://datasets/alice/texts@v9 has no such revision: check revision=",
         ),
         (REPO, {"text_field": "body"}, "SourceError", "has no column 'body': expected one of noise, text"),
         ("alice/..", {}, "SourceError", "hf://datasets/alice/.. is not a name the Hub takes"),
@@ -208,7 +208,7 @@ def test_a_separator_cuts_the_text_files_of_a_hub_dataset_too(
 ) -> None:
     assert read(hub, "alice/whole", name="txt", separator="\n")["texts"] == whole_files["txt"][0].split("\n")
     assert (
-        "--separator is for .txt files, gz/0.jsonl.gz is jsonl.gz"
+        "separator is for .txt files, gz/0.jsonl.gz is jsonl.gz"
         in read(hub, "alice/whole", name="gz", separator="\n")["message"]
     )
 

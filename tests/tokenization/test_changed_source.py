@@ -55,7 +55,7 @@ def holds_only(out: Path, expected: dict[str, bytes]) -> bool:
 def test_a_file_that_is_replaced_in_a_run_stops_it_and_no_shard_holds_a_token_of_the_new_one(tmp_path: Path) -> None:
     source, out = tmp_path / "a.jsonl", tmp_path / "out"
     write(source, "older")
-    with pytest.raises(SourceError, match=r"a\.jsonl has changed since the run began .*--overwrite"):
+    with pytest.raises(SourceError, match=r"a\.jsonl has changed since the run began .*overwrite=True"):
         tokenize(source, out, progress=after(3, lambda: write(source, "newer")), **OPTIONS)
     assert holds_only(out, shard_bytes(texts("older"), 2000, "p"))
     assert not (out / "manifest.json").exists()
@@ -99,7 +99,7 @@ def test_texts_that_are_fewer_than_before_the_stop_are_refused(tmp_path: Path) -
 
     with pytest.raises(KeyboardInterrupt):
         tokenize(texts("older"), tmp_path / "out", progress=after(5, stop), **OPTIONS)
-    with pytest.raises(SourceError, match="the source ends earlier than when the run began: .* --overwrite"):
+    with pytest.raises(SourceError, match="the source ends earlier than when the run began: .* overwrite=True"):
         tokenize(texts("older")[:500], tmp_path / "out", **OPTIONS)
     assert not (tmp_path / "out" / "manifest.json").exists()
 

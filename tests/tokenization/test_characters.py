@@ -48,7 +48,7 @@ def test_a_dataset_of_characters_needs_nothing_else(tmp_path: Path) -> None:
     tokenize(tmp_path / "a.parquet", tmp_path / "out", tokenizer="chars", workers=1, shard_tokens=3_000)
     manifest = Manifest.load(tmp_path / "out")
     assert ids_of(tmp_path / "out", manifest) == expected(texts)
-    assert peek_document(tmp_path / "out", 7, max_tokens=500)["text"] == texts[7]
+    assert peek_document(tmp_path / "out", 7, max_tokens=500).text == texts[7]
     tokenizer = Tokenizer.of_dataset(manifest)
     assert tokenizer.decode(tokenizer.encode_ordinary(texts[3])) == texts[3]
     theirs = AutoTokenizer.from_pretrained(str(tmp_path / "out"))
@@ -123,7 +123,7 @@ def test_the_limits_of_a_run_bound_what_is_read_for_it() -> None:
 def test_what_cannot_have_it_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="reads the source twice, and an iterator can be read once"):
         tokenize(iter(["a"]), tmp_path / "out", tokenizer="chars")
-    with pytest.raises(UsageError, match="chars has one end of text: leave --eot out"):
+    with pytest.raises(UsageError, match="chars has one end of text: leave eot= out"):
         tokenize(["a"], tmp_path / "out", tokenizer="chars", eot="x")
     with pytest.raises(TokenizerError, match="made of the text of one dataset"):
         load_vocabulary("chars")

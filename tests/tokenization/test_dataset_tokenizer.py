@@ -70,7 +70,7 @@ def test_a_dataset_needs_no_file_but_its_own(out: Path, vocabulary: Path, monkey
     vocabulary.unlink()
     train_vocabulary(out.parent / "tokenizer.json", size=300)
     monkeypatch.chdir(out.parent)  # where another file of that name is
-    assert peek_document(out, 3)["text"].startswith(prose(60)[3][:200])
+    assert peek_document(out, 3).text.startswith(prose(60)[3][:200])
     manifest = Manifest.load(out)
     assert Tokenizer.of_dataset(manifest).info == manifest.tokenizer
 

@@ -67,7 +67,7 @@ def test_a_run_with_a_models_name_gives_the_bytes_of_its_file_and_a_dataset_that
     (tmp_path / "hub" / "tokenizer.json").unlink()
     assert manifest.tokenizer is not None
     with pytest.raises(
-        TokenizerError, match=rf"not beside its manifest \({manifest.tokenizer.name}\): give --tokenizer"
+        TokenizerError, match=rf"not beside its manifest \({manifest.tokenizer.name}\): give tokenizer="
     ):
         Tokenizer.of_dataset(manifest)  # a stranger's manifest does not decide what is fetched
     assert not hub.log

@@ -87,7 +87,7 @@ def test_a_repo_that_holds_another_unfinished_run_is_refused(hub: Any, corpus: P
 def test_a_bound_too_small_for_two_shards_says_so(hub: Any, corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(DiskFull, match=r"no room for two shards of 10\.1 kB: give more"):
         tokenize(corpus, tmp_path / "a", shard_tokens=SHARD_TOKENS, prefix="p", push=REPO, max_disk=15_000)
-    with pytest.raises(UsageError, match="give --push REPO too"):
+    with pytest.raises(UsageError, match="give push=REPO too"):
         tokenize(corpus, tmp_path / "a", shard_tokens=SHARD_TOKENS, max_disk=15_000)
 
 
@@ -226,7 +226,7 @@ def test_a_folder_gets_what_it_lacks_from_a_remote_that_is_complete(
     lost, damaged = sorted(expected)[:2]
     (out / lost).unlink()  # now its manifest is false
     (out / damaged).write_bytes(expected[damaged][:-1] + b"\xff")
-    with pytest.raises(OutputError, match=r"is missing.*--push"):
+    with pytest.raises(OutputError, match=r"is missing.*push="):
         tokenize(corpus, out, shard_tokens=SHARD_TOKENS, prefix="p", chunk_bytes=1 << 14, workers=1)
     assert push_to(far, corpus, out) == manifest
     assert folder_bytes(out) == expected

@@ -145,7 +145,7 @@ def test_a_word_that_is_too_long_is_named_by_its_line_and_can_be_skipped(tmp_pat
         '{"text": "one"}\n{"text": "' + "x" * (cutting.LONGEST_RUN + 1) + '"}\n{"text": "two"}\n'
     )
     options: dict[str, Any] = {"shard_tokens": 4, "val_shards": 0, "workers": 1}
-    with pytest.raises(SourceError, match=r"a\.jsonl, line 2: 8,388,609 characters .* with --skip-bad-rows"):
+    with pytest.raises(SourceError, match=r"a\.jsonl, line 2: 8,388,609 characters .* with skip_bad_rows=True"):
         tokenize(str(tmp_path / "a.jsonl"), tmp_path / "out", **options)
     with pytest.warns(UserWarning, match=r"skipped a\.jsonl, line 2"):
         manifest = tokenize(str(tmp_path / "a.jsonl"), tmp_path / "skipped", skip_bad_rows=True, **options)

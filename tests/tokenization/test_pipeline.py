@@ -199,14 +199,14 @@ def test_a_finished_run_called_again_returns_its_manifest_and_writes_nothing(cor
 def test_too_few_tokens_for_a_train_split_names_a_shard_size_that_gives_one(tmp_path: Path) -> None:
     with pytest.warns(ShardkitWarning, match="no train split") as caught:
         tokenize(["a b c"] * 100, tmp_path / "out", shard_tokens=1_000_000, workers=1)
-    size = int(re.search(r"--shard-tokens (\d+)", str(caught[0].message))[1])  # type: ignore[index]
+    size = int(re.search(r"shard_tokens=(\d+)", str(caught[0].message))[1])  # type: ignore[index]
     manifest = tokenize(["a b c"] * 100, tmp_path / "out", shard_tokens=size, workers=1, overwrite=True)
     assert len(manifest.splits["train"]) >= 2
 
 
 def test_another_run_in_the_same_folder_is_refused_and_the_difference_named(corpus: Path, tmp_path: Path) -> None:
     tokenize(corpus, tmp_path / "out", shard_tokens=50_000)
-    with pytest.raises(OutputError, match=r"shard tokens: 50000 there, 40000 now.*--overwrite"):
+    with pytest.raises(OutputError, match=r"shard tokens: 50000 there, 40000 now.*overwrite=True"):
         tokenize(corpus, tmp_path / "out", shard_tokens=40_000)
     assert len(tokenize(corpus, tmp_path / "out", shard_tokens=40_000, overwrite=True).shards) > 0
 
@@ -219,7 +219,7 @@ def test_a_damaged_shard_is_noticed_when_a_run_goes_on(corpus: Path, tmp_path: P
     data = bytearray(victim.read_bytes())
     data[1_000] ^= 1
     victim.write_bytes(data)
-    with pytest.raises(OutputError, match=r"has SHA-256 .*: it is damaged.*--overwrite"):
+    with pytest.raises(OutputError, match=r"has SHA-256 .*: it is damaged.*overwrite=True"):
         tokenize(corpus, out, shard_tokens=50_000, chunk_bytes=SMALL_CHUNK)
     assert not (out / "manifest.json").exists()
 
@@ -228,7 +228,7 @@ def test_a_bad_row_stops_the_run_by_file_and_line_and_can_be_skipped(tmp_path: P
     lines = [json.dumps({"text": f"document {i}"}) for i in range(50)]
     lines[30] = "{not json"
     (tmp_path / "a.jsonl").write_text("\n".join(lines) + "\n")
-    with pytest.raises(SourceError, match=r"a\.jsonl, line 31: not JSON.*--skip-bad-rows"):
+    with pytest.raises(SourceError, match=r"a\.jsonl, line 31: not JSON.*skip_bad_rows=True"):
         tokenize(tmp_path / "a.jsonl", tmp_path / "bad", shard_tokens=10, workers=1, chunk_bytes=200)
     assert not (tmp_path / "bad" / "manifest.json").exists()
     with pytest.warns(ShardkitWarning, match=r"skipped a\.jsonl, line 31"):
@@ -424,10 +424,10 @@ def test_a_script_without_a_main_guard_works_and_its_functions_travel(tmp_path: 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"workers": 0}, UsageError, "--workers is 0: expected a whole number of at least 1"),
-        ({"shard_tokens": 0}, UsageError, "--shard-tokens is 0"),
-        ({"max_tokens": -5}, UsageError, "--max-tokens is -5"),
-        ({"val_shards": -1}, UsageError, "--val-shards is -1"),
+        ({"workers": 0}, UsageError, "workers is 0: expected a whole number of at least 1"),
+        ({"shard_tokens": 0}, UsageError, "shard_tokens is 0"),
+        ({"max_tokens": -5}, UsageError, "max_tokens is -5"),
+        ({"val_shards": -1}, UsageError, "val_shards is -1"),
         ({"tokenizer": "gpt7"}, TokenizerError, "unknown tokenizer 'gpt7': expected one of .*gpt2"),
         ({"prefix": "my_train"}, UsageError, "neither 'train' nor 'val'"),
         ({"runner": "slurm"}, UsageError, "unknown runner 'slurm'"),

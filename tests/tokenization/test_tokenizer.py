@@ -231,7 +231,7 @@ def test_the_audit_names_the_document_that_a_wrong_engine_gets_wrong() -> None:
     message = str(caught.value)
     assert message.startswith("a.parquet, row 1: fastokens ")
     assert "differ at token 2 (expected [262, 5417, 290, 517], got [290, 5417, 262, 517])" in message
-    assert "--encoder tiktoken" in message
+    assert "encoder='tiktoken'" in message
 
 
 @pytest.mark.parametrize("ids", [[], [464], [464, 3797, 0], [464, 3797, 5000]])
@@ -387,10 +387,10 @@ def test_the_end_of_text_may_be_named(tmp_path: Path) -> None:
     named = load_vocabulary(str(path), "[B]")
     assert (named.info.eot_id, named.end_of_text) == (1, "[B]")
     assert load_vocabulary(str(tmp_path), "[B]").info == named.info
-    with pytest.raises(TokenizerError, match=r"tokenizer.json has no token '\[C\]': give --eot one of its tokens"):
+    with pytest.raises(TokenizerError, match=r"tokenizer.json has no token '\[C\]': give eot= one of its tokens"):
         load_vocabulary(str(path), "[C]")
     assert load_vocabulary("cl100k_base", "<|endofprompt|>").info.eot_id == 100276
     assert load_vocabulary("cl100k_base").end_of_text == load_vocabulary("bytes").end_of_text == "<|endoftext|>"
     for name in ("gpt2", "bytes"):
-        with pytest.raises(TokenizerError, match=rf"{name} has no special token 'x': --eot is one of <\|endoftext\|>"):
+        with pytest.raises(TokenizerError, match=rf"{name} has no special token 'x': eot is one of <\|endoftext\|>"):
             load_vocabulary(name, "x")

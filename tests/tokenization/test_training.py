@@ -139,10 +139,10 @@ def test_what_cannot_be_trained_on_is_one_line_and_leaves_nothing(tmp_path: Path
         file.write(b'{"text": "good"}\nnot json\n')
     for source, options, error, words in (
         (tmp_path / "empty.txt", {}, SourceError, "has no text to train on"),
-        (tmp_path / "bad.jsonl.gz", {}, SourceError, "bad.jsonl.gz.*--skip-bad-rows"),
-        (["a"], {"vocab_size": 256}, UsageError, "--vocab-size is 256: expected from 257"),
-        (["a"], {"pattern": "gpt5"}, UsageError, "unknown --pattern 'gpt5': expected one of gpt2, gpt4, gpt4o"),
-        (["a"], {"max_bytes": 0}, UsageError, "--max-bytes is 0"),
+        (tmp_path / "bad.jsonl.gz", {}, SourceError, "bad.jsonl.gz.*skip_bad_rows=True"),
+        (["a"], {"vocab_size": 256}, UsageError, "vocab_size is 256: expected from 257"),
+        (["a"], {"pattern": "gpt5"}, UsageError, "unknown pattern='gpt5': expected one of gpt2, gpt4, gpt4o"),
+        (["a"], {"max_bytes": 0}, UsageError, "max_bytes is 0"),
     ):
         with pytest.raises(error, match=words):
             train_tokenizer(source, tmp_path / "out", **options)  # type: ignore[arg-type]

@@ -53,7 +53,7 @@ class Kind:
 
 def tokens_of(folder: Path) -> list[list[int]]:
     """What every split holds, shard by shard, if `verify` has nothing against it."""
-    assert verify(folder)["verified"] in (True, False)
+    assert verify(folder).verified in (True, False)
     manifest = Manifest.load(folder)
     return [open_shard(folder / shard.file).tolist() for shard in manifest.shards]
 

@@ -260,6 +260,7 @@ def run(folder: CacheFolder, source: str, revision: str | None) -> None:
     remove_tree(folder.incoming)
 
 
+@ShardkitError.naming_flags()  # the readers put it into their own words
 def main(folder: CacheFolder) -> int:
     """Serve `folder` for the source that standard input names, unless another does; returns the exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer: when it ends, so does this
