@@ -18,6 +18,7 @@ from shardkit.dataset.check import check_shard
 from shardkit.dataset.consistency import check_shards, check_tokenizer, check_tokens_per_shard
 from shardkit.dataset.folder import INCOMING_FOLDER, MANIFEST_NAME, PLAN_FOLDER, WORK_DIR, read_bare_shards
 from shardkit.dataset.journal import JOURNAL_FILE
+from shardkit.dataset.notebook import html_table
 from shardkit.dataset.records import ShardInfo, SourceFile, SourceInfo, TokenizerInfo
 from shardkit.dataset.typed_json import parse_json, read_record
 from shardkit.errors import ManifestError
@@ -84,6 +85,22 @@ class Manifest:
         """Hex SHA-256 of what decides batches: dtype, and each shard's split, length and content hash, in order."""
         content = [self.dtype, *([s.split, s.tokens, s.sha256 or s.edges] for s in self.shards)]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def __repr__(self) -> str:
+        splits = ", ".join(f"{split} {len(shards):,}" for split, shards in self.splits.items())
+        made_with = f", {self.tokenizer.name}" if self.tokenizer else ""
+        return (
+            f"<Manifest{f' of {self.directory}' if self.directory else ''}: {self.tokens:,} tokens, "
+            f"{self.documents:,} documents, {len(self.shards):,} shards ({splits}), {self.dtype}{made_with}>"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (split, len(shards), sum(shard.tokens for shard in shards), sum(shard.documents for shard in shards))
+            for split, shards in self.splits.items()
+        ]
+        words = [str(part) for part in (self.directory, self.dtype, self.tokenizer) if part]
+        return html_table(", ".join(["Manifest", *words]), rows, ("split", "shards", "tokens", "documents"))
 
     def to_json(self) -> str:
         """The text of `manifest.json`."""

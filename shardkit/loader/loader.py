@@ -31,10 +31,11 @@ from shardkit.loader.batch import BatchType, check_format, dict_of
 from shardkit.loader.feed import Feed, check_prefetch
 from shardkit.loader.frameworks import refuse_second_sharing, refuse_workers
 from shardkit.loader.rank import rank_of_process
+from shardkit.loader.shown import ShownInWords
 from shardkit.loader.signature import with_options_of
 
 
-class ShardLoader(IterableDataset[BatchType]):
+class ShardLoader(ShownInWords, IterableDataset[BatchType]):
     """Batches of one split for one rank: every window once an epoch, at any world size, resumable at any step.
 
     >>> from shardkit import ShardLoader

@@ -115,7 +115,7 @@ def pull_checked(
             )
         as_published = part is whole and not names_secrets(text, whole)
         write_manifest(directory, text if as_published else part.to_json().encode())
-    return Pulled(part, all(shard.sha256 for shard in part.shards))
+    return Pulled(dataclasses.replace(part, directory=directory), all(shard.sha256 for shard in part.shards))
 
 
 def _local_manifest(directory: Path) -> Manifest | None:

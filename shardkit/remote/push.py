@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from shardkit.dataset.check import check_shard
 from shardkit.dataset.journal_segments import segment_files
 from shardkit.dataset.known_files import unchanged
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest
+from shardkit.dataset.notebook import html_table
 from shardkit.dataset.tokenizer_file import TOKENIZER_NAME, read_tokenizer_files, tokenizer_files
 from shardkit.errors import HubError, ManifestError, ShardkitWarning, UsageError
 from shardkit.hub_answers import or_mirror
@@ -37,6 +38,11 @@ class PushResult:
     sent_files: int
     sent_bytes: int
     skipped_files: int
+
+    def _repr_html_(self) -> str:
+        return html_table(
+            "Pushed", [(field.name.replace("_", " "), getattr(self, field.name)) for field in fields(self)]
+        )
 
 
 def push(

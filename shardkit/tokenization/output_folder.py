@@ -89,9 +89,10 @@ def own_manifest(directory: Path, journal: Journal, spec: RunSpec) -> Manifest |
     return manifest
 
 
-def complete(manifest: Manifest, seen: SeenShards, tokenizer: bytes) -> None:
+def complete(manifest: Manifest, seen: SeenShards, tokenizer: bytes) -> Manifest:
     """Write the manifest of a run that is at its end, and its `tokenizer.json` if that is what the bytes of `tokenizer`
-    are, if every shard is there as it was written or hashed by this process. Raises `OutputError`."""
+    are, if every shard is there as it was written or hashed by this process. Returns it with its folder. Raises
+    `OutputError`."""
     try:
         for shard in manifest.shards:
             seen.check(shard)
@@ -103,6 +104,7 @@ def complete(manifest: Manifest, seen: SeenShards, tokenizer: bytes) -> None:
             "command again"
         )
     manifest.save(seen.directory)
+    return dataclasses.replace(manifest, directory=seen.directory)
 
 
 def default_prefix(source_id: str) -> str:

@@ -166,7 +166,7 @@ def tokenize(
             if manifest is None:
                 seen = SeenShards(directory)
                 manifest = _run(spec, seen, journal, running, job, None, progress)
-                output_folder.complete(manifest, seen, spec.tokenizer.file)
+                manifest = output_folder.complete(manifest, seen, spec.tokenizer.file)
                 _warn_of_missing_splits(manifest, val_shards)
             return manifest
         return _run_and_push(
@@ -209,8 +209,7 @@ def _run_and_push(
         return manifest
     if gone_on_with:  # shards of earlier sessions may be at the remote alone
         return pull(repo, directory)
-    output_folder.complete(manifest, seen, spec.tokenizer.file)
-    return manifest
+    return output_folder.complete(manifest, seen, spec.tokenizer.file)
 
 
 def _run(
