@@ -18,10 +18,10 @@ from reference import folder_bytes, shard_bytes
 from texts import documents, write_parquet
 
 from shardkit import ShardLoader, Tokenizer, tokenize
+from shardkit.bars import TransferBar
 from shardkit.cli import main
 from shardkit.cli.options import Size
 from shardkit.dataset.records import SourceFile, SourceInfo
-from shardkit.look.progress import TransferBar
 
 ROOT = Path(__file__).parent.parent
 

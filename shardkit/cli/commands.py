@@ -77,11 +77,10 @@ def push(directory: Path, repo: str, as_json: bool, **options: Any) -> None:
     REPO: user/name[/folder] on the Hub, a folder, or a URL (hf://buckets/, file://, s3://, gs://). Run it again after
     any failure.
     """
-    from shardkit.look.progress import TransferBar
     from shardkit.remote.push import push as run
 
-    with warnings_as_lines(), TransferBar("push") as bar:
-        result = run(directory, repo, progress=bar, **options)
+    with warnings_as_lines():
+        result = run(directory, repo, **options)
     print_result(dataclasses.asdict(result), as_json)
 
 
@@ -108,13 +107,12 @@ def pull(
     Run it again after any failure, or for more shards: what DIR holds and is right is not fetched again. `verified: no`
     says that neither a manifest nor the remote gave hashes to check the files against.
     """
-    from shardkit.look.progress import TransferBar
     from shardkit.remote.listing import Selection
     from shardkit.remote.pull import pull_checked
 
     selection = Selection(split, shards, allow_gaps)
-    with warnings_as_lines(), TransferBar("pull") as bar:
-        manifest, verified = pull_checked(repo, directory, revision=revision, selection=selection, progress=bar)
+    with warnings_as_lines():
+        manifest, verified = pull_checked(repo, directory, revision=revision, selection=selection, progress=True)
     repo = public_address(repo)
     summary = {"repo": repo, "shards": len(manifest.shards), "tokens": manifest.tokens, "documents": manifest.documents}
     print_result({**summary, "fingerprint": manifest.fingerprint, "verified": verified}, as_json)

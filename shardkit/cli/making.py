@@ -60,8 +60,9 @@ def tokenize(source: str, as_json: bool, **options: Any) -> None:
     .jsonl[.gz|.zst], .txt), a URL, or `sample`.
     Killed or failed, the same command goes on from the last finished shard.
     """
-    from shardkit.look.progress import ProgressBar, run_summary
+    from shardkit.look.run_summary import run_summary
     from shardkit.tokenization.pipeline import tokenize as run
+    from shardkit.tokenization.progress_bar import ProgressBar
 
     with warnings_as_lines(), ProgressBar() as bar:
         manifest = run(source, progress=bar, **options)

@@ -8,6 +8,7 @@ import tempfile
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, wait
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from shardkit.remote.interface import Remote, RemoteFile
 from shardkit.remote.threads import TransferThreads
 from shardkit.remote.uploader import TransferProgress
 
+_WATCH_SECONDS = 0.5
 FETCHES = 3  # of one file, while it arrives with a wrong hash
 
 
@@ -91,23 +93,65 @@ def download_files(
         remove_tree(unfinished)  # of a pull that was killed: its files restart anyway
         unfinished.mkdir(parents=True)
         incoming = Path(tempfile.mkdtemp(dir=unfinished))  # an abandoned thread must not find our files under its names
-        done, lock = 0, threading.Lock()
 
         def fetch(item: WantedFile) -> None:
-            nonlocal done
             download_verified(remote, item, incoming, directory / item.shard.file)
-            with lock:
-                done += item.size
-                if progress is not None:
-                    progress(item.shard.file, done, total)
+            arrivals.count(item)
 
-        try:
-            fetches = [threads.submit(partial(fetch, item)) for item in missing]
-            for future in wait(fetches, return_when=FIRST_EXCEPTION).done:
-                future.result()
-        except BaseException:
-            remote.stopping.set()  # cuts the waits between tries, and what is arriving; what has arrived stays
-            raise
+        with _Arrivals(incoming, len(missing), total, progress) as arrivals:
+            try:
+                fetches = [threads.submit(partial(fetch, item)) for item in missing]
+                for future in wait(fetches, return_when=FIRST_EXCEPTION).done:
+                    future.result()
+            except BaseException:
+                remote.stopping.set()  # cuts the waits between tries, and what is arriving; what has arrived stays
+                raise
+
+
+class _Arrivals:
+    """Tells `progress` how many of `total` bytes have come: of whole files, and, twice a second, of those that grow in
+    the folder `incoming`. A context manager."""
+
+    def __init__(self, incoming: Path, files: int, total: int, progress: TransferProgress | None) -> None:
+        self._incoming, self._files, self._total, self._progress = incoming, files, total, progress
+        self._whole = self._told = 0
+        self._lock, self._ended = threading.Lock(), threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="shardkit-watch", daemon=True)
+
+    def __enter__(self) -> _Arrivals:
+        if self._progress is not None:
+            self._watcher.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        if self._progress is not None:
+            self._watcher.join()
+
+    def count(self, item: WantedFile) -> None:
+        """A file is whole, and no longer in the folder."""
+        with self._lock:
+            self._whole += item.size
+            self._tell(item.shard.file, 0)
+
+    def _watch(self) -> None:
+        while not self._ended.wait(_WATCH_SECONDS):
+            with self._lock:
+                self._tell(f"{self._files:,} files", _bytes_in(self._incoming))
+
+    def _tell(self, file: str, arriving: int) -> None:
+        self._told = max(self._told, min(self._whole + arriving, self._total))  # what came wrong comes again
+        if self._progress is not None:
+            self._progress(file, self._told, self._total)
+
+
+def _bytes_in(folder: Path) -> int:
+    """The bytes of all files under a folder in which others work."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # it has just gone
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 def is_right(path: Path, item: WantedFile) -> bool:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from shardkit.bars import TransferBar, shown
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest
 from shardkit.dataset.tokenizer_file import (
     TOKENIZER_NAME,
@@ -45,7 +46,7 @@ def pull(
     shards: tuple[int, int] | None = None,
     allow_gaps: bool = False,
     workers: int = 8,
-    progress: TransferProgress | None = None,
+    progress: TransferProgress | bool = True,
 ) -> Manifest:
     """Download the dataset at `repo` into `directory` (default: the last part of its name) and return its manifest.
 
@@ -57,7 +58,8 @@ def pull(
     `.npy` shards, and the manifest is made here. A shard that is missing between them is refused, as a loader would
     read on over the hole; `allow_gaps` goes without it.
 
-    `progress(file, done_bytes, total_bytes)` follows each fetched file.
+    A bar says how far it is; `progress=False` silences it, and `progress(file, done_bytes, total_bytes)` is called in
+    its place.
 
     Raises `HubError`, `AuthError`, `DiskFull`, `ManifestError`, `OutputError` (the folder holds another dataset),
     `UsageError`.
@@ -86,36 +88,42 @@ def pull_checked(
     revision: str | None,
     selection: Selection,
     workers: int = 8,
-    progress: TransferProgress | None,
+    progress: TransferProgress | bool | None,
 ) -> Pulled:
     """`pull`, and whether the files were verified."""
-    remote = open_remote(repo, revision=revision)
-    remote_files = remote.files()
-    directory = Path(directory if directory is not None else remote.default_folder)
-    if remote.local_folder == directory.resolve():
-        raise UsageError(f"{repo} is the folder to pull into itself: give another folder")
-    dataset = published(remote, remote_files)
-    with _only_pull(directory):
-        local = _local_manifest(directory)
-        if dataset is None:
-            return Pulled(*pull_bare(remote, remote_files, directory, local, selection, workers, progress))
-        text, whole = dataset
-        part = _with_local(whole, selection.part_of(whole, remote.name), local, directory)
-        wanted = [WantedFile.of(shard) for shard in part.shards]
-        check_listing(remote, wanted, remote_files)
-        listed = {shard.file for shard in local.shards} if local else set()
-        download_files(remote, directory, wanted, listed, workers, progress)
-        part.check_files(directory)
-        if not write_tokenizer_files(directory, fetch_tokenizer(remote, remote_files, directory, part)):
-            warnings.warn(
-                f"{directory} holds another {TOKENIZER_NAME} than this dataset's, which stays: move it away and pull "
-                "again to have the dataset's own",
-                ShardkitWarning,
-                stacklevel=3,
-            )
-        as_published = part is whole and not names_secrets(text, whole)
-        write_manifest(directory, text if as_published else part.to_json().encode())
-    return Pulled(dataclasses.replace(part, directory=directory), all(shard.sha256 for shard in part.shards))
+    with shown(progress, lambda: TransferBar("pull")) as tell:
+        remote = open_remote(repo, revision=revision)
+        remote_files = remote.files()
+        directory = Path(directory if directory is not None else remote.default_folder)
+        if remote.local_folder == directory.resolve():
+            raise UsageError(f"{repo} is the folder to pull into itself: give another folder")
+        dataset = published(remote, remote_files)
+        with _only_pull(directory):
+            local = _local_manifest(directory)
+            if dataset is None:
+                return Pulled(*pull_bare(remote, remote_files, directory, local, selection, workers, tell))
+            text, whole = dataset
+            part = _with_local(whole, selection.part_of(whole, remote.name), local, directory)
+            wanted = [WantedFile.of(shard) for shard in part.shards]
+            check_listing(remote, wanted, remote_files)
+            listed = {shard.file for shard in local.shards} if local else set()
+            download_files(remote, directory, wanted, listed, workers, tell)
+            part.check_files(directory)
+            _fetch_tokenizer(remote, remote_files, directory, part)
+            as_published = part is whole and not names_secrets(text, whole)
+            write_manifest(directory, text if as_published else part.to_json().encode())
+        return Pulled(dataclasses.replace(part, directory=directory), all(shard.sha256 for shard in part.shards))
+
+
+def _fetch_tokenizer(remote: Remote, files: Mapping[str, RemoteFile], directory: Path, manifest: Manifest) -> None:
+    """Fetch the dataset's own `tokenizer.json`, unless it is here. Warns (`ShardkitWarning`) if another is here."""
+    if not write_tokenizer_files(directory, fetch_tokenizer(remote, files, directory, manifest)):
+        warnings.warn(
+            f"{directory} holds another {TOKENIZER_NAME} than this dataset's, which stays: move it away and pull "
+            "again to have the dataset's own",
+            ShardkitWarning,
+            stacklevel=4,
+        )
 
 
 def _local_manifest(directory: Path) -> Manifest | None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from shardkit.bars import TransferBar, shown
 from shardkit.dataset.check import check_shard
 from shardkit.dataset.journal_segments import segment_files
 from shardkit.dataset.known_files import unchanged
@@ -55,16 +56,17 @@ def push(
     overwrite: bool = False,
     repair: bool = False,
     workers: int = 5,
-    progress: TransferProgress | None = None,
+    progress: TransferProgress | bool = True,
 ) -> PushResult:
     """Send the dataset in `directory` to `repo`: what is missing there, checked against its SHA-256, manifest last.
 
     `repo` is `user/name[/folder]` or `hf://buckets/...` on the Hub, a path, or a URL that fsspec reaches. `revision` is
     a branch, made if need be; `tag` names the resulting commit. With `overwrite` another dataset that is there, or on
-    its way, is replaced. With `repair` every shard that is there is read back first, and one that is served with other
-    bytes than it should have, or not at all, is sent again. Safe to repeat after any failure. Raises `ManifestError` or
-    `ShardError` for a dataset that does not verify, `HubError` if the remote holds another one (and not `overwrite`),
-    `AuthError`, `UsageError`.
+    its way, is replaced. With `repair` every shard that is there is read back first, and one that is served wrong, or
+    not at all, is sent again. Safe to repeat after any failure. A bar says how far it is; `progress=False` silences it,
+    and `progress(file, done_bytes, total_bytes)` is called in its place. Raises `ManifestError` or `ShardError` for a
+    dataset that does not verify, `HubError` if the remote holds another one (and not `overwrite`), `AuthError`,
+    `UsageError`.
 
     >>> result = push("out", "./remote")
     >>> result.skipped_files  # nothing was there before
@@ -81,19 +83,20 @@ def push(
         raise UsageError(f"{repo} is not a Hub repo: leave --tag={tag} out")
     if remote.local_folder == directory.resolve():
         raise UsageError(f"{repo} is the folder to push itself: give another place")
-    remote.create(private=private)
-    wrong = served_wrong(remote, manifest.shards, workers, progress) if repair else []
-    remote_files = _claim(remote, manifest, wrong, overwrite=overwrite)
-    if overwrite and not remote.has_commits:
-        remote_files = {}  # its record says what arrived, not what is there today
-    with Uploader(remote, remote_files, workers=workers, progress=progress) as uploader:
-        missing = [shard for shard in manifest.shards if not uploader.has(shard)]
-        if repair and missing:
-            remote.discard(missing)
-        for shard in missing:
-            uploader.submit(directory / shard.file, shard)
-        uploader.flush()
-    publish(remote, manifest, manifest_bytes, tokenizer)
+    with shown(progress, lambda: TransferBar("push")) as tell:
+        remote.create(private=private)
+        wrong = served_wrong(remote, manifest.shards, workers, tell) if repair else []
+        remote_files = _claim(remote, manifest, wrong, overwrite=overwrite)
+        if overwrite and not remote.has_commits:
+            remote_files = {}  # its record says what arrived, not what is there today
+        with Uploader(remote, remote_files, workers=workers, progress=tell) as uploader:
+            missing = [shard for shard in manifest.shards if not uploader.has(shard)]
+            if repair and missing:
+                remote.discard(missing)
+            for shard in missing:
+                uploader.submit(directory / shard.file, shard)
+            uploader.flush()
+        publish(remote, manifest, manifest_bytes, tokenizer)
     if tag is not None:
         remote.tag(tag, overwrite=overwrite)
     return PushResult(

@@ -109,6 +109,8 @@ class Uploader:
             self._queue.append(item)
             self._pending_bytes += shard.bytes
             self._handed_in_bytes += shard.bytes
+            if self._progress is not None:
+                self._progress(shard.file, self._done_bytes, self._handed_in_bytes)
             item.upload = self._threads.submit(partial(self._send, item))
         self._watch(item.upload)
 

@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shardkit.bars import shown
 from shardkit.dataset.journal import Journal
 from shardkit.dataset.known_files import SeenShards
 from shardkit.dataset.manifest import WORK_DIR, Manifest
@@ -30,6 +31,7 @@ from shardkit.sources.sample import SAMPLE_SHARD_TOKENS
 from shardkit.tokenization import live_push, output_folder
 from shardkit.tokenization.live_push import LivePush
 from shardkit.tokenization.ordered_writer import OrderedWriter, TokenizeProgress
+from shardkit.tokenization.progress_bar import ProgressBar
 from shardkit.tokenization.run_spec import RunSpec
 from shardkit.tokenization.run_tokenizer import open_tokenizer
 from shardkit.tokenization.worker import Filter, Job, Transform
@@ -71,7 +73,7 @@ def tokenize(
     private: bool = False,
     max_disk: int | None = None,
     overwrite: bool = False,
-    progress: Callable[[TokenizeProgress], None] | None = None,
+    progress: Callable[[TokenizeProgress], None] | bool = True,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Manifest:
     """Tokenize `source` into `.npy` shards and a manifest in the folder `out`; return the manifest.
@@ -99,7 +101,8 @@ def tokenize(
     waits for room, and no manifest is written there.
 
     Killed or failed, the same call goes on from the last finished shard and ends with the same bytes. Called again on a
-    finished folder, it checks the sizes and returns the manifest.
+    finished folder, it checks the sizes and returns the manifest. A bar, or without a terminal or notebook a line now
+    and then on stderr, says how far it is; `progress=False` silences it, and a function is called in its place.
 
     Raises `UsageError`, `SourceError`, `TokenizerError`, `OutputError` or `WorkerError` (all `ShardkitError`).
     Warns (`ShardkitWarning`) if there were too few tokens for a train split.
@@ -115,21 +118,22 @@ def tokenize(
         raise UsageError("--max-disk and --private say how to push: give --push REPO too")
     if val_shards < 0:
         raise UsageError(f"--val-shards is {val_shards}: expected 0 or more")
-    opened = open_source(
-        source,
-        name=name,
-        split=split,
-        revision=revision,
-        text_field=text_field,
-        separator=separator,
-        skip_bad_rows=skip_bad_rows,
-    )
-    if shard_tokens is None:
-        shard_tokens = SAMPLE_SHARD_TOKENS if isinstance(source, str) and source == "sample" else TOKENS_PER_SHARD
-    is_default = isinstance(source, str) and source == DEFAULT_SOURCE
-    directory = Path(DEFAULT_OUT if out is None and is_default else _required(out))
-    prefix = output_folder.check_prefix(prefix or output_folder.default_prefix(opened.info.id))
     with ExitStack() as stack:
+        tell = stack.enter_context(shown(progress, ProgressBar))
+        opened = open_source(
+            source,
+            name=name,
+            split=split,
+            revision=revision,
+            text_field=text_field,
+            separator=separator,
+            skip_bad_rows=skip_bad_rows,
+        )
+        if shard_tokens is None:
+            shard_tokens = SAMPLE_SHARD_TOKENS if isinstance(source, str) and source == "sample" else TOKENS_PER_SHARD
+        is_default = isinstance(source, str) and source == DEFAULT_SOURCE
+        directory = Path(DEFAULT_OUT if out is None and is_default else _required(out))
+        prefix = output_folder.check_prefix(prefix or output_folder.default_prefix(opened.info.id))
         stack.enter_context(output_folder.claim(directory, overwrite=overwrite))
         running = _start_runner(runner, workers)  # its processes start while this one loads the vocabulary
         stack.push(running)
@@ -165,12 +169,12 @@ def tokenize(
             manifest = output_folder.finished(directory, journal, spec)
             if manifest is None:
                 seen = SeenShards(directory)
-                manifest = _run(spec, seen, journal, running, job, None, progress)
+                manifest = _run(spec, seen, journal, running, job, None, tell)
                 manifest = output_folder.complete(manifest, seen, spec.tokenizer.file)
                 _warn_of_missing_splits(manifest, val_shards)
             return manifest
         return _run_and_push(
-            spec, directory, running, job, push, remote_run, private=private, max_disk=max_disk, progress=progress
+            spec, directory, running, job, push, remote_run, private=private, max_disk=max_disk, tell=tell
         )
 
 
@@ -189,7 +193,7 @@ def _run_and_push(
     *,
     private: bool,
     max_disk: int | None,
-    progress: Callable[[TokenizeProgress], None] | None,
+    tell: Callable[[TokenizeProgress], None] | None,
 ) -> Manifest:
     """Make what is not made yet, here or at `repo`, and complete the dataset there; without `max_disk` also here."""
     live_push.adopt_journal(directory, remote_run, spec.identity())
@@ -197,18 +201,18 @@ def _run_and_push(
         spec.check_is_this_run(remote_run.manifest, repo)
         journal = Journal.open(directory, spec.identity())  # whose folder it is, also while shards come into it
         live_push.tidy_place(remote_run, journal.lines[0])
-        return remote_run.manifest if max_disk is not None else pull(repo, directory)
+        return remote_run.manifest if max_disk is not None else pull(repo, directory, progress=tell is not None)
     journal = Journal.open(directory, spec.identity())
     output_folder.own_manifest(directory, journal, spec)
     gone_on_with, seen = bool(journal.shards), SeenShards(directory)
     with live_push.LivePush(spec, directory, journal, remote_run, private=private, max_disk=max_disk) as uploads:
-        manifest = _run(spec, seen, journal, runner, job, uploads, progress)
+        manifest = _run(spec, seen, journal, runner, job, uploads, tell)
         uploads.complete(manifest)
     _warn_of_missing_splits(manifest, spec.val_shards)
     if max_disk is not None:
         return manifest
     if gone_on_with:  # shards of earlier sessions may be at the remote alone
-        return pull(repo, directory)
+        return pull(repo, directory, progress=tell is not None)
     return output_folder.complete(manifest, seen, spec.tokenizer.file)
 
 
@@ -219,7 +223,7 @@ def _run(
     runner: LocalRunner | RayRunner,
     job: Job,
     uploads: LivePush | None,
-    progress: Callable[[TokenizeProgress], None] | None,
+    tell: Callable[[TokenizeProgress], None] | None,
 ) -> Manifest:
     """Make the shards that are not made yet, and the manifest (not saved)."""
     started, before = time.time(), traffic()
@@ -239,9 +243,9 @@ def _run(
         for result in runner.run(job, chunks, over_network=over_network):
             writer.append_chunk(result)
             done += result.chunk.weight
-            if progress is not None:
+            if tell is not None:
                 fetched = traffic().since(before).bytes
-                progress(writer.progress(done, total, runner.process_ids, fetched, time.time() - started))
+                tell(writer.progress(done, total, runner.process_ids, fetched, time.time() - started))
             if writer.full:
                 break
         files = writer.finish()

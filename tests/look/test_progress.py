@@ -12,9 +12,11 @@ import pytest
 from texts import documents, write_parquet
 
 from shardkit import Manifest, rate_limits, tokenize
-from shardkit.look.progress import ProgressBar, TransferBar, bound_words, run_summary
+from shardkit.bars import TransferBar
+from shardkit.look.run_summary import run_summary
 from shardkit.rate_limits import PAUSES
 from shardkit.tokenization.ordered_writer import TokenizeProgress
+from shardkit.tokenization.progress_bar import ProgressBar, bound_words
 
 TEXTS = documents(40)
 

@@ -19,8 +19,8 @@ from hub_server import HubServer
 from texts import documents, write_parquet
 
 from shardkit import pull, push, rate_limits, tokenize
+from shardkit.bars import TransferBar
 from shardkit.errors import HubError
-from shardkit.look.progress import TransferBar
 from shardkit.rate_limits import LIMITS
 from shardkit.remote import hub_client
 from shardkit.remote.hub_client import SilentError, while_bytes_come

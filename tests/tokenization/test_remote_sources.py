@@ -19,7 +19,7 @@ import pytest
 from hub_server import HubServer, point_client
 
 from shardkit import Manifest, tokenize
-from shardkit.look.progress import run_summary
+from shardkit.look.run_summary import run_summary
 from shardkit.sources.read_ahead import AHEAD_BYTES
 from shardkit.sources.source import Chunk, Fetched, InputFile
 from shardkit.tokenization import local_runner

@@ -1,0 +1,144 @@
+"""How far something is, for people: a bar on a terminal or in a notebook; elsewhere a line now and then on stderr.
+
+Knows no shards and no remotes. `shown` is what a `progress=` of the public functions means.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from shardkit.files import format_bytes
+from shardkit.rate_limits import PAUSES
+from shardkit.redaction import printable
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_SECONDS_BETWEEN_LINES = 10.0
+_FIRST_LINE_SECONDS = 2.0  # longer silence puzzles
+_TICK_SECONDS = 1.0
+_SECONDS_BETWEEN_DRAWINGS = 0.1
+Shown = TypeVar("Shown")
+
+
+@contextmanager
+def shown(progress: Shown | bool | None, bar: Callable[[], AbstractContextManager[Shown]]) -> Iterator[Shown | None]:
+    """What is called while the block runs, for a `progress` that a user gave: True is a `bar`, False or None nothing,
+    anything else is called itself."""
+    if progress is True:
+        with bar() as opened:
+            yield opened
+    else:
+        yield progress or None
+
+
+class State(NamedTuple):
+    """How far something is: so much `done` of the `total` (None: not known), `words` beside a bar, or, without one, the
+    whole `line`."""
+
+    done: int
+    total: int | None
+    words: str
+    line: str
+
+
+class Bar(ABC):
+    """A bar of `unit`, or lines, about `what`. A context manager; it is drawn anew as time goes by, and says what calls
+    over the network wait for."""
+
+    def __init__(self, what: str, unit: str) -> None:
+        self.what = what
+        self._bar: Any = None
+        if sys.stderr.isatty() or _in_notebook():
+            from tqdm.auto import tqdm
+
+            options = {"unit": unit, "unit_scale": True, "dynamic_ncols": True, "smoothing": 0.1}
+            self._bar = tqdm(desc=what, file=sys.stderr, **options)
+        self._draws_at = time.monotonic() + (_FIRST_LINE_SECONDS if self._bar is None else 0.0)
+        self._drawing = threading.Lock()
+        self._waits_for = ""  # "" while nothing waits
+        self._ended = threading.Event()
+        self._clock = threading.Thread(target=self._tick, name="shardkit-clock", daemon=True)
+        self._listening = ExitStack()
+
+    @abstractmethod
+    def state(self) -> State | None:
+        """How far it is now; None before it has begun."""
+
+    def __enter__(self) -> Self:
+        self._listening.enter_context(PAUSES.told_to(self._on_pause))
+        self._clock.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._clock.join()
+        self._listening.close()
+        if self._bar is not None:
+            self._bar.leave = self._bar.n > 0  # a bar on which nothing came is in the way of what is said next
+            self._bar.close()
+
+    def draw(self) -> None:
+        """Show the state, if it is time to: ten times a second, or once in ten seconds where there are lines."""
+        with self._drawing:
+            now = time.monotonic()
+            if now < self._draws_at:
+                return
+            self._draws_at = now + (_SECONDS_BETWEEN_LINES if self._bar is None else _SECONDS_BETWEEN_DRAWINGS)
+            state = self.state() or State(0, None, "starting", "starting")
+            if self._bar is None:
+                print(f"{self.what}: {state.line}", file=sys.stderr, flush=True)
+                return
+            self._bar.total = state.total
+            self._bar.set_postfix_str(self._waits_for or state.words, refresh=False)
+            self._bar.update(state.done - self._bar.n)
+
+    def _tick(self) -> None:
+        while not self._ended.wait(_TICK_SECONDS):
+            self.draw()
+            if self._bar is not None:
+                self._bar.refresh()  # its clock goes on also where nothing comes
+
+    def _on_pause(self, text: str, is_new: bool) -> None:
+        """As `rate_limits.Pauses` calls its listeners."""
+        ended, self._waits_for = self._waits_for and not text, text
+        if self._bar is not None and (text or ended):
+            self._bar.set_postfix_str(text)
+        elif self._bar is None and is_new:
+            print(text, file=sys.stderr, flush=True)
+
+
+class TransferBar(Bar):
+    """Callable with (file, bytes done, bytes in all) of a push or a pull."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, "B")
+        self._last: tuple[str, int, int] | None = None
+
+    def __call__(self, file: str, done: int, total: int) -> None:
+        """Show how far the transfer is."""
+        self._last = file, done, total
+        self.draw()
+
+    def state(self) -> State | None:
+        """The bytes that have come or gone."""
+        if self._last is None:
+            return None
+        file, done, total = self._last
+        return State(done, total, printable(file, lines=False), f"{format_bytes(done)} of {format_bytes(total)}")
+
+
+def _in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and "IPKernelApp" in shell.config
