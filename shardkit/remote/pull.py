@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +25,7 @@ from shardkit.locks import hold_lock
 from shardkit.remote.address import open_remote
 from shardkit.remote.bare_shards import pull_bare
 from shardkit.remote.download import WantedFile, download_files, fetch_tokenizer, write_manifest
+from shardkit.remote.interface import Remote, RemoteFile
 from shardkit.remote.listing import Selection, check_listing, names_secrets, published
 from shardkit.remote.uploader import TransferProgress
 

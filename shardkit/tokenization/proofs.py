@@ -18,7 +18,7 @@ from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 
-from shardkit.cache_home import cache_home
+from shardkit.cache_home import cache_folder
 from shardkit.dataset.typed_json import parse_json, read_record
 from shardkit.errors import OutputError
 from shardkit.files import atomic_write, read_small_file
@@ -91,7 +91,7 @@ def save_proof(proof: Proof) -> None:
 
 
 def _place(key: str) -> Path:
-    return cache_home() / "proofs" / f"{key}.json"
+    return cache_folder("proofs") / f"{key}.json"
 
 
 @lru_cache(maxsize=1)

@@ -14,13 +14,15 @@ import json
 import os
 import tempfile
 from binascii import b2a_base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from shardkit.cache_home import cache_folder, is_trusted, is_usable
 from shardkit.errors import OutputError, TokenizerError
-from shardkit.files import atomic_write
+from shardkit.files import atomic_write, read_small_file
 
 _GPT2 = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
 _BASE = "https://openaipublic.blob.core.windows.net/encodings/"
@@ -63,7 +65,8 @@ def load_encoding(name: str) -> Any:
         )
     seeded = seed_tiktoken_cache(name)
     try:
-        return tiktoken.get_encoding(name)
+        with _reading_from(_folder_for(name)):
+            return tiktoken.get_encoding(name)
     except OSError as error:  # requests' exceptions are OSErrors
         if seeded:
             raise
@@ -87,11 +90,11 @@ def seed_tiktoken_cache(encoding: str) -> bool:
     installed package carries a file with another hash than tiktoken expects.
     """
     files = _FILES.get(encoding)
-    folder = _cache_folder()
+    folder = _folder_for(encoding)
     if files is None or folder is None:
         return False
     for url, sha256 in files:
-        target = folder / hashlib.sha1(url.encode()).hexdigest()
+        target = _place(folder, url)
         if _has(target, sha256):
             continue
         data = _packaged(url.rsplit("/", 1)[1])
@@ -116,12 +119,12 @@ def seed_tiktoken_cache(encoding: str) -> bool:
 def seed_from_tokenizer_json(encoding: str, text: bytes) -> None:
     """Make the file of `encoding` available to tiktoken out of a `tokenizer.json` with the same tokens, where it is not
     on this machine yet. Does nothing where that cannot be done: its hash decides."""
-    files = _FILES.get("r50k_base" if encoding == "gpt2" else encoding, ())
-    folder = _cache_folder()
+    encoding = "r50k_base" if encoding == "gpt2" else encoding
+    files, folder = _FILES.get(encoding, ()), _folder_for(encoding)
     if folder is None:
         return
     for url, sha256 in files:
-        target = folder / hashlib.sha1(url.encode()).hexdigest()
+        target = _place(folder, url)
         if _has(target, sha256):
             continue
         decode = {char: byte for byte, char in byte_to_unicode().items()}
@@ -138,16 +141,40 @@ def seed_from_tokenizer_json(encoding: str, text: bytes) -> None:
             return
 
 
-def _cache_folder() -> Path | None:
+def _folder_for(encoding: str) -> Path | None:
+    """tiktoken's cache folder, if it has the files of `encoding` or this user can put them there, else a folder of this
+    user's; None where tiktoken is to have none. (Its default is one for all users of a machine.)"""
     named = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
-    if named is None:
-        return Path(tempfile.gettempdir()) / "data-gym-cache"
-    return Path(named) if named else None
+    if named == "":
+        return None
+    shared = Path(named).absolute() if named else Path(tempfile.gettempdir()) / "data-gym-cache"
+    files = _FILES.get(encoding, ())
+    filled = bool(files) and is_trusted(shared) and all(_has(_place(shared, url), sha256) for url, sha256 in files)
+    return shared if filled or is_usable(shared) else cache_folder("tiktoken")
+
+
+def _place(folder: Path, url: str) -> Path:
+    return folder / hashlib.sha1(url.encode()).hexdigest()
+
+
+@contextmanager
+def _reading_from(folder: Path | None) -> Iterator[None]:
+    """While the block runs, `folder` is tiktoken's cache."""
+    before = os.environ.get("TIKTOKEN_CACHE_DIR")
+    if folder is not None:
+        os.environ["TIKTOKEN_CACHE_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ["TIKTOKEN_CACHE_DIR"] = before
+        elif folder is not None:
+            del os.environ["TIKTOKEN_CACHE_DIR"]
 
 
 def _has(path: Path, sha256: str) -> bool:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+        return hashlib.sha256(read_small_file(path)).hexdigest() == sha256
     except OSError:
         return False
 

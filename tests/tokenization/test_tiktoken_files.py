@@ -67,9 +67,20 @@ def test_a_package_with_another_file_is_refused(cache: Path, tmp_path: Path, mon
     assert not cache.exists()
 
 
-def test_a_cache_that_cannot_be_written_names_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_is_replaced_by_ones_own(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    monkeypatch.setenv("SHARDKIT_CACHE", str(tmp_path / "own"))
+    assert seed_tiktoken_cache("gpt2")
+    assert len(list((tmp_path / "own" / "tiktoken").iterdir())) == 2
+    assert os.environ["TIKTOKEN_CACHE_DIR"] == str(tmp_path / "file" / "cache")
+
+
+def test_where_no_cache_can_be_written_the_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiktoken_files, "_folder_for", lambda _: tmp_path / "file" / "cache")
+    (tmp_path / "file").write_text("")
     with pytest.raises(TokenizerError, match="set TIKTOKEN_CACHE_DIR to a folder that can be written"):
         seed_tiktoken_cache("gpt2")
 

@@ -26,14 +26,14 @@ from shardkit.dataset.token_stream import Tokens, TokenStream, open_stream
 from shardkit.errors import HubError, ShardkitError, ShardkitWarning, UsageError
 from shardkit.files import format_bytes
 from shardkit.remote.streaming.edges import EdgeFolder, edge_bytes
-from shardkit.remote.streaming.folder import CacheFolder, Dataset, default_folder, full_name, small_bytes
+from shardkit.remote.streaming.folder import CacheFolder, Dataset, default_folder, default_name, full_name, small_bytes
 from shardkit.remote.streaming.lease import POLL_SECONDS, Reader
 from shardkit.remote.streaming.room import when_there_is_room
 
 
 def cache_folder_name(source: str, revision: str | None, split: str) -> str:
     """The name of the folder, one a dataset, revision and split, that caches `source` below a folder of several."""
-    return default_folder(*full_name(source, revision), split).name
+    return default_name(*full_name(source, revision), split)
 
 
 class ShardCache:

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from shardkit.cache_home import cache_home
+from shardkit.cache_home import cache_folder
 from shardkit.dataset.manifest import WORK_DIR, Manifest
 from shardkit.dataset.typed_json import parse_json, read_record
 from shardkit.errors import OutputError
@@ -162,9 +162,14 @@ class CacheFolder:
 
 def default_folder(source: str, revision: str | None, split: str) -> Path:
     """Where the shards of `source`, as `full_name` gives it, go by default: a folder a dataset, revision and split."""
+    return cache_folder(default_name(source, revision, split))
+
+
+def default_name(source: str, revision: str | None, split: str) -> str:
+    """The name of that folder."""
     name = public_address(source) + (f"@{revision}" if revision else "") + f"-{split}"
     short = re.sub(r"[^\w.@-]+", "-", name.removeprefix("hf://datasets/").rpartition("://")[2]).strip("-.")[-60:]
-    return cache_home() / f"{short}-{source_key(chr(0).join([public_address(source), revision or '', split]))[:8]}"
+    return f"{short}-{source_key(chr(0).join([public_address(source), revision or '', split]))[:8]}"
 
 
 def full_name(source: str, revision: str | None) -> tuple[str, str | None]:
