@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from shardkit.errors import ShardkitError, UsageError, machine_fault
+from shardkit.errors import ShardkitError, UsageError, machine_fault, missing_package
 from shardkit.version import __version__
 
 if TYPE_CHECKING:
@@ -66,7 +66,10 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+        try:
+            return getattr(import_module(_HOMES[name]), name)
+        except ModuleNotFoundError as error:
+            raise (missing_package(error) or error) from None
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -11,6 +11,7 @@ line; any other exception is a bug and keeps its traceback.
     ├── OutputError           an output folder that is not ours, holds another run, or cannot be written
     │   └── DiskFull          no room: says how much is needed
     ├── WorkerError           a worker process died: names its chunk
+    ├── MissingPackage        a package that is not installed: says the command (an ImportError too)
     ├── HubError              the remote said no, or did not answer
     │   └── AuthError         token missing, wrong, read-only, or not enough for this repo
     └── StateError            a loader or checkpoint state that would silently change the data
@@ -28,6 +29,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from shardkit.extras import PACKAGES, install, name_of_missing
 from shardkit.redaction import printable, redact
 
 _SWITCHES = {"allow-gaps", "overwrite", "private", "repair", "skip-bad-rows"}  # options that have no value
@@ -130,6 +132,10 @@ class WorkerError(ShardkitError):
     """A worker process died."""
 
 
+class MissingPackage(ShardkitError, ImportError):
+    """A package that is needed here and not installed."""
+
+
 class HubError(ShardkitError):
     """The remote refused, failed, or did not answer."""
 
@@ -158,9 +164,22 @@ _MACHINE_FAULTS = {
 }
 
 
+def missing_package(error: BaseException, needed_by: str = "") -> MissingPackage | None:
+    """The one line for an import that failed because a package is not installed, and the command that installs it; None
+    for any other error. `needed_by` says what needs it, where that is more than the package itself says."""
+    if not isinstance(error, ImportError) or isinstance(error, ShardkitError):
+        return None
+    if (name := name_of_missing(error)) is None:
+        return None
+    return MissingPackage(
+        f"{name}, needed by {needed_by or PACKAGES[name].needed_by}, is not installed: {install(name)}"
+    )
+
+
 def machine_fault(error: BaseException) -> ShardkitError | None:
     """The one line for an error that is the machine's and no bug: no room, no memory, no rights, a failing disk, a file
-    that was removed in mid-run; None for any other. For command lines; a library call raises the error itself.
+    that was removed in mid-run, a package that is not installed; None for any other. For command lines; a library call
+    raises the error itself.
 
     >>> import errno
     >>> from shardkit import machine_fault
@@ -171,6 +190,8 @@ def machine_fault(error: BaseException) -> ShardkitError | None:
         return ShardkitError("no room for another thread: free memory, or allow more (ulimit -u, ulimit -v)")
     if isinstance(error, MemoryError):
         return ShardkitError("out of memory: use fewer --workers, or a machine with more")
+    if (missing := missing_package(error)) is not None:
+        return missing
     if not isinstance(error, OSError) or error.errno not in _MACHINE_FAULTS:
         return None
     where = f" ({error.filename})" if error.filename else ""

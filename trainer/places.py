@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from shardkit import ShardkitError
+from shardkit import ShardkitError, machine_fault
 from trainer.config import Config, flag_of, names_of, read_toml
 
 
@@ -45,7 +45,10 @@ def differences(config: Config, saved: Mapping[str, Any], own: Mapping[str, Any]
 
 
 def one_line(error: BaseException) -> str:
-    """What a client of some place says, for people: its first line, without tokens and an address's secret parts."""
+    """What a client of some place says, for people: its first line, without tokens and an address's secret parts; of a
+    driver that is not installed, how it is."""
+    if isinstance(error, ImportError) and (missing := machine_fault(error)) is not None:
+        return str(missing)
     return str(ShardkitError((str(error).splitlines() or [""])[0].strip()))[:300] or type(error).__name__
 
 

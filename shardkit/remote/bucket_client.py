@@ -21,7 +21,7 @@ from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import http_backoff
 
-from shardkit.errors import UsageError
+from shardkit.errors import UsageError, missing_package
 from shardkit.remote.hub_client import Download, while_bytes_come, xet_upload
 
 try:
@@ -86,7 +86,7 @@ class BucketClient:
         try:
             from hf_xet import SKIP_SHA256, XetConfig, XetSession
         except ImportError as error:
-            raise UsageError("pushing to a bucket needs hf_xet: pip install hf_xet") from error
+            raise missing_package(error, "pushing to a bucket") or error from error
         route = self._token_route(XetTokenType.WRITE)
         session = None
         if again:

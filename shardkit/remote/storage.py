@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, ShardInfo
-from shardkit.errors import HubError, UsageError
+from shardkit.errors import HubError, UsageError, missing_package
 from shardkit.files import open_file, read_small_file, sha256_file
 from shardkit.network import open_filesystem, with_retries
 from shardkit.redaction import public_address
@@ -38,7 +38,7 @@ class FsspecRemote:
         try:
             self._fs, self._root = open_filesystem(str(Path(url).expanduser()) if "://" not in url else url)
         except ImportError as error:
-            raise UsageError(f"{self.name} needs a driver ({error}): for S3, pip install 'shardkit[s3]'") from error
+            raise missing_package(error, self.name) or UsageError(f"{self.name} needs a driver: {error}") from error
         except ValueError as error:
             raise UsageError(f"{self.name} is no place ({error}): write user/name, s3://bucket/x, ./folder") from error
         protocol = self._fs.protocol if isinstance(self._fs.protocol, str) else self._fs.protocol[0]

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from shardkit.errors import ShardkitWarning, SourceError
+from shardkit.errors import ShardkitWarning, SourceError, missing_package
 from shardkit.network import open_filesystem, with_retries
 from shardkit.redaction import public_address
 from shardkit.sources.file_version import local_version, stated_version
@@ -62,7 +62,7 @@ def url_files(url: str) -> tuple[InputFile, ...]:
     try:
         filesystem, root = open_filesystem(url, error=SourceError)
     except (ValueError, ImportError) as error:
-        raise SourceError(f"cannot open {shown}: {error}") from error
+        raise missing_package(error, shown) or SourceError(f"cannot open {shown}: {error}") from error
     found = with_retries(list_files, shown, "list the source", error=SourceError)
     if not found:
         raise SourceError(f"{shown} holds no files to read: expected {', '.join(FORMATS)}")

