@@ -75,7 +75,7 @@ def test_every_file_that_may_import_something_exists() -> None:
         ("shardkit/batches/state.py", "x = importlib.import_module('pickle')", "imports pickle"),
         ("shardkit/batches/state.py", "x = __import__('dill')", "imports dill"),
         ("shardkit/remote/push.py", "try:\n    import multiprocess.pool\nexcept ImportError: ...", "multiprocess"),
-        ("trainer/log.py", "import matplotlib.pyplot as plt", "imports matplotlib outside a function"),
+        ("trainer/plot.py", "import matplotlib.pyplot as plt", "imports matplotlib outside a function"),
         ("shardkit/dataset/shards.py", "np.load(path, allow_pickle=True)", "np.load with allow_pickle=True"),
         ("shardkit/dataset/shards.py", "np.load(path, allow_pickle=flag)", "np.load with allow_pickle=flag"),
         ("trainer/checkpoint.py", "torch.load(path)", "torch.load without weights_only=True"),
@@ -94,7 +94,7 @@ def test_a_planted_violation_is_found(path: str, text: str, found: str) -> None:
         ("shardkit/loader/feed.py", "import torch\nfrom torch import Tensor"),
         ("shardkit/__init__.py", "if TYPE_CHECKING:\n    import torch"),
         ("shardkit/batches/state.py", '"""import pickle"""\n# import torch\nfrom shardkit.batches.pickle import x'),
-        ("trainer/log.py", "def plot():\n    import matplotlib"),
+        ("trainer/plot.py", "def plot():\n    import matplotlib"),
         ("trainer/checkpoint.py", "torch.load(path, weights_only=True)\nnp.load(path)"),
         (
             "shardkit/dataset/derived.py",

@@ -82,7 +82,7 @@ def _config_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--config", "file", type=click.Path(path_type=Path), help="TOML file of these settings; flags win.")
 @_config_options
 def train(file: Path | None, **flags: Any) -> None:
-    """Train, or go on with --resume. A signal (SIGTERM, Ctrl-C) saves one more checkpoint."""
+    """Train, or go on with --resume. A signal (SIGTERM, Ctrl-C, a lost terminal) saves one more checkpoint."""
     from trainer.train import train as run
 
     stopped = run(flags, file)

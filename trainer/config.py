@@ -116,6 +116,7 @@ class Config:
     precision: str = _field("auto", "bf16, fp16 (with a scaler) or fp32. [bf16 where the GPU has it]")
     compile: str = _field("auto", "torch.compile: on or off. [on for cuda]")
     deterministic: bool = _field(False, "Deterministic kernels on cuda: a resumed run is equal bit for bit.")
+    log_every: int = _field(10, "Steps between printed lines; log.jsonl has a line for each step.")
     val_every: int = _field(250, "Steps between validations; 0 for none.")
     val_tokens: int = _field(10485760, "Length of the pinned range at the start of the val split.")
     sample_every: int = _field(0, "Steps between samples of text; 0 for none.")
@@ -142,7 +143,7 @@ class Config:
         for field in dataclasses.fields(self):
             if isinstance(value := getattr(self, field.name), float) and not math.isfinite(value):
                 raise UsageError(f"{flag_of(field.name)} is {value}: expected a finite number")
-        for name in ("batch_tokens", "micro_batch", "seq_len", "keep", "val_tokens", "lr"):
+        for name in ("batch_tokens", "micro_batch", "seq_len", "log_every", "keep", "val_tokens", "lr"):
             if getattr(self, name) <= 0:
                 raise UsageError(f"{flag_of(name)} is {getattr(self, name)}: expected more than 0")
         for name in ("seed", "val_every", "save_every", "sample_every", "weight_decay", "grad_clip", "min_lr"):

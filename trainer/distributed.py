@@ -24,7 +24,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from shardkit import ShardkitError, UsageError, printable
+from shardkit import ShardkitError, UsageError
+from trainer.console import print_line
 
 _T = TypeVar("_T")
 _E = TypeVar("_E", bound=ShardkitError)
@@ -59,7 +60,7 @@ class World:
     def say(self, text: str) -> None:
         """Print on rank 0 alone."""
         if self.is_main:
-            print(printable(text), flush=True)
+            print_line(text)
 
 
 def find_world(device: str) -> World:
@@ -246,16 +247,18 @@ def once_a_node(world: World, name: str, work: Callable[[], None]) -> None:
 
 
 class StopSignal:
-    """Notes SIGTERM and SIGINT, so that the step at hand can be finished and saved.
+    """Notes SIGTERM, SIGINT and SIGHUP (a terminal that is gone), so that the step at hand can be finished and saved.
 
     Launchers pass on what the terminal has sent already, so a second one counts only after some seconds: it ends at
-    once.
+    once. What is ignored, as SIGHUP under nohup, stays so.
     """
 
     def __init__(self) -> None:
         self.number = 0
         self._when = 0.0
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+        heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._note) for number in heeded}
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if not self.number:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from shardkit import UsageError
+from shardkit import UsageError, machine_fault
 from trainer.attention import mask_kind
 from trainer.checkpoint import write_atomically
 from trainer.config import Config
+from trainer.console import print_line
 from trainer.distributed import World
 from trainer.places import one_line
+from trainer.plot import draw_losses, reason_for_none, short_count
 
 if TYPE_CHECKING:
     from trainer.run import Run
@@ -39,6 +41,10 @@ _PEAK_FLOPS = {
 }
 
 
+_COLUMNS = 100  # of a printed line
+_INDENT = " " * 10
+
+
 class RunLog:
     """Appends to `log.jsonl`, a line an entry, whole after a kill. Lines after `step`, of a lost part, are dropped.
 
@@ -50,6 +56,9 @@ class RunLog:
     def __init__(self, config: Config, *, step: int, reference: dict[str, float]) -> None:
         self.path = Path(config.out) / "log.jsonl"
         self._reference = reference
+        self._batch_tokens = config.batch_tokens
+        self.no_picture = reason_for_none()
+        self._picture = _Guard("loss.png", "was not drawn")
         self._boards = _open_boards(config)
         kept = [line for line in _read_lines(self.path) if line.get("step", line.get("after_step", math.inf)) <= step]
         write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
@@ -61,18 +70,19 @@ class RunLog:
         if "step" in entry:
             numbers = {key: value for key, value in entry.items() if isinstance(value, int | float)}
             for board in self._boards:
-                board.guard(partial(board.add, numbers, entry["step"]))
+                board.run(partial(board.add, numbers, entry["step"]))
 
     def draw(self) -> None:
-        """Make `loss.png` anew, if matplotlib is there."""
-        if find_spec("matplotlib") is not None:
-            draw_losses(read_log(self.path), self.path.with_name("loss.png"), self._reference)
+        """Make `loss.png` anew, where that can be done (else `no_picture` says why not)."""
+        if self.no_picture is None:
+            path = self.path.with_name("loss.png")
+            self._picture.run(lambda: draw_losses(read_log(self.path), path, self._reference, self._batch_tokens))
 
     def close(self) -> None:
         """Close the file and whatever else is fed."""
         self._file.close()
         for board in self._boards:
-            board.guard(board.close)
+            board.run(board.close)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -91,7 +101,14 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def header(run: Run, reference: dict[str, float]) -> Iterator[str]:
-    """The lines that a run begins with: all that decides its speed, its memory and its losses."""
+    """The lines that a run begins with: all that decides its speed, its memory and its losses, in 100 columns."""
+    for line in _header(run, reference):
+        yield from textwrap.wrap(
+            line, _COLUMNS, subsequent_indent=_INDENT, break_long_words=False, break_on_hyphens=False
+        )
+
+
+def _header(run: Run, reference: dict[str, float]) -> Iterator[str]:
     config, learner, world, loader = run.config, run.learner, run.world, run.loader
     model, sizes, manifest = learner.model, learner.model.config, run.loader.manifest
     kind = f"{sizes.n_layer} layers, {sizes.n_head} heads, width {sizes.n_embd}" if sizes.n_layer else "a table"
@@ -120,19 +137,45 @@ def header(run: Run, reference: dict[str, float]) -> Iterator[str]:
     levels = ", ".join(f"{name} {level:.4f}" for name, level in reversed(reference.items()))
     yield f"losses    {levels} nats"
     yield "config    " + ", ".join(config.to_toml().splitlines())
+    if run.log.no_picture:
+        yield f"note: no loss.png: {run.log.no_picture}"
     if run.step:
         yield f"resumed   after step {run.step:,}"
 
 
+def step_entry(run: Run, rate: float, norm: float, seconds: float, waited: float) -> dict[str, Any]:
+    """The log's entry for the step that `run` has just done in `seconds`, of which it `waited` for data."""
+    speed = run.config.batch_tokens / seconds
+    flops, peak = run.learner.model.flops_per_token(run.config.seq_len), peak_flops(run.world)
+    return {
+        "step": run.step,
+        "loss": run.loss,
+        "lr": rate,
+        "grad_norm": norm,
+        "ms": seconds * 1e3,
+        "tokens_per_second": speed,
+        "mfu": speed * flops / peak if peak and flops else None,
+        "data_wait": waited / seconds,
+        "epoch": run.loader.epoch,
+    }
+
+
 def step_line(entry: Mapping[str, Any], steps: int, mean_seconds: float) -> str:
-    """The line printed for a step's `entry`; `mean_seconds` a step so far gives the time to the end."""
-    left = int((steps - entry["step"]) * mean_seconds)
-    mfu = f"MFU {entry['mfu']:.1%} | " if entry["mfu"] else ""
+    """The line printed for a step's `entry`, of 100 columns at most; `mean_seconds` a step so far gives the time to the
+    end, and `wait` is the share of the step that waited for data. `log.jsonl` has every figure of every step."""
+    mfu = f"  MFU {entry['mfu']:.0%}" if entry["mfu"] else ""
     return (
-        f"step {entry['step']:>5}/{steps} | loss {entry['loss']:.4f} | lr {entry['lr']:.2e} | "
-        f"norm {entry['grad_norm']:.3f} | {entry['ms']:.0f} ms | {entry['tokens_per_second']:,.0f} tok/s | {mfu}"
-        f"data wait {entry['data_wait']:.1%} | ETA {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
+        f"step {entry['step']:>5}/{steps}  loss {entry['loss']:.4f}  lr {entry['lr']:.1e}  "
+        f"norm {entry['grad_norm']:.2f}  {short_count(entry['tokens_per_second'])} tok/s{mfu}  "
+        f"wait {entry['data_wait']:.0%}  ETA {_duration((steps - entry['step']) * mean_seconds)}"
     )
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = int(seconds // 60), int(seconds // 3600)
+    if minutes < 60:
+        return f"{minutes}m{int(seconds % 60):02d}s"
+    return f"{hours}h{minutes % 60:02d}m" if hours < 100 else f"{hours // 24}d"
 
 
 def peak_flops(world: World) -> float:
@@ -141,58 +184,40 @@ def peak_flops(world: World) -> float:
     return next((flops for part, flops in _PEAK_FLOPS.items() if part in name), 0.0) * world.size
 
 
-def draw_losses(entries: list[dict[str, Any]], path: Path, reference: dict[str, float]) -> None:
-    """Draw training and validation loss over steps, and a dashed line for each `reference`, into `path`."""
-    from matplotlib.figure import Figure
+class _Guard:
+    """Runs what training does not need. What that raises is a warning, the first time of several."""
 
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    train = [(e["step"], e["loss"]) for e in entries if "loss" in e and math.isfinite(e["loss"])]
-    val = [(e["step"], e["val_loss"]) for e in entries if "val_loss" in e]
-    if train:
-        axes.plot(
-            *zip(*train, strict=True), color="tab:blue", linewidth=1, alpha=0.8, label=f"train ({train[-1][1]:.3f})"
-        )
-    if val:
-        axes.plot(
-            *zip(*val, strict=True), color="tab:orange", marker="o", markersize=3, label=f"val ({val[-1][1]:.3f})"
-        )
-    for (name, level), color in zip(reference.items(), ("tab:green", "tab:gray"), strict=False):
-        axes.axhline(level, color=color, linestyle="--", linewidth=1, label=f"{name} ({level:.3f})")
-    axes.set(xlabel="step", ylabel="loss (nats a token)")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    temp = path.with_name(f".{path.name}")
-    figure.savefig(temp, format="png")
-    temp.replace(path)
-
-
-class _Board:
-    """TensorBoard or W&B, fed by `add(numbers, step)`. What it raises is a warning, the first time of several."""
-
-    def __init__(self, name: str, add: Callable[[Mapping[str, float], int], None], close: Callable[[], None]) -> None:
-        self.name, self.add, self.close = name, add, close
+    def __init__(self, name: str, failure: str) -> None:
+        self._failure = f"{name} {failure}"
         self._fails = False
 
-    def guard(self, action: Callable[[], None]) -> None:
+    def run(self, action: Callable[[], None]) -> None:
         """Run `action`; its network and its disk do not end the training."""
         try:
             action()
             self._fails = False
         except Exception as error:  # noqa: BLE001 (of any client; it is tried again at the next entry)
             if not self._fails:
-                print(f"warning: {self.name} did not get an entry: {one_line(error)}", flush=True)
+                print_line(f"warning: {self._failure}: {one_line(error)}")
             self._fails = True
+
+
+class _Board(_Guard):
+    """TensorBoard or W&B, fed by `add(numbers, step)`."""
+
+    def __init__(self, name: str, add: Callable[[Mapping[str, float], int], None], close: Callable[[], None]) -> None:
+        super().__init__(name, "did not get an entry")
+        self.add, self.close = add, close
 
 
 def _open_boards(config: Config) -> list[_Board]:
     """Those that were asked for."""
     boards = []
     if config.tensorboard:
-        if find_spec("tensorboard") is None:
-            raise UsageError("--tensorboard: `pip install tensorboard` first")
-        from torch.utils.tensorboard import SummaryWriter
-
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise (machine_fault(error) or error) from None
         writer: Any = SummaryWriter(str(Path(config.out) / "tensorboard"))
 
         def add(numbers: Mapping[str, float], step: int) -> None:
@@ -201,10 +226,13 @@ def _open_boards(config: Config) -> list[_Board]:
 
         boards.append(_Board("TensorBoard", add, writer.close))
     if config.wandb:
-        if find_spec("wandb") is None:
-            raise UsageError("--wandb: `pip install wandb` first")
-        import wandb
+        try:
+            import wandb
 
-        run = wandb.init(project=config.wandb, dir=config.out, resume="allow", id=Path(config.out).name)
+            run = wandb.init(project=config.wandb, dir=config.out, resume="allow", id=Path(config.out).name)
+        except ImportError as error:
+            raise (machine_fault(error) or error) from None
+        except Exception as error:  # of its client: no login, no network
+            raise UsageError(f"--wandb {config.wandb}: {one_line(error)}") from error
         boards.append(_Board("W&B", lambda numbers, step: run.log(dict(numbers), step=step), run.finish))
     return boards

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from signal import SIGTERM
+from signal import SIGTERM, Signals
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from trainer.config import Config
 from trainer.distributed import StopSignal, World, gather, shared, sum_over_ranks
 from trainer.evaluate import bits_per_byte, open_val_range, unigram_entropy, validate
 from trainer.hellaswag import HellaSwagItem, load_hellaswag, score_hellaswag
-from trainer.log import RunLog, header, peak_flops, step_line
+from trainer.log import RunLog, header, step_entry, step_line
 from trainer.optim import Learner, learning_rate
 from trainer.sample import sample_text
 
@@ -75,6 +74,7 @@ class Run:
             self.loss, self.last_val_loss = state["loss"], state["last_val_loss"]
             self.loader.load_state_dict(json.loads(state["loader"]))
         self.uploader: Uploader | None = None
+        self._session = self.step, time.perf_counter()  # where and when this process began to train
         if world.is_main:
             self._open_folder()
 
@@ -127,7 +127,8 @@ class Run:
         with StopSignal() as stop:
             stopped, saved = self._steps(stop)
         if stopped:
-            self.world.say(f"stopped by signal {stopped} after step {saved:,}, which is saved: --resume auto goes on")
+            name = Signals(stopped).name
+            self.world.say(f"stopped by {name} after step {saved:,}, which is saved: --resume auto goes on")
         return stopped
 
     def _steps(self, stop: StopSignal) -> tuple[int, int]:
@@ -137,11 +138,11 @@ class Run:
             self.world.say(f"the run is complete: {self.step:,} of {self.steps:,} steps")
         elif self.step == 0 and config.val_every:
             self._validate()
-        saved, began, first = self.step, time.perf_counter(), self.step
-        stopped = 0
+        saved, stopped = self.step, 0
+        self._session = self.step, time.perf_counter()
         while self.step < self.steps and not stopped:
             epoch = self.loader.epoch
-            stopped = self._train_step(stop, lambda: (time.perf_counter() - began) / (self.step - first))
+            stopped = self._train_step(stop)
             if self.loader.epoch > epoch and self.step < self.steps:
                 self.world.say(
                     f"warning: epoch {self.loader.epoch} is over at step {self.step:,}: data repeats from here"
@@ -159,7 +160,7 @@ class Run:
         """Whether something done `every` so many steps, and after the last one, is to be done now; 0 is never."""
         return every > 0 and (self.step == self.steps or self.step % every == 0)
 
-    def _train_step(self, stop: StopSignal, mean_seconds: Callable[[], float]) -> int:
+    def _train_step(self, stop: StopSignal) -> int:
         """One update. Returns the signal that any rank was sent, or 0."""
         config, world = self.config, self.world
         began, waited = time.perf_counter(), self.loader.wait_seconds
@@ -183,26 +184,12 @@ class Run:
             )
         seconds = time.perf_counter() - began
         if world.is_main:
-            entry = self._entry(rate, float(norm), seconds, self.loader.wait_seconds - waited)
+            entry = step_entry(self, rate, float(norm), seconds, self.loader.wait_seconds - waited)
             self.log.write(entry)
-            world.say(step_line(entry, self.steps, mean_seconds()))
+            first, start = self._session
+            if self._is_due(config.log_every) or self.step == first + 1:
+                world.say(step_line(entry, self.steps, (time.perf_counter() - start) / (self.step - first)))
         return (number or int(SIGTERM)) if signals else 0
-
-    def _entry(self, rate: float, norm: float, seconds: float, waited: float) -> dict[str, Any]:
-        """The log's entry for this step."""
-        speed = self.config.batch_tokens / seconds
-        flops, peak = self.learner.model.flops_per_token(self.config.seq_len), peak_flops(self.world)
-        return {
-            "step": self.step,
-            "loss": self.loss,
-            "lr": rate,
-            "grad_norm": norm,
-            "ms": seconds * 1e3,
-            "tokens_per_second": speed,
-            "mfu": speed * flops / peak if peak and flops else None,
-            "data_wait": waited / seconds,
-            "epoch": self.loader.epoch,
-        }
 
     def _validate(self) -> None:
         """On all ranks: the validation loss, and HellaSwag if it was asked for."""

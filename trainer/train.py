@@ -9,6 +9,7 @@ from typing import Any
 
 from shardkit import Manifest, public_address, pull
 from trainer.config import Config, make_config, read_settings
+from trainer.console import print_line
 from trainer.distributed import World, check_same, find_world, finish, from_main, on_all_ranks, once_a_node, start
 from trainer.places import differences, read_places
 from trainer.resume import find_state
@@ -85,5 +86,5 @@ def pin_commit(source: str) -> tuple[str, str | None]:
 
 
 def _pull(source: str, commit: str | None, folder: Path) -> None:
-    print(f"pulling {public_address(source)}{f' at {commit}' if commit else ''} into {folder}", flush=True)
+    print_line(f"pulling {public_address(source)}{f' at {commit}' if commit else ''} into {folder}")
     pull(source, folder, revision=commit)

@@ -9,7 +9,7 @@ PIPES = "shardkit/tokenization/pipes.py"
 HOMES = {
     "torch": ("shardkit/loader/", "trainer/"),
     "click": ("shardkit/cli/", "trainer/__main__.py"),
-    "matplotlib": ("trainer/log.py",),
+    "matplotlib": ("trainer/plot.py",),
     # pickle runs what it reads. The trainer names its error; our own processes talk by it through a pipe of theirs; a
     # user's own functions travel to workers by dill.
     "pickle": ("trainer/checkpoint.py", PIPES),

@@ -36,6 +36,8 @@ TINY = (
     "1024",
     "--val-every",
     "0",
+    "--log-every",
+    "1",
     "--device",
     "cpu",
 )

@@ -118,7 +118,7 @@ def test_sigterm_saves_one_more_and_the_run_goes_on_from_there(data: Path, tmp_p
     process.stdout.close()
     assert process.wait(LONG_SECONDS) == 128 + signal.SIGTERM
     last = losses(run)[-1][0]
-    assert f"stopped by signal 15 after step {last}" in said
+    assert f"stopped by SIGTERM after step {last}" in said
     assert [path.name for path in list_checkpoints(run / "checkpoints")] == [f"step_{last:08d}.pt"]
     train({"out": str(run), "resume": "auto", "steps": last + 2})
     assert losses(run)[-1][0] == last + 2
@@ -160,7 +160,7 @@ def test_sigterm_to_torchrun_saves_one_more_too(data: Path, tmp_path: Path) -> N
     saved = list_checkpoints(run / "checkpoints")
     assert [path.name for path in saved] == [f"step_{losses(run)[-1][0]:08d}.pt"]
     assert load_checkpoint(saved[0])["rng"].shape[0] == 2
-    assert "stopped by signal 15" in said
+    assert "stopped by SIGTERM" in said
 
 
 def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(data: Path, tmp_path: Path) -> None:

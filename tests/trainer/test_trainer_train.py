@@ -12,12 +12,13 @@ from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from trainer_data import losses, write_dataset
 
-from shardkit import ShardLoader, UsageError, tokenize
+from shardkit import ShardkitError, ShardLoader, UsageError, tokenize
 from trainer.config import Config, make_config
 from trainer.distributed import find_world
 from trainer.evaluate import evaluate_run
@@ -115,10 +116,9 @@ def test_a_packed_run_with_a_document_mask_says_so_everywhere(
         "document_mask": True,
     }
     train({**given, "steps": 60, "val_every": 30})
+    said = capsys.readouterr().out.replace("\n" + " " * 10, " ")  # a long line is folded
     assert re.search(
-        r"^layout    packed: .*: use 9\d[.\d]*%, pad [.\d]+%, crop 0.00%, document mask \(dense\)$",
-        capsys.readouterr().out,
-        re.M,
+        r"^layout    packed: .*: use 9\d[.\d]*%, pad [.\d]+%, crop 0.00%, document mask \(dense\)$", said, re.M
     )
     assert losses(tmp_path / "run")[-1][1] < losses(tmp_path / "run")[0][1] - 1
     options = {"device": "cpu", "data": None, "val_tokens": None, "hellaswag": None, "tokenizer": None}
@@ -234,12 +234,23 @@ def test_a_run_that_blows_up_says_so_and_saves_nothing(tmp_path: Path) -> None:
         train(given)
 
 
-def test_what_was_asked_for_and_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.log.find_spec", lambda name: None)
-    for more, name in (({"tensorboard": True}, "tensorboard"), ({"wandb": "project"}, "wandb")):
-        config = Config(data="d", out=str(tmp_path), **more)
-        with pytest.raises(UsageError, match=f"--{name}: `pip install {name}` first"):
-            RunLog(config, step=-1, reference={})
+@pytest.mark.parametrize(("more", "name"), [({"tensorboard": True}, "tensorboard"), ({"wandb": "project"}, "wandb")])
+def test_what_was_asked_for_and_is_not_installed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any], name: str
+) -> None:
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ShardkitError, match=f"{name}, needed by --{name}, is not installed: pip install {name}"):
+        RunLog(Config(data="d", out=str(tmp_path), **more), step=-1, reference={})
+
+
+def test_a_board_that_cannot_be_opened_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**options: object) -> None:
+        raise RuntimeError("api_key not configured\nand more")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    with pytest.raises(UsageError, match="^--wandb project: api_key not configured$"):
+        RunLog(Config(data="d", out=str(tmp_path), wandb="project"), step=-1, reference={})
 
 
 def test_a_board_that_fails_is_a_warning_and_gets_later_figures(
@@ -256,7 +267,6 @@ def test_a_board_that_fails_is_a_warning_and_gets_later_figures(
         def finish(self) -> None:
             raise RuntimeError("nobody there")
 
-    monkeypatch.setattr("trainer.log.find_spec", lambda name: name == "wandb")
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **options: Board()))
     log = RunLog(Config(data="d", out=str(tmp_path), wandb="project"), step=-1, reference={})
     for step in range(1, 5):

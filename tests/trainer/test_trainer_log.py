@@ -1,0 +1,126 @@
+"""What a run shows: lines that fit a terminal, and a picture."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+from trainer_data import losses, write_dataset
+
+from trainer.config import Config
+from trainer.log import RunLog, step_line
+from trainer.plot import draw_losses, short_count, smoothed
+from trainer.train import train
+
+REFERENCE = {"unigram entropy": 7.7, "ln(vocabulary)": 10.82}
+
+
+def entries(steps: int) -> list[dict[str, Any]]:
+    made: list[dict[str, Any]] = []
+    for step in range(1, steps + 1):
+        made.append({"step": step, "loss": 3 + 8 * math.exp(-step / 50) + step % 2 / 5, "lr": step / 1e5})
+        if step % 10 == 0:
+            made.append({"step": step, "val_loss": 3.1})
+    return made
+
+
+def test_the_line_of_a_step_fits_100_columns_however_large_its_figures() -> None:
+    entry = {
+        "step": 499_999,
+        "loss": 11.23456,
+        "lr": 1.234e-05,
+        "grad_norm": 12.3456,
+        "tokens_per_second": 1_234_567.0,
+        "mfu": 0.999,
+        "data_wait": 1.0,
+    }
+    line = step_line(entry, 600_000, 360.0)
+    assert len(line) <= 100
+    assert line.endswith("wait 100%  ETA 416d")
+
+
+def test_a_line_comes_every_log_every_steps_and_log_jsonl_has_them_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_dataset(tmp_path / "data")
+    given = {"data": str(tmp_path / "data"), "out": str(tmp_path / "run"), "model": "bigram", "device": "cpu"}
+    train({**given, "steps": 12, "val_every": 0, "log_every": 5})
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in said if line.startswith("step ") and "/" in line] == [
+        "1/12",
+        "5/12",
+        "10/12",
+        "12/12",
+    ]
+    assert [step for step, _ in losses(tmp_path / "run")] == list(range(1, 13))
+    paths = [line for line in said if str(tmp_path) in line]  # a path is not broken in two
+    assert max(len(line) for line in said if line not in paths) <= 100
+
+
+def test_the_picture_has_its_lines_and_axes_and_a_legend_that_covers_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Figure] = []
+    usual = Figure.savefig
+
+    def seen(self: Figure, *args: Any, **options: Any) -> None:
+        figures.append(self)
+        usual(self, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", seen)
+    draw_losses(entries(300), tmp_path / "loss.png", REFERENCE, 1000)
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    (figure,) = figures
+    curves, rates = figure.axes
+    assert [len(axes.get_lines()) for axes in (curves, rates)] == [5, 1]
+    raw, smooth, *_ = curves.get_lines()
+    roughness = [sum(abs(b - a) for a, b in pairwise(line.get_ydata())) for line in (raw, smooth)]
+    assert roughness[1] < roughness[0] / 3
+    (tokens,) = curves.child_axes
+    assert tokens.get_xlabel() == "tokens"
+    assert [limit / 1000 for limit in tokens.get_xlim()] == pytest.approx(curves.get_xlim())
+    legend = figure.legends[0].get_window_extent()
+    assert not any(legend.overlaps(axes.get_tightbbox()) for axes in (curves, rates))
+
+
+@pytest.mark.parametrize("made", [[], entries(1), [{"step": 1, "loss": math.nan, "lr": 0.0}], entries(9)])
+def test_a_picture_is_drawn_of_however_little_there_is(tmp_path: Path, made: list[dict[str, Any]]) -> None:
+    draw_losses(made, tmp_path / "loss.png", {}, 1000)
+    assert (tmp_path / "loss.png").exists()
+
+
+def test_the_smoothed_line_follows_a_fall_at_the_start_and_ends_near_the_level() -> None:
+    falling = [3 + 8 * math.exp(-step / 60) for step in range(2000)]
+    smooth = smoothed(falling)
+    assert max(abs(ours - theirs) for ours, theirs in zip(smooth, falling, strict=True)) < 1
+    assert smooth[-1] == pytest.approx(3, abs=0.01)
+    assert smoothed([5.0, 4.0]) == [5.0, 4.0]
+
+
+def test_large_numbers_are_short() -> None:
+    assert [short_count(n) for n in (0, 999.4, 999_960, 1_234_567, 1e10, 3e12)] == [
+        "0",
+        "999",
+        "1M",
+        "1.23M",
+        "10B",
+        "3T",
+    ]
+
+
+def test_a_picture_that_cannot_be_drawn_is_one_warning_and_not_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = RunLog(Config(data="d", out=str(tmp_path)), step=-1, reference={})
+    log.write({"step": 1, "loss": 1.0, "lr": 1.0})
+    (tmp_path / "loss.png").mkdir()
+    log.draw()
+    log.draw()
+    log.close()
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert said.startswith("warning: loss.png was not drawn: ")
