@@ -1,8 +1,9 @@
 """What makes a tokenizing run resumable after `kill -9`: `.shardkit/journal.jsonl`, one fsynced line a shard.
 
-Its first line is the run's identity: a folder whose identity differs holds another run. Each further line is a finished
-shard and where the stream goes on after it. Each line's checksum covers the lines before too, and a line that does not
-hold is where the run goes on from: torn (the machine died while writing it), or damaged since.
+Its first line is the run's identity: a folder whose identity differs holds another run, which is refused once it has a
+finished shard, and forgotten before. Each further line is a finished shard and where the stream goes on after it. Each
+line's checksum covers the lines before too, and a line that does not hold is where the run goes on from: torn (the
+machine died while writing it), or damaged since.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 from shardkit.dataset.checked_lines import CheckedLines
 from shardkit.dataset.consistency import check_shards
-from shardkit.dataset.folder import WORK_DIR, shard_files
+from shardkit.dataset.folder import MANIFEST_NAME, WORK_DIR, shard_files
 from shardkit.dataset.records import ShardInfo, SourceFile
 from shardkit.dataset.typed_json import parse_json, read_record
 from shardkit.errors import OutputError, ShardkitWarning
@@ -86,19 +87,20 @@ class Journal:
         """The journal of `directory` for the run that `identity` describes, new or gone on with.
 
         Warns (`ShardkitWarning`) if it goes on from before a damaged line. Raises `OutputError` if the folder holds
-        another run (naming the options that differ), or shards and a journal of which nothing holds.
+        shards of another run (naming the options that differ), or shards and a journal of which nothing holds.
         """
         path = directory / JOURNAL_FILE
         content = read_local(directory)
-        if content is None:
+        differ = differences(content.identity, identity) if content is not None else []
+        if content is None or (differ and _made_nothing(directory, content)):
             path.parent.mkdir(parents=True, exist_ok=True)
             content = _begun(identity)
             atomic_write(path, content.lines[0])
             return cls(path, content)
-        if differ := _differences(content.identity, json.loads(json.dumps(identity))):
+        if differ:
             raise OutputError(
-                f"{directory} holds another run ({'; '.join(differ)}): choose another --out, or start again with "
-                "--overwrite"
+                f"{directory} holds another run with {counted_shards(content.shards)} ({'; '.join(differ)}): call it "
+                "as there to go on with it, start again with --overwrite, or choose another --out"
             )
         if content.damaged:
             warnings.warn(
@@ -147,6 +149,33 @@ def read_local(directory: Path) -> JournalContent | None:
         return None
     except OSError as error:
         raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def abandoned_run(directory: Path, identity: Mapping[str, Any]) -> bytes | None:
+    """The first line of the journal in `directory`, if it is of another run than `identity` describes, and that one has
+    made nothing. Whoever holds the folder's lock knows that it is not at work there."""
+    content = read_local(directory)
+    if content is None or content.lines[0] == first_line(identity) or not _made_nothing(directory, content):
+        return None
+    return content.lines[0]
+
+
+def forget_unused(directory: Path) -> None:
+    """Remove the journal in `directory` if its run has made nothing. Raises `OSError` or `OutputError`."""
+    if (content := read_local(directory)) is not None and _made_nothing(directory, content):
+        (directory / JOURNAL_FILE).unlink()
+
+
+def _made_nothing(directory: Path, content: JournalContent) -> bool:
+    """Whether nothing is lost if the run that `content` begins in `directory` is forgotten. A shard that no line names
+    may have been finished just before a kill, or be on its way from a remote."""
+    made = content.shards or content.damaged or (directory / MANIFEST_NAME).exists()
+    return not made and not shard_files(directory)
+
+
+def counted_shards(shards: Sequence[ShardInfo]) -> str:
+    """How many finished shards a run has, in words."""
+    return f"{len(shards)} finished shard{'' if len(shards) == 1 else 's'}" if shards else "no finished shard yet"
 
 
 def parse_journal(journal: bytes, *, where: str, way_out: str = "start again with --overwrite") -> JournalContent:
@@ -214,11 +243,12 @@ def _resume(places: Sequence[Resume]) -> Resume:
     return dataclasses.replace(places[-1], files=files)
 
 
-def _differences(stated: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+def differences(stated: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Each option that differs, as `name: theirs there, ours now`; a source file that differs alone, by its name.
 
     The states of the files (a list of [name, state]) are not in journals of earlier versions.
     """
+    wanted = json.loads(json.dumps(wanted))
     states = zip(stated.get("file states") or (), wanted.get("file states") or (), strict=False)
     if changed := [
         f"source file {name}: {then} then, {now} now"

@@ -7,19 +7,30 @@ stream goes on; it never names a shard that is not at the remote.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from shardkit.dataset.journal import JOURNAL_FILE, Journal, first_line, parse_journal, read_local, whole_lines
+from shardkit.dataset.journal import (
+    JOURNAL_FILE,
+    Journal,
+    abandoned_run,
+    counted_shards,
+    differences,
+    first_line,
+    parse_journal,
+    read_local,
+    whole_lines,
+)
 from shardkit.dataset.journal_segments import changed_segments, segment_files
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest, ShardInfo
 from shardkit.dataset.tokenizer_file import tokenizer_files
-from shardkit.errors import DiskFull, HubError, OutputError, UsageError
+from shardkit.errors import DiskFull, HubError, OutputError, ShardkitError, UsageError
 from shardkit.files import atomic_write, format_bytes
 from shardkit.remote.address import open_remote
 from shardkit.remote.claim import another_dataset, check_not_claimed, claim_for, holds_data, mark
@@ -28,6 +39,8 @@ from shardkit.remote.listing import published, read_journal
 from shardkit.remote.push import publish
 from shardkit.remote.uploader import Uploader
 from shardkit.tokenization.run_spec import RunSpec
+
+_LEAVE_SECONDS = 10.0  # for a place that does not answer, when the run has failed for another reason
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +64,49 @@ def fetch_journal(repo: str, *, revision: str | None = None) -> RemoteRun:
     finished = published(remote, files) if MANIFEST_NAME in files else None
     journal = b"".join(read_journal(remote, files).lines) if JOURNAL_FILE in files else None
     return RemoteRun(remote=remote, files=files, journal=journal, manifest=finished[1] if finished else None)
+
+
+def fetch_journal_for(repo: str, directory: Path, identity: Mapping[str, Any]) -> RemoteRun:
+    """`fetch_journal`, once another run of `directory`, whose lock is ours, has left the place if it made nothing."""
+    run = fetch_journal(repo)
+    head = abandoned_run(directory, identity)
+    if head is None or not (JOURNAL_FILE in run.files or CLAIM_FILE in run.files):
+        return run
+    leave_place(run.remote, head)
+    return fetch_journal(repo)
+
+
+def leave_place(remote: Remote, head: bytes) -> None:
+    """Take the claim and the journal of the run that begins with `head` away from a place to which it sent nothing."""
+    ours = _mark(head)
+
+    def end(files: Mapping[str, RemoteFile], held: bytes | None) -> dict[str, bytes | None] | None:
+        if held != ours or any(holds_data(name) for name in files):
+            return None
+        if JOURNAL_FILE in files and remote.read(JOURNAL_FILE) != head:
+            return None
+        return {JOURNAL_FILE: None, CLAIM_FILE: None}
+
+    claim_for(remote, ours, end)
+
+
+@contextmanager
+def place_left_if_nothing_is_made(repo: str, journal: Journal, run: RemoteRun) -> Iterator[None]:
+    """Where the block fails before the run has made a shard, leave the place as `run` found it, unless it was claimed
+    then: by a run that was killed, or one like this that is at work. What fails here is left to `fetch_journal_for`."""
+    try:
+        yield
+    except HubError:
+        raise  # who refused, or does not answer, would not be asked in vain
+    except Exception:
+        if not journal.shards and CLAIM_FILE not in run.files:
+            remote = open_remote(repo)  # the one of the run has been stopped
+            giving_up = threading.Timer(_LEAVE_SECONDS, remote.stopping.set)
+            giving_up.start()
+            with suppress(ShardkitError):
+                leave_place(remote, journal.lines[0])
+            giving_up.cancel()
+        raise
 
 
 def adopt_journal(directory: Path, run: RemoteRun, identity: Mapping[str, Any]) -> None:
@@ -97,10 +153,12 @@ def _check_place(run: RemoteRun, directory: Path, identity: Mapping[str, Any]) -
         raise UsageError(f"--push {run.remote.name} is the output folder itself: give another place")
     if run.journal is None:
         return
-    theirs, ours = parse_journal(run.journal, where=run.remote.name).identity, json.loads(json.dumps(identity))
-    if differ := sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name)):
+    there = parse_journal(run.journal, where=run.remote.name)
+    if differ := differences(there.identity, identity):
+        ways = "call it as there to go on with it" if there.shards else "if it is over, give the --out that it had"
         raise HubError(
-            f"{run.remote.name} holds another run ({', '.join(differ)} are not as in this one): push to another repo"
+            f"{run.remote.name} holds another run with {counted_shards(there.shards)} ({'; '.join(differ)}): {ways}, "
+            "or push to another repo"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from shardkit.dataset.check import check_shard
 from shardkit.dataset.folder import shard_files
-from shardkit.dataset.journal import JOURNAL_FILE, Journal
+from shardkit.dataset.journal import JOURNAL_FILE, Journal, forget_unused
 from shardkit.dataset.known_files import SeenShards
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest, TokenizerInfo
 from shardkit.dataset.shards import shard_name
@@ -30,11 +31,11 @@ _LOCK = "lock"
 
 
 @contextmanager
-def claim(directory: Path, *, overwrite: bool) -> Iterator[None]:
+def claim(directory: Path, *, overwrite: bool, keep_journal: bool = False) -> Iterator[None]:
     """Own `directory` while the block runs: made if missing, refused if it is foreign or another process is at work.
 
-    `overwrite` lets a finished dataset pass, and files that are no shards; all of it stays until `clear`. Raises
-    `OutputError`.
+    `overwrite` lets a finished dataset pass, and files that are no shards; all of it stays until `clear`. A block that
+    raises before anything was made leaves nothing behind, but its journal with `keep_journal`. Raises `OutputError`.
     """
     try:
         if directory.exists() and not directory.is_dir():
@@ -44,15 +45,41 @@ def claim(directory: Path, *, overwrite: bool) -> Iterator[None]:
     work = directory / WORK_DIR
     if directory.is_dir() and not (directory / JOURNAL_FILE).exists():
         _refuse_foreign(directory, overwrite=overwrite)
-    with hold_lock(
-        work / _LOCK, busy=f"another process is writing to {directory}: wait for it, or choose another --out"
-    ):
+    busy = f"another process is writing to {directory}: wait for it, or choose another --out"
+    with _empty_folders_removed(directory), hold_lock(work / _LOCK, busy=busy):
         try:
+            lock = (work / _LOCK).stat()
             for temp in work.glob("*.tmp"):
                 temp.unlink()
         except OSError as error:
             raise write_error(error, directory, 0) from error
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError, OutputError):
+                if os.path.samestat(lock, (work / _LOCK).stat()):  # else the folder is another's by now
+                    _leave_nothing(directory, keep_journal=keep_journal)
+            raise
+
+
+@contextmanager
+def _empty_folders_removed(directory: Path) -> Iterator[None]:
+    """Remove what the block made of `directory` and the folders above it, as far as it is empty at the end."""
+    made = [directory / WORK_DIR, *(path for path in (directory, *directory.parents) if not path.exists())]
+    try:
         yield
+    finally:
+        with suppress(OSError):  # the first one that is not empty
+            for folder in made:
+                folder.rmdir()
+
+
+def _leave_nothing(directory: Path, *, keep_journal: bool) -> None:
+    """Where a run that failed has made nothing, remove its journal and, if there is nothing else, the lock's file."""
+    if not keep_journal:
+        forget_unused(directory)
+    if [path.name for path in (directory / WORK_DIR).iterdir()] == [_LOCK]:
+        (directory / WORK_DIR / _LOCK).unlink()  # while it is held: whoever waits for it finds that it is gone
 
 
 _WAY_OUT = "if it was pushed, go on with the same --push, else start again with --overwrite"

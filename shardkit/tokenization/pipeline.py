@@ -134,7 +134,7 @@ def tokenize(
         is_default = isinstance(source, str) and source == DEFAULT_SOURCE
         directory = Path(DEFAULT_OUT if out is None and is_default else _required(out))
         prefix = output_folder.check_prefix(prefix or output_folder.default_prefix(opened.info.id))
-        stack.enter_context(output_folder.claim(directory, overwrite=overwrite))
+        stack.enter_context(output_folder.claim(directory, overwrite=overwrite, keep_journal=push is not None))
         running = _start_runner(runner, workers)  # its processes start while this one loads the vocabulary
         stack.push(running)
         spec = RunSpec(
@@ -159,7 +159,7 @@ def tokenize(
             chunk_bytes=chunk_bytes,
         )
         job = spec.job()
-        remote_run = None if push is None else live_push.fetch_journal(push)
+        remote_run = None if push is None else live_push.fetch_journal_for(push, directory, spec.identity())
         if overwrite:  # not before all that may be refused is known to be right
             if remote_run is not None:
                 live_push.claim_before_overwrite(remote_run, directory, spec, private=private, max_disk=max_disk)
@@ -205,7 +205,10 @@ def _run_and_push(
     journal = Journal.open(directory, spec.identity())
     output_folder.own_manifest(directory, journal, spec)
     gone_on_with, seen = bool(journal.shards), SeenShards(directory)
-    with live_push.LivePush(spec, directory, journal, remote_run, private=private, max_disk=max_disk) as uploads:
+    with (
+        live_push.place_left_if_nothing_is_made(repo, journal, remote_run),
+        live_push.LivePush(spec, directory, journal, remote_run, private=private, max_disk=max_disk) as uploads,
+    ):
         manifest = _run(spec, seen, journal, runner, job, uploads, tell)
         uploads.complete(manifest)
     _warn_of_missing_splits(manifest, spec.val_shards)

@@ -91,7 +91,9 @@ def test_another_run_is_refused_and_the_options_that_differ_are_named(written: P
     with pytest.raises(OutputError) as caught:
         Journal.open(tmp_path, {**IDENTITY, "shard tokens": 200, "max docs": 5})
     message = str(caught.value)
-    assert "holds another run (max docs: null there, 5 now; shard tokens: 100 there, 200 now)" in message
+    assert (
+        "holds another run with 3 finished shards (max docs: null there, 5 now; shard tokens: 100 there, 200" in message
+    )
     assert "--overwrite" in message
     assert written.read_bytes() == before
 

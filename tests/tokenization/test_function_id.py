@@ -181,7 +181,7 @@ def test_a_run_does_not_go_on_with_a_transform_whose_helper_was_edited(tmp_path:
     options: dict[str, Any] = {"shard_tokens": 500, "workers": 1, "tokenizer": "bytes", "chunk_bytes": 500}
     with pytest.raises(KeyboardInterrupt):
         tokenize(texts, tmp_path / "out", transform=made(template, "lower"), progress=stop, **options)
-    with pytest.raises(OutputError, match="holds another run \\(transform: .* there, .* now"):
+    with pytest.raises(OutputError, match="holds another run with \\d+ finished shards \\(transform: .* there, .* now"):
         tokenize(texts, tmp_path / "out", transform=made(template, "upper"), **options)
     manifest = tokenize(texts, tmp_path / "out", transform=made(template, "lower"), **options)
     assert manifest.documents == 2000
