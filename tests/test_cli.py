@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -108,6 +109,31 @@ def test_bad_input_is_one_clear_line_and_never_a_traceback(
     assert len([line for line in done.stderr.splitlines() if line.lower().startswith("error")]) == 1
     assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
     assert not list(tmp_path.rglob("manifest.json"))
+
+
+def test_each_summary_names_the_folder_and_next_steps_that_run_as_they_are(tmp_path: Path) -> None:
+    corpus = write_parquet(tmp_path / "a.parquet", ["A short text."] * 80).name
+    (tmp_path / "my books").mkdir()
+    said: dict[str, list[str]] = {}
+    for words in (
+        ["tokenize", corpus, "--out", "my books/out", "--shard-tokens", "100"],
+        ["info", "my books/out"],
+        ["verify", "my books/out"],
+        ["push", "my books/out", "./far off"],
+        ["pull", "./far off", "in"],
+    ):
+        done = run(*words, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.splitlines()
+        assert lines[0] == f"dataset: {'in' if words[0] == 'pull' else 'my books/out'}"
+        said[words[0]] = [line.strip() for line in lines[lines.index("next:") + 1 :]]
+    assert "python -m trainer train --data 'my books/out' --out run" in said["tokenize"]
+    assert "shardkit push 'my books/out' USER/NAME" in said["tokenize"]
+    steps = {step for steps in said.values() for step in steps if step.startswith("shardkit") and "USER" not in step}
+    assert {step.split()[1] for step in steps} == {"peek", "verify", "pull"}
+    for step in sorted(steps):
+        done = run(*shlex.split(step)[1:], cwd=tmp_path)
+        assert done.returncode == 0, (step, done.stderr)
 
 
 def test_progress_goes_to_stderr_and_stdout_stays_for_results(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ An option's name is a keyword of the function that the command calls: a new opti
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -77,11 +78,12 @@ def push(directory: Path, repo: str, as_json: bool, **options: Any) -> None:
     REPO: user/name[/folder] on the Hub, a folder, or a URL (hf://buckets/, file://, s3://, gs://). Run it again after
     any failure.
     """
+    from shardkit.look.next_steps import steps_for_place
     from shardkit.remote.push import push as run
 
     with warnings_as_lines():
         result = run(directory, repo, **options)
-    print_result(dataclasses.asdict(result), as_json)
+    print_result({"dataset": str(directory), **dataclasses.asdict(result)}, as_json, steps_for_place(repo))
 
 
 @main.command()
@@ -107,15 +109,18 @@ def pull(
     Run it again after any failure, or for more shards: what DIR holds and is right is not fetched again. `verified: no`
     says that neither a manifest nor the remote gave hashes to check the files against.
     """
+    from shardkit.look.next_steps import steps_for_folder
     from shardkit.remote.listing import Selection
     from shardkit.remote.pull import pull_checked
 
     selection = Selection(split, shards, allow_gaps)
     with warnings_as_lines():
         manifest, verified = pull_checked(repo, directory, revision=revision, selection=selection, progress=True)
-    repo = public_address(repo)
-    summary = {"repo": repo, "shards": len(manifest.shards), "tokens": manifest.tokens, "documents": manifest.documents}
-    print_result({**summary, "fingerprint": manifest.fingerprint, "verified": verified}, as_json)
+    folder = str(manifest.directory)
+    summary: dict[str, Any] = {"dataset": folder, "repo": public_address(repo)}
+    summary |= {"shards": len(manifest.shards), "tokens": manifest.tokens, "documents": manifest.documents}
+    summary |= {"fingerprint": manifest.fingerprint, "verified": verified}
+    print_result(summary, as_json, steps_for_folder(folder, manifest.splits))
 
 
 @main.command()
@@ -125,7 +130,7 @@ def info(directory: Path, as_json: bool) -> None:
     """Say what is in the dataset folder DIR."""
     from shardkit.look.info import info as look
 
-    print_result(look(directory), as_json)
+    print_result(look(directory), as_json, [f"shardkit verify {shlex.quote(str(directory))}"])
 
 
 @main.command()
@@ -134,9 +139,10 @@ def info(directory: Path, as_json: bool) -> None:
 @json_option
 def verify(directory: Path, hashes: bool, as_json: bool) -> None:
     """Check every shard of DIR against the manifest: size, header, hash, largest id, EOT count."""
+    from shardkit.look.next_steps import steps_for_folder
     from shardkit.look.verify import verify as check
 
-    print_result(check(directory, hashes=hashes), as_json)
+    print_result(check(directory, hashes=hashes), as_json, steps_for_folder(directory, ()))
 
 
 @main.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import click
 
 from shardkit.cli.options import Size, json_option, print_result, warnings_as_lines
+from shardkit.redaction import public_address
 
 DEFAULT_SOURCE = "HuggingFaceFW/fineweb-edu"
 
@@ -60,14 +62,19 @@ def tokenize(source: str, as_json: bool, **options: Any) -> None:
     .jsonl[.gz|.zst], .txt), a URL, or `sample`.
     Killed or failed, the same command goes on from the last finished shard.
     """
+    from shardkit.look.next_steps import steps_for_folder, steps_for_place
     from shardkit.look.run_summary import run_summary
     from shardkit.tokenization.pipeline import tokenize as run
     from shardkit.tokenization.progress_bar import ProgressBar
 
     with warnings_as_lines(), ProgressBar() as bar:
         manifest = run(source, progress=bar, **options)
-    summary = run_summary(manifest, bar.last, bar.seconds)
-    print_result(summary, as_json)
+    if manifest.directory is None and options["push"]:  # with --max-disk
+        place, steps = public_address(options["push"]), steps_for_place(options["push"])
+    else:
+        place = str(manifest.directory)
+        steps = steps_for_folder(place, manifest.splits, push=not options["push"])
+    print_result({"dataset": place, **run_summary(manifest, bar.last, bar.seconds)}, as_json, steps)
 
 
 @click.command("train-tokenizer")
@@ -98,7 +105,9 @@ def train_tokenizer(source: str, as_json: bool, out: Path, **options: Any) -> No
         "trained_on_bytes": trained.text_bytes,
         "held_out_documents": len(trained.held_out),
     }
-    print_result({**summary, "bytes_per_token": rows if as_json else [_row_words(row) for row in rows]}, as_json)
+    steps = [f"shardkit tokenize {shlex.quote(public_address(source))} --tokenizer {shlex.quote(str(out))} --out OUT"]
+    words = rows if as_json else [_row_words(row) for row in rows]
+    print_result({**summary, "bytes_per_token": words}, as_json, steps)
 
 
 def _row_words(row: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -45,11 +45,14 @@ class ShardRange(click.ParamType[tuple[int, int]]):
         return int(match[1]), int(match[2])
 
 
-def print_result(result: Result, as_json: bool) -> None:
-    """A result for people, or as one JSON line."""
+def print_result(result: Result, as_json: bool, next_steps: Sequence[str] = ()) -> None:
+    """A result for people, with commands that they may want `next_steps`, or as one JSON line."""
     from shardkit.look.result_lines import result_json, result_lines
 
-    for line in [result_json(result)] if as_json else result_lines(result):
+    lines = [result_json(result)] if as_json else [*result_lines(result)]
+    if next_steps and not as_json:
+        lines += result_lines({"next": list(next_steps)})
+    for line in lines:
         click.echo(line)
 
 
