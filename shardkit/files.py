@@ -192,7 +192,19 @@ def write_error(error: OSError, path: Path, needed: int) -> OutputError:
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return OutputError(f"no permission to write {path} ({error.strerror}): choose another folder or fix its rights")
-    return OutputError(f"cannot write {path}: {error.strerror or error}")
+    return OutputError(f"cannot write {path}: {error.strerror or error}; {_advice(error.errno)}")
+
+
+def _advice(code: int | None) -> str:
+    if code in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY):
+        return "something else of that name is in the way: move it away, or choose another folder"
+    if code == errno.ENAMETOOLONG:
+        return "choose a shorter name"
+    if code in (errno.EMFILE, errno.ENFILE):
+        return "allow more open files (ulimit -n 4096), and run the same command again"
+    if code in (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV):
+        return "look at that disk or mount (dmesg), then run the same command again, or choose another folder"
+    return "choose another folder, or run the same command again"
 
 
 def sha256_file(path: Path) -> str:

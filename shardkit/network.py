@@ -9,6 +9,7 @@ worker process imports this module. No message leaves it with a token in it.
 from __future__ import annotations
 
 import errno
+import os
 import re
 import threading
 import time
@@ -19,9 +20,9 @@ from typing import Any, NamedTuple, TypeVar
 from shardkit import hub_answers, rate_limits
 from shardkit.client_errors import class_names, is_a_clients, root_of, status_of
 from shardkit.errors import HubError, ShardkitError, UsageError
-from shardkit.hub_address import endpoint
+from shardkit.hub_address import endpoint, is_mirror
 from shardkit.hub_session import hub_session
-from shardkit.network_errors import LOGIN, NO_ROOM, RULES, STORAGE_FULL
+from shardkit.network_errors import LOGIN, NO_ROOM, RULES, STORAGE_FULL, UNREACHABLE
 from shardkit.rate_limits import HUB_PLACE, LIMITS, asked_seconds, backoff_seconds, limit_reason, pause, server_of
 from shardkit.redaction import hub_token, public_address, redact, redact_logs, user_of
 
@@ -31,9 +32,16 @@ PATIENT_TRIES = 12  # of what is known to be there, and busy: 6 to 9 minutes, lo
 FIRST_WAIT_SECONDS = 1.0
 LONGEST_STEP = 60.0  # times the first wait
 _TOKEN_HELPS = f"; with a token the limits are higher, 5,000 files in 5 minutes where it is 3,000 without: {LOGIN}"
-# Marks of a server that is there and overloaded, and of one that cannot be reached: then it may be no server at all.
+# Marks of a server that is there and overloaded.
 _OVERLOADED = {429, 502, 503, 504, "over 504", "EBUSY"}  # EBUSY: S3's SlowDown, as s3fs says it
-_UNREACHABLE = {"ConnectError", "ConnectTimeout", "ClientConnectorError", "ConnectionRefusedError", "gaierror"}
+# What only the words of an answer tell.
+_WORDS = {
+    "storage full": STORAGE_FULL,
+    "e-mail": re.compile(r"(confirm|verif)\w* (your|the) e-?mail|e-?mail.{0,30}(confirm|verif)", re.IGNORECASE),
+    "card": re.compile(
+        r"\b(yaml|metadata)\b.{0,60}README|README.{0,60}\b(yaml|metadata)\b|invalid metadata", re.IGNORECASE
+    ),
+}
 _answered: set[str] = set()  # the places that have served a call of this process
 
 
@@ -145,12 +153,13 @@ def as_hub_error(
 ) -> tuple[ShardkitError, _Again | None]:
     """The one-line error for a client's exception, and how to try again (None: no use)."""
     root = root_of(raised)
-    marks = _marks_of(root) | ({"content"} if content else set())
+    marks = _marks_of(root) | {error.__name__} | ({"content"} if content else set())
+    marks |= {"Hub's"} if where.startswith(HUB_PLACE) else set()
     rule = next(rule for rule in RULES if rule.marks <= marks)
     status, says, again = status_of(root), rule.says, None
     if rule.retry:
         asked = asked_seconds(status, getattr(getattr(root, "response", root), "headers", None) or {})
-        patient = marks & _OVERLOADED or (marks & _UNREACHABLE and server_of(where) in _answered)
+        patient = marks & _OVERLOADED or (marks & {*UNREACHABLE} and server_of(where) in _answered)
         token = not {"Hub", "no token"} <= marks
         reason = limit_reason(where, status or type(root).__name__, token=token)
         again = _Again(PATIENT_TRIES if patient else TRIES, asked, reason)
@@ -165,6 +174,7 @@ def as_hub_error(
         asked=hub_answers.request_of(getattr(root, "response", None)),
         endpoint=endpoint(),
         advice=hub_answers.advice(),
+        mirror=" and at HF_ENDPOINT" if is_mirror() and where.startswith(HUB_PLACE) else "",
     )
     head = f"cannot {what}: " if rule.says is NO_ROOM else f"cannot {what}: {scrub(public_address(where))} "
     return (rule.error or error)(head + says), again
@@ -185,13 +195,16 @@ def _marks_of(error: BaseException) -> set[str | int]:
             marks.add("over 504")
     if isinstance(error, OSError) and error.errno is not None:
         marks.add(errno.errorcode.get(error.errno, "OSError"))
+        if isinstance(error.filename, str) and os.path.isabs(error.filename):
+            marks.add("own file")
     if "HfHubHTTPError" in marks:
         marks.add("Hub")
         if getattr(getattr(error, "response", None), "history", None):
             marks.add("redirected")
         marks |= _marks_of_answer(getattr(getattr(error, "response", None), "headers", None) or {})
-    if marks & {"HfHubHTTPError", "LfsRefusedError"} and STORAGE_FULL.search(str(error)):
-        marks.add("storage full")
+    if marks & {"HfHubHTTPError", "LfsRefusedError"} and 429 not in marks:
+        said = str(getattr(error, "server_message", None) or error)  # the latter has the address too
+        marks |= {mark for mark, words in _WORDS.items() if words.search(said)}
     if not hub_token():
         marks.add("no token")
     if "Credentials" in type(error).__name__:

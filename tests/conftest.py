@@ -9,6 +9,7 @@ import atexit
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 
 # Started in the background, a process ignores Ctrl-C, and so would all that the tests start.
@@ -44,6 +45,7 @@ os.environ |= {
 
 import time  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
+from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 import hypothesis  # noqa: E402
@@ -96,3 +98,15 @@ def served(hub: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     for name, value in environment(hub.endpoint).items():
         monkeypatch.setenv(name, value)
     return hub
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of one megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=False)
+    if made.returncode:
+        pytest.skip("only root makes a disk")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -21,7 +21,14 @@ import httpx2
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    DisabledRepoError,
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+)
 from multidict import CIMultiDict, CIMultiDictProxy
 from s3fs.errors import translate_boto_error
 from yarl import URL
@@ -125,6 +132,10 @@ def refused(status: int) -> aiohttp.ClientResponseError:
     return aiohttp.ClientResponseError(request, (), status=status, message="said")
 
 
+def of_hub(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
+    return kind("said", response=answer(status, **{"X-Error-Code": "Odd"}).response)
+
+
 def redirected(status: int) -> HfHubHTTPError:
     error = answer(status)
     error.response.history = [httpx2.Response(302)]
@@ -142,7 +153,7 @@ def redirected(status: int) -> HfHubHTTPError:
         (refused(416), SourceError, False, "refused it (416"),
         (refused(401), AuthError, False, "check your rights and credentials"),
         (refused(403), AuthError, False, "check your rights and credentials"),
-        (redirected(403), AuthError, True, "does not allow it"),
+        (redirected(403), AuthError, True, "is not given out by the Hub's file server"),
         (answer(403), AuthError, False, "does not allow it"),
         (gated(), AuthError, False, "is gated: accept its conditions"),
         (
@@ -152,6 +163,13 @@ def redirected(status: int) -> HfHubHTTPError:
             "answered GET https://huggingface.co/api/x with 404 and without the Hub's own",
         ),
         (answer(404, **{"X-Error-Code": "Odd"}), SourceError, False, "refused it (404"),
+        (of_hub(RemoteEntryNotFoundError, 404), SourceError, False, "has no such file: check the path and --revision"),
+        (of_hub(DisabledRepoError, 403), SourceError, False, "was disabled by the Hub"),
+        (answer(402), SourceError, False, "wants a larger plan"),
+        (ConnectionRefusedError(111, "refused"), SourceError, True, "look at this machine's network, then run the"),
+        (OSError(errno.EMFILE, "Too many open files"), SourceError, False, "allow more open files (ulimit -n 4096)"),
+        (OSError(errno.ENOLCK, "No locks available"), SourceError, False, "set HF_HOME to a folder on a disk of this"),
+        (OSError(errno.EROFS, "Read-only file system"), SourceError, False, "mounted read-only"),
         (
             answer(403, **{"Content-Type": "text/html"}),
             SourceError,
@@ -513,3 +531,32 @@ def test_the_error_of_a_limit_says_that_a_token_helps_where_there_is_none(
     assert "token" not in str(as_hub_error(refused(429), "https://host/x", "read x")[0])  # not the Hub's
     monkeypatch.setenv("HF_TOKEN", "hf_write")
     assert "token" not in str(as_hub_error(answer(429), "hf://datasets/a/b", "read x")[0])
+
+
+@pytest.mark.parametrize(
+    ("said", "is_full"),
+    [
+        ("Private repository storage limit reached, please upgrade your plan", True),
+        ("You have exceeded your private storage allowance.", True),
+        ("Your storage patterns tripped our internal systems!", True),
+        ("You are out of public storage", True),
+        ("You need to be granted the right to write here", False),
+        ("Storage class is unknown", False),
+    ],
+)
+def test_the_words_of_a_full_quota_are_told_from_others(said: str, is_full: bool) -> None:
+    error = answer(403)
+    error.server_message = said
+    assert ("storage quota is full" in str(as_hub_error(error, "hf://x", "send")[0])) == is_full
+    limit = answer(429)
+    limit.server_message = "You have exceeded your storage API quota"
+    assert "storage quota is full" not in str(as_hub_error(limit, "hf://x", "send")[0])
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_file_of_the_hubs_client_that_may_not_be_written_is_not_called_the_hubs_refusal(code: int) -> None:
+    error = OSError(code, "denied", "/root/.cache/huggingface/hub/x")
+    says, again = as_hub_error(error, "hf://datasets/u/n", "fetch")
+    assert "was not asked: " in str(says)
+    assert "'/root/.cache/huggingface/hub/x': the Hub's client keeps files there, set HF_HOME to a folder" in str(says)
+    assert again is None

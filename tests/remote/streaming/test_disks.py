@@ -5,13 +5,12 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cache_data import kill_downloader, opened, serve, start_reader, until
+from disks import fill
 from hub_data import make_dataset
 from hub_server import HubServer
 
@@ -23,30 +22,6 @@ from shardkit.remote.streaming.cache import ShardCache
 from shardkit.remote.streaming.room import RoomWait, when_there_is_room
 
 CDN = "/_cdn/"
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of one megabyte."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=False)
-    if made.returncode:
-        pytest.skip("only root makes a disk")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill(disk: Path) -> Path:
-    """Take all the room that is left."""
-    filler = disk / "filler"
-    with filler.open("wb", buffering=0) as file:
-        try:
-            while file.write(bytes(1024)):
-                pass
-        except OSError as error:
-            assert error.errno == errno.ENOSPC
-    return filler
 
 
 def read_all(cache: ShardCache, manifest: Manifest, source: Path) -> None:
