@@ -7,9 +7,10 @@ import json
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -23,6 +24,7 @@ class _Group(click.Group):
 
     @ShardkitError.naming_flags()
     def invoke(self, context: click.Context) -> Any:
+        warnings.showwarning = cast(Any, _show_warning)
         try:
             return super().invoke(context)
         except ShardkitError as error:
@@ -44,6 +46,14 @@ class _Group(click.Group):
             else:
                 click.echo(f"error: {line}", err=True)
             _leave(1)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, line: int, *_: Any) -> None:
+    """shardkit's own warnings as a line, once for all ranks; others as Python shows them."""
+    if category.__module__.partition(".")[0] != "shardkit":
+        click.echo(warnings.formatwarning(message, category, filename, line), err=True, nl=False)
+    elif os.environ.get("RANK", "0") == "0":
+        click.echo(f"warning: {message}", err=True)
 
 
 def _leave(code: int) -> None:

@@ -66,6 +66,7 @@ CHOICES = {
 
 
 _ADDRESSES = ("data", "hellaswag", "resume", "push_checkpoints")
+_PATHS = ("data", "out", "data_dir", "resume")  # in which ~ is the home folder: no shell expands --out=~/x
 _MOST_SEED = 1 << 63
 
 
@@ -204,7 +205,8 @@ def read_settings(flags: Mapping[str, Any], file: str | Path | None) -> dict[str
     given = {**(read_toml(Path(file)) if file else {}), **{k: v for k, v in flags.items() if v is not None}}
     if flags.get("steps") is not None or flags.get("epochs") is not None:  # a flag replaces the file's other one
         given = {**given, "steps": flags.get("steps"), "epochs": flags.get("epochs")}
-    return given
+    homes = {name: str(Path(given[name]).expanduser()) for name in _PATHS if str(given.get(name, "")).startswith("~")}
+    return {**given, **homes}
 
 
 def make_config(

@@ -90,6 +90,12 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return [entry for entry in _read_lines(path) if "step" in entry]
 
 
+def data_folder(run: Path) -> Path | None:
+    """The folder that the run in the folder `run` read last, as its log says; None where nothing says it."""
+    folders = [entry["folder"] for entry in _read_lines(run / "log.jsonl") if isinstance(entry.get("folder"), str)]
+    return Path(folders[-1]) if folders else None
+
+
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     entries = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:

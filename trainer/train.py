@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from shardkit import Manifest, public_address, pull
+from shardkit import Manifest, UsageError, public_address, pull
 from trainer.config import Config, make_config, read_settings
 from trainer.console import print_line
 from trainer.distributed import World, check_same, find_world, finish, from_main, on_all_ranks, once_a_node, start
+from trainer.log import data_folder
 from trainer.places import differences, read_places
 from trainer.resume import find_state
 from trainer.run import Run
@@ -57,6 +58,7 @@ def open_data(config: Config, world: World) -> Manifest:
     """
     folder = Path(config.data)
     if not all(on_all_ranks(folder.is_dir, world)):
+        on_all_ranks(lambda: _refuse_lost(config.data, Path(config.out)), world)
         source, commit = from_main(lambda: pin_commit(config.data), world)
         if not folder.is_dir():
             name = public_address(config.data).split("@")[0].rstrip("/").rsplit("/", 1)[-1]
@@ -66,6 +68,20 @@ def open_data(config: Config, world: World) -> Manifest:
     if config.tokenizer is None and manifest.tokenizer is None:
         world.say(f"note: {folder} has no manifest.json, taking its tokens for gpt2's (else give --tokenizer)")
     return manifest
+
+
+def _refuse_lost(data: str, run: Path) -> None:
+    """Raise `UsageError` where `data` is not there, and is known to be a folder: as it is spelled, or because the run
+    that goes on has read it. Anything else may be a remote."""
+    folder, read = Path(data), data_folder(run)
+    if folder.is_dir():
+        return
+    if read is not None and read.parts[-len(folder.parts) :] == folder.parts:
+        there = "is still there" if read.is_dir() else "is not there any more (renamed, moved, or on a disk elsewhere?)"
+        new = str(read) if read.is_dir() else "and its place now"
+        raise UsageError(f"the folder {read}, which this run was trained on, {there}: give --data {new}")
+    if folder.is_absolute() or data.startswith(("./", "../")):
+        raise UsageError(f"there is no folder {data}: give --data, a folder of shards or a remote repo")
 
 
 def pin_commit(source: str) -> tuple[str, str | None]:

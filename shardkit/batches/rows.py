@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardkit.batches.checks import check_count
-from shardkit.batches.layouts import LAYOUTS, Contiguous, Layout, eot_of, make_layout
+from shardkit.batches.layouts import LAYOUTS, Contiguous, Layout, Packed, eot_of, make_layout
 from shardkit.batches.order import Order
+from shardkit.batches.padding import warn_of_padding
 from shardkit.batches.span_reader import SpanReader
 from shardkit.batches.spans import ShardRows, SpanOrder, choose_span
-from shardkit.dataset.documents import Location, locate_token
+from shardkit.dataset.documents import Location, document_starts, locate_token
 from shardkit.dataset.manifest import PLAN_FOLDER, WORK_DIR, Manifest
 from shardkit.dataset.token_stream import Tokens, open_split
 from shardkit.errors import ShardError, UsageError
@@ -216,4 +217,8 @@ class DatasetRows:
                 self.cache.want(files)
                 for file in files:
                     self.cache.wait(file)
-        return make_layout(options.layout, self.stream, options.seq_len, cache=self._plans)
+        layout = make_layout(options.layout, self.stream, options.seq_len, cache=self._plans)
+        if isinstance(layout, Packed):
+            starts = document_starts(self.stream, eot_of(self.stream), self._plans)
+            warn_of_padding(self.name, starts, self.stream.tokens, options.seq_len, layout.n_rows)
+        return layout

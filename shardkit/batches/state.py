@@ -70,6 +70,26 @@ def make_state(identity: Mapping[str, Any], state: LoaderState, *, n_windows: in
     return {**saved, "check": checksum(saved)}
 
 
+def _refuse_other_sources(ours: object, saved: object) -> None:
+    """Raise `StateError` that says which sources came or went; other fingerprints of as many say enough themselves."""
+    ours, saved = (each if isinstance(each, list) else [each] for each in (ours, saved))
+    if len(ours) != len(saved):
+        gone, new = (
+            ", ".join(f"{each!s:.16}" for each in some if each not in others) or "none"
+            for some, others in ((saved, ours), (ours, saved))
+        )
+        raise StateError(
+            f"the state was saved with {_count(saved)}, this loader has {_count(ours)} (gone by fingerprint: {gone}; "
+            f"new: {new}): give the same sources, with weights, as then, or begin anew without the state"
+        )
+    if ours != saved and sorted(map(str, ours)) == sorted(map(str, saved)):
+        raise StateError("the state was saved with the same sources in another order: give them in that order")
+
+
+def _count(sources: list[Any]) -> str:
+    return f"a mixture of {len(sources)} sources" if len(sources) > 1 else "one source"
+
+
 def read_state(identity: Mapping[str, Any], state: object, *, n_windows: int) -> LoaderState:
     """What `make_state` made `state` of. Raises `StateError` if it is no state, damaged, or of another identity.
 
@@ -77,6 +97,7 @@ def read_state(identity: Mapping[str, Any], state: object, *, n_windows: int) ->
     """
     if not isinstance(state, Mapping) or not {*identity, *_COUNTS} <= {*_ADDED_LATER, *state}:
         raise StateError(f"not the state of a ShardLoader: {state!r:.200}: give what state_dict() returned")
+    _refuse_other_sources(identity["fingerprint"], state["fingerprint"])
     for key, value in identity.items():
         saved = state.get(key, _ADDED_LATER.get(key))
         if key == "order" and saved != value:

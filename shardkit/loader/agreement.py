@@ -76,7 +76,11 @@ def describe_difference(ranks: Sequence[Mapping[str, Any]]) -> str | None:
 
 def _describe(data: Mapping[str, Any], keys: Sequence[str]) -> str:
     shown = dict.fromkeys([*_NAMES, *keys])
-    return ", ".join(f"{key} {_shorten(data[key])}" for key in shown if data[key] is not None or key in keys)
+    return ", ".join(f"{key} {_shorten(data[key])}" for key in shown if _says_something(data[key]) or key in keys)
+
+
+def _says_something(value: Any) -> bool:
+    return value is not None and value != [None] * len(value) if isinstance(value, list) else value is not None
 
 
 def _shorten(value: Any) -> str:

@@ -105,3 +105,33 @@ def test_a_state_of_the_first_releases_is_in_the_epoch_of_its_position() -> None
 def test_what_is_no_state_is_refused(state: Any) -> None:
     with pytest.raises(StateError, match="not the state of a ShardLoader"):
         read_state(IDENTITY, state, n_windows=10)
+
+
+def test_a_state_of_other_sources_says_which_came_and_went() -> None:
+    def identity(*fingerprints: str) -> dict[str, Any]:
+        many = len(fingerprints) > 1
+        return make_identity(
+            fingerprint=[*fingerprints] if many else fingerprints[0],
+            split="train",
+            seq_len=8,
+            shuffle=True,
+            seed=1,
+            span=[None] * len(fingerprints) if many else None,
+            weights=["1/2"] * len(fingerprints) if many else None,
+        )
+
+    def refusal(ours: dict[str, Any], saved: dict[str, Any]) -> str:
+        state = make_state(saved, LoaderState(position=3, step=1, epoch=0, rows_left=5), n_windows=8)
+        with pytest.raises(StateError) as caught:
+            read_state(ours, state, n_windows=8)
+        assert "None" not in str(caught.value)
+        return str(caught.value)
+
+    three, two, one = identity("aa", "bb", "cc"), identity("aa", "cc"), identity("aa")
+    said = refusal(two, three)
+    assert "saved with a mixture of 3 sources, this loader has a mixture of 2 sources (gone by fingerprint: bb" in said
+    assert "new: none" in said
+    assert "this loader has one source" in refusal(one, two)
+    assert "saved with one source, this loader has a mixture of 3" in refusal(three, one)
+    assert "the same sources in another order" in refusal(identity("cc", "aa"), two)
+    assert "saved with fingerprint ['aa', 'cc'], this loader has ['aa', 'dd']" in refusal(identity("aa", "dd"), two)

@@ -136,6 +136,7 @@ def test_windows_tell_where_their_documents_lie_and_ignore_what_crosses(
             assert (inputs[:, 0] == EOT).all()
 
 
+@pytest.mark.filterwarnings("ignore:.*packed into rows of")
 def test_padding_takes_the_ignore_index_that_is_asked_for(tmp_path: Path) -> None:
     dataset(tmp_path, [4, 4, 4])
     loader = ShardLoader(tmp_path, batch_size=1, seq_len=8, layout="packed", ignore_index=-1, eot_id=EOT, shuffle=False)
@@ -216,6 +217,7 @@ def test_what_was_worked_out_lies_beside_bare_shards_and_does_not_make_them_unfi
     assert torch.equal(ShardLoader(tmp_path, **options).next_batch()[0], first[0])
 
 
+@pytest.mark.filterwarnings("ignore:.*packed into rows of")
 def test_what_was_found_in_a_damaged_shard_is_found_anew_once_it_is_mended(tmp_path: Path) -> None:
     write_documents(tmp_path, [("a", list(range(1, 10)))] * 40, tokens_per_shard=100)
 

@@ -113,3 +113,47 @@ def test_eval_and_sample_read_nothing_that_a_strangers_checkpoint_names(stranger
     assert code == 0
     assert json.loads(said)["val_loss"] > 0
     assert say("eval", tmp_path / "run", "--device", "cpu")[0] == 0  # a run of one's own says where its data are
+
+
+def test_a_dataset_that_was_moved_is_said_with_where_it_was(
+    stranger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    words = {**SHAPE, "device": "cpu", "val_every": 0, "out": str(tmp_path / "out")}
+    for place in ("here", "data/here", str(tmp_path / "work" / "here")):  # a name, what might be a repo, a path
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        shutil.copytree(tmp_path / "mine", place)
+        train({**words, "data": place, "steps": 1})
+        full = (tmp_path / "work" / place).resolve()
+        shutil.move(place, tmp_path / "work" / "renamed")
+        with pytest.raises(
+            UsageError, match=f"^the folder {full}, which this run was trained on, is not there any more"
+        ):
+            train({"resume": "auto", "out": words["out"], "steps": 2})
+        train({"resume": "auto", "out": words["out"], "steps": 2, "data": "renamed"})
+        shutil.rmtree("renamed")
+    shutil.rmtree(tmp_path / "out")
+    shutil.copytree(tmp_path / "mine", "here")
+    train({**words, "data": "here", "steps": 1})
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match=f"is still there: give --data {tmp_path}/work/here$"):
+        train({"resume": "auto", "out": words["out"], "steps": 2})
+
+
+@pytest.mark.parametrize("place", ["/nowhere/shards", "./shards", "../shards", "~/shards"])
+def test_a_folder_that_was_never_there_is_no_remote(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with pytest.raises(UsageError, match=r"^there is no folder /?\S*shards: give --data"):
+        train({**SHAPE, "device": "cpu", "out": str(tmp_path / "out"), "data": place})
+
+
+def test_the_home_folder_is_meant_by_a_tilde_that_no_shell_expanded(
+    stranger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    train({**SHAPE, "device": "cpu", "val_every": 0, "steps": 1, "data": "~/mine", "out": "~/out"})
+    assert (tmp_path / "out" / "log.jsonl").exists()
