@@ -174,8 +174,7 @@ class Config:
         """Forward passes of a rank in a step. Raises `UsageError` where `batch_tokens` does not divide so."""
         once = self.micro_batch * self.seq_len * world_size
         if self.batch_tokens % once:
-            windows, rest = divmod(self.batch_tokens, self.seq_len * world_size)
-            fits = [] if rest else [n for n in range(1, min(self.micro_batch, windows) + 1) if windows % n == 0]
+            fits = self.micro_batches(world_size)
             hint = (
                 f"--micro-batch {fits[-1]} would do" if fits else f"{self.batch_tokens // once * once or once} would do"
             )
@@ -184,6 +183,11 @@ class Config:
                 f"--seq-len {self.seq_len:,} x {world_size} ranks = {once:,}: {hint}"
             )
         return self.batch_tokens // once
+
+    def micro_batches(self, world_size: int) -> list[int]:
+        """The micro-batches up to `micro_batch` that divide `batch_tokens`, ascending; none where not even 1 does."""
+        windows, rest = divmod(self.batch_tokens, self.seq_len * world_size)
+        return [] if rest else [n for n in range(1, min(self.micro_batch, windows) + 1) if windows % n == 0]
 
     def shared_settings(self) -> dict[str, Any]:
         """The settings, by flag, that all ranks of a run must have alike."""

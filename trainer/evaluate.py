@@ -24,7 +24,7 @@ from trainer.hellaswag import load_hellaswag, score_hellaswag
 from trainer.model import Model
 from trainer.places import places_beside
 
-_GROUP_WINDOWS = 8
+GROUP_WINDOWS = 8  # in one forward pass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,10 +44,10 @@ class ValRange:
 
         The last group is filled up with its last window. Positions, None without `eot_id`, count from 0 in a document.
         """
-        first = number * _GROUP_WINDOWS
-        starts = np.minimum(np.arange(first, first + _GROUP_WINDOWS), self.windows - 1) * self.seq_len
+        first = number * GROUP_WINDOWS
+        starts = np.minimum(np.arange(first, first + GROUP_WINDOWS), self.windows - 1) * self.seq_len
         rows = torch.from_numpy(self.tokens[starts[:, None] + np.arange(self.seq_len + 1)].astype(np.int64))
-        inputs, targets, count = rows[:, :-1], rows[:, 1:], min(_GROUP_WINDOWS, self.windows - first)
+        inputs, targets, count = rows[:, :-1], rows[:, 1:], min(GROUP_WINDOWS, self.windows - first)
         if self.eot_id is None:
             return inputs, targets, None, count
         column = torch.arange(self.seq_len).expand_as(inputs)
@@ -80,7 +80,7 @@ def open_val_range(manifest: Manifest, *, tokens: int, seq_len: int, eot_id: int
 
 def validate(model: Model, val: ValRange, world: World, dtype: torch.dtype) -> float:
     """The mean loss over `val`, in nats a token."""
-    groups = -(-val.windows // _GROUP_WINDOWS)
+    groups = -(-val.windows // GROUP_WINDOWS)
     sums = torch.zeros(groups, dtype=torch.float64)
     for number in range(world.rank, groups, world.size):
         inputs, targets, positions, rows = val.group(number)

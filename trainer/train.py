@@ -12,6 +12,7 @@ from trainer.config import Config, make_config, read_settings
 from trainer.console import print_line
 from trainer.distributed import World, check_same, find_world, finish, from_main, on_all_ranks, once_a_node, start
 from trainer.log import data_folder
+from trainer.memory import explain, is_out_of_memory
 from trainer.places import differences, read_places
 from trainer.resume import find_state
 from trainer.run import Run
@@ -33,12 +34,19 @@ def train(flags: Mapping[str, Any], file: str | Path | None = None) -> int:
     manifest = open_data(config, world)
     facts = {"the dataset of fingerprint": manifest.fingerprint, **config.shared_settings()}
     check_same(facts, world, place=str(manifest.directory))
-    run = Run(config, world, manifest, state)
+    try:
+        run = Run(config, world, manifest, state)
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise explain(error, None, config, world.size) from None
+        raise
     del state  # as large as the model and its optimizers together
     try:
         stopped = run.loop()
-    except BaseException:
+    except BaseException as error:
         run.abandon()
+        if is_out_of_memory(error):
+            raise explain(error, run.learner, run.config, world.size) from None
         raise
     run.close()
     finish()
