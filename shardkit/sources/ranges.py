@@ -17,6 +17,7 @@ import pyarrow as pa
 from shardkit.errors import SourceError
 from shardkit.network import Result, with_retries
 from shardkit.sources.file_version import check_unchanged
+from shardkit.sources.gzip_stream import GzipStream
 from shardkit.sources.read_ahead import SPAN_BYTES, WORKER_AHEAD_BYTES, ReadAhead, Span
 from shardkit.sources.remote_bytes import read_into
 from shardkit.sources.source import Fetched, InputFile
@@ -69,8 +70,9 @@ def open_stream(file: InputFile, raw: IO[bytes] | io.RawIOBase | None) -> Any:
     """Open a file to be read front to back, decompressed if its format says so; `raw` gives the bytes of a remote one,
     or is a copy of it."""
     raw = raw or open(file.url, "rb")  # noqa: SIM115 (the caller closes what it gets)
-    codec = {"jsonl.gz": "gzip", "jsonl.zst": "zstd"}.get(file.format)
-    return raw if codec is None else pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec)
+    if file.format == "jsonl.gz":
+        return GzipStream(raw)
+    return pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd") if file.format == "jsonl.zst" else raw
 
 
 class RangeFile(io.RawIOBase):

@@ -27,6 +27,9 @@ from shardkit.sources.whole_files import whole_file
 PIECE_BYTES = 16 << 20  # text of one piece, or one row
 TEXT_PIECE_BYTES = 4 << 20  # of a text file, which is one string: an emoji in it makes it four times as large
 LISTED_BAD_ROWS = 20  # of a piece; more are only counted
+_MARK = "\ufeff"  # the byte order mark with which some editors begin a file
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_UTF16 = "UTF-16, and not UTF-8 (iconv -f UTF-16 -t UTF-8 OLD > NEW converts a file)"
 _SPACE = re.compile(rb"[ \t\n\r\x0b\x0c]*")
 
 
@@ -100,9 +103,12 @@ def _read_once(chunk: Chunk, options: ReadOptions) -> Iterator[Texts]:
     elif kind == "txt.separated":
         data = chunk.payload or b""
         rows = data.split((options.separator or "").encode())
+        if chunk.start == 0:
+            rows[0] = rows[0].removeprefix(codecs.BOM_UTF8)
         if not rows[-1]:
             del rows[-1]
-        yield _convert(enumerate(rows), len(rows), _decode, options)
+        convert = _refuse_utf16 if chunk.start == 0 and data.startswith(_UTF16_MARKS) else _decode
+        yield _convert(enumerate(rows), len(rows), convert, options)
     else:
         lines = (
             chunk.payload if isinstance(chunk.payload, bytes) else checked_read(chunk.input, lambda: chunk_lines(chunk))
@@ -146,9 +152,10 @@ def _iter_text_file(chunk: Chunk, options: ReadOptions) -> Iterator[Texts]:
 
 
 def _iter_parts(chunk: Chunk) -> Iterator[tuple[int, str]]:
-    """The text of a file by blocks, with each block's place; a character on the border belongs to the later one."""
+    """The text of a file by blocks, with each block's place; a character on the border belongs to the later one. A byte
+    order mark before it is no part of it."""
     file, decoder = chunk.input, codecs.getincrementaldecoder("utf-8")()
-    fetched = chunk.fetched
+    fetched, begun = chunk.fetched, False
     if file.oid and file.bytes <= MAX_ROW_BYTES:  # the hash that the Hub states is of all of it
         fetched = whole_file(file, fetched)
     with _block_reader(file, fetched) as read:
@@ -157,9 +164,12 @@ def _iter_parts(chunk: Chunk) -> Iterator[tuple[int, str]]:
             data = checked_read(file, lambda: read(start, stop))  # noqa: B023 (called here and now)
             held = len(decoder.getstate()[0])
             try:
-                yield start, decoder.decode(data, final=stop == file.bytes)
+                text = decoder.decode(data, final=stop == file.bytes)
             except UnicodeDecodeError as error:
-                raise BadRow(-1 if start else 0, _not_utf8(error, start - held)) from error
+                why = _UTF16 if start == 0 and data.startswith(_UTF16_MARKS) else _not_utf8(error, start - held)
+                raise BadRow(-1 if start else 0, why) from error
+            yield start, text if begun else text.removeprefix(_MARK)
+            begun = begun or bool(text)
 
 
 @contextmanager
@@ -181,14 +191,20 @@ def _decode(piece: bytes) -> str:
     return piece.decode("utf-8")
 
 
+def _refuse_utf16(piece: bytes) -> str:  # noqa: ARG001
+    raise ValueError(_UTF16)
+
+
 def _json_rows(data: bytes, options: ReadOptions, *, first: bool) -> Texts:
-    if first and data.startswith(b"\xef\xbb\xbf"):
-        data = data[3:]
-    column = options.text_field
+    if first:
+        data = data.removeprefix(codecs.BOM_UTF8)
+    column, is_utf16 = options.text_field, first and data.startswith(_UTF16_MARKS)
 
     def text(line: bytes) -> str | None:
         if not line or line.isspace():
             return None
+        if is_utf16:
+            raise ValueError(_UTF16)
         decoded = line.decode("utf-8")  # json.loads(bytes) would guess UTF-16, and let surrogates through
         try:
             row = json.loads(decoded)

@@ -1,0 +1,78 @@
+"""Gzip read front to back as `gzip -d` reads it: member after member, then nothing, or the zero bytes with which tapes
+and block devices fill up a file."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from typing import IO, Any
+
+_BLOCK_BYTES = 256 << 10  # of compressed bytes, read at once
+_GZIP = 16 + zlib.MAX_WBITS
+
+
+class GzipStream(io.RawIOBase):
+    """The decompressed bytes of the gzip file `raw`, which is closed with it. Raises `OSError` for what is no gzip."""
+
+    def __init__(self, raw: IO[bytes] | io.RawIOBase) -> None:
+        self._raw = raw
+        self._given = b""  # compressed bytes that were read and not used
+        self._member: Any = None  # its decompressor, while one is read
+        self._members = 0  # that are read to their end
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def read(self, size: int | None = -1) -> bytes:
+        """The next `size` bytes, fewer only at the end; all that are left without a size."""
+        left = (1 << 62) if size is None or size < 0 else size
+        parts: list[bytes] = []
+        while left and (part := self._next_part(min(left, _BLOCK_BYTES * 16))):
+            parts.append(part)
+            left -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def close(self) -> None:
+        """Close the file too."""
+        self._raw.close()
+        super().close()
+
+    def _next_part(self, most: int) -> bytes:
+        """At least one of the next bytes, at most `most`; none at the end."""
+        while True:
+            given = self._given or self._raw.read(_BLOCK_BYTES) or b""
+            if self._member is None:
+                if self._members:
+                    given = given.lstrip(b"\0") or self._past_zeros()
+                if not given:
+                    return b""
+                self._member = zlib.decompressobj(_GZIP)
+            part = self._decompress(given, most)
+            if self._member.eof:
+                self._given, self._member = self._member.unused_data, None
+                self._members += 1
+            else:
+                self._given = self._member.unconsumed_tail
+                if not given and not part:
+                    raise OSError(f"it ends within its member {self._members + 1}: it was not written or sent whole")
+            if part:
+                return part
+
+    def _past_zeros(self) -> bytes:
+        """What comes after zero bytes that fill up the file; nothing at its end."""
+        while block := self._raw.read(_BLOCK_BYTES):
+            if block := block.lstrip(b"\0"):
+                return block
+        return b""
+
+    def _decompress(self, given: bytes, most: int) -> bytes:
+        try:
+            part: bytes = self._member.decompress(given, most)
+        except zlib.error as error:
+            if self._members and "header" in str(error):
+                raise OSError(
+                    "what follows its last whole member is no gzip; `gzip -dc` writes what comes before"
+                ) from None
+            raise OSError(str(error).replace("Error -3 while decompressing data: ", "")) from None
+        return part
