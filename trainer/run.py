@@ -95,16 +95,18 @@ class Run:
 
     def _open_folder(self) -> None:
         out, manifest = Path(self.config.out), self.loader.manifest
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            write_atomically(out / "config.toml", self.config.to_toml())
-        except OSError as error:
-            raise CheckpointError(f"cannot write {out}: {error.strerror or error}") from error
         reference = {
             "unigram entropy": unigram_entropy(manifest),
             "ln(vocabulary)": math.log(self.tokenizer_info.vocab_size),
         }
-        self.log = RunLog(self.config, step=self.step if self.step else -1, reference=reference)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            write_atomically(out / "config.toml", self.config.to_toml())
+            self.log = RunLog(self.config, step=self.step if self.step else -1, reference=reference)
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot write {error.filename or out}: {error.strerror or error}; choose another --out, or fix it"
+            ) from error
         self.log.write(
             {
                 "after_step": self.step,

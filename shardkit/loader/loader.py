@@ -18,19 +18,18 @@ from torch.utils.data import IterableDataset
 
 from shardkit.batches.checks import check_count
 from shardkit.batches.layouts import LayoutStats
-from shardkit.batches.ledger import LedgerWriter
 from shardkit.batches.order import Cut
-from shardkit.batches.reader import BatchForm, BatchReader
+from shardkit.batches.reader import BatchForm
 from shardkit.batches.row_sequence import RowSequence, Sources
 from shardkit.batches.rows import RowOptions
-from shardkit.batches.run_position import RunPosition
 from shardkit.dataset.documents import Location
 from shardkit.errors import UsageError
 from shardkit.loader.agreement import open_alike
 from shardkit.loader.batch import BatchType, check_format, dict_of
-from shardkit.loader.feed import Feed, check_prefetch
-from shardkit.loader.frameworks import refuse_second_sharing, refuse_workers
-from shardkit.loader.rank import rank_of_process
+from shardkit.loader.feed import check_prefetch
+from shardkit.loader.frameworks import refuse_second_sharing, refuse_workers, warn_of_batching
+from shardkit.loader.rank import rank_of_group, rank_of_process
+from shardkit.loader.share import RankShare, ShareOptions
 from shardkit.loader.shown import ShownInWords
 from shardkit.loader.signature import with_options_of
 
@@ -104,7 +103,7 @@ class ShardLoader(ShownInWords, IterableDataset[BatchType]):
         format: str = "tuple",
     ) -> None:
         super().__init__()
-        cut = Cut(batch_size=batch_size, world_size=world_size)
+        Cut(batch_size=batch_size, world_size=world_size)  # raises for what cannot be
         check_count("rank", rank, least=0)
         if rank >= world_size:
             raise UsageError(f"rank is {rank}, world_size {world_size}: ranks go from 0 to {world_size - 1}")
@@ -128,10 +127,13 @@ class ShardLoader(ShownInWords, IterableDataset[BatchType]):
             revision=revision,
             verify=verify,
         )
-        self._form = BatchForm(packed=layout == "packed", documents=documents, ignore_index=ignore_index)
-        self._sequence, self._closed = RowSequence(source, options), False
+        form = BatchForm(packed=layout == "packed", documents=documents, ignore_index=ignore_index)
+        self._options = ShareOptions(
+            batch_size=batch_size, form=form, device=self.device, prefetch=self.prefetch, ledger=self.ledger
+        )
+        self._sequence, self._closed, self._rank_may_change = RowSequence(source, options), False, False
         try:
-            self._open_feed(cut)
+            self._known_share = RankShare(self._sequence, self._options, rank, world_size)
         except BaseException:
             self._sequence.close()
             raise
@@ -143,8 +145,9 @@ class ShardLoader(ShownInWords, IterableDataset[BatchType]):
         """A loader for this process's rank, with the options of `ShardLoader` but `rank` and `world_size`.
 
         The rank is that of torch.distributed where it is initialized, else of torchrun's variables; a process that
-        nobody launched is rank 0 of 1. Raises `UsageError` where only half of RANK and WORLD_SIZE is set, or where
-        another launcher started several processes without them.
+        nobody launched is rank 0 of 1. Where it is initialized later (by Lightning's `fit`, say), the loader becomes
+        that rank's at its next use. Raises `UsageError` where only half of RANK and WORLD_SIZE is set, or where another
+        launcher started several processes without them.
 
         Where torch.distributed is initialized, this is a collective: the ranks compare what they are about to read, and
         one that does not call it leaves the others waiting until the process group's time-out. All raise the same
@@ -152,7 +155,9 @@ class ShardLoader(ShownInWords, IterableDataset[BatchType]):
         """
         rank, world_size = rank_of_process()
         device = torch.device(options.get("device") or "cpu")
-        return open_alike(lambda: cls(source, rank=rank, world_size=world_size, **options), cls._describe, device)
+        loader = open_alike(lambda: cls(source, rank=rank, world_size=world_size, **options), cls._describe, device)
+        loader._rank_may_change = rank_of_group() is None
+        return loader
 
     @property
     def windows_per_epoch(self) -> int:
@@ -162,22 +167,22 @@ class ShardLoader(ShownInWords, IterableDataset[BatchType]):
     @property
     def steps_per_epoch(self) -> int:
         """Global batches in an epoch; the remainder of `windows_per_epoch` is carried into the next one."""
-        return self._position.steps_per_epoch
+        return self._share.position.steps_per_epoch
 
     @property
     def remainder_windows(self) -> int:
         """Windows left over after an epoch's last global batch: the next epoch begins with them."""
-        return self._sequence.n_rows % self._stride
+        return self._sequence.n_rows % self._share.stride
 
     @property
     def epoch(self) -> int:
         """The epoch, from 0, that the next batch is in: `steps_per_epoch` batches each."""
-        return self._position.epoch
+        return self._share.position.epoch
 
     @property
     def step(self) -> int:
         """Number of the next global batch, from 0: how many this run, resumed ones included, has given."""
-        return self._position.step
+        return self._share.position.step
 
     def stats(self) -> LayoutStats:
         """What the layout makes of the split: shares of rows' slots in use and padded, of tokens left out."""
@@ -193,19 +198,21 @@ class ShardLoader(ShownInWords, IterableDataset[BatchType]):
         began = perf_counter()
         if self._closed:
             raise UsageError("this loader is closed: make a new one")
-        position = self._position.next
-        batch = self._feed.batch_at(position)
-        if self._ledger is not None:
-            self._ledger.record(position)
-        self._position.next = position + self._stride
+        share = self._share
+        position = share.position.next
+        batch = share.feed.batch_at(position)
+        if share.ledger is not None:
+            share.ledger.record(position)
+        share.position.next = position + share.stride
         self.wait_seconds += perf_counter() - began
         return cast(BatchType, batch if self.format == "tuple" else dict_of(batch))
 
     def __iter__(self) -> Iterator[BatchType]:
         """The rest of the current epoch; the next `for` goes on from there, wherever this one was left."""
         refuse_workers()
-        end = self._position.epoch_end()
-        while self._position.next < end:
+        warn_of_batching(sys._getframe(1))
+        end = self._share.position.epoch_end()
+        while self._share.position.next < end:
             yield self.next_batch()
 
     def __len__(self) -> int:
@@ -224,14 +231,11 @@ class ShardLoader(ShownInWords, IterableDataset[BatchType]):
         after a resume. Raises `UsageError` if accelerate calls it, which would divide this rank's batches again.
         """
         refuse_second_sharing(sys._getframe(1).f_globals.get("__name__", ""))
-        before = self._position.next
-        self._position.set_epoch(epoch)
-        if self._position.next != before:
-            self._end_ledger_file()
+        self._share.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the run is: small, JSON-able, the same on every rank. Counts windows, so any cut may go on from it."""
-        return self._position.state_dict()
+        return self._share.position.state_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a saved state, in O(1), under this loader's own `batch_size` and `world_size`.
@@ -239,8 +243,7 @@ class ShardLoader(ShownInWords, IterableDataset[BatchType]):
         Any cut may go on from any state. Raises `StateError`, and changes nothing, where the state is of another
         version, dataset, split, seq_len, shuffle or seed: going on would silently change the data.
         """
-        self._position.load_state_dict(state_dict)
-        self._end_ledger_file()
+        self._share.load_state_dict(state_dict)
 
     def locate(self, *, step: int, rank: int | None = None, row: int = 0) -> Location:
         """Where the first token of `row` of batch `step` on `rank` (this one unless given) lies and came from.
@@ -249,15 +252,13 @@ class ShardLoader(ShownInWords, IterableDataset[BatchType]):
         step, rank or row that does not exist, or a step from before a resume under another cut.
         """
         rank = self.rank if rank is None else rank
-        return self._sequence.locate(self._position.position_at(step=step, rank=rank, row=row))
+        return self._sequence.locate(self._share.position.position_at(step=step, rank=rank, row=row))
 
     def close(self) -> None:
         """Stop the thread, unmap every shard, close the ledger. A closed loader gives no more batches."""
         self._closed = True
-        self._feed.close()
+        self._known_share.close()
         self._sequence.close()
-        if self._ledger is not None:
-            self._ledger.close()
 
     def __enter__(self) -> ShardLoader[BatchType]:
         return self
@@ -266,22 +267,19 @@ class ShardLoader(ShownInWords, IterableDataset[BatchType]):
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        if self.device.type != "cpu" or self._ledger is not None:
+        if self.device.type != "cpu" or self.ledger is not None:
             raise UsageError("a copy in another process cannot feed a GPU or write the ledger: make a loader there")
         return self.__dict__
 
-    def _open_feed(self, cut: Cut) -> None:
-        identity = self._sequence.identity
-        self._stride = cut.global_batch
-        self._position = RunPosition(cut, identity, self._sequence.n_rows)
-        self._ledger = None if self.ledger is None else LedgerWriter(self.ledger, identity, cut, self.rank)
-        reader = BatchReader(self._sequence, cut, rank=self.rank, form=self._form, ledger=self._ledger)
-        self._feed = Feed(reader, device=self.device, prefetch=self.prefetch)
+    @property
+    def _share(self) -> RankShare:
+        """This rank's share of the rows, where the run is: another one once torch.distributed says another rank."""
+        if self._rank_may_change and (found := rank_of_group()) is not None:
+            self._rank_may_change = False
+            self.rank, self.world_size = found
+            self._known_share = self._known_share.of_rank(*found)
+        return self._known_share
 
     def _describe(self) -> dict[str, Any]:
         """What all ranks must have in common, by name."""
-        return {**self._sequence.describe(), "batch_size": self.batch_size, "form": str(self._form)}
-
-    def _end_ledger_file(self) -> None:
-        if self._ledger is not None:
-            self._ledger.close()
+        return {**self._sequence.describe(), "batch_size": self.batch_size, "form": str(self._options.form)}

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
 
 from shardkit import ShardLoader, UsageError, merge_ledger, tokenize
+from shardkit.errors import ShardkitWarning
 from shardkit.loader.batch import DocumentBatch
 
 ROOT = Path(__file__).parents[2]
@@ -151,3 +153,75 @@ def test_a_dict_batch_trains_a_transformers_model_on_the_targets_of_the_loader(l
 def test_another_format_is_refused(data: Path) -> None:
     with pytest.raises(UsageError, match="format is 'json': expected one of tuple, dict"):
         ShardLoader(data, batch_size=3, seq_len=16, format="json")
+
+
+_MADE_BEFORE_FIT = """
+import sys
+from pathlib import Path
+
+import lightning
+import torch
+from torch.nn.functional import cross_entropy
+
+from shardkit import ShardLoader
+
+data, run = sys.argv[1], Path(sys.argv[2])
+loader = ShardLoader.from_env(data, batch_size=4, seq_len=16, ledger=run / "ledger")
+
+
+class Model(lightning.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Embedding(257, 8), torch.nn.Linear(8, 257))
+
+    def training_step(self, batch, batch_idx):
+        return cross_entropy(self.layers(batch.inputs).flatten(0, 1), batch.targets.flatten())
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters())
+
+
+trainer = lightning.Trainer(
+    max_steps=9,
+    strategy="ddp",
+    devices=2,
+    accelerator="cpu",
+    logger=False,
+    enable_progress_bar=False,
+    enable_checkpointing=False,
+)
+trainer.fit(Model(), loader)
+assert (loader.rank, loader.world_size, loader.step) == (trainer.global_rank, 2, 9)
+"""
+
+
+def test_a_loader_that_was_made_before_lightning_started_its_processes_becomes_each_ranks(
+    data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "program.py").write_text(_MADE_BEFORE_FIT)
+    launched = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK")
+    environment = {name: value for name, value in os.environ.items() if name not in launched}
+    done = subprocess.run(
+        [sys.executable, tmp_path / "program.py", data, tmp_path],
+        env={**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    with ShardLoader(data, batch_size=8, seq_len=16, ledger=tmp_path / "alone") as loader:
+        for _ in range(9):
+            loader.next_batch()
+    ours, alone = merge_ledger(tmp_path / "ledger"), merge_ledger(tmp_path / "alone")
+    assert ours.first_difference(alone) is None
+    assert max(ours.running) == max(alone.running) == 72
+
+
+def test_a_data_loader_that_would_make_batches_of_batches_is_warned_of(data: Path) -> None:
+    with ShardLoader(data, batch_size=2, seq_len=16) as loader:
+        for options in ({}, {"batch_size": 3}):
+            with pytest.warns(ShardkitWarning, match="a dimension too many.*Give batch_size=None"):
+                next(iter(DataLoader(loader, **options)))
+        assert next(iter(DataLoader(loader, batch_size=None)))[0].shape == (2, 16)
+        assert next(iter(loader))[0].shape == (2, 16)

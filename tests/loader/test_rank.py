@@ -11,6 +11,7 @@ VARIABLES = (
     "RANK",
     "WORLD_SIZE",
     "LOCAL_RANK",
+    "NODE_RANK",
     "OMPI_COMM_WORLD_SIZE",
     "PMI_SIZE",
     "SLURM_STEP_NUM_TASKS",
@@ -57,4 +58,13 @@ def test_variables_that_are_not_numbers_are_refused(monkeypatch: pytest.MonkeyPa
 def test_another_launcher_without_ranks_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "4")
     with pytest.raises(UsageError, match=f"{name} is 4.*every process would read the same"):
+        rank_of_process()
+
+
+def test_what_lightning_gives_the_processes_that_it_starts_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("NODE_RANK", "0"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    assert rank_of_process() == (1, 2)
+    monkeypatch.setenv("NODE_RANK", "1")  # how many processes the first node has is not said
+    with pytest.raises(UsageError, match="^RANK not set"):
         rank_of_process()
