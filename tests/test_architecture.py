@@ -157,7 +157,7 @@ DEFAULTS = {
     "Tokenizer": {"name": "gpt2", "encoder": "auto"},
     "pull": {"directory": None, "shards": None, "workers": 8},
     "push": {"private": False, "tag": None, "overwrite": False, "workers": 5},
-    "tokenize": {"source": "HuggingFaceFW/fineweb-edu", "split": "train", "tokenizer": "gpt2", "val_shards": 1}
+    "tokenize": {"source": "HuggingFaceFW/fineweb-edu", "split": "train", "tokenizer": "gpt2", "val_shards": None}
     | {"runner": "local", "overwrite": False, "skip_bad_rows": False, "chunk_bytes": 8 << 20},
 }
 METHODS = {

@@ -28,7 +28,7 @@ from shardkit.errors import AuthError, HubError, SourceError, UsageError
 from shardkit.remote.streaming.cache import ShardCache
 from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.open import open_source
-from shardkit.tokenization.ordered_writer import TokenizeProgress
+from shardkit.tokenization.run_progress import TokenizeProgress
 
 TEXTS = [f"Document {number} of the corpus." for number in range(30)]
 LOGIN = f"{USER}:{PASSWORD}@"

@@ -72,7 +72,7 @@ def open_val_range(manifest: Manifest, *, tokens: int, seq_len: int, eot_id: int
     if windows < 1:
         raise UsageError(
             f"{directory} has {available:,} tokens in split 'val', --val-tokens is {tokens:,}: a window of {seq_len:,} "
-            f"needs {seq_len + 1:,}; tokenize with --val-shards 1, or train with --val-every 0"
+            f"needs {seq_len + 1:,}; train with a shorter --seq-len or with --val-every 0, or tokenize more text"
         )
     pinned = np.concatenate(parts)[: windows * seq_len + 1]
     return ValRange(tokens=pinned, windows=windows, seq_len=seq_len, eot_id=eot_id)

@@ -44,7 +44,7 @@ def _source_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--eot", metavar="TOKEN", help="Token before each document. [the base model's end of text]")
 @click.option("--encoder", type=click.Choice(["auto", "fast", "tiktoken"]), default="auto", show_default=True)
 @click.option("--shard-tokens", type=int, help="Tokens in a shard. [100,000,000; 100,000 for sample]")
-@click.option("--val-shards", type=int, default=1, show_default=True, help="How many first shards are split val.")
+@click.option("--val-shards", type=int, help="How many first shards are split val. [1; of an only shard, 1 %]")
 @click.option("--prefix", help="Start of the shards' names. [edufineweb for FineWeb-Edu, else the source's name]")
 @click.option("--workers", type=int, help="Worker processes. [all cores]")
 @click.option("--max-docs", type=int, help="End after that many documents.")

@@ -6,8 +6,8 @@ from typing import Any
 
 from shardkit.dataset.manifest import Manifest
 from shardkit.look.info import encoder_words
-from shardkit.tokenization.ordered_writer import TokenizeProgress
 from shardkit.tokenization.progress_bar import bound_words
+from shardkit.tokenization.run_progress import TokenizeProgress
 
 
 def run_summary(manifest: Manifest, last: TokenizeProgress | None, seconds: float) -> dict[str, Any]:
@@ -22,6 +22,7 @@ def run_summary(manifest: Manifest, last: TokenizeProgress | None, seconds: floa
         "tokens": manifest.tokens,
         "documents": manifest.documents,
         "shards": len(manifest.shards),
+        "only_shard_cut": _cut_words(manifest),
         "skipped_rows": skipped,
         "encoder": encoder_words(manifest),
         "end_of_text": last.end_of_text if last is not None else None,
@@ -39,3 +40,13 @@ def run_summary(manifest: Manifest, last: TokenizeProgress | None, seconds: floa
         summary["waited_share"] = None if last.waited_share is None else round(last.waited_share, 3)
         summary["bound"] = bound_words(last)
     return summary
+
+
+def _cut_words(manifest: Manifest) -> str | None:
+    """That the stream would have filled one shard only, and so was cut in two; None if it was not."""
+    if [shard.split for shard in manifest.shards] != ["val", "train"] or manifest.tokens > manifest.tokens_per_shard:
+        return None
+    val, train = (shard.tokens for shard in manifest.shards)
+    return (
+        f"no more than a shard of {manifest.tokens_per_shard:,}: the first {val:,} tokens are val, {train:,} are train"
+    )

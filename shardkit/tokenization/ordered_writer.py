@@ -11,7 +11,6 @@ import os
 import time
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,40 +19,17 @@ from shardkit.dataset.journal import Journal, Resume
 from shardkit.dataset.known_files import SeenShards
 from shardkit.dataset.manifest import WORK_DIR, ShardInfo, SourceFile
 from shardkit.dataset.records import add_skipped
-from shardkit.dataset.shards import ShardWriter
+from shardkit.dataset.shards import ShardWriter, open_shard
 from shardkit.errors import OutputError, ShardError, ShardkitWarning, SourceError
 from shardkit.sources.source import Chunk
 from shardkit.tokenization.live_push import LivePush
+from shardkit.tokenization.piece_rows import eots_before, row_words, rows_of
+from shardkit.tokenization.run_progress import TokenizeProgress
 from shardkit.tokenization.run_spec import RunSpec
 from shardkit.tokenization.worker import EncodedChunk
 
+_BLOCK_TOKENS = 1 << 22
 _LISTED = 20  # skipped rows that are named one by one
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TokenizeProgress:
-    """How far a run is: totals over the whole run, `session_` figures since this process read its first chunk.
-
-    `source_bytes_done` of `source_bytes` (0: unknown) is the share of the source's files already in the stream.
-    `network_bytes` of the source came over the network in `network_seconds`; of all the workers' time `waited_share`
-    went by in waiting for chunks (None: not known). `end_of_text` is the token that separates documents.
-    """
-
-    tokens: int
-    documents: int
-    shards: int
-    source_bytes_done: int
-    source_bytes: int
-    session_tokens: int
-    session_text_bytes: int
-    session_seconds: float
-    audited: int
-    skipped: int
-    process_ids: tuple[int, ...] = ()
-    network_bytes: int = 0
-    network_seconds: float = 0.0
-    waited_share: float | None = None
-    end_of_text: str | None = None
 
 
 class OrderedWriter:
@@ -107,7 +83,7 @@ class OrderedWriter:
         before = self._file or self._files[chunk.file]
         if result.bad_row is not None:
             row, why = result.bad_row
-            where = f"{chunk.input.path}, {_row_words(chunk, max(0, before.rows + row))}"
+            where = f"{chunk.input.path}, {row_words(chunk, max(0, before.rows + row))}"
             raise SourceError(f"{where}: {why}; mend it, or pass over such rows with --skip-bad-rows")
         skip = min(self._skip, len(result.tokens))
         self._skip -= skip
@@ -116,7 +92,7 @@ class OrderedWriter:
         self.session_text_bytes += result.text_bytes
         self.audited += result.audited
         self._chunk_tokens += len(result.tokens)
-        self._file = self._added(before, result, len(tokens), _eots_before(result, len(tokens)))
+        self._file = self._added(before, result, len(tokens), eots_before(result, len(tokens)))
         if result.last or self.full:
             self._files[chunk.file], self._file, self._chunk_tokens = self._file, None, 0
             self._changed.add(chunk.file)
@@ -131,8 +107,11 @@ class OrderedWriter:
                 "the source ends earlier than when the run began: give the same texts as then, or start again with "
                 "--overwrite"
             )
-        if self._writer is not None:
-            self._close_shard(Resume(file=len(self._files)))  # past the end, also where a limit ended the stream
+        past_the_end = Resume(file=len(self._files))  # also where a limit ended the stream
+        if self._writer is not None and self._is_cut(self._writer):
+            self._cut_in_two(self._writer, past_the_end)
+        elif self._writer is not None:
+            self._close_shard(past_the_end)
         self._wait()
         for check in self._checks:
             check.result()  # the earlier shards are what the journal says
@@ -170,33 +149,32 @@ class OrderedWriter:
         if spec.max_tokens is not None:
             tokens = tokens[: spec.max_tokens - self.tokens + skip]
         if spec.max_docs is not None:
-            allowed = spec.max_docs - self.documents + _eots_before(result, skip)
+            allowed = spec.max_docs - self.documents + eots_before(result, skip)
             if len(result.eot_positions) > allowed:
                 tokens = tokens[: result.eot_positions[allowed]]
         return tokens
 
     def _write(self, tokens: NDArray[np.unsignedinteger], result: EncodedChunk, done: int) -> None:
         """Put `tokens`, the first ones of a piece, into shards, from number `done` on."""
-        chunk = result.chunk
         while done < len(tokens):
+            if self._writer is not None and self._writer.room == 0:  # the first shard is not the only one
+                self._close_shard(self._place(result.chunk, done))
             writer = self._writer or self._open_shard()
             part = tokens[done : done + writer.room]
             writer.write(part)
-            documents = _eots_before(result, done + len(part)) - _eots_before(result, done)
+            documents = eots_before(result, done + len(part)) - eots_before(result, done)
             self._shard_documents += documents
             self.documents += documents
             self.tokens += len(part)
             self.session_tokens += len(part)
             done += len(part)
-            if writer.room == 0:
-                skip_tokens = self._chunk_tokens + done
-                resume = Resume(file=chunk.file, start=chunk.start, part=chunk.part, skip_tokens=skip_tokens)
-                self._close_shard(resume)
+            if writer.room == 0 and not self._is_cut(writer):
+                self._close_shard(self._place(result.chunk, done))
         self.full = self._skip == 0 and self._at_limit(ends=result.last or len(tokens) < len(result.tokens))
 
     def _added(self, before: SourceFile, result: EncodedChunk, tokens: int, documents: int) -> SourceFile:
         """A file's figures `before`, and what of a piece is in the stream (all, or up to where the stream ends)."""
-        rows = result.rows if tokens == len(result.tokens) else _rows_of(result, documents)
+        rows = result.rows if tokens == len(result.tokens) else rows_of(result, documents)
         self._name_skipped(result, before.rows)
         runs = result.skipped[result.skipped[:, 0] < rows].clip(max=rows - 1) + before.rows
         added = add_skipped(before, runs.tolist()) if len(runs) else before
@@ -210,7 +188,7 @@ class OrderedWriter:
     def _name_skipped(self, result: EncodedChunk, rows: int) -> None:
         for number, (row, why) in enumerate(result.bad, self.skipped):
             if number < _LISTED:
-                where = f"{result.chunk.input.path}, {_row_words(result.chunk, rows + row)}"
+                where = f"{result.chunk.input.path}, {row_words(result.chunk, rows + row)}"
                 warnings.warn(f"skipped {where}: {why}", ShardkitWarning, stacklevel=2)
         self.skipped += result.bad_rows
 
@@ -245,6 +223,40 @@ class OrderedWriter:
         self._writer = None
         self._shards += 1
 
+    def _place(self, chunk: Chunk, done: int) -> Resume:
+        """Where the stream goes on after the first `done` tokens of a chunk's present piece."""
+        return Resume(file=chunk.file, start=chunk.start, part=chunk.part, skip_tokens=self._chunk_tokens + done)
+
+    def _is_cut(self, writer: ShardWriter) -> bool:
+        """Whether the shard that is written is cut in two, if the stream ends here."""
+        return self.spec.cuts_only_shard and self._shards == 0 and writer.tokens > 1
+
+    def _cut_in_two(self, whole: ShardWriter, past_the_end: Resume) -> None:
+        """Write the stream that ends in its first shard as two: a small one for val, and the rest.
+
+        A run that is killed between the two reads its source from the beginning, and passes over the first.
+        """
+        path = self.directory / WORK_DIR / f"whole.{os.getpid()}.tmp"
+        whole.finish(path)
+        self._writer = None
+        tokens, changed = open_shard(path), set(self._changed)
+        end = self.spec.val_tokens(len(tokens))
+        self.documents = 0
+        for part, files, resume in (
+            (tokens[:end], set(), Resume(skip_tokens=end)),
+            (tokens[end:], changed, past_the_end),
+        ):
+            writer = self._open_shard()
+            for begin in range(0, len(part), _BLOCK_TOKENS):
+                block = part[begin : begin + _BLOCK_TOKENS]
+                writer.write(block)
+                self._shard_documents += int(np.count_nonzero(block == self.spec.tokenizer.eot_id))
+            self.documents += self._shard_documents
+            self._changed = files
+            self._close_shard(resume)
+        self._wait()
+        path.unlink()
+
     def _finish_shard(self, writer: ShardWriter, info: ShardInfo, resume: Resume) -> None:
         made = writer.finish(self.directory / info.file)
         info = dataclasses.replace(info, tokens=made.tokens, bytes=made.bytes, sha256=made.sha256)
@@ -269,22 +281,6 @@ class OrderedWriter:
         spec = self.spec
         enough_tokens = spec.max_tokens is not None and self.tokens >= spec.max_tokens
         return enough_tokens or (ends and spec.max_docs is not None and self.documents >= spec.max_docs)
-
-
-def _eots_before(result: EncodedChunk, tokens: int) -> int:
-    """How many of the chunk's first `tokens` tokens are EOTs."""
-    return int(np.searchsorted(result.eot_positions, tokens))
-
-
-def _rows_of(result: EncodedChunk, documents: int) -> int:
-    """How many rows of the chunk the first `documents` documents took."""
-    if documents == 0:
-        return 0
-    return documents if result.document_rows is None else int(result.document_rows[documents - 1]) + 1
-
-
-def _row_words(chunk: Chunk, row: int) -> str:
-    return f"line {row + 1}" if chunk.input.format.startswith("jsonl") else f"row {row}"
 
 
 def _check_earlier(seen: SeenShards, shard: ShardInfo) -> None:

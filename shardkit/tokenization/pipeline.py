@@ -30,8 +30,9 @@ from shardkit.sources.remote_bytes import traffic
 from shardkit.sources.sample import SAMPLE_SHARD_TOKENS
 from shardkit.tokenization import live_push, output_folder
 from shardkit.tokenization.live_push import LivePush
-from shardkit.tokenization.ordered_writer import OrderedWriter, TokenizeProgress
+from shardkit.tokenization.ordered_writer import OrderedWriter
 from shardkit.tokenization.progress_bar import ProgressBar
+from shardkit.tokenization.run_progress import TokenizeProgress
 from shardkit.tokenization.run_spec import RunSpec
 from shardkit.tokenization.run_tokenizer import open_tokenizer
 from shardkit.tokenization.worker import Filter, Job, Transform
@@ -39,7 +40,6 @@ from shardkit.tokenization.worker import Filter, Job, Transform
 if TYPE_CHECKING:
     from shardkit.tokenization.local_runner import LocalRunner
     from shardkit.tokenization.ray_runner import RayRunner
-
 
 DEFAULT_OUT = "edu_fineweb10B"
 TOKENS_PER_SHARD = 100_000_000
@@ -61,7 +61,7 @@ def tokenize(
     eot: str | None = None,
     encoder: str = "auto",
     shard_tokens: int | None = None,
-    val_shards: int = 1,
+    val_shards: int | None = None,
     prefix: str | None = None,
     workers: int | None = None,
     max_docs: int | None = None,
@@ -89,7 +89,8 @@ def tokenize(
     its base model.
 
     The stream is `[EOT] + encode_ordinary(text)` for each row in order, cut into shards of exactly `shard_tokens`
-    tokens (the last one shorter); the first `val_shards` shards are the split `val`, the others `train`. `max_docs` and
+    tokens (the last one shorter); the first `val_shards` shards (1) are the split `val`, the others `train`. A stream
+    that would fill one shard only is cut in two, unless `val_shards` is given: its first 1 % is `val`. `max_docs` and
     `max_tokens` end the stream after that many. `transform(text) -> str | None` and `filter(text) -> bool` run on each
     document, in the workers. A run goes on only with functions that do the same: their code and all that they use are
     compared, or the version that `transform.shardkit_version = "1"` names.
@@ -101,11 +102,11 @@ def tokenize(
     waits for room, and no manifest is written there.
 
     Killed or failed, the same call goes on from the last finished shard and ends with the same bytes. Called again on a
-    finished folder, it checks the sizes and returns the manifest. A bar, or without a terminal or notebook a line now
-    and then on stderr, says how far it is; `progress=False` silences it, and a function is called in its place.
+    finished folder, it checks the sizes and returns the manifest. A bar, or lines on stderr, say how far it is;
+    `progress` may be False, or a function to call instead.
 
-    Raises `UsageError`, `SourceError`, `TokenizerError`, `OutputError` or `WorkerError` (all `ShardkitError`).
-    Warns (`ShardkitWarning`) if there were too few tokens for a train split.
+    Raises `UsageError`, `SourceError`, `TokenizerError`, `OutputError` or `WorkerError` (all `ShardkitError`). Warns
+    (`ShardkitWarning`) if `val_shards` left nothing for a train split.
 
     >>> manifest = tokenize("sample", "out", shard_tokens=100_000)
     >>> manifest.dtype, manifest.shards[0].file, manifest.shards[0].tokens
@@ -116,7 +117,7 @@ def tokenize(
     )
     if push is None and (max_disk is not None or private):
         raise UsageError("--max-disk and --private say how to push: give --push REPO too")
-    if val_shards < 0:
+    if (val_shards or 0) < 0:
         raise UsageError(f"--val-shards is {val_shards}: expected 0 or more")
     with ExitStack() as stack:
         tell = stack.enter_context(shown(progress, ProgressBar))
@@ -151,7 +152,8 @@ def tokenize(
             ),
             prefix=prefix,
             tokens_per_shard=shard_tokens,
-            val_shards=val_shards,
+            val_shards=1 if val_shards is None else val_shards,
+            cuts_only_shard=val_shards is None,
             max_docs=max_docs,
             max_tokens=max_tokens,
             transform=transform,
@@ -171,7 +173,7 @@ def tokenize(
                 seen = SeenShards(directory)
                 manifest = _run(spec, seen, journal, running, job, None, tell)
                 manifest = output_folder.complete(manifest, seen, spec.tokenizer.file)
-                _warn_of_missing_splits(manifest, val_shards)
+                _warn_of_missing_splits(manifest, spec.val_shards)
             return manifest
         return _run_and_push(
             spec, directory, running, job, push, remote_run, private=private, max_disk=max_disk, tell=tell

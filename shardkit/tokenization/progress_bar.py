@@ -8,7 +8,7 @@ import psutil
 
 from shardkit.bars import Bar, State
 from shardkit.files import format_bytes
-from shardkit.tokenization.ordered_writer import TokenizeProgress
+from shardkit.tokenization.run_progress import TokenizeProgress
 
 _NETWORK_BOUND = 0.1  # of the workers' time went by in waiting
 

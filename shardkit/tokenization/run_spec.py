@@ -23,7 +23,8 @@ from shardkit.version import __version__
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSpec:
     """A source, a tokenizer, the shape of the shards, where the stream ends (None: with the source), and the caller's
-    functions. Workers, runner and remote do not count: any of them gives the same bytes.
+    functions. Workers, runner and remote do not count: any of them gives the same bytes. With `cuts_only_shard` a
+    stream that would fill no more than one shard is cut into one of `val_tokens` and one of the rest.
 
     Raises `UsageError` for a function of which nobody can say what it does (`function_id.py`).
     """
@@ -38,6 +39,7 @@ class RunSpec:
     transform: Callable[[str], str | None] | None
     filter: Callable[[str], bool] | None
     chunk_bytes: int
+    cuts_only_shard: bool = False
     transform_id: str | None = field(init=False)
     filter_id: str | None = field(init=False)
 
@@ -58,6 +60,17 @@ class RunSpec:
     def shard_file(self, index: int) -> str:
         """The file name of shard number `index`."""
         return shard_name(self.prefix, self.split(index), index)
+
+    def val_tokens(self, tokens: int) -> int:
+        """How many of a stream of `tokens` are val, where it would fill one shard only: at most 1 %, or one."""
+        return max(1, tokens // 100)
+
+    def shard_lengths(self, tokens: int) -> list[int]:
+        """How many tokens each shard of a stream of `tokens` holds."""
+        if self.cuts_only_shard and 1 < tokens <= self.tokens_per_shard:
+            return [self.val_tokens(tokens), tokens - self.val_tokens(tokens)]
+        full, rest = divmod(tokens, self.tokens_per_shard)
+        return [self.tokens_per_shard] * full + [rest] * (rest > 0)
 
     def job(self) -> Job:
         """What the workers need of it. Raises `UsageError` for a function that cannot travel to them."""
@@ -91,7 +104,8 @@ class RunSpec:
             # of engines that give the same ids any may go on with what another began
             "encoder": tokenizer.exact_as,
             "shard tokens": self.tokens_per_shard,
-            "val shards": self.val_shards,
+            # the default, which cuts the only shard, is another run than one of exactly one val shard
+            "val shards": self.val_shards if self.cuts_only_shard or self.val_shards != 1 else "exactly 1",
             "prefix": self.prefix,
             "max docs": self.max_docs,
             "max tokens": self.max_tokens,
@@ -148,5 +162,6 @@ class RunSpec:
             manifest == expected
             and [(file.path, file.bytes) for file in files] == [(file.path, file.bytes) for file in self.source.files]
             and [shard.file for shard in manifest.shards] == [self.shard_file(i) for i in range(len(manifest.shards))]
+            and [shard.tokens for shard in manifest.shards] == self.shard_lengths(manifest.tokens)
             and manifest.tokens == sum(file.tokens for file in files)
         )

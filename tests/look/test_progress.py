@@ -15,8 +15,8 @@ from shardkit import Manifest, rate_limits, tokenize
 from shardkit.bars import TransferBar
 from shardkit.look.run_summary import run_summary
 from shardkit.rate_limits import PAUSES
-from shardkit.tokenization.ordered_writer import TokenizeProgress
 from shardkit.tokenization.progress_bar import ProgressBar, bound_words
+from shardkit.tokenization.run_progress import TokenizeProgress
 
 TEXTS = documents(40)
 

@@ -28,14 +28,20 @@ def stream(texts: Iterable[str | None]) -> np.ndarray:
     return np.array(tokens, dtype=np.uint16)
 
 
-def shard_bytes(texts: Iterable[str | None], shard_tokens: int, prefix: str, val_shards: int = 1) -> dict[str, bytes]:
-    """File name -> bytes of every shard, by `np.save`."""
+def shard_bytes(
+    texts: Iterable[str | None], shard_tokens: int, prefix: str, val_shards: int | None = None
+) -> dict[str, bytes]:
+    """File name -> bytes of every shard, by `np.save`. Beyond `fineweb.py`: where one shard would hold everything, its
+    first 1 % is val and the rest train, unless `val_shards` is given."""
     tokens = stream(texts)
+    starts = list(range(0, len(tokens), shard_tokens))
+    if val_shards is None and len(starts) == 1 and len(tokens) > 1:
+        starts.append(max(1, len(tokens) // 100))
     files = {}
-    for index, at in enumerate(range(0, len(tokens), shard_tokens)):
-        split = "val" if index < val_shards else "train"
+    for index, (at, end) in enumerate(zip(starts, [*starts[1:], len(tokens)], strict=True)):
+        split = "val" if index < (1 if val_shards is None else val_shards) else "train"
         buffer = io.BytesIO()
-        np.save(buffer, tokens[at : at + shard_tokens])
+        np.save(buffer, tokens[at:end])
         files[f"{prefix}_{split}_{index:06d}.npy"] = buffer.getvalue()
     return files
 

@@ -16,7 +16,7 @@ from reference import folder_bytes, shard_bytes
 
 from shardkit import Manifest, network, tokenize
 from shardkit.errors import OutputError, SourceError
-from shardkit.tokenization.ordered_writer import TokenizeProgress
+from shardkit.tokenization.run_progress import TokenizeProgress
 from shardkit.tokenization.run_spec import RunSpec
 from shardkit.tokenization.worker import Job
 

@@ -80,9 +80,8 @@ def test_the_shards_are_the_references_bytes(
         shard_tokens=shard_tokens,
         chunk_bytes=chunk_bytes,
         prefix="edufineweb",
-        val_shards=0 if shard_tokens > 1_000_000 else 1,
     )
-    expected = shard_bytes(texts, shard_tokens, "edufineweb", val_shards=0 if shard_tokens > 1_000_000 else 1)
+    expected = shard_bytes(texts, shard_tokens, "edufineweb")
     assert folder_bytes(tmp_path / "out") == expected
     assert manifest == Manifest.load(tmp_path / "out")
     assert manifest.documents == len(texts)
@@ -198,7 +197,7 @@ def test_a_finished_run_called_again_returns_its_manifest_and_writes_nothing(cor
 
 def test_too_few_tokens_for_a_train_split_names_a_shard_size_that_gives_one(tmp_path: Path) -> None:
     with pytest.warns(ShardkitWarning, match="no train split") as caught:
-        tokenize(["a b c"] * 100, tmp_path / "out", shard_tokens=1_000_000, workers=1)
+        tokenize(["a b c"] * 100, tmp_path / "out", shard_tokens=1_000_000, workers=1, val_shards=1)
     size = int(re.search(r"shard_tokens=(\d+)", str(caught[0].message))[1])  # type: ignore[index]
     manifest = tokenize(["a b c"] * 100, tmp_path / "out", shard_tokens=size, workers=1, overwrite=True)
     assert len(manifest.splits["train"]) >= 2

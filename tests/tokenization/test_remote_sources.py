@@ -25,7 +25,7 @@ from shardkit.sources.source import Chunk, Fetched, InputFile
 from shardkit.tokenization import local_runner
 from shardkit.tokenization.chunk_feed import WaitingFeed
 from shardkit.tokenization.local_runner import LocalRunner
-from shardkit.tokenization.ordered_writer import TokenizeProgress
+from shardkit.tokenization.run_progress import TokenizeProgress
 from shardkit.tokenization.spawning import Worker
 
 FILES = 3

@@ -1,0 +1,172 @@
+"""A dataset that would fill one shard only has a train split: its first 1 % is val. On any number of workers, after any
+kill, at a remote; and nothing else changes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hub_server import HubServer
+from reference import folder_bytes, shard_bytes, stream
+from texts import documents, write_parquet
+from victim import Victims
+
+from shardkit import Manifest, ShardLoader, open_shard, pull, tokenize, verify
+from shardkit.dataset.journal import JOURNAL_FILE
+from shardkit.errors import HubError, OutputError, ShardkitWarning
+from shardkit.look.run_summary import run_summary
+
+TEXTS = documents(80)
+REPO = "alice/tokens"
+
+
+@pytest.fixture(scope="module")
+def tokens() -> int:
+    """The length of the whole stream."""
+    return len(stream(TEXTS))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_parquet(tmp_path_factory.mktemp("only") / "a.parquet", TEXTS, rows=10)
+
+
+def make(corpus: Path, out: Path, shard_tokens: int, **options: Any) -> Manifest:
+    """A run in many chunks."""
+    return tokenize(corpus, out, **{"shard_tokens": shard_tokens, "prefix": "p", "chunk_bytes": 1 << 12, **options})
+
+
+@pytest.mark.parametrize("more", [10**8, 1, 0, -1])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_first_hundredth_of_an_only_shard_is_val_and_of_more_shards_the_first_one(
+    corpus: Path, tokens: int, tmp_path: Path, workers: int, more: int
+) -> None:
+    manifest = make(corpus, tmp_path / "out", tokens + more, workers=workers)
+    lengths = {split: [shard.tokens for shard in shards] for split, shards in manifest.splits.items()}
+    if more < 0:
+        assert lengths == {"val": [tokens - 1], "train": [1]}
+    else:
+        assert lengths == {"val": [tokens // 100], "train": [tokens - tokens // 100]}
+    assert folder_bytes(tmp_path / "out") == shard_bytes(TEXTS, tokens + more, "p")
+    assert verify(tmp_path / "out").verified  # the number of documents of each shard too
+    assert manifest.documents == len(TEXTS)
+
+
+def test_a_limit_that_is_just_a_shard_makes_an_only_shard(corpus: Path, tmp_path: Path) -> None:
+    for limit in (4_999, 5_000):
+        manifest = make(corpus, tmp_path / str(limit), 5_000, max_tokens=limit)
+        assert [shard.tokens for shard in manifest.shards] == [limit // 100, limit - limit // 100]
+        cut = np.concatenate([open_shard(tmp_path / str(limit) / shard.file) for shard in manifest.shards])
+        assert cut.tolist() == stream(TEXTS)[:limit].tolist()
+
+
+def test_a_few_tokens_are_one_for_val_and_the_rest(tmp_path: Path) -> None:
+    manifest = tokenize(["abc"], tmp_path / "three", tokenizer="bytes", workers=1)
+    assert [shard.tokens for shard in manifest.shards] == [1, 3]
+    with pytest.warns(ShardkitWarning, match="no train split"):
+        alone = tokenize([""], tmp_path / "one", tokenizer="bytes", workers=1)
+    assert [(shard.split, shard.tokens) for shard in alone.shards] == [("val", 1)]
+
+
+def test_it_can_be_trained_on_and_the_summary_says_what_was_cut(corpus: Path, tokens: int, tmp_path: Path) -> None:
+    manifest = make(corpus, tmp_path / "out", 10**8)
+    with ShardLoader(tmp_path / "out", batch_size=2, seq_len=16) as loader:
+        assert loader.next_batch()[0].shape == (2, 16)
+    words = run_summary(manifest, None, 1.0)["only_shard_cut"]
+    train = tokens - tokens // 100
+    assert words == (
+        f"no more than a shard of 100,000,000: the first {tokens // 100:,} tokens are val, {train:,} are train"
+    )
+    assert run_summary(make(corpus, tmp_path / "more", 5_000), None, 1.0)["only_shard_cut"] is None
+
+
+@pytest.mark.parametrize("val_shards", [0, 1, 2])
+def test_a_number_of_val_shards_that_was_given_wins(corpus: Path, tokens: int, tmp_path: Path, val_shards: int) -> None:
+    def run(**options: Any) -> Manifest:
+        return make(corpus, tmp_path / "out", tokens, val_shards=val_shards, **options)
+
+    if val_shards:
+        with pytest.warns(ShardkitWarning, match="no train split"):
+            manifest = run()
+    else:
+        manifest = run()
+    assert [shard.tokens for shard in manifest.shards] == [tokens]
+    assert manifest.shards[0].split == ("val" if val_shards else "train")
+    assert run() == manifest  # which is finished
+    with pytest.raises(OutputError, match="holds another run .*val shards"):
+        make(corpus, tmp_path / "out", tokens)
+
+
+def test_a_finished_run_called_again_is_finished(corpus: Path, tmp_path: Path) -> None:
+    first = make(corpus, tmp_path / "out", 10**8)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.npy")}
+    assert make(corpus, tmp_path / "out", 10**8) == first
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.parametrize("more", [10**8, 0])
+def test_a_run_that_was_killed_between_the_two_goes_on_to_the_same_bytes(
+    corpus: Path, tokens: int, tmp_path: Path, more: int
+) -> None:
+    out = tmp_path / "out"
+    whole = make(corpus, out, tokens + more)
+    expected, manifest = folder_bytes(out), (out / "manifest.json").read_bytes()
+    lines = (out / JOURNAL_FILE).read_bytes().splitlines(keepends=True)
+    assert len(lines) == 3
+    for kept in (1, 2, 3):
+        (out / "manifest.json").unlink()
+        (out / JOURNAL_FILE).write_bytes(b"".join(lines[:kept]))
+        for shard in whole.shards[kept - 1 :]:
+            (out / shard.file).unlink()
+        assert make(corpus, out, tokens + more, workers=2) == whole
+        assert folder_bytes(out) == expected
+        assert (out / "manifest.json").read_bytes() == manifest
+
+
+def test_a_run_that_is_killed_at_any_change_to_a_file_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": f"document {n}"}) + "\n" for n in range(300)))
+    words = ["tokenize", tmp_path / "a.jsonl", "--tokenizer", "bytes", "--workers", "1", "--out"]
+    with Victims() as victims:
+        whole = tmp_path / "whole"
+        changes = victims.run([*words, whole], watched=[whole]).changes
+        assert changes > 5
+        for number in range(1, changes + 1):
+            out = tmp_path / str(number)
+            victims.run([*words, out], watched=[out], at=number, what="kill")
+            victims.run([*words, out], watched=[out]).assert_clean()
+            assert folder_bytes(out) == folder_bytes(whole), number
+            assert (out / "manifest.json").read_bytes() == (whole / "manifest.json").read_bytes()
+            assert not list((out / ".shardkit").glob("*.tmp"))
+
+
+@pytest.mark.parametrize("more", [0, 4_000])
+def test_it_goes_through_a_small_disk_to_a_remote_and_on_from_there_on_an_empty_machine(
+    hub: HubServer, corpus: Path, tokens: int, tmp_path: Path, more: int
+) -> None:
+    options = {"push": REPO, "max_disk": 4 * (tokens + more) + 20_000}
+    hub.fault("status", "PUT", "_lfs", nth=2, times=None, code=400)  # the train shard does not arrive
+    with pytest.raises(HubError):
+        make(corpus, tmp_path / "a", tokens + more, **options)
+    hub.faults.clear()
+    shutil.rmtree(tmp_path / "a")
+    manifest = make(corpus, tmp_path / "b", tokens + more, **options)
+    there = {name: hub.file_bytes(REPO, name) for name in hub.files(REPO) if name.endswith(".npy")}
+    assert there == shard_bytes(TEXTS, tokens + more, "p")
+    assert pull(REPO, tmp_path / "c") == manifest
+    assert make(corpus, tmp_path / "d", tokens + more, push=REPO) == manifest  # another machine again
+
+
+def test_a_folder_that_an_earlier_version_put_into_val_alone_is_refused_with_a_way_out(
+    corpus: Path, tokens: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr("shardkit.tokenization.ordered_writer.OrderedWriter._is_cut", lambda *_: False)
+        with pytest.warns(ShardkitWarning, match="no train split"):
+            make(corpus, tmp_path / "out", tokens + 1)
+    with pytest.raises(OutputError, match="of another dataset than this run makes; .* start again with overwrite=True"):
+        make(corpus, tmp_path / "out", tokens + 1)
+    assert len(make(corpus, tmp_path / "out", tokens + 1, overwrite=True).splits) == 2
