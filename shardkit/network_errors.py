@@ -34,6 +34,10 @@ _SIGNED = (
     "is not given out by the Hub's file server ({asked}: {said}): run the same command again, it goes on; if that does "
     "not help, a proxy or firewall here does not let that host pass"
 )
+_DISK = (
+    "waits for a file on this machine that cannot be read or written ({said}): look at its disk or mount (dmesg, "
+    f"mount), then {_AGAIN}"
+)
 _HANDLES = f"was not asked: {{said}}: allow more open files (ulimit -n 4096), then {_AGAIN}"
 _OFFLINE = "was not asked, offline mode is on: unset HF_HUB_OFFLINE (and TRANSFORMERS_OFFLINE)"
 _OURS = "was not asked: {said}: the Hub's client keeps files there, set HF_HOME to a folder of your own"
@@ -144,6 +148,7 @@ RULES = [  # the first that fits is followed
         {"DatasetNotFoundError"}, False, AuthError, f"is not for you to read ({{said}}): check its page, then {LOGIN}"
     ),
     *(Rule({"Hub's", "own file", number}, False, None, _OURS) for number in ("EACCES", "EPERM", "EROFS")),
+    *(Rule({number}, True, None, _DISK) for number in ("EIO", "ESTALE")),
     *(Rule({number}, False, None, _HANDLES) for number in ("EMFILE", "ENFILE")),
     Rule({"EROFS"}, False, None, "is on a disk that is mounted read-only ({said}): choose another place"),
     Rule({"FileNotFoundError"}, False, None, "has no such file or folder ({said}): check the name"),

@@ -73,7 +73,7 @@ class BatchReader:
         self._plan_start = 0
 
     def run_at(self, position: int) -> Tokens | None:
-        """The batch as one run of `batch_size * seq_len + 1` tokens, straight out of the shard's map, where it is one.
+        """The batch as one run of `batch_size * seq_len + 1` tokens, at once, where it is one.
 
         That is of a single contiguous source without a shuffle, inside one epoch and one shard, with no ledger to
         write; else None. Copy it out before the next read.

@@ -10,6 +10,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
+from shardkit.dataset.patience import read_patiently
 from shardkit.dataset.records import ShardInfo
 from shardkit.dataset.shards import edges_sha256, read_header
 from shardkit.errors import ShardError
@@ -22,7 +23,8 @@ def check_shard(path: Path, shard: ShardInfo, *, dtype: str | None = None, hashe
     With `dtype` ("uint16" or "uint32") the `.npy` header must say that dtype and `shard.tokens` tokens. With `hashed`
     every byte is read and the SHA-256 compared; of a shard that has none (a bare one) the edges. Raises `ShardError`.
     """
-    try:
+
+    def check() -> None:
         with open_file(path) as file:
             if dtype is None:
                 check_size(path, os.fstat(file.fileno()).st_size, shard)
@@ -31,8 +33,8 @@ def check_shard(path: Path, shard: ShardInfo, *, dtype: str | None = None, hashe
                 file.seek(0)
             if hashed:
                 check_hash(file, path, shard)
-    except OSError as error:
-        raise unreadable(path, error) from error
+
+    read_patiently(path, check)
 
 
 def check_open_shard(file: BinaryIO, path: Path, shard: ShardInfo, dtype: str) -> None:
@@ -64,10 +66,3 @@ def check_size(path: Path, size: int, shard: ShardInfo) -> None:
     """Check the `size` in bytes of the file at `path`. Raises `ShardError`."""
     if size != shard.bytes:
         raise ShardError(f"{path} has {size:,} bytes, expected {shard.bytes:,}: fetch or make it again")
-
-
-def unreadable(path: Path, error: OSError) -> ShardError:
-    """The one line for a shard's file that cannot be opened or read."""
-    if isinstance(error, FileNotFoundError):
-        return ShardError(f"{path} is missing: fetch or make it again")
-    return ShardError(f"cannot open shard {path}: {error.strerror or error}")

@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shardkit.dataset.check import check_hash, check_open_shard, check_shard, check_size, unreadable
+from shardkit.dataset.check import check_hash, check_open_shard, check_shard, check_size
+from shardkit.dataset.patience import unreadable
 from shardkit.dataset.records import ShardInfo
 from shardkit.dataset.shards import map_tokens
 from shardkit.errors import ShardError

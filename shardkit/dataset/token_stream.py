@@ -1,21 +1,21 @@
 """A split as one stream of tokens across its shards. Knows no windows, order or torch.
 
-A long run is handed out straight from a shard's memory map, and every 64 MB what was read is given back to the kernel:
-the page cache may keep it, the process's resident set may not. Scattered rows are read with `preadv` instead: a map
-grows by up to 2 MB for each 2 kB row (the kernel maps whole folios), and a read at a place costs less than that fault.
-A shard is checked when it is first opened; opened again it must be the file that was checked (`known_files.py`).
+A long run is handed out straight from a shard's memory map, where that is safe (`shard_maps.py`). Scattered rows are
+read with `preadv` instead: a map grows by up to 2 MB for each 2 kB row (the kernel maps whole folios), and a read at a
+place costs less than that fault. A read that fails is tried again (`patience.py`). A shard is checked when it is first
+opened; opened again it must be the file that was checked (`known_files.py`).
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,29 +25,22 @@ from shardkit.dataset.folder import MANIFEST_NAME, check_gapless
 from shardkit.dataset.known_files import KnownFiles
 from shardkit.dataset.manifest import Manifest
 from shardkit.dataset.open_files import OpenFiles
+from shardkit.dataset.patience import ReadPatience, UnreadError
 from shardkit.dataset.records import ShardInfo
+from shardkit.dataset.shard_maps import ShardMaps
 from shardkit.errors import ManifestError, ShardError, UsageError
 
-_RESIDENT_BYTES = 64 << 20
-_MAX_MAPS = 200
-_DONTNEED = getattr(mmap, "MADV_DONTNEED", None)
 _CAN_PREAD = hasattr(os, "preadv")  # not on Windows
 Tokens = NDArray[np.unsignedinteger]
-
-
-class _MappedShard(NamedTuple):
-    """A shard's memory map, and the tokens in it as a plain array: slicing a `np.memmap` costs microseconds."""
-
-    map: mmap.mmap
-    tokens: Tokens
+Result = TypeVar("Result")
 
 
 class TokenStream:
     """The shards of one split, end to end: token `t` of the stream is token `t - starts[i]` of shard `i`.
 
-    For one thread at a time. `close` lets go of every map and file; reading again opens them anew. `wait`, where it is
-    set, is called with a shard's file name before it is opened: it may be on its way. Reading raises `ShardError` for a
-    shard that is missing, damaged, or another one by now.
+    For one thread at a time. `close` lets go of every map and file; reading opens them anew. `wait`, where it is set,
+    is called with a shard's file name before it is opened: it may be on its way. Reading tries again for some seconds
+    what fails for a moment; it raises `ShardError` for a shard that is missing, damaged, or another one by now.
     """
 
     def __init__(self, known: KnownFiles, shards: Sequence[ShardInfo], dtype: str) -> None:
@@ -62,8 +55,8 @@ class TokenStream:
         self._header_bytes = array("i", (s.bytes - s.tokens * self.dtype.itemsize for s in self.shards))
         self._files = OpenFiles(len(self.shards))
         self._descriptors = self._files.descriptors
-        self._maps: dict[int, _MappedShard] = {}
-        self._touched = 0
+        self._maps = ShardMaps(self.directory)
+        self._run = np.empty(0, self.dtype)
 
     @property
     def tokens(self) -> int:
@@ -76,18 +69,31 @@ class TokenStream:
         return number, token - self.starts[number]
 
     def run(self, token: int, count: int) -> Tokens | None:
-        """The `count` tokens from `token` on, straight out of the map, where one shard holds them all; else None.
+        """The `count` tokens from `token` on, where one shard holds them all; else None.
 
-        The result points into the map: copy it out before the next read.
+        The result points into the shard's map, or is a buffer that the next run overwrites: copy it out before.
         """
         number = bisect_right(self.starts, token) - 1
-        offset = token - self.starts[number]
         if token + count > self.starts[number + 1]:
             return None
-        return self._view(number, offset, count)
+        if self._maps.are_safe:
+            tokens = self._maps.get(number)
+            self._maps.note_read(count * self.dtype.itemsize)
+            offset = token - self.starts[number]
+            return (self._map(number) if tokens is None else tokens)[offset : offset + count]
+        if len(self._run) < count:
+            self._run = np.empty(count, self.dtype)
+        self.read(token, self._run[:count])
+        return self._run[:count]
 
     def read(self, token: int, out: Tokens) -> None:
         """Copy `len(out)` tokens from `token` on into `out`, across shard ends; `out` is contiguous, of `dtype`."""
+        try:
+            self._read(token, out)
+        except UnreadError as unread:
+            self._again(unread, partial(self._read, token, out))
+
+    def _read(self, token: int, out: Tokens) -> None:
         number = bisect_right(self.starts, token) - 1
         while (count := self.starts[number + 1] - token) < len(out):
             self._copy(number, token - self.starts[number], out[:count])
@@ -99,6 +105,12 @@ class TokenStream:
 
         For short pieces, two thirds of what `read` takes for each.
         """
+        try:
+            return self._gather(pieces, out)
+        except UnreadError as unread:
+            return self._again(unread, partial(self._gather, pieces, out))
+
+    def _gather(self, pieces: Sequence[tuple[int, int]], out: Tokens) -> int:
         view, size = out.view(np.uint8).data, self.dtype.itemsize
         place = low = high = number = 0  # in bytes of `out`; the shard of the last piece, in tokens
         try:
@@ -108,7 +120,7 @@ class TokenStream:
                     number = bisect_right(self.starts, token) - 1
                     low, high = self.starts[number], self.starts[number + 1]
                     if token + count > high or not _CAN_PREAD:
-                        self.read(token, out[place // size : stop // size])
+                        self._read(token, out[place // size : stop // size])
                         place, high = stop, 0
                         continue
                     if (descriptor := self._descriptors[number]) < 0:
@@ -119,45 +131,52 @@ class TokenStream:
                     self._read_on(number, view[place + got : stop], skip + token * size + got)
                 place = stop
         except OSError as error:
-            raise self._unreadable(number, error) from error
+            raise UnreadError(number, error) from error
         return place // size
+
+    def _again(self, unread: UnreadError, read: Callable[[], Result]) -> Result:
+        """Do what failed again, with the shard's file opened anew, while that may help."""
+        patience = ReadPatience()
+        while True:
+            if self._descriptors[unread.number] >= 0:
+                self._files.close_one(unread.number)
+            patience.wait(self._path(unread.number), unread.error)
+            try:
+                return read()
+            except UnreadError as error:
+                unread = error
 
     def close_all_but(self, numbers: Collection[int]) -> None:
         """Unmap and close every shard but those: their files may be deleted then, and come again as others."""
-        for number in [number for number in self._maps if number not in numbers]:
-            del self._maps[number]
+        self._maps.close(but=numbers)
         self._files.close(but=numbers)
         self.known.forget(but={self.shards[number].file for number in numbers})
 
     def close(self) -> None:
         """Unmap and close every shard."""
-        self._maps.clear()
+        self._maps.close()
         self._files.close()
-        self._touched = 0
 
     def __getstate__(self) -> dict[str, object]:
         files = OpenFiles(len(self.shards))
-        ours = {"_files": files, "_descriptors": files.descriptors, "_maps": {}}
+        ours = {"_files": files, "_descriptors": files.descriptors, "_run": self._run[:0]}
         return {**self.__dict__, **ours}
 
     def _copy(self, number: int, offset: int, out: Tokens) -> None:
-        if not _CAN_PREAD:
-            out[:] = self._view(number, offset, len(out))
-            return
         if (descriptor := self._descriptors[number]) < 0:
             descriptor = self._open(number)
         place = self._header_bytes[number] + offset * self.dtype.itemsize
         try:
-            got = os.preadv(descriptor, (out.data,), place)
+            got = _read_at(descriptor, out.view(np.uint8).data, place)
             if got != out.nbytes:
                 self._read_on(number, out.view(np.uint8).data[got:], place + got)
         except OSError as error:
-            raise self._unreadable(number, error) from error
+            raise UnreadError(number, error) from error
 
     def _read_on(self, number: int, rest: memoryview, place: int) -> None:
         """Fill `rest` from byte `place` of an open shard: a read may have given less than it was asked for."""
         while rest:
-            got = os.preadv(self._descriptors[number], (rest,), place)
+            got = _read_at(self._descriptors[number], rest, place)
             if not got:
                 raise ShardError(
                     f"{self._path(number)} ends {len(rest):,} bytes early: it was cut short while it was read, fetch "
@@ -165,35 +184,24 @@ class TokenStream:
                 )
             rest, place = rest[got:], place + got
 
-    def _view(self, number: int, offset: int, count: int) -> Tokens:
-        tokens = (self._maps.get(number) or self._map(number)).tokens
-        self._touched += count * tokens.itemsize
-        if self._touched > _RESIDENT_BYTES:
-            self._release_pages()
-        return tokens[offset : offset + count]
+    def _map(self, number: int) -> Tokens:
+        def mapped() -> Tokens:
+            if (descriptor := self._descriptors[number]) < 0:
+                descriptor = self._open(number)
+            try:
+                count = self.shards[number].tokens
+                return self._maps.add(number, descriptor, self.dtype, self._header_bytes[number], count)
+            except OSError as error:
+                raise UnreadError(number, error) from error
 
-    def _release_pages(self) -> None:
-        """Drop what is resident of every map. Data stays in the page cache; a map read again faults it in again."""
-        self._touched = 0
-        if _DONTNEED is not None:
-            for mapped in self._maps.values():
-                mapped.map.madvise(_DONTNEED)
-
-    def _map(self, number: int) -> _MappedShard:
-        while len(self._maps) >= _MAX_MAPS:
-            del self._maps[next(iter(self._maps))]
-        if (descriptor := self._descriptors[number]) < 0:
-            descriptor = self._open(number)
         try:
-            mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-        except OSError as error:
-            raise self._unreadable(number, error) from error
-        tokens = np.frombuffer(mapped, self.dtype, self.shards[number].tokens, offset=self._header_bytes[number])
-        self._maps[number] = _MappedShard(mapped, tokens)
-        return self._maps[number]
+            return mapped()
+        except UnreadError as unread:
+            return self._again(unread, mapped)
 
     def _open(self, number: int) -> int:
-        """Open a shard's file; raises `ShardError` where it is not the one that the dataset was opened with."""
+        """Open a shard's file. Raises `ShardError` where it is not the one that the dataset was opened with, and
+        `UnreadError`."""
         shard = self.shards[number]
         if self.wait is not None:
             self.wait(shard.file)
@@ -206,14 +214,21 @@ class TokenStream:
                 self._files.close_one(number)  # else it would be read the next time without a check
                 raise
         except OSError as error:
-            raise self._unreadable(number, error) from error
+            raise UnreadError(number, error) from error
         return descriptor
 
     def _path(self, number: int) -> Path:
         return self.directory / self.shards[number].file
 
-    def _unreadable(self, number: int, error: OSError) -> ShardError:
-        return ShardError(f"cannot open shard {self._path(number)}: {error.strerror or error}")
+
+def _read_at(descriptor: int, out: memoryview, place: int) -> int:
+    """Read bytes from `place` on into `out`; returns how many."""
+    if _CAN_PREAD:
+        return os.preadv(descriptor, (out,), place)
+    os.lseek(descriptor, place, os.SEEK_SET)
+    data = os.read(descriptor, len(out))
+    out[: len(data)] = data
+    return len(data)
 
 
 def open_split(source: str | os.PathLike[str] | Manifest, split: str, *, verify: bool) -> tuple[Manifest, TokenStream]:

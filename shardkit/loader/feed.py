@@ -98,7 +98,7 @@ class Feed:
 
     def _read(self, position: int) -> Batch | DocumentBatch:
         run = self._reader.run_at(position)
-        if run is not None:  # straight out of the map, and nothing else that costs: a small batch takes microseconds
+        if run is not None:  # read at once, and nothing else that costs: a small batch takes microseconds
             inputs, targets = run[:-1].astype(_INT64), run[1:].astype(_INT64)
             tensors = [torch.from_numpy(inputs.reshape(self._shape)), torch.from_numpy(targets.reshape(self._shape))]
         else:

@@ -1,4 +1,4 @@
-"""The token stream: windows across shard ends, maps that are bounded and closed, and the checks of each file."""
+"""The token stream: windows across shard ends, files that are bounded, closed and tried again, and their checks."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from loader_data import write_documents, write_shards
 
 import shardkit.dataset.check
 import shardkit.dataset.open_files
+import shardkit.dataset.shard_maps
 import shardkit.dataset.token_stream
 from shardkit.dataset.manifest import Manifest
 from shardkit.dataset.shards import ShardHeader, shard_header
@@ -78,11 +79,16 @@ def test_gathered_pieces_lie_end_to_end_as_single_reads_give_them(
     assert out.tolist() == [*expected, 0]
 
 
-def test_the_resident_set_stays_bounded_while_a_large_shard_is_read(tmp_path: Path) -> None:
-    tokens = 200_000_000
-    with open(tmp_path / "x_train_000000.npy", "wb") as file:  # sparse: no disk, but as many pages
+def write_sparse(folder: Path, tokens: int) -> None:
+    """A shard that takes no disk, but as many pages as any."""
+    with open(folder / "x_train_000000.npy", "wb") as file:
         file.write(shard_header(tokens, np.dtype("<u2")))
         file.truncate(file.tell() + 2 * tokens)
+
+
+def test_the_resident_set_stays_bounded_while_a_large_shard_is_read(tmp_path: Path) -> None:
+    tokens = 200_000_000
+    write_sparse(tmp_path, tokens)
     _, stream = open_split(tmp_path, "train", verify=False)
     before, peak, out, size = resident_file_bytes(), 0, np.empty(1 << 16, np.uint16), 1 << 16
     for begin in range(0, tokens - size, size):
@@ -99,8 +105,21 @@ def test_the_resident_set_stays_bounded_while_a_large_shard_is_read(tmp_path: Pa
         assert resident_file_bytes() - before < 1 << 20
 
 
+def test_on_a_mount_that_may_drop_nothing_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shardkit.dataset.shard_maps, "is_on_local_disk", lambda path: False)
+    tokens = 50_000_000
+    write_sparse(tmp_path, tokens)
+    _, stream = open_split(tmp_path, "train", verify=False)
+    before, out, size = resident_file_bytes(), np.empty(1 << 16, np.uint16), 1 << 16
+    for begin in range(0, tokens - size, size):
+        assert stream.run(begin, size) is not None
+        stream.read(begin, out)
+        assert mapped_shards() == 0
+    assert resident_file_bytes() - before < 1 << 20
+
+
 def test_shards_are_opened_when_read_and_only_so_many_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shardkit.dataset.token_stream, "_MAX_MAPS", 3)
+    monkeypatch.setattr(shardkit.dataset.shard_maps, "_MAX_MAPS", 3)
     monkeypatch.setattr(shardkit.dataset.open_files, "_most_open", lambda: 3)
     whole = write_shards(tmp_path, [10] * 20)
     files = len(os.listdir("/proc/self/fd"))
@@ -122,9 +141,9 @@ def test_shards_are_opened_when_read_and_only_so_many_at_once(tmp_path: Path, mo
     assert len(os.listdir("/proc/self/fd")) == files
 
 
-def test_without_preadv_the_maps_serve_rows_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_preadv_rows_are_read_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shardkit.dataset.token_stream, "_CAN_PREAD", False)
-    monkeypatch.setattr(shardkit.dataset.token_stream, "_RESIDENT_BYTES", 100)  # let go again and again
+    monkeypatch.delattr(os, "preadv")
     whole = write_shards(tmp_path, [10, 1, 30, 2])
     _, stream = open_split(tmp_path, "train", verify=False)
     out = np.empty(15, np.uint16)
@@ -133,14 +152,16 @@ def test_without_preadv_the_maps_serve_rows_too(tmp_path: Path, monkeypatch: pyt
         assert out.tolist() == whole[begin : begin + 15].tolist()
 
 
-def test_a_pickled_stream_takes_no_map_along(tmp_path: Path) -> None:
+def test_a_pickled_stream_has_no_file_and_no_map_with_it(tmp_path: Path) -> None:
     whole = write_shards(tmp_path, [10, 10])
     _, stream = open_split(tmp_path, "train", verify=False)
     out = np.empty(15, np.uint16)
     stream.read(0, out)
     stream.run(0, 5)
+    files = len(os.listdir("/proc/self/fd"))
     copy = pickle.loads(pickle.dumps(stream))
     assert mapped_shards() == 1
+    assert len(os.listdir("/proc/self/fd")) == files
     copy.read(3, out)
     assert out.tolist() == whole[3:18].tolist()
 
@@ -156,7 +177,7 @@ def test_a_shard_that_is_replaced_before_it_is_read_is_refused(tmp_path: Path) -
     with pytest.raises(ShardError, match=r"x_train_000001.npy holds 5 uint32 tokens, expected 10 uint16"):
         stream.gather([(0, 3), (12, 3)], np.empty(10, np.uint16))
     (tmp_path / "x_train_000001.npy").unlink()
-    with pytest.raises(ShardError, match="cannot open shard"):
+    with pytest.raises(ShardError, match=r"x_train_000001.npy is missing: fetch or make it again"):
         stream.read(5, np.empty(10, np.uint16))
 
 
