@@ -18,7 +18,7 @@ import threading
 import time
 import traceback
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from typing import Any, NamedTuple
 
@@ -42,19 +42,17 @@ _WAITING_BYTES = 16 << 20  # of tokens of one chunk that wait for their turn; wh
 
 
 class LocalRunner:
-    """`workers` processes on this machine. Use as a context manager: leaving it ends them.
-
-    Processes start at once, while the caller is still loading what the job needs; `run` then sends them the job.
-    """
+    """At most `workers` processes on this machine. A context manager: leaving it ends them. `at_first` of them (None:
+    all) start at once, while the caller is still loading what the job needs, and each other one when there is a chunk
+    for it."""
 
     reads_ahead = True
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, *, at_first: int | None = None) -> None:
+        self._most = workers
         self._spare: list[Any] = []  # memory of results that have been used
         self.shared = SharedMemory.make(SHARED_BYTES)  # for what is fetched for the workers
-        self._workers = start_workers(workers, self.shared)
-        if self.shared is not None:
-            self.shared.forget_descriptor()
+        self._workers = start_workers(workers if at_first is None else at_first, self.shared)
 
     def __enter__(self) -> LocalRunner:
         return self
@@ -62,6 +60,8 @@ class LocalRunner:
     def __exit__(self, *exc: object) -> None:
         for worker in self._workers:
             worker.end()
+        if self.shared is not None:
+            self.shared.forget_descriptor()
         self.shared = None  # its file stays open as long as anybody has it
 
     @property
@@ -77,19 +77,19 @@ class LocalRunner:
         """
         for worker in self._workers:
             self._send(worker, job)
-        feed = WaitingFeed(chunks, len(self._workers)) if over_network else ChunkFeed(chunks)
+        feed = WaitingFeed(chunks, self._most) if over_network else ChunkFeed(chunks)
         with closing(feed):
-            yield from self._run(feed)
+            yield from self._run(feed, job)
         if feed.failed:
             raise feed.failed[0]
 
-    def _run(self, feed: ChunkFeed) -> Iterator[EncodedChunk]:
+    def _run(self, feed: ChunkFeed, job: Job) -> Iterator[EncodedChunk]:
         upcoming: deque[Chunk] = deque()
         ready: defaultdict[int, deque[EncodedChunk]] = defaultdict(deque)
         issued, yielded = 0, 0
-        limit = (_AHEAD + _BUFFERED) * len(self._workers)
+        limit = (_AHEAD + _BUFFERED) * self._most
         while True:
-            while issued - yielded < limit and (idle := self._idle(upcoming, feed)) is not None:
+            while issued - yielded < limit and (idle := self._idle(upcoming, feed, job)) is not None:
                 chunk = upcoming.popleft()
                 idle.tasks.append(Task(issued, dataclasses.replace(chunk, payload=None, fetched=None), chunk.fetched))
                 self._send_chunk(idle, chunk)
@@ -108,15 +108,20 @@ class LocalRunner:
             if signal is not None or any(w.tasks for w in self._workers):
                 self._collect(ready, yielded, signal)
 
-    def _idle(self, upcoming: deque[Chunk], feed: ChunkFeed) -> Worker | None:
-        """The worker to give the first of `upcoming` to, which is filled from `feed`. A second chunk is given only
-        while there is one for each worker after it: the last ones go to workers that have none, and all end together.
+    def _idle(self, upcoming: deque[Chunk], feed: ChunkFeed, job: Job) -> Worker | None:
+        """The worker to give the first of `upcoming` to, which is filled from `feed`: a new one if all have something
+        to do. A second chunk is given only while there is one for each worker after it: the last ones go to workers
+        that have none, and all end together.
         """
         worker = min(self._workers, key=lambda w: len(w.tasks))
         if len(worker.tasks) >= _AHEAD:
             return None
         if not upcoming and (first := feed.next()) is not None:
             upcoming.append(first)
+        if upcoming and worker.tasks and len(self._workers) < self._most:
+            self._workers += start_workers(1, self.shared, number=len(self._workers))
+            worker = self._workers[-1]
+            self._send(worker, job)
         carries = bool(upcoming) and not (upcoming[0].payload is None and upcoming[0].fetched is None)
         wanted = 1 if not worker.tasks or carries else len(self._workers) + 1  # what carries bytes is dear to hold
         while upcoming and len(upcoming) < wanted and (chunk := feed.next()) is not None:
@@ -130,7 +135,7 @@ class LocalRunner:
         ahead = [
             w
             for w in self._workers
-            if w.tasks and w.tasks[0].number != turn and _tokens_bytes(ready[w.tasks[0].number]) >= _WAITING_BYTES
+            if w.tasks and (n := w.tasks[0].number) != turn and sum(p.tokens.nbytes for p in ready[n]) >= _WAITING_BYTES
         ]
         pipes = [worker.pipe for worker in self._workers if worker not in ahead]
         for pipe in [p for p in wait(pipes if signal is None else [*pipes, signal]) if p is not signal]:
@@ -164,8 +169,7 @@ class LocalRunner:
         return spare[:count]
 
     def _send_chunk(self, worker: Worker, chunk: Chunk) -> None:
-        """Send a chunk; what was fetched for it follows as raw bytes, but for what lies in shared memory. A footer is
-        sent once for each file."""
+        """Send a chunk; what was fetched for it, and is not in shared memory, follows as raw bytes, a footer once."""
         fetched, shared = chunk.fetched, self.shared
         if fetched is None:
             self._send(worker, _Parcel(chunk, False, [], False, None))
@@ -201,10 +205,6 @@ class LocalRunner:
             f"worker {worker.name} (pid {worker.process.pid}) died by {reason} {where}{hint}; run the same command "
             "again, it goes on from the last finished shard"
         )
-
-
-def _tokens_bytes(pieces: Iterable[EncodedChunk]) -> int:
-    return sum(piece.tokens.nbytes for piece in pieces)
 
 
 class _Parcel(NamedTuple):

@@ -29,10 +29,12 @@ from shardkit.sources.read_ahead import ReadAhead
 from shardkit.sources.remote_bytes import traffic
 from shardkit.sources.sample import SAMPLE_SHARD_TOKENS
 from shardkit.tokenization import live_push, output_folder
+from shardkit.tokenization.cores import available_cores
 from shardkit.tokenization.live_push import LivePush
 from shardkit.tokenization.ordered_writer import OrderedWriter
 from shardkit.tokenization.progress_bar import ProgressBar
 from shardkit.tokenization.run_progress import TokenizeProgress
+from shardkit.tokenization.run_size import source_bytes, useful_workers
 from shardkit.tokenization.run_spec import RunSpec
 from shardkit.tokenization.run_tokenizer import open_tokenizer
 from shardkit.tokenization.worker import Filter, Job, Transform
@@ -136,7 +138,10 @@ def tokenize(
         directory = Path(DEFAULT_OUT if out is None and is_default else _required(out))
         prefix = output_folder.check_prefix(prefix or output_folder.default_prefix(opened.info.id))
         stack.enter_context(output_folder.claim(directory, overwrite=overwrite, keep_journal=push is not None))
-        running = _start_runner(runner, workers)  # its processes start while this one loads the vocabulary
+        size = source_bytes(opened, max_docs=max_docs, max_tokens=max_tokens)
+        running = _start_runner(
+            runner, workers, size, chunk_bytes
+        )  # its processes start while this one loads the vocabulary
         stack.push(running)
         spec = RunSpec(
             source=opened,
@@ -178,11 +183,6 @@ def tokenize(
         return _run_and_push(
             spec, directory, running, job, push, remote_run, private=private, max_disk=max_disk, tell=tell
         )
-
-
-def available_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _run_and_push(
@@ -265,11 +265,12 @@ def _run(
     return spec.manifest(journal.shards, files)
 
 
-def _start_runner(runner: str, workers: int | None) -> LocalRunner | RayRunner:
+def _start_runner(runner: str, workers: int | None, size: int, chunk_bytes: int) -> LocalRunner | RayRunner:
     if runner == "local":
         from shardkit.tokenization.local_runner import LocalRunner
 
-        return LocalRunner(workers or available_cores())
+        at_first, most = useful_workers(workers or available_cores(), size, chunk_bytes)
+        return LocalRunner(most, at_first=at_first)
     if runner == "ray":
         from shardkit.tokenization.ray_runner import RayRunner
 

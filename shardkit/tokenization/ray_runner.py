@@ -28,8 +28,9 @@ class _Actor(ChunkEncoder):
 
 
 class RayRunner:
-    """`workers` actors (default: a CPU each) on the cluster that `RAY_ADDRESS` names or the process is connected to,
-    else on this machine. A context manager: leaving it ends the actors, and the cluster if it was started here."""
+    """At most `workers` actors (default: a CPU each), each started when there is a chunk for it, on the cluster that
+    `RAY_ADDRESS` names or the process is connected to, else on this machine. A context manager: leaving it ends the
+    actors, and the cluster if it was started here."""
 
     process_ids: tuple[int, ...] = ()
     reads_ahead = False  # each actor fetches its chunk's bytes itself: they need not pass through this process
@@ -65,14 +66,16 @@ class RayRunner:
         object store, which goes to disk when it is full. Raises `WorkerError` naming the chunk whose actor died three
         times."""
         actor = self._ray.remote(num_cpus=1, max_restarts=_RETRIES, max_task_retries=_RETRIES)(_Actor)
-        self._actors = [actor.remote(job) for _ in range(self._count)]
         failed: list[Exception] = []
         chunks = until_error(chunks, failed)
         waiting: deque[tuple[Chunk, Any]] = deque()
-        load = dict.fromkeys(range(self._count), 0)
+        load: dict[int, int] = {}
         owner: dict[Any, int] = {}
         while True:
             while len(waiting) < _IN_FLIGHT * self._count and (chunk := next(chunks, None)) is not None:
+                if len(load) < self._count and all(load.values()):
+                    load[len(load)] = 0
+                    self._actors.append(actor.remote(job))
                 number = min(load, key=lambda n: load[n])
                 pieces = self._actors[number].encode.remote(chunk)
                 load[number] += 1

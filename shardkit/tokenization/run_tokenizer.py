@@ -6,11 +6,10 @@ from shardkit.errors import UsageError
 from shardkit.sources.source import Source
 from shardkit.tokenization.characters import character_vocabulary
 from shardkit.tokenization.proving import with_proof
+from shardkit.tokenization.run_size import source_bytes
 from shardkit.tokenization.tokenizer import Tokenizer
 from shardkit.tokenization.vocabulary import CHARS, load_vocabulary
 from shardkit.tokenization.worker import Filter, Transform
-
-_BYTES_A_TOKEN, _BYTES_A_DOCUMENT = 4, 4_400  # FineWeb-Edu's means
 
 
 def open_tokenizer(
@@ -33,7 +32,5 @@ def open_tokenizer(
         return Tokenizer(vocabulary, encoder="tiktoken")  # the one that knows what is no character of it
     vocabulary = load_vocabulary(name, eot)
     if encoder == "auto":
-        bounds = [sum(file.bytes for file in source.files)]
-        bounds += [most * each for most, each in ((max_docs, _BYTES_A_DOCUMENT), (max_tokens, _BYTES_A_TOKEN)) if most]
-        vocabulary = with_proof(vocabulary, min(bounds))
+        vocabulary = with_proof(vocabulary, source_bytes(source, max_docs=max_docs, max_tokens=max_tokens))
     return Tokenizer(vocabulary, encoder=encoder)

@@ -77,10 +77,10 @@ def bytes_in_hands(workers: Iterable[Worker]) -> int:
     return sum(task.fetched.size for worker in workers for task in worker.tasks if task.fetched is not None)
 
 
-def start_workers(count: int, shared: SharedMemory | None = None) -> list[Worker]:
-    """Start `count` workers, who have the `shared` memory. They never see a Ctrl-C at the terminal, from their first
-    instruction on: it is for the main process, which ends them. If it comes in here, all that were started are
-    ended."""
+def start_workers(count: int, shared: SharedMemory | None = None, *, number: int = 0) -> list[Worker]:
+    """Start `count` workers, named from `number` on, who have the `shared` memory. They never see a Ctrl-C at the
+    terminal, from their first instruction on: it is for the main process, which ends them. If it comes in here, all
+    that were started are ended."""
     workers: list[Worker] = []
     failures: list[BaseException] = []
     stop = threading.Event()
@@ -91,7 +91,7 @@ def start_workers(count: int, shared: SharedMemory | None = None) -> list[Worker
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             while len(workers) < count and not stop.is_set():
-                workers.append(_start_worker(f"shardkit-{len(workers)}", shared))
+                workers.append(_start_worker(f"shardkit-{number + len(workers)}", shared))
         except BaseException as error:  # noqa: BLE001 (raised below)
             failures.append(error)
 
