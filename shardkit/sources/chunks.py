@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 from shardkit.errors import SourceError
 from shardkit.sources.chunk_bytes import with_bytes
@@ -143,10 +143,14 @@ def _iter_batches(source: Source, number: int, start: int, chunk_bytes: int) -> 
     file, column = source.files[number], source.options.text_field
     batch: list[str | None] = []
     size, row = 0, 0
-    for item in source.texts or ():
-        text = item.get(column, item) if isinstance(item, dict) else item
+    for item in () if source.texts is None else source.texts:
+        text = _text_in(item, column)
         if text is not None and not isinstance(text, str):
-            raise SourceError(f"document {row} is a {type(text).__name__}: expected text, or a row with {column!r}")
+            has = f" with {', '.join(map(repr, list(text)[:8]))}" if isinstance(text, dict) else ""
+            raise SourceError(
+                f"document {row} is a {type(text).__name__}{has}: expected text, or a row with {column!r} "
+                "(--text-field)"
+            )
         batch.append(text if text is None else str.__str__(text))  # a subclass may not be known to the workers
         size += len(text or "")
         row += 1
@@ -156,6 +160,18 @@ def _iter_batches(source: Source, number: int, start: int, chunk_bytes: int) -> 
             batch, size = [], 0
     if batch:
         yield _texts_chunk(file, number, row, batch)
+
+
+def _text_in(item: Any, column: str) -> Any:
+    """What an item of an iterable gives: its field, or itself; None for what stands for a missing text in pandas
+    (NaN, `pandas.NA`), and the values of pyarrow's scalars."""
+    text = item.get(column, item) if isinstance(item, dict) else item
+    if isinstance(text, str):
+        return text
+    if hasattr(text, "as_py"):
+        return text.as_py()
+    is_missing = (isinstance(text, float) and text != text) or type(text).__name__ in ("NAType", "NaTType")
+    return None if is_missing else text
 
 
 def _texts_chunk(file: InputFile, number: int, stop: int, batch: list[str | None]) -> Chunk:

@@ -124,7 +124,8 @@ def _path(name: str) -> Path:
 
 
 def _from_iterable(texts: Iterable[Any], options: ReadOptions) -> Source:
-    if isinstance(texts, bytes) or not isinstance(texts, Iterable):
+    texts = _text_column(texts, options.text_field)
+    if isinstance(texts, bytes) or not isinstance(texts, Iterable) or getattr(texts, "ndim", 1) == 0:
         raise UsageError(f"source is a {type(texts).__name__}: expected a name, a path, or an iterable of texts")
     if isinstance(texts, Mapping):
         raise UsageError(
@@ -136,6 +137,24 @@ def _from_iterable(texts: Iterable[Any], options: ReadOptions) -> Source:
     file = InputFile(path="texts", url="", bytes=0, format="texts")
     info = SourceInfo(id="texts", text_field=options.text_field)
     return Source(info=info, files=(file,), options=options, texts=texts)
+
+
+def _text_column(texts: Any, column: str) -> Any:
+    """The column of a table of pandas, polars or pyarrow, which itself is an iterable of its columns; else `texts`."""
+    kind = type(texts)
+    if kind.__module__.partition(".")[0] not in ("pandas", "polars", "pyarrow"):
+        return texts
+    names = getattr(texts, "column_names", None) if kind.__module__.startswith("pyarrow") else None
+    names = getattr(texts, "columns", None) if names is None else names
+    if names is None:
+        return texts  # one column
+    named = list(map(str, names))
+    if named.count(column) != 1:
+        has = f"{named.count(column)} columns" if column in named else "no column"
+        raise SourceError(
+            f"the {kind.__name__} has {has} {column!r}: expected one of {', '.join(named)} (--text-field)"
+        )
+    return texts[column]
 
 
 def _checked(source: Source) -> Source:

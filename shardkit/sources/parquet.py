@@ -138,6 +138,11 @@ def _text_column(handle: pq.ParquetFile, file: InputFile, column: str) -> int:
     names = handle.schema_arrow.names
     if column not in names:
         raise SourceError(f"{file.path} has no column {column!r}: expected one of {', '.join(names)} (--text-field)")
+    if names.count(column) > 1:
+        raise SourceError(
+            f"{file.path} has {names.count(column)} columns named {column!r}: write it again with each name once, or "
+            "name another with --text-field"
+        )
     kind = handle.schema_arrow.field(column).type
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value)):

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import codecs
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shardkit.sources.chunk_bytes import chunk_lines, fetched_now
+from shardkit.sources.json_lines import filled_lines, is_key_twice, is_no_object
 from shardkit.sources.parquet import close_parquet_files, iter_column
 from shardkit.sources.ranges import AheadFile, DamagedSource, checked_read, read_range
 from shardkit.sources.read_ahead import WORKER_AHEAD_BYTES, ReadAhead
@@ -30,7 +30,6 @@ LISTED_BAD_ROWS = 20  # of a piece; more are only counted
 _MARK = "\ufeff"  # the byte order mark with which some editors begin a file
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _UTF16 = "UTF-16, and not UTF-8 (iconv -f UTF-16 -t UTF-8 OLD > NEW converts a file)"
-_SPACE = re.compile(rb"[ \t\n\r\x0b\x0c]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +198,7 @@ def _json_rows(data: bytes, options: ReadOptions, *, first: bool) -> Texts:
     if first:
         data = data.removeprefix(codecs.BOM_UTF8)
     column, is_utf16 = options.text_field, first and data.startswith(_UTF16_MARKS)
+    quoted = json.dumps(column)
 
     def text(line: bytes) -> str | None:
         if not line or line.isspace():
@@ -208,12 +208,15 @@ def _json_rows(data: bytes, options: ReadOptions, *, first: bool) -> Texts:
         decoded = line.decode("utf-8")  # json.loads(bytes) would guess UTF-16, and let surrogates through
         try:
             row = json.loads(decoded)
+            is_twice = decoded.count(quoted) > 1 and is_key_twice(decoded, column)
         except RecursionError:
             raise ValueError("JSON nested too deep to read") from None
         if not isinstance(row, dict):
             raise ValueError(f"a JSON {type(row).__name__}, not an object")
         if column not in row:
             raise ValueError(f"no field {column!r} among {', '.join(map(repr, list(row)[:8]))} (--text-field)")
+        if is_twice:
+            raise ValueError(f"field {column!r} is there twice")
         value = row[column]
         if value is not None and not isinstance(value, str):
             raise ValueError(f"field {column!r} is a {type(value).__name__}, not text")
@@ -221,28 +224,8 @@ def _json_rows(data: bytes, options: ReadOptions, *, first: bool) -> Texts:
 
     count = data.count(b"\n") + (not data.endswith(b"\n") and bool(data))
     # where there is no room for many blank lines, to split is the fastest way
-    rows = _filled_lines(data) if count > len(data) >> 5 else enumerate(data.split(b"\n"))
-    return _convert(rows, count, text, options, surely_bad=_is_no_object)
-
-
-def _filled_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, with their numbers. A run of blank ones costs no more than its bytes."""
-    at = row = 0
-    while at < len(data):
-        space = _SPACE.match(data, at)
-        filled = len(data) if space is None or space.end() == len(data) else data.rfind(b"\n", at, space.end()) + 1
-        if filled > at:
-            row += data.count(b"\n", at, filled)
-            at = filled
-            continue
-        end = data.find(b"\n", at)
-        end = len(data) if end < 0 else end
-        yield row, data[at:end]
-        at, row = end + 1, row + 1
-
-
-def _is_no_object(line: bytes) -> bool:
-    return not line.lstrip().startswith(b"{")
+    rows = filled_lines(data) if count > len(data) >> 5 else enumerate(data.split(b"\n"))
+    return _convert(rows, count, text, options, surely_bad=is_no_object)
 
 
 def _convert(

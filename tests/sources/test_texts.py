@@ -19,6 +19,7 @@ from shardkit.errors import SourceError
 from shardkit.sources import source as sources
 from shardkit.sources import texts
 from shardkit.sources.chunks import iter_chunks
+from shardkit.sources.json_lines import filled_lines
 from shardkit.sources.open import open_source
 from shardkit.sources.texts import BadRow, Texts, read_chunk
 
@@ -62,7 +63,7 @@ def test_bad_lines_that_are_skipped_are_counted_and_only_the_first_are_named(tmp
 def test_the_lines_that_are_not_blank_are_found_with_their_numbers(data: bytes) -> None:
     rows = data.split(b"\n")
     expected = [(number, row) for number, row in enumerate(rows) if row.strip()]
-    assert list(texts._filled_lines(data)) == expected
+    assert list(filled_lines(data)) == expected
 
 
 def test_a_dictionary_is_read_in_pieces_of_what_it_decodes_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
