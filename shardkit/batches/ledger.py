@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from shardkit.arguments import user_path
 from shardkit.batches.checks import is_count
 from shardkit.batches.order import Cut
 from shardkit.dataset.checked_lines import CheckedLines
@@ -137,7 +138,7 @@ def merge_ledger(folder: str | Path) -> Ledger:
     >>> print(one.first_difference(two))  # they were fed the same windows in the same order
     None
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     identity, runs = _read_folder(folder)
     first = min(runs)[0]
     running = {first: 0}

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from shardkit.cli.options import Size, json_option, print_result, warnings_as_lines
+from shardkit.cli.options import Count, Size, json_option, print_result, warnings_as_lines
 from shardkit.redaction import public_address
 
 DEFAULT_SOURCE = "HuggingFaceFW/fineweb-edu"
@@ -43,12 +43,12 @@ def _source_options(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--eot", metavar="TOKEN", help="Token before each document. [the base model's end of text]")
 @click.option("--encoder", type=click.Choice(["auto", "fast", "tiktoken"]), default="auto", show_default=True)
-@click.option("--shard-tokens", type=int, help="Tokens in a shard. [100,000,000; 100,000 for sample]")
+@click.option("--shard-tokens", type=Count(), help="Tokens in a shard. [100,000,000; 100,000 for sample]")
 @click.option("--val-shards", type=int, help="How many first shards are split val. [1; of an only shard, 1 %]")
 @click.option("--prefix", help="Start of the shards' names. [edufineweb for FineWeb-Edu, else the source's name]")
 @click.option("--workers", type=int, help="Worker processes. [all cores]")
-@click.option("--max-docs", type=int, help="End after that many documents.")
-@click.option("--max-tokens", type=int, help="End after that many tokens.")
+@click.option("--max-docs", type=Count(), help="End after that many documents.")
+@click.option("--max-tokens", type=Count(), help="End after that many tokens.")
 @click.option("--push", metavar="REPO", help="Send each finished shard there while the next is made.")
 @click.option("--private", is_flag=True, help="With --push: make the Hub repo private.")
 @click.option("--max-disk", type=Size(), help="With --push: keep shards here under SIZE, deleting sent ones.")
@@ -81,7 +81,7 @@ def tokenize(source: str, as_json: bool, **options: Any) -> None:
 @click.argument("source", default=DEFAULT_SOURCE)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for tokenizer.json.")
 @_source_options
-@click.option("--vocab-size", type=int, default=32_768, show_default=True, help="Ids, the end of text among them.")
+@click.option("--vocab-size", type=Count(), default=32_768, show_default=True, help="Ids, the end of text among them.")
 @click.option("--pattern", default="gpt4", show_default=True, help="How text is cut into words: gpt2, gpt4 or gpt4o.")
 @click.option("--max-bytes", type=Size(), default="2GB", show_default=True, help="Text to read, from all over SOURCE.")
 @json_option

@@ -6,12 +6,14 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from shardkit.errors import ShardkitWarning
 
+_ZEROS = {"": 0, "k": 3, "m": 6, "g": 9, "b": 9, "t": 12}  # of tokens and documents: a billion is a G or a B
 if TYPE_CHECKING:
     from shardkit.look.result_lines import Result
 
@@ -30,6 +32,23 @@ class Size(click.ParamType[int]):
             self.fail(f"{value!r} is not a size: expected for example 500MB, 5GB or 2GiB", param, ctx)
         base = 1024 if match[3] else 1000
         return int(float(match[1]) * base ** " kmgt".index(match[2] or " "))
+
+
+class Count(click.ParamType[int]):
+    """A whole number as people write it: `100M`, `1e8`, `100_000_000`, `100,000,000`."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number."""
+        if isinstance(value, int):
+            return value
+        plain = str(value).strip().replace("_", "").replace(",", "")
+        match = re.fullmatch(r"([+-]?[0-9]*\.?[0-9]+(?:e[+]?[0-9]{1,3})?)([kmgbt]?)", plain.lower())
+        number = Decimal(match[1]) * 10 ** _ZEROS[match[2]] if match else Decimal("0.5")
+        if number != number.to_integral_value():
+            self.fail(f"{value!r} is not a whole number: expected for example 100M, 1e8 or 100000000", param, ctx)
+        return int(number)
 
 
 class ShardRange(click.ParamType[tuple[int, int]]):

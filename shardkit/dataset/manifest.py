@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shardkit.arguments import user_path
 from shardkit.dataset.check import check_shard
 from shardkit.dataset.consistency import check_shards, check_tokenizer, check_tokens_per_shard
 from shardkit.dataset.folder import INCOMING_FOLDER, MANIFEST_NAME, PLAN_FOLDER, WORK_DIR, read_bare_shards
@@ -119,14 +120,14 @@ class Manifest:
 
     def save(self, directory: str | Path) -> Path:
         """Write `manifest.json` into `directory`, atomically."""
-        path = Path(directory) / MANIFEST_NAME
+        path = user_path(directory) / MANIFEST_NAME
         atomic_write(path, self.to_json())
         return path
 
     @classmethod
     def load(cls, directory: str | Path) -> Manifest:
         """Read and check `manifest.json` of `directory` (or that file itself). Raises `ManifestError`."""
-        path = Path(directory)
+        path = user_path(directory)
         if path.name != MANIFEST_NAME:
             path = path / MANIFEST_NAME
         try:
@@ -172,7 +173,7 @@ class Manifest:
         Without a manifest, the journal of a tokenization or the incoming files of a pull say that the folder is
         unfinished; nothing else in `.shardkit/` does. Raises `ManifestError` as `load` and `from_shards` do.
         """
-        directory = Path(directory)
+        directory = user_path(directory)
         unfinished = any((directory / name).exists() for name in (JOURNAL_FILE, INCOMING_FOLDER))
         if (directory / MANIFEST_NAME).exists() or unfinished or not directory.is_dir():
             return cls.load(directory)
@@ -185,7 +186,7 @@ class Manifest:
         Tokens are exact; hashes are empty (only the edges of each file are read) and documents are not counted.
         Raises `ManifestError` if the folder has no shards named `PREFIX_SPLIT_000000.npy`, or a mixture of datasets.
         """
-        directory = Path(directory)
+        directory = user_path(directory)
         shards, dtype = read_bare_shards(directory)
         return cls(
             dtype=dtype, tokens_per_shard=max(s.tokens for s in shards), shards=tuple(shards), directory=directory
@@ -198,7 +199,7 @@ class Manifest:
         """
         for shard in self.shards:
             if split in (None, shard.split):
-                check_shard(Path(directory) / shard.file, shard, dtype=self.dtype)
+                check_shard(user_path(directory) / shard.file, shard, dtype=self.dtype)
 
     def _check(self, stated: _Stated) -> None:
         """Check that all that the manifest states goes together. Raises `ValueError`."""

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from shardkit.arguments import user_path
 from shardkit.errors import ShardError
 from shardkit.files import LongFile, fsync_dir, open_file, write_error
 
@@ -70,7 +71,7 @@ def open_shard(path: str | Path) -> np.memmap:
     Raises `ShardError` if the file is missing, has no `.npy` header, is not one-dimensional little-endian uint16 or
     uint32, or is longer or shorter than its header says.
     """
-    path = Path(path)
+    path = user_path(path)
     try:
         with open_file(path) as file:
             return map_tokens(file, path)

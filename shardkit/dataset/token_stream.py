@@ -20,6 +20,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from shardkit.arguments import user_path
 from shardkit.dataset.check import check_shard
 from shardkit.dataset.folder import MANIFEST_NAME, check_gapless
 from shardkit.dataset.known_files import KnownFiles
@@ -242,7 +243,7 @@ def open_split(source: str | os.PathLike[str] | Manifest, split: str, *, verify:
         manifest, known = source, KnownFiles(_directory_of(source))
         _check_current(manifest, split)
     else:
-        directory = Path(source)
+        directory = user_path(source)
         known = KnownFiles(directory)
         if not directory.is_dir():
             raise ManifestError(f"no folder {directory}: give a folder of shards (`shardkit pull` fetches one)")

@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from time import perf_counter
 from typing import Any, cast
 
 import torch
 from torch.utils.data import IterableDataset
 
+from shardkit.arguments import as_int, user_path
 from shardkit.batches.checks import check_count
 from shardkit.batches.layouts import LayoutStats
 from shardkit.batches.order import Cut
@@ -103,16 +103,16 @@ class ShardLoader(ShownInWords, IterableDataset[BatchType]):
         format: str = "tuple",
     ) -> None:
         super().__init__()
+        batch_size, seq_len, rank, world_size, seed = map(as_int, (batch_size, seq_len, rank, world_size, seed))
         Cut(batch_size=batch_size, world_size=world_size)  # raises for what cannot be
         check_count("rank", rank, least=0)
         if rank >= world_size:
             raise UsageError(f"rank is {rank}, world_size {world_size}: ranks go from 0 to {world_size - 1}")
         self.batch_size, self.seq_len, self.split = batch_size, seq_len, split
-        self.rank, self.world_size = rank, world_size
-        self.shuffle, self.seed = bool(shuffle), seed
+        self.rank, self.world_size, self.shuffle, self.seed = rank, world_size, bool(shuffle), seed
         self.device = torch.device("cpu" if device is None else device)
-        self.prefetch = check_prefetch(prefetch, self.device)
-        self.ledger = None if ledger is None else Path(ledger)
+        self.prefetch = check_prefetch(as_int(prefetch), self.device)
+        self.ledger = None if ledger is None else user_path(ledger)
         self.wait_seconds, self.format = 0.0, check_format(format)
         options = RowOptions(
             split=split,
@@ -120,14 +120,14 @@ class ShardLoader(ShownInWords, IterableDataset[BatchType]):
             shuffle=self.shuffle,
             seed=seed,
             layout=layout,
-            eot_id=eot_id,
-            span=span,
-            cache=None if cache is None else Path(cache),
-            cache_bytes=cache_bytes,
+            eot_id=as_int(eot_id),
+            span=as_int(span),
+            cache=None if cache is None else user_path(cache),
+            cache_bytes=as_int(cache_bytes),
             revision=revision,
             verify=verify,
         )
-        form = BatchForm(packed=layout == "packed", documents=documents, ignore_index=ignore_index)
+        form = BatchForm(packed=layout == "packed", documents=documents, ignore_index=as_int(ignore_index))
         self._options = ShareOptions(
             batch_size=batch_size, form=form, device=self.device, prefetch=self.prefetch, ledger=self.ledger
         )

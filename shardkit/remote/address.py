@@ -22,7 +22,7 @@ def is_remote(place: object) -> bool:
         return False
     if "://" in place:
         return True
-    return not place.startswith(".") and parse_short(place) is not None and not Path(place).exists()
+    return not place.startswith((".", "~")) and parse_short(place) is not None and not Path(place).exists()
 
 
 def open_remote(repo: str, *, revision: str | None = None) -> Remote:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from shardkit.arguments import user_path
 from shardkit.bars import TransferBar, shown
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest
 from shardkit.dataset.tokenizer_file import (
@@ -95,7 +96,7 @@ def pull_checked(
     with shown(progress, lambda: TransferBar("pull")) as tell:
         remote = open_remote(repo, revision=revision)
         remote_files = remote.files()
-        directory = Path(directory if directory is not None else remote.default_folder)
+        directory = user_path(directory) if directory is not None else Path(remote.default_folder)
         if remote.local_folder == directory.resolve():
             raise UsageError(f"{repo} is the folder to pull into itself: give another folder")
         dataset = published(remote, remote_files)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from shardkit.arguments import user_path
 from shardkit.bars import TransferBar, shown
 from shardkit.dataset.check import check_shard
 from shardkit.dataset.journal_segments import segment_files
@@ -74,7 +75,7 @@ def push(
     >>> push("out", "./remote").sent_files  # now everything is
     0
     """
-    directory = Path(directory)
+    directory = user_path(directory)
     manifest, manifest_bytes = _load_manifest(directory)
     tokenizer = read_tokenizer_files(directory, manifest.tokenizer)
     _check_local(manifest, directory)

@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shardkit.arguments import user_path, whole_numbers
 from shardkit.bars import shown
 from shardkit.dataset.journal import Journal
 from shardkit.dataset.known_files import SeenShards
@@ -114,13 +115,12 @@ def tokenize(
     >>> manifest.dtype, manifest.shards[0].file, manifest.shards[0].tokens
     ('uint16', 'sample_val_000000.npy', 100000)
     """
-    _check_numbers(
-        shard_tokens=shard_tokens, workers=workers, max_docs=max_docs, max_tokens=max_tokens, max_disk=max_disk
+    shard_tokens, workers, max_docs, max_tokens, max_disk = whole_numbers(
+        _MOST, shard_tokens=shard_tokens, workers=workers, max_docs=max_docs, max_tokens=max_tokens, max_disk=max_disk
     )
+    val_shards = whole_numbers(least=0, val_shards=val_shards)[0]
     if push is None and (max_disk is not None or private):
         raise UsageError("--max-disk and --private say how to push: give --push REPO too")
-    if (val_shards or 0) < 0:
-        raise UsageError(f"--val-shards is {val_shards}: expected 0 or more")
     with ExitStack() as stack:
         tell = stack.enter_context(shown(progress, ProgressBar))
         opened = open_source(
@@ -135,14 +135,12 @@ def tokenize(
         if shard_tokens is None:
             shard_tokens = SAMPLE_SHARD_TOKENS if isinstance(source, str) and source == "sample" else TOKENS_PER_SHARD
         is_default = isinstance(source, str) and source == DEFAULT_SOURCE
-        directory = Path(DEFAULT_OUT if out is None and is_default else _required(out))
+        directory = user_path(DEFAULT_OUT if out is None and is_default else _required(out))
         prefix = output_folder.check_prefix(prefix or output_folder.default_prefix(opened.info.id))
         stack.enter_context(output_folder.claim(directory, overwrite=overwrite, keep_journal=push is not None))
         size = source_bytes(opened, max_docs=max_docs, max_tokens=max_tokens)
-        running = _start_runner(
-            runner, workers, size, chunk_bytes
-        )  # its processes start while this one loads the vocabulary
-        stack.push(running)
+        running = _start_runner(runner, workers, size, chunk_bytes)
+        stack.push(running)  # its processes start while this one loads the vocabulary
         spec = RunSpec(
             source=opened,
             tokenizer=open_tokenizer(
@@ -288,14 +286,6 @@ def _warn_of_missing_splits(manifest: Manifest, val_shards: int) -> None:
         ShardkitWarning,
         stacklevel=3,
     )
-
-
-def _check_numbers(**numbers: int | None) -> None:
-    for name, value in numbers.items():
-        if (most := _MOST.get(name)) is not None and isinstance(value, int) and value > most:
-            raise UsageError(f"--{name.replace('_', '-')} is {value:,}: expected at most {most:,}")
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise UsageError(f"--{name.replace('_', '-')} is {value!r}: expected a whole number of at least 1")
 
 
 def _required(out: str | os.PathLike[str] | None) -> str | os.PathLike[str]:

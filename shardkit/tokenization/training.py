@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shardkit.arguments import as_int, user_path
 from shardkit.dataset.manifest import TokenizerInfo
 from shardkit.dataset.tokenizer_file import TOKENIZER_NAME, tokenizer_files, write_tokenizer_files
 from shardkit.errors import OutputError, SourceError, UsageError
@@ -72,7 +73,7 @@ def train_tokenizer(
 
     Raises `UsageError`, `SourceError` or `OutputError`.
     """
-    directory = Path(out)
+    directory, vocab_size, max_bytes = user_path(out), as_int(vocab_size, floats=True), as_int(max_bytes, floats=True)
     _check(directory, vocab_size, pattern, max_bytes)
     opened = open_source(
         source,

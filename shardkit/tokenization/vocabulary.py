@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
@@ -74,6 +75,7 @@ def load_vocabulary(name: str, eot: str | None = None) -> Vocabulary:
             f"the vocabulary {CHARS} is made of the text of one dataset, beside whose manifest it is: give --tokenizer "
             "with that tokenizer.json"
         )
+    name = os.path.expanduser(name)
     if name.endswith(".json"):
         return _with_own_proof(_from_file(Path(name), eot))
     if name != "bytes" and not is_encoding(name):  # their names are taken: no folder stands for them
