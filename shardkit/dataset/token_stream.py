@@ -160,8 +160,7 @@ class TokenStream:
 
     def __getstate__(self) -> dict[str, object]:
         files = OpenFiles(len(self.shards))
-        ours = {"_files": files, "_descriptors": files.descriptors, "_run": self._run[:0]}
-        return {**self.__dict__, **ours}
+        return {**self.__dict__, "_files": files, "_descriptors": files.descriptors, "_run": self._run[:0]}
 
     def _copy(self, number: int, offset: int, out: Tokens) -> None:
         if (descriptor := self._descriptors[number]) < 0:
@@ -190,8 +189,8 @@ class TokenStream:
             if (descriptor := self._descriptors[number]) < 0:
                 descriptor = self._open(number)
             try:
-                count = self.shards[number].tokens
-                return self._maps.add(number, descriptor, self.dtype, self._header_bytes[number], count)
+                start, tokens = self._header_bytes[number], self.shards[number].tokens
+                return self._maps.add(number, descriptor, self.dtype, start, tokens)
             except OSError as error:
                 raise UnreadError(number, error) from error
 
