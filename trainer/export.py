@@ -17,7 +17,7 @@ from torch import Tensor
 from shardkit import Manifest, ShardkitError, Tokenizer, UsageError, printable, public_address
 from trainer.checkpoint import find_checkpoint, is_hub_repo, load_checkpoint, write_atomically
 from trainer.model import Model, ModelConfig
-from trainer.places import one_line
+from trainer.places import one_line, places_beside
 
 # GPT-2 was published with these as Conv1D: the transpose of a Linear.
 _TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
@@ -52,15 +52,19 @@ class ExportError(ShardkitError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loaded:
-    """A model, and its checkpoint's `state` without weights and optimizers; empty for an export."""
+    """A model, and its checkpoint's `state` without weights and optimizers; empty for an export,
+    which lies in `folder`."""
 
     model: Model
     state: dict[str, Any]
+    folder: Path | None = None
 
     @property
     def tokenizer(self) -> str:
-        """The name of its tokenizer, gpt2 where none is known. No checkpoint says which file of this disk, or of the
-        Hub, is read."""
+        """The name of its tokenizer, the file of an export that has one, gpt2 where none is known. No checkpoint says
+        which file of this disk, or of the Hub, is read."""
+        if self.folder is not None and (self.folder / "tokenizer.json").is_file():
+            return str(self.folder / "tokenizer.json")
         name = self.state.get("tokenizer") or "gpt2"
         if name not in (*tiktoken.list_encoding_names(), "bytes"):
             raise UsageError(f"the checkpoint's tokenizer is a file, {name!a}: give --tokenizer")
@@ -71,7 +75,7 @@ def open_model(where: str | Path, *, which: str = "last", device: str | torch.de
     """The model of a run, of a checkpoint file, or of a folder that `export` or `transformers` wrote."""
     where = Path(where)
     if (where / "model.safetensors").exists():
-        return Loaded(model=import_model(where).to(device), state={})
+        return Loaded(model=import_model(where).to(device), state={}, folder=where)
     state = load_checkpoint(find_checkpoint(where, which))
     model = Model(ModelConfig(**json.loads(state["model_config"])))  # the weights' own sizes: check_parts saw to that
     model.load_state_dict(state.pop("model"))
@@ -100,6 +104,30 @@ def tokenizer_of(loaded: Loaded, manifest: Manifest | None, name: str | None) ->
             f"with (SHA-256 {ours[:16]}): give --tokenizer with that one"
         )
     return found
+
+
+def dataset_of(run: Path, loaded: Loaded) -> Manifest | None:
+    """The dataset that the run, or checkpoint, `run` was trained on; None where it is not here any more."""
+    folder = places_beside(run).get("data")
+    if folder is None or not (Path(folder) / "manifest.json").is_file():
+        return None
+    manifest = Manifest.of_folder(folder)
+    return manifest if manifest.fingerprint == loaded.state.get("fingerprint") else None
+
+
+def export_tokenizer(manifest: Manifest | None, out: str | Path) -> bool:
+    """Copy the `tokenizer.json` of a dataset into `out`, and what says which of its tokens ends a text; False if it has
+    none."""
+    folder = None if manifest is None else manifest.directory
+    if folder is None or not (folder / "tokenizer.json").is_file():
+        return False
+    try:
+        for name in ("tokenizer_config.json", "tokenizer.json"):
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, Path(out) / name)
+    except OSError as error:
+        raise ExportError(f"cannot copy the tokenizer into {out}: {error.strerror or error}") from error
+    return True
 
 
 def export_model(model: Model, out: str | Path, *, eot_id: int) -> None:
@@ -242,7 +270,11 @@ def export_run(run: Path, out: Path, *, which: str, push: str | None) -> str:
     loaded = open_model(run, which=which)
     export_model(loaded.model, out, eot_id=loaded.state.get("eot_id", loaded.model.config.vocab_size - 1))
     folder = run if run.is_dir() else run.absolute().parent.parent
+    has_tokenizer = export_tokenizer(dataset_of(run, loaded), out)
     write_card(out, push or out.name, loaded, folder)
+    lacks = "" if has_tokenizer else "; no tokenizer is with it, since none is with its dataset"
     if push:
-        return f"{push_model(out, push)} holds the model"
-    return f"{out} holds the model: GPT2LMHeadModel.from_pretrained({str(out)!r})"
+        return f"{push_model(out, push)} holds the model{lacks}"
+    if has_tokenizer:
+        return f"{out} holds the model and its tokenizer: pipeline('text-generation', model={str(out)!r})"
+    return f"{out} holds the model{lacks}: GPT2LMHeadModel.from_pretrained({str(out)!r})"

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from shardkit import Manifest, Tokenizer
+from shardkit import Tokenizer
 from trainer.distributed import autocast, find_world
-from trainer.export import open_model, tokenizer_of
+from trainer.export import dataset_of, open_model, tokenizer_of
 from trainer.model import Model
 from trainer.places import places_beside
 
@@ -83,12 +83,7 @@ def sample_run(
 ) -> list[str]:
     """Texts from a run, a checkpoint or an export, by its own tokenizer unless another is named."""
     loaded = open_model(run, which=which, device=find_world(device).device)
-    places = places_beside(run)
-    data = Path(places["data"]) if "data" in places else None
-    manifest = Manifest.of_folder(data) if data is not None and (data / "manifest.json").is_file() else None
-    if manifest is not None and manifest.fingerprint != loaded.state.get("fingerprint"):
-        manifest = None  # there is another dataset by now
-    codec = tokenizer_of(loaded, manifest, tokenizer or places.get("tokenizer"))
+    codec = tokenizer_of(loaded, dataset_of(run, loaded), tokenizer or places_beside(run).get("tokenizer"))
     return sample_text(
         loaded.model,
         codec,

@@ -12,7 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 from trainer_data import LONG_SECONDS, ROOT, TINY, command, environment, write_dataset
 
+from shardkit import ShardkitError
 from trainer.__main__ import main
+from trainer.train import train
 
 TRAIN_FLAGS = """
 --batch-tokens --beta1 --beta2 --compile --config --data --data-dir --deterministic --device --document-mask --epochs
@@ -137,6 +139,22 @@ def test_a_toml_file_does_for_flags(tmp_path: Path) -> None:
         json.loads((first / "log.jsonl").read_text().splitlines()[1])["loss"]
         == (json.loads((second / "log.jsonl").read_text().splitlines()[1])["loss"])
     )
+
+
+@pytest.mark.parametrize("name", ["config.toml", "log.jsonl", "checkpoints", ""])
+def test_a_run_folder_that_cannot_be_written_is_one_line(tmp_path: Path, name: str) -> None:
+    write_dataset(tmp_path / "data")
+    if name in ("config.toml", "log.jsonl"):
+        (tmp_path / "run" / name).mkdir(parents=True)
+    elif name:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / name).write_text("a file in the way")
+    else:
+        (tmp_path / "run").write_text("a file in the way")
+    words = ("--data", tmp_path / "data", "--out", tmp_path / "run", *TINY, "--steps", "1")
+    assert f"cannot write {tmp_path}/run" in refused("train", *words, code=1)
+    with pytest.raises(ShardkitError, match="cannot write"):
+        train({"data": str(tmp_path / "data"), "out": str(tmp_path / "run"), "model": "bigram", "device": "cpu"})
 
 
 def test_a_bug_keeps_its_traceback(tmp_path: Path) -> None:

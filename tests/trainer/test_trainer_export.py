@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
+from trainer_data import write_dataset
+from vocabulary_data import train_vocabulary
 
-from shardkit import UsageError
-from trainer.export import ExportError, Loaded, export_model, import_model, push_model, write_card
+from shardkit import Tokenizer, UsageError, tokenize
+from trainer.export import ExportError, Loaded, export_model, export_run, import_model, push_model, write_card
 from trainer.model import Model, ModelConfig
+from trainer.sample import sample_run
+from trainer.train import train
 
 
 def make() -> Model:
@@ -136,3 +141,35 @@ def test_an_export_is_pushed_and_a_refusal_is_one_line(
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     with pytest.raises(ExportError, match="cannot push"):
         push_model(tmp_path, "alice/other")
+
+
+def test_an_export_has_its_datasets_tokenizer_and_a_pipeline_writes_text(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer, pipeline
+
+    text = [f"The year {year} was a good one, and the {year + 1}th was better." for year in range(1500, 1900)]
+    train_vocabulary(tmp_path / "own" / "tokenizer.json", specials=["<|endoftext|>"])
+    tokenize(text, tmp_path / "data", tokenizer=str(tmp_path / "own"), shard_tokens=4000, workers=1)
+    given = {"data": str(tmp_path / "data"), "out": str(tmp_path / "run"), "model": "nano", "n_layer": 1, "n_embd": 32}
+    train({**given, "device": "cpu", "steps": 2, "val_every": 0})
+    said = export_run(tmp_path / "run", tmp_path / "hf", which="last", push=None)
+    assert said.endswith(f"holds the model and its tokenizer: pipeline('text-generation', model='{tmp_path}/hf')")
+    ours, theirs = Tokenizer(str(tmp_path / "own")), AutoTokenizer.from_pretrained(tmp_path / "hf")
+    assert theirs("The year 1789 was")["input_ids"] == ours.encode_ordinary("The year 1789 was")
+    assert theirs.eos_token_id == ours.eot_id
+    write = pipeline("text-generation", model=str(tmp_path / "hf"), device="cpu")
+    told = write("The year", max_new_tokens=8, min_new_tokens=8, do_sample=False)[0]["generated_text"]
+    assert told.startswith("The year")
+    assert len(told) > len("The year")
+    shown = {"which": "last", "device": "cpu", "prompt": "The year", "count": 1, "tokens": 8, "temperature": 0.0}
+    more = sample_run(tmp_path / "hf", **shown, top_k=50, seed=1, tokenizer=None)
+    assert more == sample_run(tmp_path / "run", **shown, top_k=50, seed=1, tokenizer=None)
+
+
+def test_an_export_whose_dataset_has_no_tokenizer_or_is_gone_says_so(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data")
+    given = {"data": str(tmp_path / "data"), "out": str(tmp_path / "run"), "model": "nano", "n_layer": 1, "n_embd": 32}
+    train({**given, "device": "cpu", "steps": 1, "val_every": 0})
+    for _ in range(2):
+        said = export_run(tmp_path / "run", tmp_path / "hf", which="last", push=None)
+        assert "no tokenizer is with it, since none is with its dataset" in said
+        shutil.rmtree(tmp_path / "data", ignore_errors=True)
