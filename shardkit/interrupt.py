@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -45,6 +46,16 @@ def prompt_interrupt(message: str) -> Iterator[None]:
         ended.set()
         signal.set_wakeup_fd(before)
         os.close(writer)
+
+
+def end_quietly() -> None:
+    """From here on Ctrl-C ends this process at once and without a word: what is left is the interpreter's own end, in
+    which a KeyboardInterrupt would be the traceback of whoever is closing connections. For a process of its own."""
+    if threading.current_thread() is threading.main_thread():
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):  # closed, or there is none
+                stream.flush()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _watch(reader: int, ended: threading.Event, message: str) -> None:

@@ -145,7 +145,7 @@ SIGNATURES = {
     "span eot_id tokens tokenizer",
     "printable": "text lines",
     "public_address": "address",
-    "pull": "repo directory revision split shards allow_gaps workers progress",
+    "pull": "repo directory revision split shards allow_gaps overwrite workers progress",
     "push": "directory repo private revision tag overwrite repair workers progress",
     "tokenize": "source out name split revision text_field separator skip_bad_rows tokenizer eot encoder shard_tokens "
     "val_shards prefix workers max_docs max_tokens transform filter runner push private max_disk overwrite progress "
@@ -191,7 +191,7 @@ OPTIONS = {
     "train-tokenizer": "source --out --name --split --revision --text-field --separator --skip-bad-rows --vocab-size "
     "--pattern --max-bytes --json",
     "push": "directory repo --private --revision --tag --overwrite --repair --json",
-    "pull": "repo directory --revision --split --shards --allow-gaps --json",
+    "pull": "repo directory --revision --split --shards --allow-gaps --overwrite --json",
     "info": "directory --json",
     "verify": "directory --hashes --json",
     "peek": "directory --document --run --step --micro-step --rank --row --batch-size --seq-len --world-size --seed "

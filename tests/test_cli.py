@@ -91,7 +91,7 @@ def test_verify_passes_a_good_dataset_and_names_the_bad_shard(dataset: Path, tmp
         (["tokenize", "fake.parquet", "--out", "x"], 1, "is no whole parquet file"),
         (["tokenize", "latin.txt", "--out", "x"], 1, "latin.txt, row 0: not UTF-8 (byte 0xe4 at offset 1)"),
         (["info", "."], 1, "holds no manifest.json and no shards"),
-        (["peek", "missing"], 1, "no manifest.json"),
+        (["peek", "missing"], 1, "there is no folder missing"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_never_a_traceback(

@@ -130,3 +130,17 @@ def interrupted(process: subprocess.Popen[str]) -> tuple[int, str]:
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=20)
     return process.returncode, stderr.strip()
+
+
+def test_ctrl_c_in_the_interpreters_own_end_is_no_traceback_of_the_http_client() -> None:
+    code = (
+        "import atexit, os, signal, sys\n"
+        "def close(): os.kill(os.getpid(), signal.SIGINT); [None for _ in range(10**6)]\n"
+        "atexit.register(close)  # as the HTTP client closes its connections\n"
+        "from shardkit.cli.commands import run\n"
+        "sys.argv = ['shardkit', '--version']\nrun()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.stdout.startswith("shardkit, version")
+    assert done.returncode == -signal.SIGINT  # a shell calls it 130

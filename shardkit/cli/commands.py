@@ -17,7 +17,7 @@ from shardkit import __version__
 from shardkit.cli.making import tokenize, train_tokenizer
 from shardkit.cli.options import ShardRange, json_option, print_result, warnings_as_lines
 from shardkit.errors import ShardkitError, UsageError, machine_fault
-from shardkit.interrupt import prompt_interrupt
+from shardkit.interrupt import end_quietly, prompt_interrupt
 from shardkit.redaction import public_address
 
 _STOPPED = "stopped: run the same command again to go on from the last finished shard"
@@ -93,6 +93,7 @@ def push(directory: Path, repo: str, as_json: bool, **options: Any) -> None:
 @click.option("--split", help="Only that split.")
 @click.option("--shards", type=ShardRange(), metavar="A:B", help="Only shards with index A up to B, B left out.")
 @click.option("--allow-gaps", is_flag=True, help="Pull bare shards also where some are missing between them.")
+@click.option("--overwrite", is_flag=True, help="Replace another dataset that is in DIR.")
 @json_option
 def pull(
     repo: str,
@@ -101,6 +102,7 @@ def pull(
     split: str | None,
     shards: tuple[int, int] | None,
     allow_gaps: bool,
+    overwrite: bool,
     as_json: bool,
 ) -> None:
     """Download the dataset at REPO into DIR (default: the last part of REPO's name), every file
@@ -115,7 +117,9 @@ def pull(
 
     selection = Selection(split, shards, allow_gaps)
     with warnings_as_lines():
-        manifest, verified = pull_checked(repo, directory, revision=revision, selection=selection, progress=True)
+        manifest, verified = pull_checked(
+            repo, directory, revision=revision, selection=selection, overwrite=overwrite, progress=True
+        )
     folder = str(manifest.directory)
     summary: dict[str, Any] = {"dataset": folder, "repo": public_address(repo)}
     summary |= {"shards": len(manifest.shards), "tokens": manifest.tokens, "documents": manifest.documents}
@@ -188,5 +192,8 @@ def peek(directory: str | None, as_json: bool, **options: Any) -> None:
 
 def run() -> None:
     """The console script: `main`, in a process of its own."""
-    with prompt_interrupt(_stopped(*sys.argv[1:2])):
-        main()
+    try:
+        with prompt_interrupt(_stopped(*sys.argv[1:2])):
+            main()
+    finally:
+        end_quietly()

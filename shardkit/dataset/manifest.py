@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ from shardkit.dataset.records import ShardInfo, SourceFile, SourceInfo, Tokenize
 from shardkit.dataset.typed_json import parse_json, read_record
 from shardkit.errors import ManifestError
 from shardkit.files import atomic_write, read_small_file
+from shardkit.hub_address import parse_short
+from shardkit.redaction import public_address
 
 __all__ = [
     "MANIFEST_NAME",
@@ -132,11 +135,8 @@ class Manifest:
             path = path / MANIFEST_NAME
         try:
             text = read_small_file(path)
-        except FileNotFoundError:
-            raise ManifestError(
-                f"{path.parent} has no {MANIFEST_NAME}: the dataset is unfinished (run the same command again), or the "
-                "folder is another one"
-            ) from None
+        except (FileNotFoundError, NotADirectoryError):
+            raise ManifestError(_without_manifest(path.parent)) from None
         except OSError as error:
             raise ManifestError(f"cannot read {path}: {error.strerror or error}") from error
         return dataclasses.replace(cls.from_json(text, where=str(path)), directory=path.parent)
@@ -237,3 +237,21 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     return dict(value) if isinstance(value, Mapping) else value
+
+
+def _without_manifest(directory: Path) -> str:
+    """The error for a folder without a manifest, or for what is none: a name on the Hub, a URL."""
+    name = re.sub(r":/(?=[^/])", "://", str(directory))  # a path has no double slashes
+    if directory.is_dir():
+        return (
+            f"{directory} has no {MANIFEST_NAME}: the dataset is unfinished (run the same command again), or the "
+            "folder is another one"
+        )
+    if directory.exists():
+        return f"{directory} is a file: give the folder of a dataset"
+    if "://" in name or (parse_short(name) is not None and not name.startswith(".")):
+        return (
+            f"there is no folder {public_address(name)} here: if it is a dataset elsewhere, fetch it with `shardkit "
+            f"pull {public_address(name)}`, and give the folder that it comes into"
+        )
+    return f"there is no folder {directory}: check the path (`shardkit pull` fetches a dataset)"

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from shardkit.dataset.known_files import KnownFiles
 from shardkit.dataset.manifest import Manifest, TokenizerInfo
+from shardkit.errors import ShardError
 from shardkit.files import format_bytes
 
 
@@ -27,7 +29,7 @@ class SplitInfo:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetInfo:
     """What is in a dataset folder: totals over all splits, how it was made and of what (None where nothing says it),
-    and its splits."""
+    `damage` (which shards are missing or cut; None if none are), and its splits."""
 
     dataset: str
     tokens: int
@@ -39,6 +41,7 @@ class DatasetInfo:
     source: str | None
     source_files: int | None
     fingerprint: str
+    damage: str | None
     splits: tuple[SplitInfo, ...]
 
 
@@ -65,6 +68,7 @@ def info(directory: str | Path) -> DatasetInfo:
         source=" ".join(str(part) for part in origin if part) or None,
         source_files=len(source.files) if source else None,
         fingerprint=manifest.fingerprint,
+        damage=_damage(manifest, Path(directory)),
         splits=tuple(
             SplitInfo(
                 split=split,
@@ -76,6 +80,18 @@ def info(directory: str | Path) -> DatasetInfo:
             for split, shards in manifest.splits.items()
         ),
     )
+
+
+def _damage(manifest: Manifest, directory: Path) -> str | None:
+    """Which shards are not there, or not as long as the manifest says; None if all are."""
+    known, wrong = KnownFiles(directory), list[str]()
+    for shard in manifest.shards:
+        try:
+            known.check_sizes([shard])
+        except ShardError as error:
+            wrong.append(str(error))
+    more = f" ({len(wrong) - 1} more of {len(manifest.shards)} shards too)" if len(wrong) > 1 else ""
+    return f"{wrong[0]}{more}" if wrong else None
 
 
 def encoder_words(manifest: Manifest) -> str:

@@ -11,15 +11,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from shardkit.dataset.manifest import MANIFEST_NAME, ShardInfo
+from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, ShardInfo
 from shardkit.dataset.shards import SHARD_NAME
-from shardkit.errors import HubError
+from shardkit.errors import HubError, ShardkitWarning
 from shardkit.remote.interface import CLAIM_FILE, PlaceChanged, Remote, RemoteFile
 
 LOOKS = 50  # at a place that changes each time, before it is given up
+_CORPUS = re.compile(r"\.(parquet|arrow|(jsonl|json|csv|tsv)(\.(gz|zst|xz|bz2))?|txt\.(gz|zst|xz|bz2))$|^data/.*\.txt$")
 Small = Mapping[str, bytes | None]
 
 
@@ -49,6 +51,8 @@ def claim_for(
             raise
         if small is None:
             return files
+        if held is None and MANIFEST_NAME not in files:
+            _warn_of_corpus(remote, files)
         clears = any(holds_data(name) for name in small)
         try:
             remote.claim(ours, held, small, "Make way for another dataset" if clears else "Begin")
@@ -56,6 +60,18 @@ def claim_for(
             continue
         return {name: listed for name, listed in files.items() if name not in small}
     raise always_changing(remote)
+
+
+def _warn_of_corpus(remote: Remote, files: Mapping[str, RemoteFile]) -> None:
+    """Warn (`ShardkitWarning`) of text or tables at a place that no dataset of ours has been at."""
+    if corpus := [name for name in files if _CORPUS.search(name) and not name.startswith(WORK_DIR)]:
+        warnings.warn(
+            f"{remote.name} holds a corpus ({len(corpus):,} files of text or tables, {min(corpus)} first): the shards "
+            "come beside it, and the Hub's viewer and `load_dataset` read the corpus alone; a place of their own keeps "
+            "the two apart",
+            ShardkitWarning,
+            stacklevel=2,
+        )
 
 
 def is_written(remote: Remote, files: Mapping[str, RemoteFile], shards: Sequence[ShardInfo], small: Small) -> bool:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from shardkit.arguments import user_path
 from shardkit.bars import TransferBar, shown
-from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest
+from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest, ShardInfo
 from shardkit.dataset.tokenizer_file import (
     TOKENIZER_NAME,
+    own_tokenizer_paths,
     write_tokenizer_files,
 )
 from shardkit.errors import HubError, ManifestError, OutputError, ShardError, ShardkitWarning, UsageError
@@ -47,6 +48,7 @@ def pull(
     split: str | None = None,
     shards: tuple[int, int] | None = None,
     allow_gaps: bool = False,
+    overwrite: bool = False,
     workers: int = 8,
     progress: TransferProgress | bool = True,
 ) -> Manifest:
@@ -59,6 +61,8 @@ def pull(
     A repo of bare `.npy` or llm.c `.bin` shards without a manifest is pulled too, with a warning: `.bin` files become
     `.npy` shards, and the manifest is made here. A shard that is missing between them is refused, as a loader would
     read on over the hole; `allow_gaps` goes without it.
+
+    A folder that holds another dataset is refused; `overwrite` removes that one, as far as its manifest names it.
 
     A bar says how far it is; `progress=False` silences it, and `progress(file, done_bytes, total_bytes)` is called in
     its place.
@@ -78,6 +82,7 @@ def pull(
         directory,
         revision=revision,
         selection=Selection(split, shards, allow_gaps),
+        overwrite=overwrite,
         workers=workers,
         progress=progress,
     ).manifest
@@ -89,6 +94,7 @@ def pull_checked(
     *,
     revision: str | None,
     selection: Selection,
+    overwrite: bool = False,
     workers: int = 8,
     progress: TransferProgress | bool | None,
 ) -> Pulled:
@@ -101,7 +107,10 @@ def pull_checked(
             raise UsageError(f"{repo} is the folder to pull into itself: give another folder")
         dataset = published(remote, remote_files)
         with _only_pull(directory):
-            local = _local_manifest(directory)
+            local = _local_manifest(directory, overwrite=overwrite)
+            if overwrite and local is not None and (dataset is None or not _is_part_of(local, dataset[1])):
+                _remove(local, directory, keep=dataset[1].shards if dataset else ())
+                local = None
             if dataset is None:
                 return Pulled(*pull_bare(remote, remote_files, directory, local, selection, workers, tell))
             text, whole = dataset
@@ -128,12 +137,29 @@ def _fetch_tokenizer(remote: Remote, files: Mapping[str, RemoteFile], directory:
         )
 
 
-def _local_manifest(directory: Path) -> Manifest | None:
+def _is_part_of(local: Manifest, whole: Manifest) -> bool:
+    return {(shard.file, shard.sha256) for shard in local.shards} <= {(s.file, s.sha256) for s in whole.shards}
+
+
+def _remove(local: Manifest, directory: Path, keep: Sequence[ShardInfo]) -> None:
+    """Remove the dataset that the folder's manifest lists, and its own tokenizer, but for shards that are in `keep`
+    too; nothing else there is ours."""
+    right = {(shard.file, shard.sha256) for shard in keep}
+    paths = [*own_tokenizer_paths(directory, local.tokenizer)] if local.tokenizer else []
+    (directory / MANIFEST_NAME).unlink()  # first: what is left is no longer a complete dataset
+    for path in (*paths, *(directory / s.file for s in local.shards if (s.file, s.sha256) not in right)):
+        path.unlink(missing_ok=True)
+
+
+def _local_manifest(directory: Path, *, overwrite: bool) -> Manifest | None:
     if not (directory / MANIFEST_NAME).exists():
         return None
     try:
         return Manifest.load(directory)
     except ManifestError as error:
+        if overwrite:  # each shard that is right stays, whoever it is of
+            (directory / MANIFEST_NAME).unlink()
+            return None
         raise OutputError(f"{error}; or delete it, and the pull keeps every shard that is right") from error
 
 
@@ -146,7 +172,7 @@ def _with_local(whole: Manifest, part: Manifest, local: Manifest | None, directo
         if (shard.file, shard.sha256) not in ours:
             raise OutputError(
                 f"{directory} holds another dataset ({shard.file} is not the one to pull): pull into another folder, "
-                f"or delete {directory / MANIFEST_NAME} to have its shards replaced"
+                "or `shardkit pull --overwrite` to replace what is there"
             )
     listed = {s.file for s in (*part.shards, *local.shards)}
     if len(listed) == len(whole.shards):

@@ -45,6 +45,7 @@ class FsspecRemote:
         self.stopping = threading.Event()
         self._root = self._root.rstrip("/")
         self._direct = protocol in _WHOLE_OR_NOT_THERE
+        self._only_reads = protocol in ("http", "https")
         self._record = UploadRecord({})
         self._seen: dict[str, Any] = {}  # the listing of the last `files`
         self._mark: bytes | None = None
@@ -73,6 +74,11 @@ class FsspecRemote:
     def create(self, *, private: bool) -> None:
         if private:
             raise UsageError(f"{self.name} is not a Hub repo: leave --private out and set the rights there")
+        if self._only_reads:
+            raise UsageError(
+                f"{self.name} is an address that can only be read: push to user/name (the Hub), a folder, or what its "
+                "server offers for writing (s3://, gs://, sftp://)"
+            )
         if not self._direct:  # an object store has no folders, and a bucket is not ours to make
             self._call("create", partial(self._fs.makedirs, self._root, exist_ok=True))
 

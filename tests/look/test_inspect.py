@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hub_data import make_dataset
 from reference import gpt2
 from texts import documents, write_parquet
 
@@ -149,3 +151,33 @@ def test_an_unfinished_run_and_a_folder_that_is_no_dataset_are_refused(copy: Pat
             command(copy)
         with pytest.raises(ManifestError):
             command(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("look", [info, verify])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("user/x", r"there is no folder user/x here: .* fetch it with `shardkit pull user/x`, and give the folder"),
+        ("hf://datasets/user/x", r"fetch it with `shardkit pull hf://datasets/user/x`"),
+        ("x", r"there is no folder x: check the path"),
+        ("file", r"file is a file: give the folder of a dataset"),
+    ],
+)
+def test_what_is_no_folder_here_is_not_called_unfinished(
+    look: Callable[[Path], object], name: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ManifestError, match=expected):
+        look(Path(name))
+
+
+def test_info_says_which_shards_are_missing_or_cut(tmp_path: Path) -> None:
+    manifest = make_dataset(tmp_path / "a")
+    assert info(tmp_path / "a").damage is None
+    (tmp_path / "a" / manifest.shards[0].file).unlink()
+    gone = tmp_path / "a" / manifest.shards[0].file
+    assert info(tmp_path / "a").damage == f"{gone} is missing: fetch or make it again"
+    with open(tmp_path / "a" / manifest.shards[2].file, "r+b") as file:
+        file.truncate(100)
+    assert str(info(tmp_path / "a").damage).endswith("again (1 more of 4 shards too)")

@@ -369,3 +369,26 @@ def test_a_file_in_the_place_of_the_working_folder_is_one_line(hub: HubServer, t
     (tmp_path / "b" / ".shardkit").touch()
     with pytest.raises(OutputError, match=r"cannot write .*\.shardkit"):
         pull(REPO, tmp_path / "b")
+
+
+def test_overwrite_replaces_another_dataset_and_nothing_else(tmp_path: Path) -> None:
+    wanted = make_dataset(tmp_path / "a")
+    make_dataset(tmp_path / "b", shards=6, seed=1)
+    make_dataset(tmp_path / "b", shards=6, seed=1, prefix="more")  # its manifest names these alone
+    (tmp_path / "b" / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="or `shardkit pull --overwrite` to replace what is there"):
+        pull(str(tmp_path / "a"), tmp_path / "b")
+    assert pull(str(tmp_path / "a"), tmp_path / "b", overwrite=True) == wanted
+    names = {path.name for path in (tmp_path / "b").iterdir()}
+    assert "notes.txt" in names
+    assert not any(name.startswith("more_") for name in names)
+    assert pull(str(tmp_path / "a"), tmp_path / "b", overwrite=True) == wanted
+
+
+def test_overwrite_fetches_no_shard_that_is_right_and_replaces_a_damaged_manifest(tmp_path: Path) -> None:
+    wanted = make_dataset(tmp_path / "a")
+    make_dataset(tmp_path / "b")
+    (tmp_path / "b" / MANIFEST_NAME).write_text("{")
+    before = (tmp_path / "b" / wanted.shards[0].file).stat().st_ino
+    assert pull(str(tmp_path / "a"), tmp_path / "b", overwrite=True) == wanted
+    assert (tmp_path / "b" / wanted.shards[0].file).stat().st_ino == before

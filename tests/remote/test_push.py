@@ -21,7 +21,7 @@ from huggingface_hub import HfApi
 from shardkit import network, tokenize
 from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.manifest import MANIFEST_NAME
-from shardkit.errors import AuthError, HubError, ManifestError, ShardError, UsageError
+from shardkit.errors import AuthError, HubError, ManifestError, ShardError, ShardkitWarning, UsageError
 from shardkit.remote.address import open_remote
 from shardkit.remote.pull import pull
 from shardkit.remote.push import publish, push
@@ -599,3 +599,20 @@ def test_overwrite_leaves_what_is_no_part_of_a_dataset(hub: HubServer, tmp_path:
     push(tmp_path / "b", str(tmp_path / "folder"), overwrite=True)
     assert (tmp_path / "folder" / "embeddings.npy").read_bytes() == b"of the user"
     assert not (tmp_path / "folder" / "demo_train_000004.npy").exists()
+
+
+def test_a_push_beside_a_corpus_is_warned_of_once(hub: HubServer, tmp_path: Path) -> None:
+    make_dataset(tmp_path / "a")
+    hub.seed_repo(REPO, {"data/train-00000.parquet": b"PAR1", "requirements.txt": b"x"})
+    expected = r"holds a corpus \(1 files .*data/train-00000\.parquet first\).*apart"
+    with pytest.warns(ShardkitWarning, match=expected) as said:
+        push(tmp_path / "a", REPO)
+    assert [warning.category for warning in said].count(ShardkitWarning) == 1
+    push(tmp_path / "a", REPO)  # without a word: the dataset is there
+
+
+@pytest.mark.parametrize("address", ["https://host/x", "http://host/x"])
+def test_an_address_that_can_only_be_read_is_refused_before_it_is_asked(address: str, tmp_path: Path) -> None:
+    make_dataset(tmp_path / "a")
+    with pytest.raises(UsageError, match=r"can only be read: push to user/name \(the Hub\), a folder"):
+        push(tmp_path / "a", address)
