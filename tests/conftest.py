@@ -43,6 +43,7 @@ os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
+import math  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -51,9 +52,12 @@ from typing import Any  # noqa: E402
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 
+from shardkit import bars  # noqa: E402
+
 # No test depends on a clock: how long an example takes is the machine's business.
 hypothesis.settings.register_profile("no clock", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("no clock")
+bars._FIRST_LINE_SECONDS = math.inf  # nor does what a slow machine says after two seconds
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -50,7 +50,7 @@ def pull(
     allow_gaps: bool = False,
     overwrite: bool = False,
     workers: int = 8,
-    progress: TransferProgress | bool = True,
+    progress: TransferProgress | bool | None = True,
 ) -> Manifest:
     """Download the dataset at `repo` into `directory` (default: the last part of its name) and return its manifest.
 

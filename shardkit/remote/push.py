@@ -57,7 +57,7 @@ def push(
     overwrite: bool = False,
     repair: bool = False,
     workers: int = 5,
-    progress: TransferProgress | bool = True,
+    progress: TransferProgress | bool | None = True,
 ) -> PushResult:
     """Send the dataset in `directory` to `repo`: what is missing there, checked against its SHA-256, manifest last.
 

@@ -76,7 +76,7 @@ def tokenize(
     private: bool = False,
     max_disk: int | None = None,
     overwrite: bool = False,
-    progress: Callable[[TokenizeProgress], None] | bool = True,
+    progress: Callable[[TokenizeProgress], None] | bool | None = True,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Manifest:
     """Tokenize `source` into `.npy` shards and a manifest in the folder `out`; return the manifest.
