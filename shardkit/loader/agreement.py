@@ -80,7 +80,7 @@ def _describe(data: Mapping[str, Any], keys: Sequence[str]) -> str:
 
 
 def _says_something(value: Any) -> bool:
-    return value is not None and value != [None] * len(value) if isinstance(value, list) else value is not None
+    return any(one is not None for one in (value if isinstance(value, list) else [value]))
 
 
 def _shorten(value: Any) -> str:
