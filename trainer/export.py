@@ -115,19 +115,15 @@ def dataset_of(run: Path, loaded: Loaded) -> Manifest | None:
     return manifest if manifest.fingerprint == loaded.state.get("fingerprint") else None
 
 
-def export_tokenizer(manifest: Manifest | None, out: str | Path) -> bool:
-    """Copy the `tokenizer.json` of a dataset into `out`, and what says which of its tokens ends a text; False if it has
-    none."""
-    folder = None if manifest is None else manifest.directory
-    if folder is None or not (folder / "tokenizer.json").is_file():
+def export_tokenizer(run: Path, loaded: Loaded, out: str | Path) -> bool:
+    """Write the model's tokenizer into `out`, as `transformers` reads it; False if it is not known or cannot be had."""
+    if not loaded.state.get("vocabulary"):
         return False
     try:
-        for name in ("tokenizer_config.json", "tokenizer.json"):
-            if (folder / name).is_file():
-                shutil.copyfile(folder / name, Path(out) / name)
-    except OSError as error:
-        raise ExportError(f"cannot copy the tokenizer into {out}: {error.strerror or error}") from error
-    return True
+        found = tokenizer_of(loaded, dataset_of(run, loaded), None)
+    except ShardkitError:
+        return False
+    return found.eot_id == loaded.state.get("eot_id", found.eot_id) and found.save(out)
 
 
 def export_model(model: Model, out: str | Path, *, eot_id: int) -> None:
@@ -270,9 +266,9 @@ def export_run(run: Path, out: Path, *, which: str, push: str | None) -> str:
     loaded = open_model(run, which=which)
     export_model(loaded.model, out, eot_id=loaded.state.get("eot_id", loaded.model.config.vocab_size - 1))
     folder = run if run.is_dir() else run.absolute().parent.parent
-    has_tokenizer = export_tokenizer(dataset_of(run, loaded), out)
+    has_tokenizer = export_tokenizer(run, loaded, out)
     write_card(out, push or out.name, loaded, folder)
-    lacks = "" if has_tokenizer else "; no tokenizer is with it, since none is with its dataset"
+    lacks = "" if has_tokenizer else "; no tokenizer is with it: nothing here says which, or has it"
     if push:
         return f"{push_model(out, push)} holds the model{lacks}"
     if has_tokenizer:

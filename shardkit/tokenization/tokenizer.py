@@ -14,12 +14,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shardkit.dataset.manifest import Manifest, TokenizerInfo
+from shardkit.dataset.tokenizer_file import tokenizer_files
 from shardkit.errors import AuditError, TokenizerError, UsageError
+from shardkit.files import atomic_write
 from shardkit.tokenization import cutting
 from shardkit.tokenization.engine_calls import Unencodable
 from shardkit.tokenization.engines import (
@@ -101,6 +104,14 @@ class Tokenizer:
         """`info`, with the hash of `file`, for the manifest of a dataset that has it."""
         sha256 = hashlib.sha256(self.file).hexdigest() if self.file else ""
         return replace(self.info, file_sha256="" if sha256 == self.info.ranks_sha256 else sha256)
+
+    def save(self, directory: str | Path) -> bool:
+        """Write `tokenizer.json` and `tokenizer_config.json` into `directory`, for `transformers.AutoTokenizer`; False,
+        and nothing is written, for an encoding of which no `tokenizer.json` can be made. Raises `OutputError`."""
+        files = tokenizer_files(self.info_with_file, self.file)
+        for name, data in files.items():
+            atomic_write(Path(directory) / name, data)
+        return bool(files)
 
     @property
     def is_fast(self) -> bool:

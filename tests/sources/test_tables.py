@@ -68,7 +68,6 @@ def test_a_table_without_the_column_names_those_that_it_has() -> None:
         ([{"body": "x", "id": 1}], SourceError, "document 0 is a dict with 'body', 'id': expected text, or a row with"),
         ([Path("a.txt")].__iter__(), SourceError, "document 0 is a PosixPath: expected text"),
     ],
-    ids=str,
 )
 def test_what_holds_no_texts_is_one_line(source: Any, error: type[ShardkitError], message: str) -> None:
     with pytest.raises(error, match=message):

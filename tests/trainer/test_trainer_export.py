@@ -165,11 +165,28 @@ def test_an_export_has_its_datasets_tokenizer_and_a_pipeline_writes_text(tmp_pat
     assert more == sample_run(tmp_path / "run", **shown, top_k=50, seed=1, tokenizer=None)
 
 
-def test_an_export_whose_dataset_has_no_tokenizer_or_is_gone_says_so(tmp_path: Path) -> None:
+def test_an_export_has_the_tokenizer_of_a_tiktoken_encoding_also_where_the_dataset_is_gone(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    text = [f"The year {year} was a good one, and the {year + 1}th was better." for year in range(1500, 1900)]
+    tokenize(text, tmp_path / "data", tokenizer="gpt2", shard_tokens=4000, workers=1)
+    given = {"data": str(tmp_path / "data"), "out": str(tmp_path / "run"), "model": "nano", "n_layer": 1, "n_embd": 32}
+    train({**given, "device": "cpu", "steps": 1, "val_every": 0})
+    for folder in ("with", "without"):
+        said = export_run(tmp_path / "run", tmp_path / folder, which="last", push=None)
+        assert "holds the model and its tokenizer" in said
+        theirs = AutoTokenizer.from_pretrained(tmp_path / folder)
+        assert theirs("The year 1789 was")["input_ids"] == Tokenizer("gpt2").encode_ordinary("The year 1789 was")
+        assert theirs.eos_token_id == 50256
+        shutil.rmtree(tmp_path / "data", ignore_errors=True)
+
+
+def test_an_export_whose_tokenizer_nothing_names_says_so(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data")
+    (tmp_path / "data" / "manifest.json").unlink()
     given = {"data": str(tmp_path / "data"), "out": str(tmp_path / "run"), "model": "nano", "n_layer": 1, "n_embd": 32}
     train({**given, "device": "cpu", "steps": 1, "val_every": 0})
     for _ in range(2):
         said = export_run(tmp_path / "run", tmp_path / "hf", which="last", push=None)
-        assert "no tokenizer is with it, since none is with its dataset" in said
+        assert "no tokenizer is with it: nothing here says which, or has it" in said
         shutil.rmtree(tmp_path / "data", ignore_errors=True)
