@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import tempfile
 import threading
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -125,8 +127,9 @@ def own(path: Path) -> OwnerFile | None:
         key = uuid.uuid4().hex[:16]
         mine = {"host": _this_host(), "pid": os.getpid(), "started": _started(os.getpid()), "key": key}
         try:
-            with open(file, "x", encoding="utf-8") as new:
+            with open(file, "x", encoding="utf-8") as new, _removed_if_it_fails(file):
                 new.write(json.dumps(mine))
+                new.flush()
             return OwnerFile(file, key)
         except FileExistsError:
             pass
@@ -147,12 +150,24 @@ def own(path: Path) -> OwnerFile | None:
             continue
 
 
+@contextmanager
+def _removed_if_it_fails(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:  # a full disk, or Ctrl-C: an owner without a name would count for minutes
+        with suppress(OSError):
+            file.unlink()
+        raise
+
+
 def _read(file: Path) -> _Owner:
     """Who owns the file. Raises `OSError`; a file that is empty yet, or damaged, has an owner without a name."""
     touched = file.stat().st_mtime
     try:
         stated = json.loads(read_small_file(file, _MOST_BYTES))
-        return _Owner(str(stated["host"]), int(stated["pid"]), str(stated["started"]), str(stated["key"]), touched)
+        if not re.fullmatch("[0-9a-f]{1,32}", key := str(stated["key"])):  # it becomes a part of a file's name
+            return _Owner(touched=touched)
+        return _Owner(str(stated["host"]), int(stated["pid"]), str(stated["started"]), key, touched)
     except (ValueError, KeyError, TypeError):
         return _Owner(touched=touched)
 

@@ -18,7 +18,7 @@ import pytest
 from hub_data import make_dataset
 
 from shardkit import lock_owners, locks
-from shardkit.errors import OutputError
+from shardkit.errors import DiskFull, OutputError
 from shardkit.lock_owners import OWNER_SUFFIX, STALE_SECONDS
 from shardkit.locks import hold_lock, is_locked, lock_for_process
 from shardkit.remote.pull import pull
@@ -159,7 +159,7 @@ def test_an_owner_on_another_machine_counts_while_it_touches_its_file(tmp_path: 
 
 
 @pytest.mark.usefixtures("without_locks")
-@pytest.mark.parametrize("text", ["", "{", '{"host": 1}'])
+@pytest.mark.parametrize("text", ["", "{", '{"host": 1}', '{"host": "a", "pid": 1, "started": "1", "key": "../x"}'])
 def test_an_owner_file_that_says_nothing_yet_counts_for_a_while(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.lock"
     owned_elsewhere(path, seconds_ago=0, text=text)
@@ -264,3 +264,14 @@ def test_a_system_without_fcntl_has_locks_too(tmp_path: Path, monkeypatch: pytes
         hold_lock(path, busy="held"),
     ):
         pass
+
+
+@pytest.mark.usefixtures("without_locks")
+def test_an_owner_file_that_finds_no_room_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(lock_owners.json, "dumps", full)
+    with pytest.raises(DiskFull, match="no room to write"), hold_lock(tmp_path / "a.lock", busy="held"):
+        pass
+    assert not owner_of(tmp_path / "a.lock").exists()
