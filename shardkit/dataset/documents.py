@@ -72,12 +72,10 @@ def locate_token(manifest: Manifest, stream: TokenStream, token: int) -> Locatio
     shard = stream.shards[number]
     document = None
     if manifest.tokenizer is not None:
-        document = shard.first_document - 1
-        buffer = np.empty(min(_BLOCK_TOKENS, offset + 1), stream.dtype)
-        for begin in range(0, offset + 1, _BLOCK_TOKENS):
-            block = buffer[: offset + 1 - begin]
-            stream.read(token - offset + begin, block)
-            document += int(np.count_nonzero(block == manifest.tokenizer.eot_id))
+        tokens = stream.known.map(shard, manifest.dtype).view(np.ndarray)[: offset + 1]
+        eot = manifest.tokenizer.eot_id
+        blocks = (tokens[begin : begin + _BLOCK_TOKENS] for begin in range(0, len(tokens), _BLOCK_TOKENS))
+        document = shard.first_document - 1 + sum(int(np.count_nonzero(block == eot)) for block in blocks)
     file, row = source_of(manifest, document)
     return Location(shard=shard.file, offset=offset, document=document, source_file=file, source_row=row)
 

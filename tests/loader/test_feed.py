@@ -85,7 +85,7 @@ def test_what_reading_raises_reaches_the_consumer_and_can_be_tried_again(tmp_pat
     ahead = open_feed(tmp_path, prefetch=2, shuffle=False)
     first = ahead.batch_at(0).inputs
     (tmp_path / "x_train_000001.npy").rename(tmp_path / "away.npy")
-    with pytest.raises(ShardError, match="cannot open shard"):
+    with pytest.raises(ShardError, match="is missing: fetch or make it again"):
         list(map(ahead.batch_at, range(6, 60, 6)))
     (tmp_path / "away.npy").rename(tmp_path / "x_train_000001.npy")
     ahead.batch_at(30)
