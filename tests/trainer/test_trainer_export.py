@@ -10,7 +10,6 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
-from trainer_data import write_dataset
 from vocabulary_data import train_vocabulary
 
 from shardkit import Tokenizer, UsageError, tokenize
@@ -181,12 +180,13 @@ def test_an_export_has_the_tokenizer_of_a_tiktoken_encoding_also_where_the_datas
         shutil.rmtree(tmp_path / "data", ignore_errors=True)
 
 
-def test_an_export_whose_tokenizer_nothing_names_says_so(tmp_path: Path) -> None:
-    write_dataset(tmp_path / "data")
-    (tmp_path / "data" / "manifest.json").unlink()
+def test_an_export_whose_tokenizer_is_gone_with_the_dataset_says_so(tmp_path: Path) -> None:
+    train_vocabulary(tmp_path / "own" / "tokenizer.json", specials=["<|endoftext|>"])
+    text = [f"The year {year} was a good one, and the {year + 1}th was better." for year in range(1500, 1900)]
+    tokenize(text, tmp_path / "data", tokenizer=str(tmp_path / "own"), shard_tokens=4000, workers=1)
     given = {"data": str(tmp_path / "data"), "out": str(tmp_path / "run"), "model": "nano", "n_layer": 1, "n_embd": 32}
     train({**given, "device": "cpu", "steps": 1, "val_every": 0})
-    for _ in range(2):
-        said = export_run(tmp_path / "run", tmp_path / "hf", which="last", push=None)
-        assert "no tokenizer is with it: nothing here says which, or has it" in said
-        shutil.rmtree(tmp_path / "data", ignore_errors=True)
+    shutil.rmtree(tmp_path / "data")
+    said = export_run(tmp_path / "run", tmp_path / "hf", which="last", push=None)
+    assert "no tokenizer is with it: nothing here says which, or has it" in said
+    assert not (tmp_path / "hf" / "tokenizer.json").exists()
