@@ -44,7 +44,7 @@ def test_a_table_or_an_array_is_its_texts(source: Any) -> None:
 @pytest.mark.parametrize(
     "source",
     [pd.Series(["a", None]), pd.Series(["a", pd.NA], dtype="string"), np.array(["a", float("nan")], object)],
-    ids=str,
+    ids=["None", "NA", "NaN"],
 )
 def test_a_missing_text_is_the_empty_document(source: Any) -> None:
     assert texts_of(source) == ["a", ""]
@@ -68,6 +68,7 @@ def test_a_table_without_the_column_names_those_that_it_has() -> None:
         ([{"body": "x", "id": 1}], SourceError, "document 0 is a dict with 'body', 'id': expected text, or a row with"),
         ([Path("a.txt")].__iter__(), SourceError, "document 0 is a PosixPath: expected text"),
     ],
+    ids=["0-d array", "2-d array", "numbers", "floats", "rows without the field", "paths one by one"],
 )
 def test_what_holds_no_texts_is_one_line(source: Any, error: type[ShardkitError], message: str) -> None:
     with pytest.raises(error, match=message):
