@@ -30,12 +30,12 @@ def steps() -> list[tuple[str, str]]:
 
 def for_this_machine(text: str, commit: str) -> str:
     """The step for the user `alice` of the local Hub, at a commit that there is, and for a CPU."""
-    text = text.replace("you/", "alice/").replace("SHA", commit)
+    text = text.replace("you/", "alice/").replace("--revision SHA", f"--revision {commit}")
     text = text.replace("--model gpt2-124m", "--model nano --steps 2 --batch-tokens 128 --micro-batch 2")
     return text.replace("--run run --step 1200", "--run run --step 2")
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_the_blocks_run_from_top_to_bottom_in_one_folder(served: HubServer, tmp_path: Path) -> None:
     texts = [f"Document number {number} says so. " * 40 for number in range(900)]
     corpus = write_parquet(tmp_path / "corpus.parquet", texts, rows=100).read_bytes()
