@@ -242,8 +242,17 @@ def once_a_node(world: World, name: str, work: Callable[[], None]) -> None:
         work()
         mark.touch()
         return
-    while not mark.exists():  # if the work fails, its traceback ends all ranks
+    while not _is_own(mark):  # if the work fails, its traceback ends all ranks
         time.sleep(0.1)
+
+
+def _is_own(mark: Path) -> bool:
+    """Whether the file is there, and of this user: everybody may write where it is."""
+    try:
+        owner = mark.stat().st_uid
+    except OSError:
+        return False
+    return not hasattr(os, "getuid") or owner == os.getuid()
 
 
 class StopSignal:
