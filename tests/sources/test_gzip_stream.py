@@ -59,6 +59,7 @@ def test_a_gzip_file_that_is_filled_up_with_zeros_gives_its_rows(tmp_path: Path,
         (bytes(40) + b"x" * 20, "what follows its last whole member is no gzip; `gzip -dc` writes what comes before"),
         (gzip.compress(b"{}")[:-4], "it ends within its member 2: it was not written or sent whole"),
     ],
+    ids=["bytes", "zeros and bytes", "half a member"],
 )
 def test_what_follows_a_gzip_file_and_is_neither_zeros_nor_gzip_is_one_line(
     tmp_path: Path, after: bytes, why: str
