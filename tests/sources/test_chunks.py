@@ -317,7 +317,7 @@ def test_lists_generators_and_datasets_give_their_texts() -> None:
         (datasets.DatasetDict(), "source is a DatasetDict"),
         ({"b", "a"}, "source is a set, whose order changes"),
         ([1], "document 0 is a int: expected text"),
-        (["a", {"body": "x"}], "document 1 is a dict: expected text, or a row with 'text'"),
+        (["a", {"body": "x"}], "document 1 is a dict with 'body': expected text, or a row with 'text'"),
     ],
 )
 def test_what_is_no_iterable_of_texts_is_refused(source: Any, words: str) -> None:
