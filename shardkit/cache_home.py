@@ -13,7 +13,7 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 
-from shardkit.errors import ShardkitWarning
+from shardkit.errors import OutputError, ShardkitWarning
 
 
 def cache_home() -> Path:
@@ -23,7 +23,8 @@ def cache_home() -> Path:
 
 def cache_folder(name: str) -> Path:
     """The folder `name` below `cache_home`, or, where this user cannot use that, below `~/.cache/shardkit` or a folder
-    of theirs for temporary files, with a warning (`ShardkitWarning`). It need not exist."""
+    of theirs for temporary files, with a warning (`ShardkitWarning`). It need not exist. Raises `OutputError` where
+    there is none."""
     homes: list[Path] = []
     for home in (cache_home, lambda: Path.home() / ".cache" / "shardkit", _temporary_home):
         with suppress(RuntimeError, OSError):
@@ -31,6 +32,8 @@ def cache_folder(name: str) -> Path:
             if is_usable(homes[-1]):
                 break
     else:
+        if not homes:
+            raise OutputError("there is neither a home nor a temporary folder here: set SHARDKIT_CACHE to a folder")
         return homes[0]  # whoever writes there says what is wrong
     if homes[-1] != homes[0]:
         warnings.warn(

@@ -36,7 +36,7 @@ _SWITCHES = {"allow-gaps", "overwrite", "private", "repair", "skip-bad-rows"}  #
 # A command, or an option; of this its name, and a value: what follows a `=`, or a number, a quoted text, or a word in
 # capitals that stands for one.
 _OPTION = re.compile(
-    r"`[^`]*`|(?<![\w-])--(?P<name>[a-z][a-z0-9-]*)"
+    r"`[^`]*`|(?<![\w/.-])--(?P<name>[a-z][a-z0-9-]*)"
     r"(?:=(?P<given>[^\s,;:)]+)| (?P<value>[0-9][0-9,.]*\b|'[^']*'|[A-Z]+\b))?"
 )
 _for_command_line = False

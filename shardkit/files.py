@@ -17,7 +17,7 @@ import psutil
 from shardkit.errors import DiskFull, OutputError
 
 _BLOCK = 1 << 20
-_LOCAL = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs", "overlay", "squashfs", "apfs", "hfs"}
+_LOCAL = {"ntfs", "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs", "overlay", "squashfs", "apfs", "hfs"}
 SMALL_BYTES = 256 << 20  # of a file that is read as a whole: a manifest of half a million shards
 _DIRECT_BLOCK = 2 << 20
 
@@ -236,8 +236,11 @@ def free_bytes(path: Path) -> int:
 
 def is_on_local_disk(path: Path) -> bool:
     """Whether the file system of `path` is known to be one of this machine: no network mount, no FUSE."""
-    mounts = {Path(part.mountpoint): part.fstype.lower() for part in psutil.disk_partitions(all=True)}
-    place = path.resolve()
+    try:
+        mounts = {Path(part.mountpoint): part.fstype.lower() for part in psutil.disk_partitions(all=True)}
+        place = path.resolve()
+    except OSError:  # a sandbox that does not say
+        return False
     return next((mounts[folder] in _LOCAL for folder in (place, *place.parents) if folder in mounts), False)
 
 

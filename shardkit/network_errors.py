@@ -139,7 +139,7 @@ RULES = [  # the first that fits is followed
         {"OfflineModeIsEnabled"},
         False,
         None,
-        "was not asked, offline mode is on: unset HF_HUB_OFFLINE (and TRANSFORMERS_OFFLINE)",
+        _OFFLINE,
     ),
     Rule({"HFValidationError"}, False, None, "is not a name the Hub takes ({said}): write user/name"),
     *(Rule({number}, False, DiskFull, NO_ROOM) for number in ("ENOSPC", "EDQUOT")),

@@ -10,7 +10,19 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from shardkit import Manifest, ShardLoader, Tokenizer, merge_ledger, open_shard, pull, push, tokenize
+from shardkit import (
+    Manifest,
+    ShardLoader,
+    Tokenizer,
+    info,
+    merge_ledger,
+    open_shard,
+    peek,
+    pull,
+    push,
+    tokenize,
+    verify,
+)
 from shardkit.arguments import as_int, user_path, whole_numbers
 from shardkit.cli import main
 from shardkit.errors import UsageError
@@ -73,6 +85,14 @@ def test_a_tilde_that_the_shell_leaves_in_an_option_is_the_home_folder(home: Pat
     assert [*Path.cwd().iterdir()] == []
 
 
+def test_a_tilde_is_the_home_folder_for_whoever_looks_at_a_dataset(home: Path) -> None:
+    tokenize(["some text"] * 50, "~/a", tokenizer="bytes", shard_tokens=200, workers=1)
+    assert info("~/a").damage is None
+    assert verify("~/a").verified
+    assert peek("~/a", document=1).text
+    assert Tokenizer("bytes").save("~/a")
+
+
 def test_a_tilde_with_the_name_of_nobody_is_a_name() -> None:
     assert user_path("~nobody-of-that-name/x") == Path("~nobody-of-that-name/x")
 
@@ -84,7 +104,7 @@ def test_tokenize_takes_whole_numbers_of_any_kind_as_the_same_run(tmp_path: Path
     made = tokenize(TEXTS, tmp_path, shard_tokens=number, **options, **limits)
     assert (made.tokens_per_shard, made.documents) == (5_000, 50)
     json.loads(made.to_json())
-    again = {"max_docs": 50, "max_tokens": 100_000, "workers": 1}
+    again = {"max_docs": 50, "max_tokens": 100_000, "workers": 1, "val_shards": 1}
     assert tokenize(TEXTS, tmp_path, shard_tokens=5_000, **options, **again) == made
 
 
@@ -104,7 +124,7 @@ def test_what_is_no_whole_number_of_at_least_one_is_named(value: Any) -> None:
     if value is None:
         assert whole_numbers(workers=None) == [None]
         return
-    with pytest.raises(UsageError, match=r"--shard-tokens is .*: expected a whole number of at least 1"):
+    with pytest.raises(UsageError, match=r"^shard_tokens is .*: expected a whole number of at least 1"):
         whole_numbers(shard_tokens=value)
 
 
@@ -125,7 +145,7 @@ def test_a_command_takes_numbers_as_people_write_them(tmp_path: Path, text: str)
     assert Manifest.load(tmp_path / "out").tokens == 10_000
 
 
-@pytest.mark.parametrize("text", ["", "M", "1.5", "1e-3", "five", "1MB", "1e999999999", "nan", "0x10"])
+@pytest.mark.parametrize("text", ["", "M", "1.5", "1e-3", "five", "1MB", "1,5M", "1,00", "1e999999999", "nan", "0x10"])
 def test_a_command_refuses_what_is_no_whole_number_in_one_line(tmp_path: Path, text: str) -> None:
     result = CliRunner().invoke(main, ["tokenize", "sample", "--out", str(tmp_path / "o"), "--shard-tokens", text])
     assert result.exit_code == 2

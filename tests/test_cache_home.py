@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from shardkit.cache_home import cache_folder, is_trusted, is_usable
-from shardkit.errors import ShardkitWarning
+from shardkit.errors import OutputError, ShardkitWarning
 from shardkit.remote.streaming.folder import default_folder
 
 NOBODY = 65534
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root is another user")
+needs_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root is another user")
 ROOT = Path(__file__).parents[1]
 
 
@@ -92,6 +92,20 @@ def test_without_a_home_there_is_a_folder_of_this_users_for_temporary_files(
         found = default_folder("hf://datasets/a/b", None, "train")
     assert found.parent == tmp_path / f"shardkit-{os.geteuid()}"
     assert found.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_where_there_is_neither_one_line_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("no home")
+
+    def no_folder() -> str:
+        raise FileNotFoundError("no usable temporary directory")
+
+    monkeypatch.delenv("SHARDKIT_CACHE")
+    monkeypatch.setattr(Path, "home", nowhere)
+    monkeypatch.setattr(tempfile, "gettempdir", no_folder)
+    with pytest.raises(OutputError, match="neither a home nor a temporary folder here: set SHARDKIT_CACHE"):
+        default_folder("hf://datasets/a/b", None, "train")
 
 
 @needs_root

@@ -102,3 +102,8 @@ def test_every_option_that_a_message_of_ours_names_is_an_argument_too() -> None:
                 }
     public = {name for thing in SPEAKERS for name in inspect.signature(thing).parameters}
     assert named - public == set()
+
+
+def test_a_path_and_the_flag_of_another_program_are_no_options_of_ours() -> None:
+    for text in ("/data/--val/x.txt is missing", "x.--val", "install it again, with pip's `--force-reinstall`"):
+        assert str(ShardkitError(text)) == text

@@ -126,7 +126,7 @@ def test_without_a_driver_every_way_to_the_place_names_that_driver(
 
 def test_without_ray_its_runner_is_one_line(tmp_path: Path) -> None:
     words = ("tokenize", "sample", "--out", "out", "--tokenizer", "bytes", "--runner", "ray")
-    expected = "ray, needed by --runner ray, is not installed: " + install("ray")
+    expected = "ray, needed by --runner=ray, is not installed: " + install("ray")
     assert said_without("ray", tmp_path, "-m", "shardkit", *words) == expected
 
 

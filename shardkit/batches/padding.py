@@ -16,10 +16,8 @@ _STEPS = 32  # lengths are tried in steps of so small a part of a row
 
 
 def warn_of_padding(name: str, starts: Ints, tokens: int, seq_len: int, rows: int) -> None:
-    """Warn (`ShardkitWarning`) where documents of `tokens` tokens, which begin at `starts`, are packed into `rows` rows
-    of `seq_len` with more than a tenth of padding: with a length near by that pads less."""
-    if _pad_of(rows, tokens, seq_len) <= MOST_PAD:
-        return
+    """Warn (`ShardkitWarning`) that documents of `tokens` tokens, which begin at `starts`, are packed into `rows` rows
+    of `seq_len` with more padding than `MOST_PAD`: with a length near by that pads less."""
     begins = np.asarray(starts[: _SAMPLE_DOCUMENTS + 1], np.int64)
     lengths = np.diff(begins, append=tokens)[:_SAMPLE_DOCUMENTS]
     length, pad = better_length(begins[: len(lengths)], lengths, seq_len)
@@ -30,6 +28,11 @@ def warn_of_padding(name: str, starts: Ints, tokens: int, seq_len: int, rows: in
         ShardkitWarning,
         stacklevel=2,
     )
+
+
+def pads_much(tokens: int, seq_len: int, rows: int) -> bool:
+    """Whether `rows` rows of `seq_len` for `tokens` tokens are more than a tenth padding."""
+    return _pad_of(rows, tokens, seq_len) > MOST_PAD
 
 
 def better_length(begins: Ints, lengths: Ints, seq_len: int) -> tuple[int, float]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from shardkit.batches.checks import check_count
 from shardkit.batches.layouts import LAYOUTS, Contiguous, Layout, Packed, eot_of, make_layout
 from shardkit.batches.order import Order
-from shardkit.batches.padding import warn_of_padding
+from shardkit.batches.padding import pads_much, warn_of_padding
 from shardkit.batches.span_reader import SpanReader
 from shardkit.batches.spans import ShardRows, SpanOrder, choose_span
 from shardkit.dataset.documents import Location, document_starts, locate_token
@@ -218,7 +218,7 @@ class DatasetRows:
                 for file in files:
                     self.cache.wait(file)
         layout = make_layout(options.layout, self.stream, options.seq_len, cache=self._plans)
-        if isinstance(layout, Packed):
+        if isinstance(layout, Packed) and pads_much(self.stream.tokens, options.seq_len, layout.n_rows):
             starts = document_starts(self.stream, eot_of(self.stream), self._plans)
             warn_of_padding(self.name, starts, self.stream.tokens, options.seq_len, layout.n_rows)
         return layout

@@ -43,7 +43,7 @@ class Count(click.ParamType[int]):
         """The number."""
         if isinstance(value, int):
             return value
-        plain = str(value).strip().replace("_", "").replace(",", "")
+        plain = re.sub(r"(?<=\d)[,_](?=\d{3}(?!\d))", "", str(value).strip())  # 1,5M is a million and a half to many
         match = re.fullmatch(r"([+-]?[0-9]*\.?[0-9]+(?:e[+]?[0-9]{1,3})?)([kmgbt]?)", plain.lower())
         number = Decimal(match[1]) * 10 ** _ZEROS[match[2]] if match else Decimal("0.5")
         if number != number.to_integral_value():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from shardkit.arguments import user_path
 from shardkit.dataset.known_files import KnownFiles
 from shardkit.dataset.manifest import Manifest, TokenizerInfo
 from shardkit.errors import ShardError
@@ -54,6 +55,7 @@ def info(directory: str | Path) -> DatasetInfo:
     >>> found.tokenizer.name, [split.split for split in found.splits]
     ('gpt2', ['val', 'train'])
     """
+    directory = user_path(directory)
     manifest = Manifest.of_folder(directory)
     source = manifest.source
     origin = [source.id, source.config, source.split, source.revision, source.options.get("path")] if source else []
@@ -68,7 +70,7 @@ def info(directory: str | Path) -> DatasetInfo:
         source=" ".join(str(part) for part in origin if part) or None,
         source_files=len(source.files) if source else None,
         fingerprint=manifest.fingerprint,
-        damage=_damage(manifest, Path(directory)),
+        damage=_damage(manifest, directory),
         splits=tuple(
             SplitInfo(
                 split=split,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shardkit.arguments import user_path
 from shardkit.batches.row_sequence import Sources
 from shardkit.dataset.documents import source_of
 from shardkit.dataset.known_files import KnownFiles
@@ -77,14 +78,14 @@ def peek(
             raise UsageError("--run needs --step S")
         if directory is not None and not isinstance(directory, str | os.PathLike):
             raise UsageError("with --run, expected a folder where its data have moved to")
-        moved_to = None if directory is None else os.fspath(directory)
-        return peek_run(Path(run), step=step, micro_step=micro_step, rank=rank, row=row, moved_to=moved_to, **show)
+        moved_to = None if directory is None else str(user_path(directory))
+        return peek_run(user_path(run), step=step, micro_step=micro_step, rank=rank, row=row, moved_to=moved_to, **show)
     if directory is None:
         raise UsageError("give a dataset's DIR, or --run RUN with --step S")
     if step is None:
         if not isinstance(directory, str | os.PathLike):
             raise UsageError("a document is one of a dataset's folder: expected its path")
-        return peek_document(Path(directory), document or 0, **show)
+        return peek_document(user_path(directory), document or 0, **show)
     if document is not None or batch_size is None or seq_len is None:
         raise UsageError("--step needs the loader's --batch-size and --seq-len, and no --document")
     loader: dict[str, Any] = {

@@ -155,9 +155,7 @@ def _data_of(run: Path, step: int) -> _RunData:
                 if is_count(after) and after < step:
                     found = line
     except OSError as error:
-        raise UsageError(
-            f"cannot read {path}: {error.strerror or error}; give the --out folder of a training run"
-        ) from error
+        raise UsageError(f"cannot read {path}: {error.strerror or error}; give the folder of a training run") from error
     if not found or not 1 <= step <= last:
         raise UsageError(f"{path} has no step {step} of which it knows the data: expected 1 to {last}")
     try:

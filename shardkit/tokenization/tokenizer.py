@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from shardkit.arguments import user_path
 from shardkit.dataset.manifest import Manifest, TokenizerInfo
 from shardkit.dataset.tokenizer_file import tokenizer_files
 from shardkit.errors import AuditError, TokenizerError, UsageError
@@ -110,7 +111,7 @@ class Tokenizer:
         and nothing is written, for an encoding of which no `tokenizer.json` can be made. Raises `OutputError`."""
         files = tokenizer_files(self.info_with_file, self.file)
         for name, data in files.items():
-            atomic_write(Path(directory) / name, data)
+            atomic_write(user_path(directory) / name, data)
         return bool(files)
 
     @property

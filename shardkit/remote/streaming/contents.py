@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 
 from shardkit.dataset.journal import JOURNAL_FILE
@@ -59,11 +60,13 @@ def open_dataset(folder: CacheFolder, source: str, revision: str | None) -> Open
 def _write_tokenizer(
     remote: Remote, listing: Mapping[str, RemoteFile], folder: CacheFolder, manifest: Manifest
 ) -> None:
-    """Put the dataset's own `tokenizer.json` into the folder, in place of that of a dataset that was there before."""
-    files = fetch_tokenizer(remote, listing, folder.path, manifest)
-    for name in files:
-        (folder.path / name).unlink(missing_ok=True)
-    write_tokenizer_files(folder.path, files)
+    """Put the dataset's own `tokenizer.json` into the folder, in place of that of a dataset that was there before.
+    Where it cannot be had there is none: no batch needs it."""
+    with contextlib.suppress(HubError):
+        files = fetch_tokenizer(remote, listing, folder.path, manifest)
+        for name in files:
+            (folder.path / name).unlink(missing_ok=True)
+        when_there_is_room(folder.path, lambda: write_tokenizer_files(folder.path, files))
 
 
 def wanted_file(shard: ShardInfo) -> WantedFile:
