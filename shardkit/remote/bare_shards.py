@@ -16,7 +16,7 @@ from shardkit.dataset.folder import check_gapless
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest, ShardInfo, SourceInfo
 from shardkit.errors import HubError, OutputError, ShardkitWarning, UsageError
 from shardkit.files import sha256_file
-from shardkit.remote.download import WantedFile, download_files, write_manifest
+from shardkit.remote.download import WantedFile, download_files, replaced_files, write_manifest
 from shardkit.remote.interface import Remote, RemoteFile
 from shardkit.remote.listing import Selection
 from shardkit.remote.uploader import TransferProgress
@@ -32,8 +32,11 @@ def pull_bare(
     selection: Selection,
     workers: int,
     progress: TransferProgress | None,
+    *,
+    overwrite: bool,
 ) -> tuple[Manifest, bool]:
-    """Pull bare shards into `directory`, whose own manifest is `local`.
+    """Pull bare shards into `directory`, whose own manifest is `local`; `overwrite` removes what that one lists and is
+    not among them.
 
     Returns the manifest made of them, and whether the remote gave a SHA-256 for each file to check it against. Warns
     (`ShardkitWarning`), for no manifest of the publisher's was there. Raises `ManifestError` for a shard that is
@@ -53,12 +56,14 @@ def pull_bare(
         ShardkitWarning,
         stacklevel=4,
     )
-    listed = {shard.file for shard in local.shards} if local else set()
+    known = [item.shard for item in wanted if item.shard.sha256]  # of the others nobody can say that they are right
+    replaced = replaced_files(directory, local, known) if overwrite and local else []
+    listed = {shard.file for shard in local.shards} if local and not replaced else set()
     if others := listed - {item.shard.file for item in wanted}:
         raise OutputError(
             f"{directory} also holds {min(others)}, which is not to be pulled: pull all of it, or choose another folder"
         )
-    download_files(remote, directory, wanted, listed, workers, progress)
+    download_files(remote, directory, wanted, listed, workers, progress, replaced=replaced)
     manifest = _manifest_of(directory, wanted, remote)
     write_manifest(directory, manifest.to_json().encode())
     return manifest, not unchecked
@@ -70,6 +75,7 @@ def bare_shards(
     """The bare shards at a remote that `selection` chooses; `name` names the remote in errors.
 
     Where an earlier pull of the same file made `local`, it says what the shard must be; else the remote's SHA-256 does.
+    A file without one is the same only if it came from the same place.
     """
     matches = [match for file in sorted(remote_files) if (match := _BARE_NAME.fullmatch(file))]
     if not matches:
@@ -87,10 +93,12 @@ def bare_shards(
         raise UsageError(f"{name} has no shard that --split and --shards choose; its splits are {splits}")
     pulled = local.source.options.get("bare", {}) if local and local.source else {}
     made = {shard.file: shard for shard in local.shards} if local else {}
+    same_place = bool(local and local.source and local.source.id == name)
     wanted = []
     for match in chosen:
         file, size, sha256 = match[0], remote_files[match[0]].size, remote_files[match[0]].sha256
-        shard = made.get(f"{match['stem']}.npy") if pulled.get(file) == [size, sha256] else None
+        is_same = pulled.get(file) == [size, sha256] and (sha256 or same_place)
+        shard = made.get(f"{match['stem']}.npy") if is_same else None
         wanted.append(WantedFile(shard or _expected(match, size, sha256), file, size, sha256))
     return wanted
 

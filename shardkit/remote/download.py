@@ -6,17 +6,24 @@ import dataclasses
 import os
 import tempfile
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, wait
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from shardkit.dataset.check import check_shard
+from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.llmc import bin_to_npy
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest, ShardInfo
 from shardkit.dataset.shards import open_shard
-from shardkit.dataset.tokenizer_file import TOKENIZER_NAME, file_sha256, read_tokenizer_files, tokenizer_files
+from shardkit.dataset.tokenizer_file import (
+    TOKENIZER_NAME,
+    file_sha256,
+    own_tokenizer_paths,
+    read_tokenizer_files,
+    tokenizer_files,
+)
 from shardkit.errors import DiskFull, HubError, ShardError
 from shardkit.files import atomic_write, format_bytes, free_bytes, read_small_file, remove_tree, write_error
 from shardkit.hub_answers import or_mirror
@@ -63,6 +70,18 @@ def fetch_tokenizer(
     return {} if read_tokenizer_files(directory, info) else tokenizer_files(info, remote.read(TOKENIZER_NAME))
 
 
+def replaced_files(directory: Path, local: Manifest, kept: Iterable[ShardInfo]) -> list[Path]:
+    """What goes of the dataset that the manifest `local` in `directory` lists, where one of which the shards `kept` are
+    right comes in its place, in that order; none if every shard of it is among them. Nothing else there is ours."""
+    right = {(shard.file, shard.sha256) for shard in kept}
+    shards = [directory / shard.file for shard in local.shards if (shard.file, shard.sha256) not in right]
+    if not shards:
+        return []
+    tokenizer = own_tokenizer_paths(directory, local.tokenizer) if local.tokenizer else []
+    manifest = directory / MANIFEST_NAME  # first: what is left is no longer a complete dataset
+    return [manifest, *tokenizer, *shards, directory / JOURNAL_FILE]
+
+
 def download_files(
     remote: Remote,
     directory: Path,
@@ -70,25 +89,32 @@ def download_files(
     listed: Collection[str],
     workers: int,
     progress: TransferProgress | None,
+    *,
+    replaced: Sequence[Path] = (),
 ) -> None:
     """Make every wanted file in `directory` right: check those that are there, fetch the others.
 
-    `listed` are the files that the folder's own manifest names: it goes if one of them is not right. Raises `DiskFull`
-    before anything is fetched, `HubError` or `AuthError`.
+    `listed` are the files that the folder's own manifest names: it goes if one of them is not right. The files
+    `replaced` are removed first. Raises `DiskFull` before anything is removed or fetched, `HubError` or `AuthError`.
     """
     with TransferThreads(workers, "shardkit-pull") as threads:
-        checks = [threads.submit(partial(is_right, directory / item.shard.file, item)) for item in wanted]
-        missing = [item for item, check in zip(wanted, checks, strict=True) if not check.result()]
-        if not missing:
-            return
-        if any(item.shard.file in listed for item in missing):
-            (directory / MANIFEST_NAME).unlink(missing_ok=True)
+        going = set(replaced)
+        stay = [item for item in wanted if directory / item.shard.file not in going]
+        checks = [threads.submit(partial(is_right, directory / item.shard.file, item)) for item in stay]
+        right = {item.file for item, check in zip(stay, checks, strict=True) if check.result()}
+        missing = [item for item in wanted if item.file not in right]
         total = sum(item.size for item in missing)
-        if total > (free := free_bytes(directory)):
+        if missing and total > (free := free_bytes(directory) + _bytes_of(replaced)):
             raise DiskFull(
                 f"no room in {directory}: {format_bytes(total)} are to come, {format_bytes(free)} are free; make room, "
                 "or pull a part with --split or --shards"
             )
+        if any(item.shard.file in listed for item in missing):
+            (directory / MANIFEST_NAME).unlink(missing_ok=True)
+        for path in replaced:
+            path.unlink(missing_ok=True)
+        if not missing:
+            return
         unfinished = directory / WORK_DIR / "incoming"
         remove_tree(unfinished)  # of a pull that was killed: its files restart anyway
         unfinished.mkdir(parents=True)
@@ -147,10 +173,15 @@ class _Arrivals:
 
 def _bytes_in(folder: Path) -> int:
     """The bytes of all files under a folder in which others work."""
+    return _bytes_of(folder.rglob("*"))
+
+
+def _bytes_of(paths: Iterable[Path]) -> int:
+    """The bytes of those that are files, as far as they are still there."""
     total = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):  # it has just gone
-            total += path.stat().st_size if path.is_file() else 0
+    for path in paths:
+        with suppress(OSError):
+            total += path.lstat().st_size if path.is_file() else 0
     return total
 
 

@@ -8,25 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from shardkit.arguments import user_path
 from shardkit.bars import TransferBar, shown
-from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest, ShardInfo
-from shardkit.dataset.tokenizer_file import (
-    TOKENIZER_NAME,
-    own_tokenizer_paths,
-    write_tokenizer_files,
-)
+from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest
+from shardkit.dataset.tokenizer_file import TOKENIZER_NAME, write_tokenizer_files
 from shardkit.errors import HubError, ManifestError, OutputError, ShardError, ShardkitWarning, UsageError
-from shardkit.files import remove_tree, write_error
+from shardkit.files import read_small_file, remove_tree, write_error
 from shardkit.locks import hold_lock
 from shardkit.remote.address import open_remote
 from shardkit.remote.bare_shards import pull_bare
-from shardkit.remote.download import WantedFile, download_files, fetch_tokenizer, write_manifest
+from shardkit.remote.download import WantedFile, download_files, fetch_tokenizer, replaced_files, write_manifest
 from shardkit.remote.interface import Remote, RemoteFile
 from shardkit.remote.listing import Selection, check_listing, names_secrets, published
 from shardkit.remote.uploader import TransferProgress
@@ -62,7 +58,8 @@ def pull(
     `.npy` shards, and the manifest is made here. A shard that is missing between them is refused, as a loader would
     read on over the hole; `allow_gaps` goes without it.
 
-    A folder that holds another dataset is refused; `overwrite` removes that one, as far as its manifest names it.
+    A folder that holds another dataset is refused; `overwrite` removes that one, as far as its manifest names it, once
+    it is known what comes in its place and that there is room for it.
 
     A bar says how far it is; `progress=False` silences it, and `progress(file, done_bytes, total_bytes)` is called in
     its place.
@@ -108,17 +105,18 @@ def pull_checked(
         dataset = published(remote, remote_files)
         with _only_pull(directory):
             local = _local_manifest(directory, overwrite=overwrite)
-            if overwrite and local is not None and (dataset is None or not _is_part_of(local, dataset[1])):
-                _remove(local, directory, keep=dataset[1].shards if dataset else ())
-                local = None
             if dataset is None:
-                return Pulled(*pull_bare(remote, remote_files, directory, local, selection, workers, tell))
+                return Pulled(
+                    *pull_bare(remote, remote_files, directory, local, selection, workers, tell, overwrite=overwrite)
+                )
             text, whole = dataset
+            replaced = replaced_files(directory, local, whole.shards) if overwrite and local else []
+            local = None if replaced else local
             part = _with_local(whole, selection.part_of(whole, remote.name), local, directory)
             wanted = [WantedFile.of(shard) for shard in part.shards]
             check_listing(remote, wanted, remote_files)
             listed = {shard.file for shard in local.shards} if local else set()
-            download_files(remote, directory, wanted, listed, workers, tell)
+            download_files(remote, directory, wanted, listed, workers, tell, replaced=replaced)
             part.check_files(directory)
             _fetch_tokenizer(remote, remote_files, directory, part)
             as_published = part is whole and not names_secrets(text, whole)
@@ -137,30 +135,29 @@ def _fetch_tokenizer(remote: Remote, files: Mapping[str, RemoteFile], directory:
         )
 
 
-def _is_part_of(local: Manifest, whole: Manifest) -> bool:
-    return {(shard.file, shard.sha256) for shard in local.shards} <= {(s.file, s.sha256) for s in whole.shards}
-
-
-def _remove(local: Manifest, directory: Path, keep: Sequence[ShardInfo]) -> None:
-    """Remove the dataset that the folder's manifest lists, and its own tokenizer, but for shards that are in `keep`
-    too; nothing else there is ours."""
-    right = {(shard.file, shard.sha256) for shard in keep}
-    paths = [*own_tokenizer_paths(directory, local.tokenizer)] if local.tokenizer else []
-    (directory / MANIFEST_NAME).unlink()  # first: what is left is no longer a complete dataset
-    for path in (*paths, *(directory / s.file for s in local.shards if (s.file, s.sha256) not in right)):
-        path.unlink(missing_ok=True)
-
-
 def _local_manifest(directory: Path, *, overwrite: bool) -> Manifest | None:
-    if not (directory / MANIFEST_NAME).exists():
-        return None
+    """The folder's own manifest. With `overwrite` a damaged one counts as none: each shard that is right stays, whoever
+    it is of, and the new manifest replaces it at the end. Raises `OutputError`."""
+    path = directory / MANIFEST_NAME
     try:
-        return Manifest.load(directory)
+        text = read_small_file(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise OutputError(
+            f"cannot read {path}: {error.strerror or error}; pull into another folder, or see to that file first"
+        ) from error
+    try:
+        return Manifest.from_json(text, where=str(path))
     except ManifestError as error:
-        if overwrite:  # each shard that is right stays, whoever it is of
-            (directory / MANIFEST_NAME).unlink()
+        if not overwrite:
+            raise OutputError(f"{error}; or delete it, and the pull keeps every shard that is right") from error
+        if b'"tokens_per_shard"' in text:
             return None
-        raise OutputError(f"{error}; or delete it, and the pull keeps every shard that is right") from error
+        raise OutputError(
+            f"{path} is none that shardkit wrote, and --overwrite replaces nothing else: move it away, or pull into "
+            "another folder"
+        ) from error
 
 
 def _with_local(whole: Manifest, part: Manifest, local: Manifest | None, directory: Path) -> Manifest:
