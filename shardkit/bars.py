@@ -39,6 +39,14 @@ def shown(progress: Shown | bool | None, bar: Callable[[], AbstractContextManage
         yield progress or None
 
 
+def end_bar(tell: object) -> bool:
+    """End `tell`, which `shown` gave, if it is a bar; whether it was one, so that another may be shown after it."""
+    if isinstance(tell, Bar):
+        tell.end()
+        return True
+    return False
+
+
 class State(NamedTuple):
     """How far something is: so much `done` of the `total` (None: not known), `words` beside a bar, or, without one, the
     whole `line`."""
@@ -80,6 +88,12 @@ class Bar(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """End it, also before its block does: from then on nothing is drawn."""
+        if self._ended.is_set():
+            return
         self._ended.set()
         self._clock.join()
         self._listening.close()
@@ -91,7 +105,7 @@ class Bar(ABC):
         """Show the state, if it is time to: ten times a second, or once in ten seconds where there are lines."""
         with self._drawing:
             now = time.monotonic()
-            if now < self._draws_at:
+            if now < self._draws_at or self._ended.is_set():
                 return
             self._draws_at = now + (_SECONDS_BETWEEN_LINES if self._bar is None else _SECONDS_BETWEEN_DRAWINGS)
             state = self.state() or State(0, None, "starting", "starting")

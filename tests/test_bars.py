@@ -8,15 +8,19 @@ import threading
 import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from click.testing import CliRunner
 from hub_data import make_dataset
 from hub_link import Link
 from hub_server import HubServer
 
 from shardkit import bars, pull, push, tokenize
-from shardkit.bars import TransferBar
+from shardkit.bars import TransferBar, end_bar
+from shardkit.cli import main
 from shardkit.remote import download
+from shardkit.remote import pull as remote_pull
 
 TEXTS = ["A short text."] * 50
 
@@ -62,6 +66,49 @@ def test_progress_false_is_silence_and_a_function_is_called_instead(
         pull(str(place / "b"), place / "c", progress=progress)  # type: ignore[arg-type]
         assert bool(seen) == (number == 2)
     assert capsys.readouterr().err == ""
+
+
+class WatchedBar(TransferBar):
+    """A bar of a pull that remembers how many other bars were at work when it began."""
+
+    beside: ClassVar[list[int]] = []
+
+    def __enter__(self) -> WatchedBar:
+        self.beside.append(sum(thread.name == "shardkit-clock" for thread in threading.enumerate()))
+        return super().__enter__()
+
+
+def test_a_run_that_fetches_shards_at_its_end_has_one_bar_at_a_time_and_none_beside_a_users_function(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_pull, "TransferBar", WatchedBar)
+    monkeypatch.setattr(WatchedBar, "beside", [])
+    source, far = tmp_path / "texts.jsonl", str(tmp_path / "far")
+    source.write_text('{"text": "A short text."}\n' * 50)
+    made = tokenize(source, tmp_path / "a", shard_tokens=50, workers=1, push=far, progress=False)
+    for number, progress in enumerate((False, None, lambda now: None)):
+        out = tmp_path / str(number)
+        assert tokenize(source, out, shard_tokens=50, workers=1, push=far, progress=progress) == made
+    assert WatchedBar.beside == []
+    assert tokenize(source, tmp_path / "b", shard_tokens=50, workers=1, push=far) == made
+    assert WatchedBar.beside == [0]
+    options = ["--shard-tokens", "50", "--workers", "1", "--push", far, "--json"]
+    result = CliRunner().invoke(main, ["tokenize", str(source), "--out", str(tmp_path / "c"), *options])
+    assert result.exit_code == 0, result.output
+    assert WatchedBar.beside == [0, 0]
+
+
+def test_a_bar_that_has_ended_draws_no_more(at_once: None, capsys: pytest.CaptureFixture[str]) -> None:
+    with TransferBar("push") as bar:
+        bar("x.npy", 1, 2)
+        assert end_bar(bar)
+        lines = capsys.readouterr().err
+        assert "push: 1 B of 2 B" in lines
+        bar("x.npy", 2, 2)
+        assert end_bar(bar)
+    assert capsys.readouterr().err == ""
+    assert not end_bar(print)
+    assert not end_bar(None)
 
 
 def test_a_bar_moves_before_anything_has_come(at_once: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,12 +100,14 @@ def place_left_if_nothing_is_made(repo: str, journal: Journal, run: RemoteRun) -
         raise  # who refused, or does not answer, would not be asked in vain
     except Exception:
         if not journal.shards and CLAIM_FILE not in run.files:
-            remote = open_remote(repo)  # the one of the run has been stopped
-            giving_up = threading.Timer(_LEAVE_SECONDS, remote.stopping.set)
-            giving_up.start()
             with suppress(ShardkitError):
-                leave_place(remote, journal.lines[0])
-            giving_up.cancel()
+                remote = open_remote(repo)  # the one of the run has been stopped
+                giving_up = threading.Timer(_LEAVE_SECONDS, remote.stopping.set)
+                giving_up.start()
+                try:
+                    leave_place(remote, journal.lines[0])
+                finally:
+                    giving_up.cancel()
         raise
 
 

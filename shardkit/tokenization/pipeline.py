@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shardkit.arguments import user_path, whole_numbers
-from shardkit.bars import shown
+from shardkit.bars import end_bar, shown
 from shardkit.dataset.journal import Journal
 from shardkit.dataset.known_files import SeenShards
 from shardkit.dataset.manifest import WORK_DIR, Manifest
@@ -201,7 +201,7 @@ def _run_and_push(
         spec.check_is_this_run(remote_run.manifest, repo)
         journal = Journal.open(directory, spec.identity())  # whose folder it is, also while shards come into it
         live_push.tidy_place(remote_run, journal.lines[0])
-        return remote_run.manifest if max_disk is not None else pull(repo, directory, progress=tell is not None)
+        return remote_run.manifest if max_disk is not None else pull(repo, directory, progress=end_bar(tell))
     journal = Journal.open(directory, spec.identity())
     output_folder.own_manifest(directory, journal, spec)
     gone_on_with, seen = bool(journal.shards), SeenShards(directory)
@@ -215,7 +215,7 @@ def _run_and_push(
     if max_disk is not None:
         return manifest
     if gone_on_with:  # shards of earlier sessions may be at the remote alone
-        return pull(repo, directory, progress=tell is not None)
+        return pull(repo, directory, progress=end_bar(tell))
     return output_folder.complete(manifest, seen, spec.tokenizer.file)
 
 

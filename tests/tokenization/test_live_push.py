@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from shardkit.dataset.journal import JOURNAL_FILE, Journal, Resume
 from shardkit.dataset.journal_segments import SEGMENT_LINES, segment_files
 from shardkit.dataset.manifest import ShardInfo
 from shardkit.errors import DiskFull, HubError, OutputError, UsageError
+from shardkit.remote.address import open_remote
 from shardkit.remote.interface import CLAIM_FILE
 from shardkit.remote.storage import FsspecRemote
 from shardkit.sources.open import open_source
+from shardkit.tokenization import live_push
 from shardkit.tokenization.live_push import LivePush, RemoteRun, adopt_journal, fetch_journal
 from shardkit.tokenization.run_spec import RunSpec
 from shardkit.tokenization.tokenizer import Tokenizer
@@ -385,6 +388,39 @@ def test_a_run_that_was_killed_when_its_manifest_had_come_leaves_no_claim_once_i
     assert not (far / JOURNAL_FILE).exists()
     assert push(tmp_path / "out", str(far)).sent_files == 0
     assert pull(str(far), tmp_path / "pulled") == manifest
+
+
+@pytest.mark.parametrize("leaving_fails", [False, True])
+def test_what_fails_while_a_place_is_left_does_not_hide_why_the_run_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leaving_fails: bool
+) -> None:
+    """Neither a place that can no longer be opened, nor one that can and fails; and nothing waits for it any more."""
+
+    def fail(*_: Any) -> None:
+        raise HubError("the place does not answer") if leaving_fails else AssertionError("it was not opened")
+
+    monkeypatch.setattr(live_push, "leave_place", fail)
+    place = str(tmp_path / "far") if leaving_fails else "nowhere://far"
+    run = RemoteRun(remote=open_remote(str(tmp_path / "far")), files={}, journal=None, manifest=None)
+    journal = Journal.open(tmp_path / "out", {"prefix": "p"})
+    with pytest.raises(ValueError, match="why"), live_push.place_left_if_nothing_is_made(place, journal, run):
+        raise ValueError("why")
+
+
+def test_leaving_a_place_is_no_longer_timed_once_it_was_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(live_push, "leave_place", interrupt)
+    far = str(tmp_path / "far")
+    run = RemoteRun(remote=open_remote(far), files={}, journal=None, manifest=None)
+    journal = Journal.open(tmp_path / "out", {"prefix": "p"})
+    with pytest.raises(KeyboardInterrupt), live_push.place_left_if_nothing_is_made(far, journal, run):
+        raise ValueError("why")
+    timers = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+    assert all(timer.finished.is_set() for timer in timers)
 
 
 def _stop_after(shards: int) -> Any:
