@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,6 +29,7 @@ SHARD_NAME = re.compile(r"^(?P<prefix>[^/\\\x00-\x1f\x7f]+)_(?P<split>[a-z]+)_(?
 _LONGEST_HEADER = 4096  # bytes; numpy writes 118
 _MOST_TOKENS = 1 << 48  # of one shard
 _EDGE_BYTES = 4096
+_BLOCK_TOKENS = 1 << 22
 DTYPES: dict[str, np.dtype[np.uint16] | np.dtype[np.uint32]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 
 
@@ -83,6 +85,22 @@ def map_tokens(file: BinaryIO, path: Path) -> np.memmap:
     """`open_shard` of a file that is open, at its beginning; `path` names it in errors. Raises `OSError` too."""
     header = read_header(file, path)
     return np.memmap(file, dtype=header.dtype, mode="r", offset=header.bytes, shape=(header.tokens,))
+
+
+def shard_blocks(path: Path, begin: int, end: int) -> Iterator[NDArray[np.unsignedinteger]]:
+    """The tokens `begin` to `end` of a shard, some at a time: read, and not mapped, so that a disk that fails is an
+    error, and the file may be removed. Raises `ShardError`."""
+    try:
+        with open_file(path) as file:
+            header = read_header(file, path)
+            file.seek(begin * header.dtype.itemsize, os.SEEK_CUR)
+            for first in range(begin, end, _BLOCK_TOKENS):
+                wanted = min(_BLOCK_TOKENS, end - first) * header.dtype.itemsize
+                if len(block := file.read(wanted)) < wanted:
+                    raise ShardError(f"{path} became shorter while it was read: run the same command again")
+                yield np.frombuffer(block, header.dtype)
+    except OSError as error:
+        raise ShardError(f"cannot read shard {path}: {error.strerror or error}") from error
 
 
 def read_header(file: BinaryIO, path: Path) -> ShardHeader:

@@ -11,6 +11,7 @@ import os
 import time
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from shardkit.dataset.journal import Journal, Resume
 from shardkit.dataset.known_files import SeenShards
 from shardkit.dataset.manifest import WORK_DIR, ShardInfo, SourceFile
 from shardkit.dataset.records import add_skipped
-from shardkit.dataset.shards import ShardWriter, open_shard
+from shardkit.dataset.shards import ShardWriter, shard_blocks
 from shardkit.errors import OutputError, ShardError, ShardkitWarning, SourceError
 from shardkit.sources.source import Chunk
 from shardkit.tokenization.live_push import LivePush
@@ -28,7 +29,6 @@ from shardkit.tokenization.run_progress import TokenizeProgress
 from shardkit.tokenization.run_spec import RunSpec
 from shardkit.tokenization.worker import EncodedChunk
 
-_BLOCK_TOKENS = 1 << 22
 _LISTED = 20  # skipped rows that are named one by one
 
 
@@ -236,26 +236,27 @@ class OrderedWriter:
 
         A run that is killed between the two reads its source from the beginning, and passes over the first.
         """
-        path = self.directory / WORK_DIR / f"whole.{os.getpid()}.tmp"
-        whole.finish(path)
-        self._writer = None
-        tokens, changed = open_shard(path), set(self._changed)
-        end = self.spec.val_tokens(len(tokens))
+        path, changed = self.directory / WORK_DIR / f"whole.{os.getpid()}.tmp", set(self._changed)
+        val = self.spec.val_tokens(whole.tokens)
         self.documents = 0
-        for part, files, resume in (
-            (tokens[:end], set(), Resume(skip_tokens=end)),
-            (tokens[end:], changed, past_the_end),
-        ):
-            writer = self._open_shard()
-            for begin in range(0, len(part), _BLOCK_TOKENS):
-                block = part[begin : begin + _BLOCK_TOKENS]
-                writer.write(block)
-                self._shard_documents += int(np.count_nonzero(block == self.spec.tokenizer.eot_id))
-            self.documents += self._shard_documents
-            self._changed = files
-            self._close_shard(resume)
-        self._wait()
-        path.unlink()
+        try:
+            whole.finish(path)
+            self._writer = None
+            for begin, end, files, resume in (
+                (0, val, set(), Resume(skip_tokens=val)),
+                (val, whole.tokens, changed, past_the_end),
+            ):
+                writer = self._open_shard()
+                for block in shard_blocks(path, begin, end):
+                    writer.write(block)
+                    self._shard_documents += int(np.count_nonzero(block == self.spec.tokenizer.eot_id))
+                self.documents += self._shard_documents
+                self._changed = files
+                self._close_shard(resume)
+            self._wait()
+        finally:
+            with suppress(OSError):  # the disk that failed; a later run removes it
+                path.unlink(missing_ok=True)
 
     def _finish_shard(self, writer: ShardWriter, info: ShardInfo, resume: Resume) -> None:
         made = writer.finish(self.directory / info.file)

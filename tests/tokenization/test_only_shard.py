@@ -3,7 +3,9 @@ kill, at a remote; and nothing else changes."""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,8 @@ from victim import Victims
 
 from shardkit import Manifest, ShardLoader, open_shard, pull, tokenize, verify
 from shardkit.dataset.journal import JOURNAL_FILE
-from shardkit.errors import HubError, OutputError, ShardkitWarning
+from shardkit.errors import DiskFull, HubError, OutputError, ShardkitWarning
+from shardkit.files import LongFile
 from shardkit.look.run_summary import run_summary
 
 TEXTS = documents(80)
@@ -141,6 +144,35 @@ def test_a_run_that_is_killed_at_any_change_to_a_file_goes_on_to_the_same_bytes(
             assert folder_bytes(out) == folder_bytes(whole), number
             assert (out / "manifest.json").read_bytes() == (whole / "manifest.json").read_bytes()
             assert not list((out / ".shardkit").glob("*.tmp"))
+
+
+def test_where_there_is_no_room_for_the_second_shard_the_stream_that_is_cut_is_not_left_behind(
+    corpus: Path, tokens: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(LongFile):
+        def sync(self) -> int:
+            if self._path.name.startswith("000001."):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().sync()
+
+    with monkeypatch.context() as full:
+        full.setattr("shardkit.dataset.shards.LongFile", Full)
+        with pytest.raises(DiskFull):
+            make(corpus, tmp_path / "out", 10**8)
+    assert not list((tmp_path / "out" / ".shardkit").glob("*.tmp"))
+    make(corpus, tmp_path / "out", 10**8)
+    assert folder_bytes(tmp_path / "out") == shard_bytes(TEXTS, 10**8, "p")
+
+
+def test_the_stream_that_is_cut_is_read_and_not_mapped_since_its_disk_may_fail(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("a map of a file")
+
+    monkeypatch.setattr(np, "memmap", refuse)
+    make(corpus, tmp_path / "out", 10**8, workers=1)
+    assert folder_bytes(tmp_path / "out") == shard_bytes(TEXTS, 10**8, "p")
 
 
 @pytest.mark.parametrize("more", [0, 4_000])
