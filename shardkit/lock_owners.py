@@ -55,11 +55,17 @@ class OwnerFile:
         os.replace(self.path, path)
         self.path = path
 
+    def is_ours(self) -> bool:
+        """Whether it is still there, was not taken over, and is not our parent's."""
+        with suppress(OSError):
+            return self._pid == os.getpid() and _read(self.path).key == self._key
+        return False
+
     def release(self) -> None:
-        """Delete it, unless it was taken over, or is our parent's."""
+        """Delete it, if it is ours."""
         _TOUCHED.discard(self)
         with suppress(OSError):
-            if self._pid == os.getpid() and _read(self.path).key == self._key:
+            if self.is_ours():
                 self.path.unlink()
 
     def touch(self) -> None:

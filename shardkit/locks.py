@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import filelock
 
@@ -30,46 +31,54 @@ class _NoLocksError(Exception):
     """The file system has no locks, or fails to give one."""
 
 
+class HeldLock(NamedTuple):
+    """A lock that is held. `is_ours()` says whether it still is: not where its file was removed or replaced since, and
+    not where it was taken over from us, as an owner file is that was not touched for minutes."""
+
+    is_ours: Callable[[], bool]
+    release: Callable[[], None]
+
+
 @contextmanager
-def hold_lock(path: Path, *, busy: str | None, remove: bool = False) -> Iterator[None]:
+def hold_lock(path: Path, *, busy: str | None, remove: bool = False) -> Iterator[HeldLock]:
     """Hold the lock file at `path`, made if need be, while the block runs; it is free if we die.
 
     Where another process or thread holds it, raises `OutputError(busy)`, or waits if `busy` is None. With `remove` the
     file is deleted at the end. Raises `OutputError` where it cannot be written.
     """
     try:
-        release = _lock(path, wait=busy is None)
+        lock = _lock(path, wait=busy is None)
     except (BlockingIOError, filelock.Timeout):
         raise OutputError(f"{busy}{holder_of(path)}") from None
     except OSError as error:
         raise write_error(error, path, 0) from error
     try:
-        yield
+        yield lock
     finally:
-        if remove:
+        if remove and lock.is_ours():
             with suppress(OSError):  # Windows does not delete an open file
                 path.unlink()  # while it is held: whoever waits for this file finds that it is gone
-        release()
+        lock.release()
 
 
-def _lock(path: Path, *, wait: bool) -> Callable[[], None]:
-    """Lock the file that `path` names; returns what lets go of it. Raises `BlockingIOError` if another holds it."""
+def _lock(path: Path, *, wait: bool) -> HeldLock:
+    """Lock the file that `path` names. Raises `BlockingIOError` if another holds it."""
     try:
         import fcntl  # noqa: F401
     except ImportError:  # Windows
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(path, timeout=-1 if wait else 0)
         lock.acquire()
-        return lock.release
+        return HeldLock(lambda: lock.is_locked, lock.release)  # nobody can remove a file that is open
     while True:
         try:
             descriptor = _flock(path, wait=wait)
         except _NoLocksError:
             if (owned := own(path)) is not None:
-                return owned.release
+                return HeldLock(owned.is_ours, owned.release)
         else:
             if not is_owned(path):
-                return partial(os.close, descriptor)
+                return HeldLock(partial(_is_open_as, path, descriptor), partial(os.close, descriptor))
             os.close(descriptor)
         if not wait:
             raise BlockingIOError(errno.EAGAIN, "locked")
@@ -108,7 +117,7 @@ def _flock(path: Path, *, wait: bool) -> int:
 
 
 def _is_open_as(path: Path, fd: int) -> bool:
-    with suppress(FileNotFoundError):
+    with suppress(OSError):
         return os.path.samestat(path.stat(), os.fstat(fd))
     return False
 

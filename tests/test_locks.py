@@ -18,6 +18,7 @@ import pytest
 from hub_data import make_dataset
 
 from shardkit import lock_owners, locks
+from shardkit.dataset.journal import JOURNAL_FILE, first_line
 from shardkit.errors import DiskFull, OutputError
 from shardkit.lock_owners import OWNER_SUFFIX, STALE_SECONDS
 from shardkit.locks import hold_lock, is_locked, lock_for_process
@@ -237,6 +238,45 @@ def test_an_output_folder_is_claimed_without_locks_by_one_at_a_time(tmp_path: Pa
         claim(tmp_path / "out", overwrite=False),
     ):
         pass
+
+
+@pytest.mark.usefixtures("without_locks")
+def test_a_run_that_made_nothing_leaves_no_folder_where_there_are_no_locks(tmp_path: Path) -> None:
+    with pytest.raises(ValueError), claim(tmp_path / "new" / "out", overwrite=False):
+        raise ValueError
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("without_locks")
+def test_a_lock_that_was_taken_over_is_not_ours_any_more_and_nothing_of_its_new_owner_is_removed(
+    tmp_path: Path,
+) -> None:
+    lock, journal = tmp_path / "out" / ".shardkit" / "lock", tmp_path / "out" / JOURNAL_FILE
+
+    def taken_over() -> None:
+        owned_elsewhere(lock, seconds_ago=0)
+        journal.write_bytes(first_line({"prefix": "p"}))
+        raise ValueError
+
+    with pytest.raises(ValueError), claim(tmp_path / "out", overwrite=False):
+        taken_over()
+    assert all(path.exists() for path in (lock, owner_of(lock), journal))
+    with hold_lock(tmp_path / "b.lock", busy="held", remove=True) as held:
+        assert held.is_ours()
+        owned_elsewhere(tmp_path / "b.lock", seconds_ago=0)
+        assert not held.is_ours()
+    assert (tmp_path / "b.lock").exists()
+
+
+def test_a_lock_whose_file_was_replaced_is_not_ours_any_more_and_is_not_removed(tmp_path: Path) -> None:
+    path = tmp_path / "a.lock"
+    with hold_lock(path, busy="held", remove=True) as held:
+        assert held.is_ours()
+        path.rename(tmp_path / "away")
+        assert not held.is_ours()
+        with hold_lock(path, busy="held"):
+            pass
+    assert path.exists()
 
 
 def test_a_folder_that_cannot_be_written_is_one_line_without_locks_too(

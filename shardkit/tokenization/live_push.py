@@ -30,16 +30,19 @@ from shardkit.dataset.journal import (
 from shardkit.dataset.journal_segments import changed_segments, segment_files
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest, ShardInfo
 from shardkit.dataset.tokenizer_file import tokenizer_files
-from shardkit.errors import DiskFull, HubError, OutputError, ShardkitError, UsageError
-from shardkit.files import atomic_write, format_bytes
+from shardkit.errors import HubError, OutputError, ShardkitError, UsageError
+from shardkit.files import atomic_write
 from shardkit.remote.address import open_remote
 from shardkit.remote.claim import another_dataset, check_not_claimed, claim_for, holds_data, mark
 from shardkit.remote.interface import CLAIM_FILE, Remote, RemoteFile
 from shardkit.remote.listing import published, read_journal
 from shardkit.remote.push import publish
 from shardkit.remote.uploader import Uploader
+from shardkit.tokenization.output_folder import OwnFolder
+from shardkit.tokenization.run_size import check_room, working_bytes
 from shardkit.tokenization.run_spec import RunSpec
 
+_IF_OVER = "if it is over, give the --out that it had, or `shardkit push --overwrite` a finished dataset there"
 _LEAVE_SECONDS = 10.0  # for a place that does not answer, when the run has failed for another reason
 
 
@@ -91,21 +94,25 @@ def leave_place(remote: Remote, head: bytes) -> None:
 
 
 @contextmanager
-def place_left_if_nothing_is_made(repo: str, journal: Journal, run: RemoteRun) -> Iterator[None]:
+def place_left_if_nothing_is_made(repo: str, journal: Journal, run: RemoteRun, folder: OwnFolder) -> Iterator[None]:
     """Where the block fails before the run has made a shard, leave the place as `run` found it, unless it was claimed
-    then: by a run that was killed, or one like this that is at work. What fails here is left to `fetch_journal_for`."""
+    then: by a run that was killed, or one like this that is at work. Where it is not left, `folder` keeps the journal,
+    for `fetch_journal_for`."""
+    keep, folder.keep_journal = folder.keep_journal, True
     try:
         yield
     except HubError:
         raise  # who refused, or does not answer, would not be asked in vain
-    except Exception:
+    except BaseException:
         if not journal.shards and CLAIM_FILE not in run.files:
             with suppress(ShardkitError):
                 remote = open_remote(repo)  # the one of the run has been stopped
                 giving_up = threading.Timer(_LEAVE_SECONDS, remote.stopping.set)
+                giving_up.daemon = True  # also where a second Ctrl-C ends this
                 giving_up.start()
                 try:
                     leave_place(remote, journal.lines[0])
+                    folder.keep_journal = keep
                 finally:
                     giving_up.cancel()
         raise
@@ -145,7 +152,7 @@ def claim_before_overwrite(
         spec.check_is_this_run(run.manifest, run.remote.name)
         return
     head = first_line(spec.identity())
-    _check_room(spec, len(head), max_disk)
+    check_room(spec, len(head), max_disk)
     claim_place(run, head, private=private)
 
 
@@ -157,26 +164,11 @@ def _check_place(run: RemoteRun, directory: Path, identity: Mapping[str, Any]) -
         return
     there = parse_journal(run.journal, where=run.remote.name)
     if differ := differences(there.identity, identity):
-        ways = "call it as there to go on with it" if there.shards else "if it is over, give the --out that it had"
+        ways = "call it as there to go on with it" if there.shards else _IF_OVER
         raise HubError(
             f"{run.remote.name} holds another run with {counted_shards(there.shards)} ({'; '.join(differ)}): {ways}, "
             "or push to another repo"
         )
-
-
-def _check_room(spec: RunSpec, journal_bytes: int, max_disk: int | None) -> None:
-    """Refuse a bound of the disk that has no room for two shards. Raises `DiskFull`."""
-    if max_disk is not None and max_disk < 2 * spec.shard_bytes + _working_bytes(journal_bytes):
-        raise DiskFull(
-            f"--max-disk {format_bytes(max_disk)} has no room for two shards of {format_bytes(spec.shard_bytes)}: "
-            "give more, or make smaller shards (--shard-tokens)"
-        )
-
-
-def _working_bytes(journal_bytes: int) -> int:
-    """Bytes to allow for the files of `.shardkit/` while one more shard is made: the journal, a copy of it being
-    written, and the summary."""
-    return 2 * journal_bytes + 8192
 
 
 def claim_place(run: RemoteRun, head: bytes, *, private: bool = False) -> dict[str, RemoteFile]:
@@ -234,7 +226,7 @@ class LivePush:
         max_disk: int | None = None,
     ) -> None:
         self._spec, self._directory, self._journal = spec, directory, journal
-        _check_room(spec, self._journal_bytes(), max_disk)
+        check_room(spec, self._journal_bytes(), max_disk)
         files = claim_place(run, journal.lines[0], private=private)
         there = whole_lines(run.journal) if run.journal is not None else journal.lines[:1]
         same = takewhile(lambda pair: pair[0] == pair[1], zip(there, journal.lines, strict=False))
@@ -259,7 +251,7 @@ class LivePush:
 
     def wait_for_room(self) -> None:
         """Wait until one more shard fits below `max_disk`."""
-        self._uploader.wait_for_room(self._spec.shard_bytes + _working_bytes(self._journal_bytes()))
+        self._uploader.wait_for_room(self._spec.shard_bytes + working_bytes(self._journal_bytes()))
 
     def submit(self, shard: ShardInfo) -> None:
         """Hand in a shard that is finished and in the journal; returns at once.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -28,14 +27,24 @@ from shardkit.tokenization.tiktoken_files import is_encoding
 from shardkit.tokenization.tokenizer import Tokenizer
 
 _LOCK = "lock"
+_LOCK_FILES = {_LOCK, _LOCK + OWNER_SUFFIX}
+
+
+class OwnFolder:
+    """An output folder that is ours. `keep_journal` says whether its journal stays where our run makes nothing: it does
+    if it was there before, as another run's claim on a place ends by it alone."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.keep_journal = (directory / JOURNAL_FILE).exists()
 
 
 @contextmanager
-def claim(directory: Path, *, overwrite: bool, keep_journal: bool = False) -> Iterator[None]:
+def claim(directory: Path, *, overwrite: bool) -> Iterator[OwnFolder]:
     """Own `directory` while the block runs: made if missing, refused if it is foreign or another process is at work.
 
     `overwrite` lets a finished dataset pass, and files that are no shards; all of it stays until `clear`. A block that
-    raises before anything was made leaves nothing behind, but its journal with `keep_journal`. Raises `OutputError`.
+    raises before anything was made leaves nothing behind that was not there. Raises `OutputError`.
     """
     try:
         if directory.exists() and not directory.is_dir():
@@ -46,19 +55,19 @@ def claim(directory: Path, *, overwrite: bool, keep_journal: bool = False) -> It
     if directory.is_dir() and not (directory / JOURNAL_FILE).exists():
         _refuse_foreign(directory, overwrite=overwrite)
     busy = f"another process is writing to {directory}: wait for it, or choose another --out"
-    with _empty_folders_removed(directory), hold_lock(work / _LOCK, busy=busy):
+    with _empty_folders_removed(directory), hold_lock(work / _LOCK, busy=busy) as lock:
         try:
-            lock = (work / _LOCK).stat()
+            folder = OwnFolder(directory)
             for temp in work.glob("*.tmp"):
                 temp.unlink()
         except OSError as error:
             raise write_error(error, directory, 0) from error
         try:
-            yield
+            yield folder
         except BaseException:
             with suppress(OSError, OutputError):
-                if os.path.samestat(lock, (work / _LOCK).stat()):  # else the folder is another's by now
-                    _leave_nothing(directory, keep_journal=keep_journal)
+                if lock.is_ours():  # else the folder is another's by now
+                    _leave_nothing(folder)
             raise
 
 
@@ -74,12 +83,13 @@ def _empty_folders_removed(directory: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _leave_nothing(directory: Path, *, keep_journal: bool) -> None:
+def _leave_nothing(folder: OwnFolder) -> None:
     """Where a run that failed has made nothing, remove its journal and, if there is nothing else, the lock's file."""
-    if not keep_journal:
-        forget_unused(directory)
-    if [path.name for path in (directory / WORK_DIR).iterdir()] == [_LOCK]:
-        (directory / WORK_DIR / _LOCK).unlink()  # while it is held: whoever waits for it finds that it is gone
+    if not folder.keep_journal:
+        forget_unused(folder.directory)
+    work = folder.directory / WORK_DIR
+    if {path.name for path in work.iterdir()} <= _LOCK_FILES:  # an owner's file goes with the lock
+        (work / _LOCK).unlink()  # while it is held: whoever waits for it finds that it is gone
 
 
 _WAY_OUT = "if it was pushed, go on with the same --push, else start again with --overwrite"
@@ -244,7 +254,7 @@ def clear(directory: Path) -> None:
         for path in shards:
             path.unlink()
         for path in (directory / WORK_DIR).iterdir():
-            if path.name not in (_LOCK, _LOCK + OWNER_SUFFIX):
+            if path.name not in _LOCK_FILES:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     except OSError as error:
         raise write_error(error, directory, 0) from error

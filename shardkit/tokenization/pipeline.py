@@ -13,7 +13,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shardkit.arguments import user_path, whole_numbers
@@ -33,6 +32,7 @@ from shardkit.tokenization import live_push, output_folder
 from shardkit.tokenization.cores import available_cores
 from shardkit.tokenization.live_push import LivePush
 from shardkit.tokenization.ordered_writer import OrderedWriter
+from shardkit.tokenization.output_folder import OwnFolder
 from shardkit.tokenization.progress_bar import ProgressBar
 from shardkit.tokenization.run_progress import TokenizeProgress
 from shardkit.tokenization.run_size import source_bytes, useful_workers
@@ -137,7 +137,7 @@ def tokenize(
         is_default = isinstance(source, str) and source == DEFAULT_SOURCE
         directory = user_path(DEFAULT_OUT if out is None and is_default else _required(out))
         prefix = output_folder.check_prefix(prefix or output_folder.default_prefix(opened.info.id))
-        stack.enter_context(output_folder.claim(directory, overwrite=overwrite, keep_journal=push is not None))
+        folder = stack.enter_context(output_folder.claim(directory, overwrite=overwrite))
         size = source_bytes(opened, max_docs=max_docs, max_tokens=max_tokens)
         running = _start_runner(runner, workers, size, chunk_bytes)
         stack.push(running)  # its processes start while this one loads the vocabulary
@@ -169,6 +169,7 @@ def tokenize(
             if remote_run is not None:
                 live_push.claim_before_overwrite(remote_run, directory, spec, private=private, max_disk=max_disk)
             output_folder.clear(directory)
+            folder.keep_journal = False
         if push is None or remote_run is None:
             journal = Journal.open(directory, spec.identity())
             manifest = output_folder.finished(directory, journal, spec)
@@ -179,13 +180,13 @@ def tokenize(
                 _warn_of_missing_splits(manifest, spec.val_shards)
             return manifest
         return _run_and_push(
-            spec, directory, running, job, push, remote_run, private=private, max_disk=max_disk, tell=tell
+            spec, folder, running, job, push, remote_run, private=private, max_disk=max_disk, tell=tell
         )
 
 
 def _run_and_push(
     spec: RunSpec,
-    directory: Path,
+    folder: OwnFolder,
     runner: LocalRunner | RayRunner,
     job: Job,
     repo: str,
@@ -196,6 +197,7 @@ def _run_and_push(
     tell: Callable[[TokenizeProgress], None] | None,
 ) -> Manifest:
     """Make what is not made yet, here or at `repo`, and complete the dataset there; without `max_disk` also here."""
+    directory = folder.directory
     live_push.adopt_journal(directory, remote_run, spec.identity())
     if remote_run.manifest is not None:
         spec.check_is_this_run(remote_run.manifest, repo)
@@ -206,7 +208,7 @@ def _run_and_push(
     output_folder.own_manifest(directory, journal, spec)
     gone_on_with, seen = bool(journal.shards), SeenShards(directory)
     with (
-        live_push.place_left_if_nothing_is_made(repo, journal, remote_run),
+        live_push.place_left_if_nothing_is_made(repo, journal, remote_run, folder),
         live_push.LivePush(spec, directory, journal, remote_run, private=private, max_disk=max_disk) as uploads,
     ):
         manifest = _run(spec, seen, journal, runner, job, uploads, tell)

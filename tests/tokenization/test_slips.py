@@ -13,7 +13,7 @@ from reference import folder_bytes
 from run_data import TEXTS, after, make, stop
 from texts import write_parquet
 
-from shardkit import tokenize
+from shardkit import push, tokenize
 from shardkit.dataset.journal import JOURNAL_FILE, first_line
 from shardkit.dataset.manifest import MANIFEST_NAME
 from shardkit.errors import HubError, OutputError, ShardkitError
@@ -90,7 +90,7 @@ def killed_at_the_first_chunk(corpus: Path, out: Path, push: str | None = None) 
     """Another process begins a run with another prefix there, and is killed (9) before its first shard."""
     program = f"""
 import os, pathlib
-from shardkit import tokenize
+from shardkit import push, tokenize
 tokenize(pathlib.Path({str(corpus)!r}), {str(out)!r}, tokenizer="bytes", shard_tokens={SHARD_TOKENS}, prefix="slip",
          workers=1, chunk_bytes=1 << 13, push={push!r}, progress=lambda now: os.kill(os.getpid(), 9))
 """
@@ -140,9 +140,61 @@ def test_a_run_that_failed_before_its_first_shard_leaves_the_place_it_pushed_to(
     with pytest.raises(ShardkitError):
         run(corpus, tmp_path / "a", push=place, **SLIPS[slip])
     assert names_at(place) == set()
+    assert not (tmp_path / "a").exists()
     manifest = run(corpus, tmp_path / "b", push=place)
     assert {shard.file for shard in manifest.shards} < names_at(place)
     assert names_at(place) & {CLAIM_FILE, JOURNAL_FILE} == set()
+
+
+def test_a_run_that_was_stopped_before_its_first_shard_leaves_its_place_and_its_folder(
+    corpus: Path, tmp_path: Path
+) -> None:
+    def progress(now: Any) -> None:
+        assert names_at(str(tmp_path / "far")) == {CLAIM_FILE, JOURNAL_FILE}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(corpus, tmp_path / "out", push=str(tmp_path / "far"), progress=progress)
+    assert names_at(str(tmp_path / "far")) == set()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_whose_place_cannot_be_left_keeps_the_journal_by_which_it_can_be_left_later(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*arguments: object) -> None:
+        raise HubError("the place does not answer")
+
+    far, out = str(tmp_path / "far"), tmp_path / "out"
+    with monkeypatch.context() as lost:
+        lost.setattr("shardkit.tokenization.live_push.leave_place", away)
+        with pytest.raises(ShardkitError):
+            run(corpus, out, push=far, transform=broken)
+    assert (out / JOURNAL_FILE).exists()
+    run(corpus, out, push=far)
+    assert MANIFEST_NAME in names_at(far)
+
+
+def test_a_slip_without_push_does_not_throw_away_what_frees_the_place_of_an_earlier_run(
+    corpus: Path, tmp_path: Path
+) -> None:
+    far, out = str(tmp_path / "far"), tmp_path / "out"
+    killed_at_the_first_chunk(corpus, out, far)
+    with pytest.raises(KeyboardInterrupt):
+        run(corpus, out, prefix="slip", progress=lambda now: stop())
+    run(corpus, out, push=far)
+    assert MANIFEST_NAME in names_at(far)
+
+
+def test_a_place_that_no_folder_can_free_any_more_is_freed_as_the_refusal_says(corpus: Path, tmp_path: Path) -> None:
+    far, out = str(tmp_path / "far"), tmp_path / "out"
+    killed_at_the_first_chunk(corpus, out, far)
+    manifest = run(corpus, out)  # another run, to which the journal made way
+    with pytest.raises(HubError, match="or `shardkit push --overwrite` a finished dataset there"):
+        run(corpus, out, push=far)
+    push(out, far, overwrite=True)
+    assert names_at(far) & {CLAIM_FILE, JOURNAL_FILE} == set()
+    assert {shard.file for shard in manifest.shards} < names_at(far)
 
 
 def test_where_a_run_was_killed_before_its_first_shard_its_folder_may_push_another_there(
