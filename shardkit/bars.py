@@ -5,6 +5,7 @@ Knows no shards and no remotes. `shown` is what a `progress=` of the public func
 
 from __future__ import annotations
 
+import errno
 import sys
 import threading
 import time
@@ -12,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, TypeVar
 
 from shardkit.files import format_bytes
 from shardkit.rate_limits import PAUSES
@@ -57,6 +58,40 @@ class State(NamedTuple):
     line: str
 
 
+class _Stderr:
+    """This process's stderr, as a file, of which no write fails: where there is none, where it is closed or nobody
+    reads it any more, there is silence. tqdm has it too: an error inside tqdm would leave its lock held."""
+
+    def __init__(self) -> None:
+        self._stream: TextIO | None = sys.stderr
+        self.encoding: str = getattr(self._stream, "encoding", None) or "utf-8"  # tqdm draws what it can encode
+
+    def write(self, text: str) -> int:
+        self._try(lambda stream: (stream.write(text), stream.flush()))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(lambda stream: stream.flush())
+
+    def isatty(self) -> bool:
+        return bool(self._try(lambda stream: stream.isatty()))
+
+    def fileno(self) -> int:
+        """Its descriptor, of which tqdm asks how wide the terminal is. Raises `OSError` or `ValueError` for none."""
+        if self._stream is None:
+            raise OSError(errno.EBADF, "no stderr")
+        return self._stream.fileno()
+
+    def _try(self, do: Callable[[TextIO], object]) -> Any:
+        if self._stream is None:  # as under pythonw
+            return None
+        try:
+            return do(self._stream)
+        except (OSError, ValueError):
+            self._stream = None
+            return None
+
+
 class Bar(ABC):
     """A bar of `unit`, or lines, about `what`. A context manager; it is drawn anew as time goes by, and says what calls
     over the network wait for."""
@@ -64,11 +99,12 @@ class Bar(ABC):
     def __init__(self, what: str, unit: str) -> None:
         self.what = what
         self._bar: Any = None
-        if sys.stderr.isatty() or _in_notebook():
+        self._out = _Stderr()
+        if self._out.isatty() or _in_notebook():
             from tqdm.auto import tqdm
 
             options = {"unit": unit, "unit_scale": True, "dynamic_ncols": True, "smoothing": 0.1}
-            self._bar = tqdm(desc=what, file=sys.stderr, **options)
+            self._bar = tqdm(desc=what, file=self._out, **options)
         self._draws_at = time.monotonic() + (_FIRST_LINE_SECONDS if self._bar is None else 0.0)
         self._drawing = threading.Lock()
         self._waits_for = ""  # "" while nothing waits
@@ -110,7 +146,7 @@ class Bar(ABC):
             self._draws_at = now + (_SECONDS_BETWEEN_LINES if self._bar is None else _SECONDS_BETWEEN_DRAWINGS)
             state = self.state() or State(0, None, "starting", "starting")
             if self._bar is None:
-                print(f"{self.what}: {state.line}", file=sys.stderr, flush=True)
+                self._out.write(f"{self.what}: {state.line}\n")
                 return
             self._bar.total = state.total
             self._bar.set_postfix_str(self._waits_for or state.words, refresh=False)
@@ -128,7 +164,7 @@ class Bar(ABC):
         if self._bar is not None and (text or ended):
             self._bar.set_postfix_str(text)
         elif self._bar is None and is_new:
-            print(text, file=sys.stderr, flush=True)
+            self._out.write(f"{text}\n")
 
 
 class TransferBar(Bar):

@@ -8,7 +8,7 @@ import threading
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from click.testing import CliRunner
@@ -19,6 +19,7 @@ from hub_server import HubServer
 from shardkit import bars, pull, push, tokenize
 from shardkit.bars import TransferBar, end_bar
 from shardkit.cli import main
+from shardkit.rate_limits import PAUSES
 from shardkit.remote import download
 from shardkit.remote import pull as remote_pull
 
@@ -38,6 +39,29 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bars, "_TICK_SECONDS", 0.01)
 
 
+class Unread(Terminal):
+    """A pipe whose reader has died."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+def closed() -> Terminal:
+    stream = Terminal()
+    stream.close()
+    return stream
+
+
+class UnreadLog(Unread):
+    def isatty(self) -> bool:
+        return False
+
+
+UNREAD = pytest.mark.parametrize(
+    "stderr", [None, closed(), Unread(), UnreadLog()], ids=["none", "closed", "tty", "log"]
+)
+
+
 def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         threading.Event().wait(0.01)
@@ -53,6 +77,36 @@ def test_tokenize_push_and_pull_say_in_python_how_far_they_are(
     assert f"push: {size} of {size}" in capsys.readouterr().err
     pull(str(tmp_path / "b"), tmp_path / "c")
     assert f"pull: {size} of {size}" in capsys.readouterr().err
+
+
+@UNREAD
+def test_tokenize_push_and_pull_end_well_where_nobody_reads_stderr(
+    at_once: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, stderr: Any
+) -> None:
+    monkeypatch.setattr(sys, "stderr", stderr)
+    made = tokenize(TEXTS, tmp_path / "a", shard_tokens=50, workers=1)
+    push(tmp_path / "a", str(tmp_path / "b"))
+    assert pull(str(tmp_path / "b"), tmp_path / "c") == made
+    assert capsys.readouterr().out == ""
+
+
+@UNREAD
+def test_the_clock_and_pauses_go_on_where_nobody_reads_stderr(
+    at_once: None, monkeypatch: pytest.MonkeyPatch, stderr: Any
+) -> None:
+    monkeypatch.setattr(sys, "stderr", stderr)
+    drawn = threading.Semaphore(0)
+
+    class Drawn(TransferBar):
+        def draw(self) -> None:
+            super().draw()
+            drawn.release()
+
+    with Drawn("pull") as bar:
+        PAUSES.go_on(bar, 1e9, "the Hub")
+        PAUSES.end(bar)
+        for _ in range(3):
+            assert drawn.acquire(timeout=20)
 
 
 def test_progress_false_is_silence_and_a_function_is_called_instead(
