@@ -32,7 +32,7 @@ from shardkit.sources.remote_bytes import traffic
 from shardkit.sources.shared_memory import SharedMemory
 from shardkit.sources.source import Chunk, Fetched, Piece
 from shardkit.tokenization.chunk_feed import ChunkFeed, WaitingFeed
-from shardkit.tokenization.pipes import receive, receive_bytes, send, send_bytes
+from shardkit.tokenization.pipes import as_bytes, receive, receive_bytes, send, send_bytes
 from shardkit.tokenization.spawning import Task, Worker, bytes_in_hands, start_workers
 from shardkit.tokenization.worker import ChunkEncoder, EncodedChunk, Job
 
@@ -44,12 +44,14 @@ _WAITING_BYTES = 16 << 20  # of tokens of one chunk that wait for their turn; wh
 class LocalRunner:
     """At most `workers` processes on this machine. A context manager: leaving it ends them. `at_first` of them (None:
     all) start at once, while the caller is still loading what the job needs, and each other one when there is a chunk
-    for it."""
+    for it: more than `expected` of them (None: all) when so many chunks were used and there are still more."""
 
     reads_ahead = True
 
-    def __init__(self, workers: int, *, at_first: int | None = None) -> None:
+    def __init__(self, workers: int, *, at_first: int | None = None, expected: int | None = None) -> None:
         self._most = workers
+        self._expected = workers if expected is None else expected
+        self._job = b""
         self._spare: list[Any] = []  # memory of results that have been used
         self.shared = SharedMemory.make(SHARED_BYTES)  # for what is fetched for the workers
         self._workers = start_workers(workers if at_first is None else at_first, self.shared)
@@ -75,21 +77,22 @@ class LocalRunner:
 
         Raises `WorkerError` naming the chunk of a worker that died.
         """
+        self._job = as_bytes(job)
         for worker in self._workers:
-            self._send(worker, job)
+            worker.outbox.put(self._job)
         feed = WaitingFeed(chunks, self._most) if over_network else ChunkFeed(chunks)
         with closing(feed):
-            yield from self._run(feed, job)
+            yield from self._run(feed)
         if feed.failed:
             raise feed.failed[0]
 
-    def _run(self, feed: ChunkFeed, job: Job) -> Iterator[EncodedChunk]:
+    def _run(self, feed: ChunkFeed) -> Iterator[EncodedChunk]:
         upcoming: deque[Chunk] = deque()
         ready: defaultdict[int, deque[EncodedChunk]] = defaultdict(deque)
         issued, yielded = 0, 0
         limit = (_AHEAD + _BUFFERED) * self._most
         while True:
-            while issued - yielded < limit and (idle := self._idle(upcoming, feed, job)) is not None:
+            while issued - yielded < limit and (idle := self._idle(upcoming, feed, yielded)) is not None:
                 chunk = upcoming.popleft()
                 idle.tasks.append(Task(issued, dataclasses.replace(chunk, payload=None, fetched=None), chunk.fetched))
                 self._send_chunk(idle, chunk)
@@ -108,20 +111,21 @@ class LocalRunner:
             if signal is not None or any(w.tasks for w in self._workers):
                 self._collect(ready, yielded, signal)
 
-    def _idle(self, upcoming: deque[Chunk], feed: ChunkFeed, job: Job) -> Worker | None:
+    def _idle(self, upcoming: deque[Chunk], feed: ChunkFeed, used: int) -> Worker | None:
         """The worker to give the first of `upcoming` to, which is filled from `feed`: a new one if all have something
-        to do. A second chunk is given only while there is one for each worker after it: the last ones go to workers
-        that have none, and all end together.
+        to do; `used` chunks were yielded. A second chunk is given only while there is one for each worker after it: the
+        last ones go to workers that have none, and all end together.
         """
         worker = min(self._workers, key=lambda w: len(w.tasks))
         if len(worker.tasks) >= _AHEAD:
             return None
         if not upcoming and (first := feed.next()) is not None:
             upcoming.append(first)
-        if upcoming and worker.tasks and len(self._workers) < self._most:
+        most = self._most if used >= self._expected else self._expected
+        if upcoming and worker.tasks and len(self._workers) < most:
             self._workers += start_workers(1, self.shared, number=len(self._workers))
             worker = self._workers[-1]
-            self._send(worker, job)
+            worker.outbox.put(self._job)
         carries = bool(upcoming) and not (upcoming[0].payload is None and upcoming[0].fetched is None)
         wanted = 1 if not worker.tasks or carries else len(self._workers) + 1  # what carries bytes is dear to hold
         while upcoming and len(upcoming) < wanted and (chunk := feed.next()) is not None:
@@ -172,26 +176,17 @@ class LocalRunner:
         """Send a chunk; what was fetched for it, and is not in shared memory, follows as raw bytes, a footer once."""
         fetched, shared = chunk.fetched, self.shared
         if fetched is None:
-            self._send(worker, _Parcel(chunk, False, [], False, None))
+            worker.outbox.put(as_bytes(_Parcel(chunk, False, [], False, None)))
             return
         footer, places = fetched.footer, [shared.place_of(data) if shared else None for _, data in fetched.pieces]
         sizes = [(start, len(data), place) for (start, data), place in zip(fetched.pieces, places, strict=True)]
         known = footer is not None and footer is worker.footer
         worker.footer = footer
         light = dataclasses.replace(chunk, fetched=None)
-        self._send(worker, _Parcel(light, True, sizes, known, None if known else footer))
+        worker.outbox.put(as_bytes(_Parcel(light, True, sizes, known, None if known else footer)))
         for (_, data), place in zip(fetched.pieces, places, strict=True):
             if place is None:
-                self._send(worker, memoryview(data))
-
-    def _send(self, worker: Worker, message: object) -> None:
-        try:
-            if isinstance(message, memoryview):
-                send_bytes(worker.pipe, message)
-            else:
-                send(worker.pipe, message)
-        except (BrokenPipeError, ConnectionError):
-            raise self._death(worker) from None
+                worker.outbox.put(memoryview(data))
 
     def _death(self, worker: Worker) -> WorkerError:
         with suppress(subprocess.TimeoutExpired):

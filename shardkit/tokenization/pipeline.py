@@ -28,6 +28,7 @@ from shardkit.sources.open import DEFAULT_SOURCE, open_source
 from shardkit.sources.read_ahead import ReadAhead
 from shardkit.sources.remote_bytes import traffic
 from shardkit.sources.sample import SAMPLE_SHARD_TOKENS
+from shardkit.sources.source import Source
 from shardkit.tokenization import live_push, output_folder
 from shardkit.tokenization.cores import available_cores
 from shardkit.tokenization.live_push import LivePush
@@ -35,7 +36,7 @@ from shardkit.tokenization.ordered_writer import OrderedWriter
 from shardkit.tokenization.output_folder import OwnFolder
 from shardkit.tokenization.progress_bar import ProgressBar
 from shardkit.tokenization.run_progress import TokenizeProgress
-from shardkit.tokenization.run_size import source_bytes, useful_workers
+from shardkit.tokenization.run_size import useful_workers
 from shardkit.tokenization.run_spec import RunSpec
 from shardkit.tokenization.run_tokenizer import open_tokenizer
 from shardkit.tokenization.worker import Filter, Job, Transform
@@ -138,8 +139,8 @@ def tokenize(
         directory = user_path(DEFAULT_OUT if out is None and is_default else _required(out))
         prefix = output_folder.check_prefix(prefix or output_folder.default_prefix(opened.info.id))
         folder = stack.enter_context(output_folder.claim(directory, overwrite=overwrite))
-        size = source_bytes(opened, max_docs=max_docs, max_tokens=max_tokens)
-        running = _start_runner(runner, workers, size, chunk_bytes)
+        limits = {"max_docs": max_docs, "max_tokens": max_tokens}
+        running = _start_runner(runner, workers, opened, chunk_bytes, limits)
         stack.push(running)  # its processes start while this one loads the vocabulary
         spec = RunSpec(
             source=opened,
@@ -265,12 +266,14 @@ def _run(
     return spec.manifest(journal.shards, files)
 
 
-def _start_runner(runner: str, workers: int | None, size: int, chunk_bytes: int) -> LocalRunner | RayRunner:
+def _start_runner(
+    runner: str, workers: int | None, source: Source, chunk_bytes: int, limits: dict[str, int | None]
+) -> LocalRunner | RayRunner:
     if runner == "local":
         from shardkit.tokenization.local_runner import LocalRunner
 
-        at_first, most = useful_workers(workers or available_cores(), size, chunk_bytes)
-        return LocalRunner(most, at_first=at_first)
+        useful = useful_workers(workers or available_cores(), source, chunk_bytes, **limits)
+        return LocalRunner(useful.most, at_first=useful.at_first, expected=useful.expected)
     if runner == "ray":
         from shardkit.tokenization.ray_runner import RayRunner
 

@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import os
 import pickle
+import queue
+import threading
 from typing import Any
 
 from multiprocess.connection import Connection
 
 
+def as_bytes(message: object) -> bytes:
+    """A message as it travels."""
+    return pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+
+
 def send(pipe: Connection, message: object) -> None:
     """Send a message. Raises `BrokenPipeError` if the other side is gone."""
-    pipe.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
+    pipe.send_bytes(as_bytes(message))
 
 
 def receive(pipe: Connection) -> Any:
@@ -38,3 +45,38 @@ def receive_bytes(pipe: Connection, into: memoryview) -> None:
         if count == 0:
             raise EOFError
         into = into[count:]
+
+
+class Outbox:
+    """What is to go down a pipe, in this order, by a thread of its own: a worker that is starting does not read for a
+    second, and a pipe holds less than a vocabulary. When the other side is gone, what is left is dropped: whoever reads
+    from the pipe finds that out."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._waiting: queue.SimpleQueue[bytes | memoryview | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def put(self, data: bytes | memoryview) -> None:
+        """Send a message that `as_bytes` made, or, of a memory view, the bytes as they are."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._send, name="shardkit-send", daemon=True)
+            self._thread.start()
+        self._waiting.put(data)
+
+    def close(self) -> None:
+        """Once the other side is gone: end the thread, before the pipe is closed under it."""
+        self._waiting.put(None)
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+
+    def _send(self) -> None:
+        try:
+            while (data := self._waiting.get()) is not None:
+                if isinstance(data, memoryview):
+                    send_bytes(self._pipe, data)
+                else:
+                    self._pipe.send_bytes(data)
+                del data  # not held until the next one comes
+        except OSError:
+            return

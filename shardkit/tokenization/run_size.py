@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from shardkit.errors import DiskFull
 from shardkit.files import format_bytes
 from shardkit.sources.source import Source
@@ -18,13 +20,26 @@ def source_bytes(source: Source, *, max_docs: int | None, max_tokens: int | None
     return min(bounds)
 
 
-def useful_workers(workers: int, size: int, chunk_bytes: int) -> tuple[int, int]:
-    """Of `workers` that are allowed, those to start at once for `size` bytes, and how many at most. Each further one is
-    started when there is a chunk for it."""
+class WorkerCount(NamedTuple):
+    """How many workers start at once; how many there are until so many chunks were used; how many there are at most.
+    Each further one is started when there is a chunk for it."""
+
+    at_first: int
+    expected: int
+    most: int
+
+
+def useful_workers(
+    workers: int, source: Source, chunk_bytes: int, *, max_docs: int | None, max_tokens: int | None
+) -> WorkerCount:
+    """Of `workers` that are allowed, those that are of use. The limits say what is expected and no more: documents may
+    be long, and a filter may leave few of them."""
+    size = source_bytes(source, max_docs=None, max_tokens=None)
     if not size:
-        return 1, workers
-    most = min(workers, 1 + size * _CHUNK_PARTS // chunk_bytes)
-    return min(most, -(-size // chunk_bytes)), most
+        return WorkerCount(1, workers, workers)
+    limited = source_bytes(source, max_docs=max_docs, max_tokens=max_tokens)
+    most, expected = (min(workers, 1 + each * _CHUNK_PARTS // chunk_bytes) for each in (size, limited))
+    return WorkerCount(min(expected, -(-limited // chunk_bytes)), expected, most)
 
 
 def check_room(spec: RunSpec, journal_bytes: int, max_disk: int | None) -> None:

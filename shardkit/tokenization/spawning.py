@@ -21,6 +21,7 @@ from multiprocess.connection import Connection, Pipe
 
 from shardkit.sources.shared_memory import SharedMemory
 from shardkit.sources.source import Chunk, Fetched, Piece
+from shardkit.tokenization.pipes import Outbox
 
 # Workers are the parallelism: inside one, the engine's and Arrow's own thread pools stay at one thread (with its helper
 # thread fastokens takes 40 % more processor time). One allocator, glibc's, serves Arrow too; it keeps the memory of one
@@ -55,21 +56,23 @@ class Task(NamedTuple):
 
 @dataclass(slots=True)
 class Worker:
-    """A worker process, our end of its pipe, the chunks that it was given and has not answered, and the footer of a
-    parquet file that it was given last."""
+    """A worker process, our end of its pipe, what is to go down it, the chunks that it was given and has not answered,
+    and the footer of a parquet file that it was given last."""
 
     name: str
     process: subprocess.Popen[bytes]
     pipe: Connection
+    outbox: Outbox
     tasks: list[Task] = field(default_factory=list)
     footer: Piece | None = None
 
     def end(self) -> None:
         """Kill it. Its end of the pipe closes with it."""
-        self.pipe.close()
         self.process.kill()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=5)
+        self.outbox.close()
+        self.pipe.close()
 
 
 def bytes_in_hands(workers: Iterable[Worker]) -> int:
@@ -126,4 +129,4 @@ def _start_worker(name: str, shared: SharedMemory | None) -> Worker:
             stdin=subprocess.DEVNULL,
             pass_fds=inherited,
         )
-    return Worker(name, process, ours)
+    return Worker(name, process, ours, Outbox(ours))
