@@ -8,6 +8,7 @@ other, if the one without comes first.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,11 @@ from shardkit.lock_owners import OwnerFile, holder_of, is_owned, own
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EIO)  # what no lock may be called
 _POLL_SECONDS = 0.05
+_HASTY_SECONDS, _LATER_POLL_SECONDS = (
+    1.0,
+    1.0,
+)  # who holds it that long may do so for minutes; NFS is asked for each try
+_TOLD_SECONDS = 5.0
 _TRIES = 100  # of a lock file whose folder was removed
 
 
@@ -43,8 +49,9 @@ class HeldLock(NamedTuple):
 def hold_lock(path: Path, *, busy: str | None, remove: bool = False) -> Iterator[HeldLock]:
     """Hold the lock file at `path`, made if need be, while the block runs; it is free if we die.
 
-    Where another process or thread holds it, raises `OutputError(busy)`, or waits if `busy` is None. With `remove` the
-    file is deleted at the end. Raises `OutputError` where it cannot be written.
+    Where another process or thread holds it, raises `OutputError(busy)`, or waits if `busy` is None, and says once by
+    the logger `shardkit` whose owner file it waits for. With `remove` the file is deleted at the end. Raises
+    `OutputError` where it cannot be written.
     """
     try:
         lock = _lock(path, wait=busy is None)
@@ -70,6 +77,7 @@ def _lock(path: Path, *, wait: bool) -> HeldLock:
         lock = filelock.FileLock(path, timeout=-1 if wait else 0)
         lock.acquire()
         return HeldLock(lambda: lock.is_locked, lock.release)  # nobody can remove a file that is open
+    began, told = time.monotonic(), False
     while True:
         try:
             descriptor = _flock(path, wait=wait)
@@ -82,7 +90,11 @@ def _lock(path: Path, *, wait: bool) -> HeldLock:
             os.close(descriptor)
         if not wait:
             raise BlockingIOError(errno.EAGAIN, "locked")
-        time.sleep(_POLL_SECONDS)
+        waited = time.monotonic() - began
+        if waited >= _TOLD_SECONDS and not told and (holder := holder_of(path)):
+            logging.getLogger("shardkit").warning("waiting for %s%s", path, holder)
+            told = True
+        time.sleep(_POLL_SECONDS if waited < _HASTY_SECONDS else _LATER_POLL_SECONDS)
 
 
 def _flock(path: Path, *, wait: bool) -> int:

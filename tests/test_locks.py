@@ -7,10 +7,12 @@ import errno
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -157,6 +159,35 @@ def test_an_owner_on_another_machine_counts_while_it_touches_its_file(tmp_path: 
     owned_elsewhere(path, seconds_ago=STALE_SECONDS + 60)
     with hold_lock(path, busy="held"):
         assert json.loads(owner_of(path).read_text())["pid"] == os.getpid()
+
+
+def test_who_waits_long_for_an_owner_says_so_once_and_asks_less_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    now, pauses = 0.0, list[float]()
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        pauses.append(seconds)
+        if now > 60:
+            owner_of(path).unlink()  # it lets go
+
+    path = tmp_path / "a.lock"
+    owned_elsewhere(path, seconds_ago=0)
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(locks, "time", types.SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+    with caplog.at_level("WARNING", "shardkit"), hold_lock(path, busy=None):
+        pass
+    (record,) = caplog.records
+    assert record.name == "shardkit"
+    assert re.match(rf"waiting for {path} \(process \d+ of far holds .* after 3 minutes\)$", record.getMessage())
+    assert pauses[0] < 0.1
+    assert set(pauses[30:]) == {1.0}
+    assert len(pauses) < 100
 
 
 @pytest.mark.usefixtures("without_locks")
