@@ -94,7 +94,7 @@ def test_another_run_is_refused_and_the_options_that_differ_are_named(written: P
     assert (
         "holds another run with 3 finished shards (max docs: null there, 5 now; shard tokens: 100 there, 200" in message
     )
-    assert "--overwrite" in message
+    assert "overwrite=True" in message
     assert written.read_bytes() == before
 
 

@@ -308,7 +308,7 @@ def test_sources_of_different_vocabularies_do_not_mix(tmp_path: Path, two: list[
 
 def test_a_source_without_a_row_or_with_a_bad_weight_does_not_mix(tmp_path: Path, two: list[tuple[str, float]]) -> None:
     write_shards(tmp_path / "short", [4])
-    with pytest.raises(UsageError, match=r"short has 4 tokens: 0 windows of 4 .*: lower seq_len, or use more data"):
+    with pytest.raises(UsageError, match=r"short has 4 tokens: 0 windows of 4 .*: lower seq_len=, or use more data"):
         ShardLoader([two[0], (tmp_path / "short", 1)], batch_size=1, seq_len=4)
     with pytest.raises(UsageError, match="a mixture's weight is -1"):
         ShardLoader([(two[0][0], -1)], batch_size=1, seq_len=4)

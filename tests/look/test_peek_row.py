@@ -110,7 +110,7 @@ def test_a_run_needs_nothing_but_its_log(folder: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=message):
             peek_run(run, **wrong)
-    with pytest.raises(UsageError, match="give the out= folder of a training run"):
+    with pytest.raises(UsageError, match="give the folder of a training run"):
         peek_run(tmp_path, step=1)
 
 
