@@ -17,6 +17,7 @@ from pathlib import Path
 
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, ShardInfo
 from shardkit.dataset.shards import SHARD_NAME
+from shardkit.dataset.tokenizer_file import TOKENIZER_CONFIG_NAME, TOKENIZER_NAME
 from shardkit.errors import HubError, ShardkitWarning
 from shardkit.remote.interface import CLAIM_FILE, PlaceChanged, Remote, RemoteFile
 
@@ -64,7 +65,8 @@ def claim_for(
 
 def _warn_of_corpus(remote: Remote, files: Mapping[str, RemoteFile]) -> None:
     """Warn (`ShardkitWarning`) of text or tables at a place that no dataset of ours has been at."""
-    if corpus := [name for name in files if _CORPUS.search(name) and not name.startswith(WORK_DIR)]:
+    ours = (TOKENIZER_NAME, TOKENIZER_CONFIG_NAME)
+    if corpus := [name for name in files if _CORPUS.search(name) and not name.startswith((*ours, WORK_DIR))]:
         warnings.warn(
             f"{remote.name} holds a corpus ({len(corpus):,} files of text or tables, {min(corpus)} first): the shards "
             "come beside it, and the Hub's viewer and `load_dataset` read the corpus alone; a place of their own keeps "

@@ -122,7 +122,6 @@ def seed_tiktoken_cache(encoding: str) -> bool:
 def seed_from_tokenizer_json(encoding: str, text: bytes) -> None:
     """Make the file of `encoding` available to tiktoken out of a `tokenizer.json` with the same tokens, where it is not
     on this machine yet. Does nothing where that cannot be done: its hash decides."""
-    encoding = "r50k_base" if encoding == "gpt2" else encoding
     files, folder = _FILES.get(encoding, ()), _folder_for(encoding)
     if folder is None:
         return

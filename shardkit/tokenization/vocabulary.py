@@ -163,8 +163,7 @@ def dataset_vocabulary(manifest: Manifest, name: str | None = None) -> Vocabular
     if ours is None:
         return load_vocabulary(name or "gpt2")
     place = where or "the dataset"
-    files = read_tokenizer_files(where, ours) if name is None and where is not None else {}
-    if files and where is not None and not ours.file_sha256:
+    if name is None and where is not None and not ours.file_sha256 and read_tokenizer_files(where, ours):
         loaded = _with_own_proof(_from_file(where / TOKENIZER_NAME, None, ours))
     elif name is None and ours.name != "bytes" and not is_encoding(ours.name) and not _is_here(ours.name):
         raise TokenizerError(
@@ -172,8 +171,8 @@ def dataset_vocabulary(manifest: Manifest, name: str | None = None) -> Vocabular
             f"with the file whose SHA-256 is {ours.ranks_sha256}"
         )
     else:
-        if files:
-            seed_from_tokenizer_json(ours.name, files[TOKENIZER_NAME])
+        if name is None and where is not None and is_encoding(ours.name):
+            _seed_from(where, ours)
         loaded = load_vocabulary(name or ours.name)
     if loaded.info.ranks_sha256 != ours.ranks_sha256 or loaded.info.vocab_size > ours.vocab_size:
         raise TokenizerError(
@@ -181,6 +180,13 @@ def dataset_vocabulary(manifest: Manifest, name: str | None = None) -> Vocabular
             f"SHA-256 is {ours.ranks_sha256}"
         )
     return loaded if loaded.info == ours else replace(loaded, info=ours)
+
+
+def _seed_from(directory: Path, info: TokenizerInfo) -> None:
+    """Give tiktoken its file out of the dataset's own `tokenizer.json`, if it is on this machine nowhere else."""
+    name = "r50k_base" if info.name == "gpt2" else info.name  # of which there is one file
+    if not seed_tiktoken_cache(name) and (files := read_tokenizer_files(directory, info)):
+        seed_from_tokenizer_json(name, files[TOKENIZER_NAME])
 
 
 def _is_here(name: str) -> bool:

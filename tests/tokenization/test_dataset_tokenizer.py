@@ -122,7 +122,7 @@ def test_a_dataset_is_read_where_the_vocabulary_is_not_and_there_is_no_network(
     with pytest.raises(TokenizerError, match="is not on this machine and cannot be downloaded"):
         Tokenizer.of_dataset(manifest)
     (tmp_path / "out" / "tokenizer.json").write_bytes(damaged)
-    assert peek_document(tmp_path / "out", 3)["text"].startswith(prose(60)[3][:200])
+    assert peek_document(tmp_path / "out", 3).text.startswith(prose(60)[3][:200])
     assert Tokenizer.of_dataset(manifest).info == manifest.tokenizer
 
 
