@@ -200,7 +200,7 @@ def test_peek_shows_the_row_of_a_batch(dataset: Path) -> None:
     [
         ([], "give a dataset's DIR, or --run RUN with --step S"),
         (["DIR", "--run", "x"], "--run needs --step S"),
-        (["DIR", "--run", "x", "--step", "1"], "give the --out folder of a training run"),
+        (["DIR", "--run", "x", "--step", "1"], "give the folder of a training run"),
         (["DIR", "--step", "1"], "--step needs the loader's --batch-size and --seq-len, and no --document"),
     ],
 )

@@ -163,7 +163,7 @@ def redirected(status: int) -> HfHubHTTPError:
             "answered GET https://huggingface.co/api/x with 404 and without the Hub's own",
         ),
         (answer(404, **{"X-Error-Code": "Odd"}), SourceError, False, "refused it (404"),
-        (of_hub(RemoteEntryNotFoundError, 404), SourceError, False, "has no such file: check the path and --revision"),
+        (of_hub(RemoteEntryNotFoundError, 404), SourceError, False, "has no such file: check the path and revision="),
         (of_hub(DisabledRepoError, 403), SourceError, False, "was disabled by the Hub"),
         (answer(402), SourceError, False, "wants a larger plan"),
         (ConnectionRefusedError(111, "refused"), SourceError, True, "look at this machine's network, then run the"),
