@@ -76,7 +76,7 @@ def find_proof(key: str) -> Proof | None:
     try:
         found = read_record(Proof, parse_json(read_small_file(_place(key))))
         characters = found.guarded
-    except (OSError, ValueError, OverflowError, RuntimeError):  # none, no home, or a damaged one, which is made again
+    except (OSError, ValueError, OverflowError, OutputError, RuntimeError):  # none, no home, or a damaged one
         return None
     holds = found.key == key and found.guard == as_ranges(characters) and min(characters, default="\x80") >= "\x80"
     return found if holds else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -263,7 +264,9 @@ def test_a_damaged_proof_is_none(content: str, tmp_path: Path) -> None:
 
 def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("SHARDKIT_CACHE", str(tmp_path / "file"))
+    for name in ("SHARDKIT_CACHE", "HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "file"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))
     save_proof(EXAMPLE)
     assert find_proof(EXAMPLE.key) is None
 
