@@ -113,7 +113,7 @@ def test_a_run_with_finished_shards_is_refused_to_another_in_words_and_left_as_i
     before = folder_bytes(out), (out / JOURNAL_FILE).read_bytes()
     message = (
         r"out holds another run with \d+ finished shards \(max docs: null there, 300 now\): call it as there to go on "
-        "with it, start again with --overwrite, or choose another --out"
+        "with it, start again with overwrite=True, or choose another out="
     )
     with pytest.raises(OutputError, match=message):
         make(out, max_docs=300)
@@ -204,7 +204,7 @@ def test_where_a_run_was_killed_before_its_first_shard_its_folder_may_push_anoth
         out = tmp_path / far.replace("/", "-")
         killed_at_the_first_chunk(corpus, out, far)
         assert {CLAIM_FILE, JOURNAL_FILE} <= names_at(far)
-        with pytest.raises(HubError, match=r"no finished shard yet \(prefix: .*give the --out that it had"):
+        with pytest.raises(HubError, match=r"no finished shard yet \(prefix: .*give the out= that it had"):
             run(corpus, tmp_path / "b", push=far)  # nobody can say that it is not at work elsewhere
         manifest = run(corpus, out, push=far)
         assert names_at(far) & {CLAIM_FILE, JOURNAL_FILE} == set()
