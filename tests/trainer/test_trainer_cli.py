@@ -117,7 +117,7 @@ def test_train_eval_sample_and_export_follow_each_other(tmp_path: Path) -> None:
     )
     assert one.output == two.output
     assert one.output.startswith("Hello, I'm a language model,")
-    assert "from_pretrained" in invoke("export", run, tmp_path / "hf").output
+    assert "holds the model and its tokenizer" in invoke("export", run, tmp_path / "hf").output
     assert told["val_loss"] == pytest.approx(
         json.loads(
             invoke(
