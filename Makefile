@@ -35,7 +35,7 @@ test: lint
 	$(BIN)/python -m pytest -n 2
 
 torture: setup
-	SHARDKIT_TORTURE=long $(BIN)/python -m pytest tests/torture tests/test_opening.py -n 2 --timeout 3600
+	SHARDKIT_TORTURE=long $(BIN)/python -m pytest tests/torture tests/test_opening.py tests/tokenization/test_only_shard.py -n 2 --timeout 3600
 
 bench: setup
 	$(BIN)/shardkit tokenize sample --out $(DEMO)/sample

@@ -114,6 +114,7 @@ def with_fast_json(vocabulary: Vocabulary) -> Vocabulary:
     return replace(vocabulary, fast_json=spelled)
 
 
+@lru_cache(maxsize=2)
 def tokenizer_json_of(vocabulary: Vocabulary) -> str:
     """The text of a `tokenizer.json` with its special tokens, which other libraries read: the one that it came in, or
     one made of it; "" for an encoding of which none can be made in short time."""

@@ -19,21 +19,28 @@ def gpt2() -> Any:
     return load_encoding("gpt2")
 
 
-def stream(texts: Iterable[str | None]) -> np.ndarray:
-    """`[EOT] + encode_ordinary(text)` for each text, in order."""
-    encoding = gpt2()
+def stream(texts: Iterable[str | None], tokenizer: str = "gpt2") -> np.ndarray:
+    """`[EOT] + encode_ordinary(text)` for each text, in order; of the tokenizer `bytes`, 256 and the bytes."""
     tokens: list[int] = []
     for text in texts:
-        tokens += [encoding.eot_token, *encoding.encode_ordinary(text or "")]
+        if tokenizer == "bytes":
+            tokens += [256, *(text or "").encode()]
+        else:
+            tokens += [gpt2().eot_token, *gpt2().encode_ordinary(text or "")]
     return np.array(tokens, dtype=np.uint16)
 
 
 def shard_bytes(
-    texts: Iterable[str | None], shard_tokens: int, prefix: str, val_shards: int | None = None
+    texts: Iterable[str | None],
+    shard_tokens: int,
+    prefix: str,
+    val_shards: int | None = None,
+    *,
+    tokenizer: str = "gpt2",
 ) -> dict[str, bytes]:
     """File name -> bytes of every shard, by `np.save`. Beyond `fineweb.py`: where one shard would hold everything, its
     first 1 % is val and the rest train, unless `val_shards` is given."""
-    tokens = stream(texts)
+    tokens = stream(texts, tokenizer)
     starts = list(range(0, len(tokens), shard_tokens))
     if val_shards is None and len(starts) == 1 and len(tokens) > 1:
         starts.append(max(1, len(tokens) // 100))
