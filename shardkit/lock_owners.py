@@ -3,7 +3,8 @@
 
 `FILE.owner` is created exclusively, says which process of which host it is of, and is touched while that lives. It is
 taken over from a process that is known to be dead, because it ran on this host, or that has not touched it for
-`STALE_SECONDS`.
+`STALE_SECONDS`. filelock's `SoftFileLease` counts that time in the process that waits: one that fails at once where the
+folder is busy, as a command does, would never take over what a dead machine left.
 """
 
 from __future__ import annotations

@@ -23,12 +23,10 @@ from shardkit.errors import OutputError
 from shardkit.files import write_error
 from shardkit.lock_owners import OwnerFile, holder_of, is_owned, own
 
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EIO)  # what no lock may be called
-_POLL_SECONDS = 0.05
-_HASTY_SECONDS, _LATER_POLL_SECONDS = (
-    1.0,
-    1.0,
-)  # who holds it that long may do so for minutes; NFS is asked for each try
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)  # errors of a file system without locks
+_REFUSED = (*NO_LOCKS, errno.EIO)  # of a lock: some FUSE file systems say no more
+_POLL_SECONDS, _HASTY_SECONDS = 0.05, 1.0
+_LATER_POLL_SECONDS = 1.0  # who holds it that long may do so for minutes, and NFS is asked for each try
 _TOLD_SECONDS = 5.0
 _TRIES = 100  # of a lock file whose folder was removed
 
@@ -118,7 +116,7 @@ def _flock(path: Path, *, wait: bool) -> int:
             raise BlockingIOError(errno.EAGAIN, "locked") from error
         except OSError as error:
             os.close(fd)
-            if error.errno in NO_LOCKS:
+            if error.errno in _REFUSED:
                 raise _NoLocksError from error
             raise
         except BaseException:
@@ -205,7 +203,7 @@ def _lockf(descriptor: int, action: int) -> bool:
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             return False
-        if error.errno in NO_LOCKS:
+        if error.errno in _REFUSED:
             raise _NoLocksError from error
         raise
     return True

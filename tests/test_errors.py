@@ -10,10 +10,11 @@ import re
 from pathlib import Path
 
 import pytest
+from click import Option
 from click.testing import CliRunner
 from hub_data import make_dataset
 
-from shardkit import ShardLoader, peek, pull, push, tokenize, verify
+from shardkit import ShardLoader, errors, peek, pull, push, tokenize, verify
 from shardkit.cli import main
 from shardkit.errors import ShardkitError, ShardkitWarning, SourceError, machine_fault
 from shardkit.tokenization.training import train_tokenizer
@@ -107,3 +108,9 @@ def test_every_option_that_a_message_of_ours_names_is_an_argument_too() -> None:
 def test_a_path_and_the_flag_of_another_program_are_no_options_of_ours() -> None:
     for text in ("/data/--val/x.txt is missing", "x.--val", "install it again, with pip's `--force-reinstall`"):
         assert str(ShardkitError(text)) == text
+
+
+def test_the_options_without_a_value_are_known_as_such() -> None:
+    options = [option for command in main.commands.values() for option in command.params if isinstance(option, Option)]
+    switches = {word[2:] for option in options if option.is_flag and not option.secondary_opts for word in option.opts}
+    assert errors._SWITCHES == switches - {"json", "help"}  # of the command line alone

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from shardkit import Manifest, ShardkitError, Tokenizer, UsageError, printable, public_address
 from trainer.checkpoint import find_checkpoint, is_hub_repo, load_checkpoint, write_atomically
+from trainer.log import data_folder
 from trainer.model import Model, ModelConfig
 from trainer.places import one_line, places_beside
 
@@ -108,11 +109,13 @@ def tokenizer_of(loaded: Loaded, manifest: Manifest | None, name: str | None) ->
 
 def dataset_of(run: Path, loaded: Loaded) -> Manifest | None:
     """The dataset that the run, or checkpoint, `run` was trained on; None where it is not here any more."""
-    folder = places_beside(run).get("data")
-    if folder is None or not (Path(folder) / "manifest.json").is_file():
-        return None
-    manifest = Manifest.of_folder(folder)
-    return manifest if manifest.fingerprint == loaded.state.get("fingerprint") else None
+    folders = [data_folder(run if run.is_dir() else run.absolute().parent.parent), places_beside(run).get("data")]
+    for folder in folders:  # one that was pulled is known by the log alone
+        if folder is not None and (Path(folder) / "manifest.json").is_file():
+            manifest = Manifest.of_folder(folder)
+            if manifest.fingerprint == loaded.state.get("fingerprint"):
+                return manifest
+    return None
 
 
 def export_tokenizer(run: Path, loaded: Loaded, out: str | Path) -> bool:

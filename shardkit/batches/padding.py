@@ -24,7 +24,7 @@ def warn_of_padding(name: str, starts: Ints, tokens: int, seq_len: int, rows: in
     warnings.warn(
         f"{name}: packed into rows of {seq_len:,}, {1 - tokens / (rows * seq_len):.0%} of all slots are padding, since "
         f"few of its documents (half of them have up to {int(np.median(lengths)):,} tokens) go together into a row: "
-        f"seq_len {length:,} would pad {pad:.0%}, layout 'contiguous' pads nothing",
+        f"--seq-len {length} would pad {pad:.0%}, --layout=contiguous pads nothing",
         ShardkitWarning,
         stacklevel=2,
     )

@@ -20,12 +20,12 @@ from shardkit.dataset.check import check_shard
 from shardkit.dataset.consistency import check_shards, check_tokenizer, check_tokens_per_shard
 from shardkit.dataset.folder import INCOMING_FOLDER, MANIFEST_NAME, PLAN_FOLDER, WORK_DIR, read_bare_shards
 from shardkit.dataset.journal import JOURNAL_FILE
-from shardkit.dataset.notebook import html_table
 from shardkit.dataset.records import ShardInfo, SourceFile, SourceInfo, TokenizerInfo
 from shardkit.dataset.typed_json import parse_json, read_record
 from shardkit.errors import ManifestError
 from shardkit.files import atomic_write, read_small_file
 from shardkit.hub_address import parse_short
+from shardkit.notebook import html_table
 from shardkit.redaction import public_address
 
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shardkit.dataset.notebook import html_table
+from shardkit.notebook import html_table
 
 
 class ShownInWords:

@@ -18,10 +18,10 @@ from shardkit.dataset.check import check_shard
 from shardkit.dataset.journal_segments import segment_files
 from shardkit.dataset.known_files import unchanged
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest
-from shardkit.dataset.notebook import html_table
 from shardkit.dataset.tokenizer_file import TOKENIZER_NAME, read_tokenizer_files, tokenizer_files
 from shardkit.errors import HubError, ManifestError, ShardkitWarning, UsageError
 from shardkit.hub_answers import or_mirror
+from shardkit.notebook import html_table
 from shardkit.remote.address import open_remote
 from shardkit.remote.card import CARD_NAME, updated_card
 from shardkit.remote.claim import another_dataset, check_not_claimed, claim_for, holds_data, mark

@@ -82,7 +82,7 @@ def test_a_disk_that_stays_full_is_an_error_with_numbers(small_disk: Path, monke
         when_there_is_room(small_disk, write)
 
 
-@pytest.mark.parametrize("code", sorted({errno.errorcode[code] for code in NO_LOCKS}))
+@pytest.mark.parametrize("code", sorted({errno.errorcode[code] for code in (*NO_LOCKS, errno.EIO)}))
 def test_shards_stream_into_a_folder_without_file_locks_and_each_byte_comes_once(
     served: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
 ) -> None:
