@@ -1,5 +1,9 @@
 """Gzip read front to back as `gzip -d` reads it: member after member, then nothing, or the zero bytes with which tapes
-and block devices fill up a file."""
+and block devices fill up a file.
+
+As fast as Arrow's stream, which refuses those zeros. `gzip.GzipFile` accepts them, but is slower, and this is the main
+process's work.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Follows what each error of the Hub and of the disk advises, and finds that it helps.
 
 A case breaks something, and the error's line must name its remedy; that remedy is applied, and the same command (or the
-one that the line gives) must then do what was wanted.
+one that the line gives) must then do what was wanted. Where the remedy is somebody's act at the Hub (a larger plan, a
+mended card), the server stops to refuse: that shows only that the command goes on then.
 """
 
 from __future__ import annotations
