@@ -113,4 +113,4 @@ def test_a_path_and_the_flag_of_another_program_are_no_options_of_ours() -> None
 def test_the_options_without_a_value_are_known_as_such() -> None:
     options = [option for command in main.commands.values() for option in command.params if isinstance(option, Option)]
     switches = {word[2:] for option in options if option.is_flag and not option.secondary_opts for word in option.opts}
-    assert errors._SWITCHES == switches - {"json", "help"}  # of the command line alone
+    assert switches - {"json", "help"} == errors._SWITCHES  # of the command line alone
