@@ -18,6 +18,8 @@ import pytest
 from hub_server import HubServer
 
 REPO = "alice/texts"
+NOWHERE = "http://127.0.0.1:9"
+READERS: dict[str, subprocess.Popen[str]] = {}  # by endpoint
 CARD = b"""---
 configs:
 - config_name: default
@@ -27,26 +29,36 @@ configs:
 ---
 """
 READ = """
-import datasets, json, sys
-from pathlib import Path
+import datasets, json, os, sys, traceback
 from shardkit.errors import ShardkitError
 from shardkit import network
 from shardkit.sources.open import open_source
 from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.texts import read_chunk
 network.FIRST_WAIT_SECONDS = 0.001
-source, options = json.loads(sys.argv[1])
-try:
-    bars = [datasets.utils.is_progress_bar_enabled()]
-    opened = open_source(source, **options)
-    bars.append(datasets.utils.is_progress_bar_enabled())
-    chunks = iter_chunks(opened, 0, 0, 0, chunk_bytes=3000)
-    texts = [text for c in chunks for piece in read_chunk(c, opened.options) for text in piece.texts]
-    info, files = opened.info, [file.path for file in opened.files]
-    found = {"texts": texts, "info": [info.id, info.config, info.split, info.revision], "files": files, "bars": bars}
-except ShardkitError as error:
-    found = {"error": type(error).__name__, "message": str(error)}
-print(json.dumps(found))
+
+def read(source, options):
+    try:
+        bars = [datasets.utils.is_progress_bar_enabled()]
+        opened = open_source(source, **options)
+        bars.append(datasets.utils.is_progress_bar_enabled())
+        chunks = iter_chunks(opened, 0, 0, 0, chunk_bytes=3000)
+        texts = [text for c in chunks for piece in read_chunk(c, opened.options) for text in piece.texts]
+        info, files = opened.info, [file.path for file in opened.files]
+        return {"texts": texts, "info": [info.id, info.config, info.split, info.revision], "files": files, "bars": bars}
+    except ShardkitError as error:
+        return {"error": type(error).__name__, "message": str(error)}
+
+for line in sys.stdin:
+    source, options, environment = json.loads(line)
+    if os.fork() == 0:
+        os.environ.update(environment)
+        try:
+            print(json.dumps(read(source, options)), flush=True)
+        except BaseException:
+            print(json.dumps({"bug": traceback.format_exc()}), flush=True)
+        os._exit(0)
+    os.wait()
 """
 
 
@@ -71,16 +83,32 @@ def hub() -> Iterator[HubServer]:
         yield server
 
 
+def reader(endpoint: str) -> subprocess.Popen[str]:
+    """A process that has imported everything and read nothing, from which those that read are forked."""
+    if endpoint not in READERS:
+        environment = {**os.environ, "HF_ENDPOINT": endpoint, "PYTHONPATH": str(Path(__file__).parents[2])}
+        READERS[endpoint] = subprocess.Popen(
+            [sys.executable, "-c", READ], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+    return READERS[endpoint]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _readers() -> Iterator[None]:
+    yield
+    while READERS:
+        READERS.popitem()[1].communicate()
+
+
 def read(hub: HubServer | str, source: str = REPO, token: str | None = None, **options: Any) -> dict[str, Any]:
     """What a fresh process reads from that source."""
-    endpoint = hub if isinstance(hub, str) else hub.endpoint
-    environment = {**os.environ, "HF_ENDPOINT": endpoint, "PYTHONPATH": str(Path(__file__).parents[2])}
-    if token:
-        environment["HF_TOKEN"] = token
-    command = [sys.executable, "-c", READ, json.dumps([source, options])]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    process = reader(hub if isinstance(hub, str) else hub.endpoint)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps([source, options, {"HF_TOKEN": token} if token else {}]) + "\n")
+    process.stdin.flush()
+    found: dict[str, Any] = json.loads(process.stdout.readline())
+    assert "bug" not in found, found["bug"]
     return found
 
 
@@ -159,7 +187,7 @@ def test_private_and_gated_datasets_say_to_log_in(hub: HubServer) -> None:
 
 
 def test_without_a_network_there_is_one_line() -> None:
-    found = read("http://127.0.0.1:9")
+    found = read(NOWHERE)
     assert found["error"] == "SourceError"
     assert "cannot open the dataset: hf://datasets/alice/texts does not answer as it should" in found["message"]
     assert "\n" not in found["message"]

@@ -103,7 +103,7 @@ def test_a_character_that_was_not_there_is_an_error_and_not_dropped(tmp_path: Pa
 
 
 def test_a_long_text_without_a_blank_is_cut_anywhere(tmp_path: Path) -> None:
-    text = "abcdefghij" * 1_800_000  # longer than a piece, and than an engine is given at once
+    text = "abcdefghij" * 900_000  # longer than a piece, and than an engine is given at once
     (tmp_path / "input.txt").write_text(text)
     out = tmp_path / "out"
     manifest = tokenize(tmp_path / "input.txt", out, tokenizer="chars", workers=1, val_shards=0)

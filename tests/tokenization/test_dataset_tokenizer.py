@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import tiktoken
 import tokenizers
 from hub_server import HubServer
 from huggingface_hub import HfApi
-from texts import prose, write_parquet
+from texts import prose
 from vocabulary_data import train_vocabulary
 
 from shardkit import Manifest, ShardLoader, Tokenizer, pull, push, tokenize
@@ -27,11 +28,8 @@ FILES = {"tokenizer.json", "tokenizer_config.json"}
 
 
 def make(folder: Path, vocabulary: Path | str, **options: object) -> Manifest:
-    source = folder.parent / "source.parquet"
-    if not source.exists():
-        write_parquet(source, [*prose(60)])
     return tokenize(
-        source,
+        prose(60),
         folder,
         tokenizer=str(vocabulary),
         workers=1,
@@ -41,15 +39,28 @@ def make(folder: Path, vocabulary: Path | str, **options: object) -> Manifest:
     )
 
 
-@pytest.fixture
-def vocabulary(tmp_path: Path) -> Path:
-    return train_vocabulary(tmp_path / "mine" / "tokenizer.json")
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A vocabulary in `mine`, a dataset that was made with it in `out`, and one of gpt2 in `plain`."""
+    folder = tmp_path_factory.mktemp("made")
+    make(folder / "out", train_vocabulary(folder / "mine" / "tokenizer.json"))
+    make(folder / "plain", "gpt2")
+    return folder
 
 
 @pytest.fixture
-def out(vocabulary: Path, tmp_path: Path) -> Path:
-    make(tmp_path / "out", vocabulary)
-    return tmp_path / "out"
+def vocabulary(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made / "mine", tmp_path / "mine")) / "tokenizer.json"
+
+
+@pytest.fixture
+def out(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made / "out", tmp_path / "out"))
+
+
+@pytest.fixture
+def plain(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made / "plain", tmp_path / "plain"))
 
 
 def names(folder: Path) -> set[str]:
@@ -89,15 +100,14 @@ def test_another_file_of_the_same_name_is_refused(out: Path, vocabulary: Path, m
 
 
 @pytest.mark.parametrize("name", ["gpt2", "p50k_base", "cl100k_base", "o200k_harmony", "bytes"])
-def test_transformers_reads_the_folder_of_a_dataset_of_any_vocabulary(name: str, tmp_path: Path) -> None:
+def test_transformers_reads_the_folder_of_a_dataset_of_any_vocabulary(name: str, made: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    ours = Tokenizer(name)
-    if name == "gpt2":
-        make(tmp_path, name)
-    else:  # the same files, at once
-        assert ours.save(tmp_path)
-    theirs = AutoTokenizer.from_pretrained(str(tmp_path))
+    ours, folder = Tokenizer(name), made / "plain"
+    if name != "gpt2":  # the same files, at once
+        folder = tmp_path
+        assert ours.save(folder)
+    theirs = AutoTokenizer.from_pretrained(str(folder))
     alike = [*prose(20), *(character * 3 + " x" + character for character in representatives())]
     for text in alike:
         ids = theirs(text, add_special_tokens=False)["input_ids"]
@@ -110,9 +120,10 @@ def test_transformers_reads_the_folder_of_a_dataset_of_any_vocabulary(name: str,
 
 @pytest.mark.parametrize("name", ["gpt2", "cl100k_base"])
 def test_a_dataset_is_read_where_the_vocabulary_is_not_and_there_is_no_network(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manifest = make(tmp_path / "out", name)
+    out = plain if name == "gpt2" else tmp_path / "out"
+    manifest = Manifest.load(out) if name == "gpt2" else make(out, name)
     monkeypatch.setattr(tiktoken.registry, "ENCODINGS", {})  # those that are in memory
     monkeypatch.setattr(tiktoken_files, "_packaged", lambda name: None)
     vocabulary_module._from_tiktoken.cache_clear()
@@ -120,19 +131,19 @@ def test_a_dataset_is_read_where_the_vocabulary_is_not_and_there_is_no_network(
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     with pytest.raises(TokenizerError, match="is not on this machine and cannot be downloaded"):
         load_vocabulary(name)
-    damaged = (tmp_path / "out" / "tokenizer.json").read_bytes()
-    (tmp_path / "out" / "tokenizer.json").write_bytes(damaged.replace(b'"!"', b'"?"', 1))
+    damaged = (out / "tokenizer.json").read_bytes()
+    (out / "tokenizer.json").write_bytes(damaged.replace(b'"!"', b'"?"', 1))
     with pytest.raises(TokenizerError, match="is not on this machine and cannot be downloaded"):
         Tokenizer.of_dataset(manifest)
-    (tmp_path / "out" / "tokenizer.json").write_bytes(damaged)
-    assert peek_document(tmp_path / "out", 3).text.startswith(prose(60)[3][:200])
+    (out / "tokenizer.json").write_bytes(damaged)
+    assert peek_document(out, 3).text.startswith(prose(60)[3][:200])
     assert Tokenizer.of_dataset(manifest).info == manifest.tokenizer
 
 
-def test_an_encoding_of_tiktoken_is_known_by_its_name_and_checked_too(tmp_path: Path) -> None:
-    manifest = make(tmp_path / "out", "gpt2")
+def test_an_encoding_of_tiktoken_is_known_by_its_name_and_checked_too(plain: Path) -> None:
+    manifest = Manifest.load(plain)
     for name in FILES:
-        (tmp_path / "out" / name).unlink()
+        (plain / name).unlink()
     assert Tokenizer.of_dataset(manifest).name == "gpt2"
     assert manifest.tokenizer is not None
     other = dataclasses.replace(manifest, tokenizer=dataclasses.replace(manifest.tokenizer, ranks_sha256="0" * 64))
@@ -161,10 +172,13 @@ def test_it_travels_with_the_dataset(place: str, hub: HubServer, out: Path, tmp_
 
 
 @pytest.mark.parametrize("name", ["gpt2", "a file's"])
-def test_a_dataset_that_is_streamed_has_it_too(name: str, served: HubServer, out: Path, tmp_path: Path) -> None:
+def test_a_dataset_that_is_streamed_has_it_too(
+    name: str, served: HubServer, out: Path, plain: Path, tmp_path: Path
+) -> None:
+    out = plain if name == "gpt2" else out
     for overwrite in (False, True):  # the second time another dataset is at the same place
-        if name == "gpt2" or overwrite:
-            make(out, "gpt2" if not overwrite else train_vocabulary(tmp_path / "b.json", size=300), overwrite=True)
+        if overwrite:
+            make(out, train_vocabulary(tmp_path / "b.json", size=300), overwrite=True)
         push(out, REPO, overwrite=overwrite)
         loader = ShardLoader(REPO, batch_size=1, seq_len=8, split="val", cache=tmp_path / "cache")
         assert loader.manifest is not None
@@ -180,12 +194,11 @@ def test_a_run_that_pushes_sends_it_too(hub: HubServer, vocabulary: Path, tmp_pa
 
 
 def test_a_file_that_is_not_the_datasets_is_neither_fetched_nor_replaced(
-    hub: HubServer, out: Path, tmp_path: Path
+    hub: HubServer, plain: Path, tmp_path: Path
 ) -> None:
-    make(tmp_path / "plain", "gpt2")
-    (tmp_path / "plain" / "tokenizer_config.json").unlink()
-    (tmp_path / "plain" / "tokenizer.json").write_text("not the dataset's")
-    push(tmp_path / "plain", str(tmp_path / "remote"))
+    (plain / "tokenizer_config.json").unlink()
+    (plain / "tokenizer.json").write_text("not the dataset's")
+    push(plain, str(tmp_path / "remote"))
     assert "tokenizer.json" not in names(tmp_path / "remote")
     (tmp_path / "remote" / "tokenizer.json").write_text("somebody else's")
     pull(str(tmp_path / "remote"), tmp_path / "copy")
@@ -193,12 +206,11 @@ def test_a_file_that_is_not_the_datasets_is_neither_fetched_nor_replaced(
     assert (tmp_path / "remote" / "tokenizer.json").read_text() == "somebody else's"
 
 
-def test_what_replaces_the_dataset_replaces_it_too(hub: HubServer, out: Path, tmp_path: Path) -> None:
-    make(tmp_path / "plain", "gpt2")
+def test_what_replaces_the_dataset_replaces_it_too(hub: HubServer, out: Path, plain: Path, tmp_path: Path) -> None:
     push(out, REPO)
-    push(tmp_path / "plain", REPO, overwrite=True)
+    push(plain, REPO, overwrite=True)
     pull(REPO, tmp_path / "copy")
-    assert (tmp_path / "copy" / "tokenizer.json").read_bytes() == (tmp_path / "plain" / "tokenizer.json").read_bytes()
+    assert (tmp_path / "copy" / "tokenizer.json").read_bytes() == (plain / "tokenizer.json").read_bytes()
     other = train_vocabulary(tmp_path / "other" / "tokenizer.json", size=300)
     make(out, other, overwrite=True)
     assert (out / "tokenizer.json").read_bytes() == other.read_bytes()
@@ -208,7 +220,7 @@ def test_what_replaces_the_dataset_replaces_it_too(hub: HubServer, out: Path, tm
     (out / "tokenizer_config.json").write_text("{}")  # the user's, from now on
     make(out, "gpt2", overwrite=True)
     assert (out / "tokenizer_config.json").read_text() == "{}"
-    assert (out / "tokenizer.json").read_bytes() == (tmp_path / "plain" / "tokenizer.json").read_bytes()
+    assert (out / "tokenizer.json").read_bytes() == (plain / "tokenizer.json").read_bytes()
 
 
 @pytest.mark.parametrize("killed", ["before the manifest", "in clearing"])

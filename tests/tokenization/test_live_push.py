@@ -9,14 +9,17 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from reference import folder_bytes, shard_bytes
+import reference
+from reference import folder_bytes
 from texts import documents, write_parquet
 
-from shardkit import Manifest, pull, push, tokenize
+import shardkit
+from shardkit import Manifest, pull, push
 from shardkit.dataset.journal import JOURNAL_FILE, Journal, Resume
 from shardkit.dataset.journal_segments import SEGMENT_LINES, segment_files
 from shardkit.dataset.manifest import ShardInfo
@@ -32,8 +35,14 @@ from shardkit.tokenization.run_spec import RunSpec
 from shardkit.tokenization.tokenizer import Tokenizer
 
 REPO = "alice/tokens"
-SHARD_TOKENS = 5_000
+SHARD_TOKENS = 34_000
 SHARD_BYTES = 2 * SHARD_TOKENS + 128
+LARGE = 5 * SHARD_TOKENS  # a shard of which there are few
+DISK = 9 * SHARD_BYTES
+TOO_LITTLE = SHARD_BYTES * 3 // 2
+
+tokenize = partial(shardkit.tokenize, tokenizer="bytes")  # which starts in no time
+shard_bytes = partial(reference.shard_bytes, tokenizer="bytes")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +63,7 @@ def test_shards_go_up_as_they_are_made_and_leave_the_disk(
     hub: Any, corpus: Path, texts: list[str | None], tmp_path: Path
 ) -> None:
     manifest = tokenize(
-        corpus, tmp_path / "out", shard_tokens=SHARD_TOKENS, prefix="p", push=REPO, max_disk=90_000, chunk_bytes=1 << 14
+        corpus, tmp_path / "out", shard_tokens=SHARD_TOKENS, prefix="p", push=REPO, max_disk=DISK, chunk_bytes=1 << 14
     )
     assert remote_shards(hub) == shard_bytes(texts, SHARD_TOKENS, "p")
     assert not list((tmp_path / "out").glob("*.npy"))
@@ -64,35 +73,35 @@ def test_shards_go_up_as_they_are_made_and_leave_the_disk(
 
 
 def test_without_a_disk_bound_the_shards_stay_here_too(hub: Any, corpus: Path, tmp_path: Path) -> None:
-    manifest = tokenize(corpus, tmp_path / "out", shard_tokens=50_000, prefix="p", push=REPO)
+    manifest = tokenize(corpus, tmp_path / "out", shard_tokens=LARGE, prefix="p", push=REPO)
     assert Manifest.load(tmp_path / "out") == manifest
     assert set(remote_shards(hub)) == {shard.file for shard in manifest.shards}
 
 
 def test_a_finished_run_called_again_anywhere_sends_nothing(hub: Any, corpus: Path, tmp_path: Path) -> None:
-    first = tokenize(corpus, tmp_path / "a", shard_tokens=50_000, prefix="p", push=REPO, max_disk=10**6)
+    first = tokenize(corpus, tmp_path / "a", shard_tokens=LARGE, prefix="p", push=REPO, max_disk=10**6)
     hub.reset_log()
-    assert tokenize(corpus, tmp_path / "a", shard_tokens=50_000, prefix="p", push=REPO, max_disk=10**6) == first
-    assert tokenize(corpus, tmp_path / "b", shard_tokens=50_000, prefix="p", push=REPO, max_disk=10**6) == first
+    assert tokenize(corpus, tmp_path / "a", shard_tokens=LARGE, prefix="p", push=REPO, max_disk=10**6) == first
+    assert tokenize(corpus, tmp_path / "b", shard_tokens=LARGE, prefix="p", push=REPO, max_disk=10**6) == first
     assert hub.count("PUT", "_lfs") == 0
     with pytest.raises(HubError, match="holds another finished dataset"):
-        tokenize(corpus, tmp_path / "c", shard_tokens=40_000, prefix="p", push=REPO, max_disk=10**6)
+        tokenize(corpus, tmp_path / "c", shard_tokens=LARGE - 1, prefix="p", push=REPO, max_disk=10**6)
 
 
 def test_a_repo_that_holds_another_unfinished_run_is_refused(hub: Any, corpus: Path, tmp_path: Path) -> None:
     hub.fault("status", "PUT", "_lfs", nth=4, times=None, code=400)
     with pytest.raises(HubError):
-        tokenize(corpus, tmp_path / "a", shard_tokens=SHARD_TOKENS, prefix="p", push=REPO, max_disk=90_000)
+        tokenize(corpus, tmp_path / "a", shard_tokens=SHARD_TOKENS, prefix="p", push=REPO, max_disk=DISK)
     hub.faults.clear()
     with pytest.raises(Exception, match="another run"):
-        tokenize(corpus, tmp_path / "b", shard_tokens=SHARD_TOKENS + 1, prefix="p", push=REPO, max_disk=90_000)
+        tokenize(corpus, tmp_path / "b", shard_tokens=SHARD_TOKENS + 1, prefix="p", push=REPO, max_disk=DISK)
 
 
 def test_a_bound_too_small_for_two_shards_says_so(hub: Any, corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(DiskFull, match=r"no room for two shards of 10\.1 kB: give more"):
-        tokenize(corpus, tmp_path / "a", shard_tokens=SHARD_TOKENS, prefix="p", push=REPO, max_disk=15_000)
+    with pytest.raises(DiskFull, match=r"no room for two shards of 68\.1 kB: give more"):
+        tokenize(corpus, tmp_path / "a", shard_tokens=SHARD_TOKENS, prefix="p", push=REPO, max_disk=TOO_LITTLE)
     with pytest.raises(UsageError, match="give push=REPO too"):
-        tokenize(corpus, tmp_path / "a", shard_tokens=SHARD_TOKENS, max_disk=15_000)
+        tokenize(corpus, tmp_path / "a", shard_tokens=SHARD_TOKENS, max_disk=TOO_LITTLE)
 
 
 def start(corpus: Path, out: Path, endpoint: str) -> subprocess.Popen[str]:
@@ -117,11 +126,11 @@ def start(corpus: Path, out: Path, endpoint: str) -> subprocess.Popen[str]:
         "--push",
         REPO,
         "--max-disk",
-        "90kB",
+        str(DISK),
         "--workers",
         "1",
-        "--encoder",
-        "tiktoken",
+        "--tokenizer",
+        "bytes",
     ]
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
@@ -164,7 +173,7 @@ def test_killed_anywhere_and_moved_to_an_empty_machine_the_remote_ends_the_same_
         _, stderr = process.communicate()
         assert "Traceback" not in stderr, stderr
     assert process.returncode == 0, stderr
-    assert most <= 90_000
+    assert most <= DISK
     assert remote_shards(hub) == shard_bytes(texts, SHARD_TOKENS, "p")
     assert pull(REPO, tmp_path / "pulled").documents == len(texts)
 
@@ -240,7 +249,7 @@ def test_a_disk_bound_takes_the_manifest_away_with_the_shards(corpus: Path, tmp_
     out = tmp_path / "out"
     options = {"shard_tokens": SHARD_TOKENS, "prefix": "p", "chunk_bytes": 1 << 14, "workers": 1}
     tokenize(corpus, out, **options)  # type: ignore[arg-type]
-    push_to(tmp_path / "far", corpus, out, max_disk=90_000)
+    push_to(tmp_path / "far", corpus, out, max_disk=DISK)
     assert not list(out.glob("*.npy"))
     assert not (out / "manifest.json").exists()
 
@@ -253,7 +262,7 @@ def test_the_output_folder_is_no_place_to_push_to(corpus: Path, tmp_path: Path) 
 def test_the_remote_is_opened_and_listed_once_and_once_more_when_all_has_arrived(
     hub: Any, corpus: Path, tmp_path: Path
 ) -> None:
-    tokenize(corpus, tmp_path / "out", shard_tokens=50_000, prefix="p", push=REPO, workers=1)
+    tokenize(corpus, tmp_path / "out", shard_tokens=LARGE, prefix="p", push=REPO, workers=1)
     assert hub.count("GET", "/tree/") == 2
     assert hub.count("POST", "/api/repos/create") == 1
 
@@ -350,11 +359,13 @@ def test_a_run_whose_shards_arrived_and_whose_journal_did_not_leaves_no_hole(tmp
     assert fetch_journal(far).journal == journal.path.read_bytes()
 
 
-@pytest.mark.parametrize(("other", "error"), [({"shard_tokens": 60_000}, HubError), ({"max_disk": 15_000}, DiskFull)])
+@pytest.mark.parametrize(
+    ("other", "error"), [({"shard_tokens": LARGE + 1}, HubError), ({"max_disk": TOO_LITTLE}, DiskFull)]
+)
 def test_overwrite_removes_nothing_here_where_the_place_to_push_to_refuses(
     corpus: Path, tmp_path: Path, other: dict[str, Any], error: type[Exception]
 ) -> None:
-    options = {"shard_tokens": 50_000, "prefix": "p", "workers": 1}
+    options = {"shard_tokens": LARGE, "prefix": "p", "workers": 1}
     tokenize(corpus, tmp_path / "out", **options)
     tokenize(corpus, tmp_path / "there", push=str(tmp_path / "far"), **options)
     before = folder_bytes(tmp_path / "out")
@@ -369,7 +380,7 @@ def test_overwrite_removes_nothing_here_where_the_place_to_push_to_refuses(
 def test_a_run_that_was_killed_when_its_manifest_had_come_leaves_no_claim_once_it_is_called_again(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
 ) -> None:
-    far, options = tmp_path / "far", {"shard_tokens": 50_000, "prefix": "p", "workers": 1}
+    far, options = tmp_path / "far", {"shard_tokens": LARGE, "prefix": "p", "workers": 1}
     deleted: list[str] = []
 
     def stop(self: FsspecRemote, file: str) -> None:

@@ -12,16 +12,19 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import datasets
 import psutil
 import pytest
+import reference
 import tokenizers
-from reference import folder_bytes, shard_bytes
+from reference import folder_bytes
 from texts import documents, write_parquet
 
-from shardkit import Manifest, open_shard, tokenize
+import shardkit
+from shardkit import Manifest, open_shard
 from shardkit.errors import (
     AuditError,
     DiskFull,
@@ -36,11 +39,14 @@ from shardkit.tokenization.local_runner import LocalRunner
 from shardkit.tokenization.vocabulary import Vocabulary, with_fast_json
 
 SMALL_CHUNK = 1 << 15
+# Where the vocabulary is not the point: one whose workers start in no time.
+tokenize = partial(shardkit.tokenize, tokenizer="bytes")
+shard_bytes = partial(reference.shard_bytes, tokenizer="bytes")
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three parquet files of prose with awkward documents among it, about 200,000 tokens."""
+    """Three parquet files of prose with awkward documents among it, about 200,000 tokens of gpt2, 800,000 bytes."""
     folder = tmp_path_factory.mktemp("corpus")
     texts = documents(900)
     for number in range(3):
@@ -75,13 +81,14 @@ def test_the_shards_are_the_references_bytes(
     manifest = tokenize(
         corpus,
         tmp_path / "out",
+        tokenizer="gpt2",
         workers=workers,
         encoder=encoder,
         shard_tokens=shard_tokens,
         chunk_bytes=chunk_bytes,
         prefix="edufineweb",
     )
-    expected = shard_bytes(texts, shard_tokens, "edufineweb")
+    expected = shard_bytes(texts, shard_tokens, "edufineweb", tokenizer="gpt2")
     assert folder_bytes(tmp_path / "out") == expected
     assert manifest == Manifest.load(tmp_path / "out")
     assert manifest.documents == len(texts)
@@ -104,7 +111,7 @@ def test_the_manifest_says_what_each_source_file_gave(corpus: Path, texts: list[
     for shard in manifest.shards:
         tokens = open_shard(tmp_path / "out" / shard.file)
         assert shard.first_document == documents_before
-        assert shard.documents == int((tokens == 50256).sum())
+        assert shard.documents == int((tokens == 256).sum())
         documents_before += shard.documents
 
 
@@ -118,7 +125,8 @@ def test_a_first_document_longer_than_several_shards_runs_on_across_them(tmp_pat
 def test_ray_workers_give_the_same_bytes(corpus: Path, texts: list[str | None], tmp_path: Path) -> None:
     code = (
         "from shardkit import tokenize\n"
-        f"tokenize({str(corpus)!r}, 'out', runner='ray', workers=2, shard_tokens=50_000, chunk_bytes=32768, prefix='p')"
+        f"tokenize({str(corpus)!r}, 'out', runner='ray', workers=2, shard_tokens=50_000, chunk_bytes=32768, prefix='p',"
+        " tokenizer='bytes')"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "RAY_USAGE_STATS_ENABLED": "0"}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
@@ -252,7 +260,7 @@ def test_an_engine_that_is_wrong_stops_the_run_before_anything_is_published(
 
     monkeypatch.setattr(tokenizer, "with_fast_json", doctored)
     with pytest.raises(AuditError, match=r"parquet, row groups .* differ at token"):
-        tokenize(corpus, tmp_path / "out", shard_tokens=50_000, chunk_bytes=SMALL_CHUNK)
+        tokenize(corpus, tmp_path / "out", tokenizer="gpt2", shard_tokens=50_000, chunk_bytes=SMALL_CHUNK)
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
@@ -295,15 +303,15 @@ def test_what_is_wrong_first_in_the_stream_is_reported_first_and_all_before_it_i
     both = f"{folder}/*"
     (folder / "b.parquet").write_bytes(b"PAR1 and no more")
     (folder / "a.jsonl").write_text("\n".join([*lines, "{"]) + "\n")
-    options = {"workers": workers, "shard_tokens": 1000, "prefix": "p", "chunk_bytes": 20_000}
+    options = {"workers": workers, "shard_tokens": 10_000, "prefix": "p", "chunk_bytes": 20_000}
     with pytest.raises(SourceError, match=rf"a\.jsonl, line {len(texts) + 1}: not JSON"):
         tokenize(both, tmp_path / "bad row", **options)  # type: ignore[arg-type]
     (folder / "a.jsonl").write_text("\n".join(lines) + "\n")
     with pytest.raises(SourceError, match=r"b\.parquet"):
         tokenize(both, tmp_path / "bad file", **options)  # type: ignore[arg-type]
     whole = folder_bytes(tmp_path / "bad file")
-    assert whole == {name: data for name, data in shard_bytes(texts, 1000, "p").items() if name in whole}
-    assert len(whole) == len(shard_bytes(texts, 1000, "p")) - 1  # the last one was not full yet
+    assert whole == {name: data for name, data in shard_bytes(texts, 10_000, "p").items() if name in whole}
+    assert len(whole) == len(shard_bytes(texts, 10_000, "p")) - 1  # the last one was not full yet
     tokenize(both, tmp_path / "enough", max_docs=150, **options)  # type: ignore[arg-type]
 
 
@@ -357,8 +365,9 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_bytes(
     source = write_parquet(tmp_path / "a.parquet", texts, rows=10)
     out = tmp_path / "out"
     finished_before = 0
+    words = command(source, out, "--tokenizer", "bytes", "--shard-tokens", "68000")
     for attempt in range(4):
-        process = subprocess.Popen(command(source, out, "--encoder", "tiktoken"), stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 240
         while len(list(out.glob("*.npy"))) < min(8, 1 + seed + 2 * attempt) and process.poll() is None:
             assert time.monotonic() < deadline
@@ -368,8 +377,8 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_bytes(
         done = len(list(out.glob("*.npy")))
         assert done >= finished_before  # nothing that was finished is lost
         finished_before = done
-    subprocess.run(command(source, out, "--encoder", "tiktoken"), check=True, stdout=subprocess.DEVNULL)
-    assert folder_bytes(out) == shard_bytes(texts, 20_000, "p")
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    assert folder_bytes(out) == shard_bytes(texts, 68_000, "p")
 
 
 def test_ctrl_c_stops_the_command_and_leaves_no_process(corpus: Path, tmp_path: Path) -> None:

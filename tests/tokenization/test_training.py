@@ -16,7 +16,7 @@ from shardkit import Tokenizer, tokenize
 from shardkit.cli import main
 from shardkit.errors import OutputError, SourceError, UsageError
 from shardkit.sources.open import open_source
-from shardkit.tokenization import training
+from shardkit.tokenization import training, training_report
 from shardkit.tokenization.training import EOT, PATTERNS, Trained, train_tokenizer
 from shardkit.tokenization.training_report import compare
 
@@ -36,6 +36,13 @@ def trained(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return train_tokenizer(source, tmp_path_factory.mktemp("trained") / "out", vocab_size=SIZE)
 
 
+@pytest.fixture
+def unreported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the report is not the point: without OpenAI's vocabularies, which take seconds to load."""
+    monkeypatch.setattr(training_report, "OTHERS", ())
+
+
+@pytest.mark.usefixtures("unreported")
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_the_same_text_gives_the_same_file(source: Path, tmp_path: Path, pattern: str) -> None:
     made = [train_tokenizer(source, tmp_path / out, vocab_size=SIZE, pattern=pattern) for out in ("a", "b")]
@@ -122,6 +129,7 @@ def test_the_command_prints_the_report_and_the_run_it_is_for(source: Path, tmp_p
     assert "  all (6 documents): trained " in people.stdout
 
 
+@pytest.mark.usefixtures("unreported")
 def test_ctrl_c_says_what_it_leaves(monkeypatch: pytest.MonkeyPatch, source: Path, tmp_path: Path) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -133,6 +141,7 @@ def test_ctrl_c_says_what_it_leaves(monkeypatch: pytest.MonkeyPatch, source: Pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("unreported")
 def test_what_cannot_be_trained_on_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("")
     with gzip.open(tmp_path / "bad.jsonl.gz", "wb") as file:

@@ -10,6 +10,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,8 @@ def victims() -> Iterator[Victims]:
 class Field:
     """A command and the folder where it is struck, made anew before each strike."""
 
-    def __init__(self, name: str, folder: Path, victims: Victims) -> None:
-        self.command, self.victims = COMMANDS[name], victims
+    def __init__(self, command: Command, folder: Path, victims: Victims) -> None:
+        self.command, self.victims = command, victims
         self.start, self.at = folder / "start", folder / "now"
         self.command.prepare(self.start)
         self.reset()
@@ -140,9 +141,18 @@ class Field:
         assert shards_of(self.at / self.command.ends_in) == self.right
 
 
+Fields = Callable[[str], Field]
+
+
+@pytest.fixture(scope="module")
+def field_of(tmp_path_factory: pytest.TempPathFactory, victims: Victims) -> Fields:
+    """The field of a command, made once for all its attacks."""
+    return cache(lambda name: Field(COMMANDS[name], tmp_path_factory.mktemp("field"), victims))
+
+
 @pytest.mark.parametrize("name", COMMANDS)
-def test_killed_at_a_change_to_a_file_it_ends_the_same(name: str, tmp_path: Path, victims: Victims, tally: Any) -> None:
-    field = Field(name, tmp_path, victims)
+def test_killed_at_a_change_to_a_file_it_ends_the_same(name: str, field_of: Fields, tally: Any) -> None:
+    field = field_of(name)
     moments = range(1, field.changes + 1)
     chosen = sorted(random.Random(name).sample(moments, min(len(moments), times(2, 80))))
     for moment in chosen:
@@ -154,8 +164,8 @@ def test_killed_at_a_change_to_a_file_it_ends_the_same(name: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_killed_again_and_again_it_ends_the_same(name: str, tmp_path: Path, victims: Victims, tally: Any) -> None:
-    field = Field(name, tmp_path, victims)
+def test_killed_again_and_again_it_ends_the_same(name: str, field_of: Fields, tally: Any) -> None:
+    field = field_of(name)
     count = times(1, 4)
     for seed in range(count):
         rng = random.Random(f"{name} {seed}")
@@ -168,9 +178,9 @@ def test_killed_again_and_again_it_ends_the_same(name: str, tmp_path: Path, vict
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_an_error_of_the_disk_is_one_line_and_the_command_ends_the_same_afterwards(
-    name: str, tmp_path: Path, victims: Victims, tally: Any
+    name: str, field_of: Fields, tally: Any
 ) -> None:
-    field = Field(name, tmp_path, victims)
+    field = field_of(name)
     count = times(3, 40)
     for number in range(count):
         rng = random.Random(f"{name} {number}")
@@ -183,9 +193,9 @@ def test_an_error_of_the_disk_is_one_line_and_the_command_ends_the_same_afterwar
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != "tokenize --overwrite"])
 def test_a_folder_that_vanishes_is_one_line_and_the_command_ends_the_same_afterwards(
-    name: str, tmp_path: Path, victims: Victims, tally: Any
+    name: str, field_of: Fields, tally: Any
 ) -> None:
-    field = Field(name, tmp_path, victims)
+    field = field_of(name)
     made = [place for place in field.command.places if not (field.start / place).exists()]
     count = times(1, 15)
     for number in range(count):
@@ -200,8 +210,8 @@ def test_a_folder_that_vanishes_is_one_line_and_the_command_ends_the_same_afterw
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_few_descriptors_or_little_room_are_one_line(name: str, tmp_path: Path, victims: Victims, tally: Any) -> None:
-    field = Field(name, tmp_path, victims)
+def test_few_descriptors_or_little_room_are_one_line(name: str, field_of: Fields, tally: Any) -> None:
+    field = field_of(name)
     count = times(2, 12)
     for number in range(count):
         rng = random.Random(f"{name} {number}")
