@@ -37,13 +37,14 @@ def prompt_interrupt(message: str) -> Iterator[None]:
         yield
         return
     os.set_blocking(writer, False)
-    ended = threading.Event()
+    last_word = threading.Lock()  # taken by who says it, or has to: the caller after the block, or the thread
     before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(reader, ended, message), name="shardkit-interrupt", daemon=True).start()
+    threading.Thread(target=_watch, args=(reader, last_word, message), name="shardkit-interrupt", daemon=True).start()
     try:
         yield
     finally:
-        ended.set()
+        if not last_word.acquire(blocking=False):
+            time.sleep(GRACE_SECONDS)  # in which the thread ends the process
         signal.set_wakeup_fd(before)
         os.close(writer)
 
@@ -58,7 +59,7 @@ def end_quietly() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _watch(reader: int, ended: threading.Event, message: str) -> None:
+def _watch(reader: int, last_word: threading.Lock, message: str) -> None:
     """Read the numbers of the signals that come, until the block has ended without a Ctrl-C, or time is up."""
     deadline: float | None = None
     while True:
@@ -77,7 +78,7 @@ def _watch(reader: int, ended: threading.Event, message: str) -> None:
             break
         if came:
             deadline = time.monotonic() + GRACE_SECONDS
-    if not ended.is_set():
+    if last_word.acquire(blocking=False):
         speaker = threading.Thread(target=_say, args=(message,), daemon=True)
         speaker.start()
         speaker.join(_MESSAGE_SECONDS)  # whoever reads stderr may have stopped to

@@ -7,6 +7,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +17,8 @@ from hub_data import make_dataset
 from hub_link import Link
 from hub_server import HubServer
 
-from shardkit import bars, pull, push, tokenize
+import shardkit
+from shardkit import bars, pull, push
 from shardkit.bars import TransferBar, end_bar
 from shardkit.cli import main
 from shardkit.rate_limits import PAUSES
@@ -24,6 +26,7 @@ from shardkit.remote import download
 from shardkit.remote import pull as remote_pull
 
 TEXTS = ["A short text."] * 50
+tokenize = partial(shardkit.tokenize, tokenizer="bytes", shard_tokens=150, workers=1)
 
 
 class Terminal(io.StringIO):
@@ -70,7 +73,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 def test_tokenize_push_and_pull_say_in_python_how_far_they_are(
     at_once: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = tokenize(TEXTS, tmp_path / "a", shard_tokens=50, workers=1)
+    made = tokenize(TEXTS, tmp_path / "a")
     assert f"tokenize: {made.tokens:,} tokens, " in capsys.readouterr().err
     push(tmp_path / "a", str(tmp_path / "b"))
     size = f"{sum(shard.bytes for shard in made.shards) / 1000:.1f} kB"
@@ -84,7 +87,7 @@ def test_tokenize_push_and_pull_end_well_where_nobody_reads_stderr(
     at_once: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, stderr: Any
 ) -> None:
     monkeypatch.setattr(sys, "stderr", stderr)
-    made = tokenize(TEXTS, tmp_path / "a", shard_tokens=50, workers=1)
+    made = tokenize(TEXTS, tmp_path / "a")
     push(tmp_path / "a", str(tmp_path / "b"))
     assert pull(str(tmp_path / "b"), tmp_path / "c") == made
     assert capsys.readouterr().out == ""
@@ -115,7 +118,7 @@ def test_progress_false_is_silence_and_a_function_is_called_instead(
     seen: list[object] = []
     for number, progress in enumerate((False, None, lambda *step: seen.append(step))):
         place = tmp_path / str(number)
-        tokenize(TEXTS, place / "a", shard_tokens=50, workers=1, progress=progress)  # type: ignore[arg-type]
+        tokenize(TEXTS, place / "a", progress=progress)  # type: ignore[arg-type]
         push(place / "a", str(place / "b"), progress=progress)  # type: ignore[arg-type]
         pull(str(place / "b"), place / "c", progress=progress)  # type: ignore[arg-type]
         assert bool(seen) == (number == 2)
@@ -139,14 +142,14 @@ def test_a_run_that_fetches_shards_at_its_end_has_one_bar_at_a_time_and_none_bes
     monkeypatch.setattr(WatchedBar, "beside", [])
     source, far = tmp_path / "texts.jsonl", str(tmp_path / "far")
     source.write_text('{"text": "A short text."}\n' * 50)
-    made = tokenize(source, tmp_path / "a", shard_tokens=50, workers=1, push=far, progress=False)
+    made = tokenize(source, tmp_path / "a", push=far, progress=False)
     for number, progress in enumerate((False, None, lambda now: None)):
         out = tmp_path / str(number)
-        assert tokenize(source, out, shard_tokens=50, workers=1, push=far, progress=progress) == made
+        assert tokenize(source, out, push=far, progress=progress) == made
     assert WatchedBar.beside == []
-    assert tokenize(source, tmp_path / "b", shard_tokens=50, workers=1, push=far) == made
+    assert tokenize(source, tmp_path / "b", push=far) == made
     assert WatchedBar.beside == [0]
-    options = ["--shard-tokens", "50", "--workers", "1", "--push", far, "--json"]
+    options = ["--tokenizer", "bytes", "--shard-tokens", "150", "--workers", "1", "--push", far, "--json"]
     result = CliRunner().invoke(main, ["tokenize", str(source), "--out", str(tmp_path / "c"), *options])
     assert result.exit_code == 0, result.output
     assert WatchedBar.beside == [0, 0]

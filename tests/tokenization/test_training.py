@@ -115,6 +115,7 @@ def test_of_a_long_source_text_from_all_over_it_is_read(tmp_path: Path) -> None:
     assert {texts[0].split()[1] for texts in everything} == set("01234567")
 
 
+@pytest.mark.usefixtures("unreported")
 def test_the_command_prints_the_report_and_the_run_it_is_for(source: Path, tmp_path: Path) -> None:
     words = ["train-tokenizer", str(source), "--out", str(tmp_path / "out"), "--vocab-size", "500", "--json"]
     result = CliRunner().invoke(main, words)
