@@ -61,7 +61,9 @@ def test_a_push_and_a_pull_wait_for_their_limits_say_so_and_end_right(
 def test_tokenize_push_waits_for_its_limit_and_ends_right(hub: HubServer, tmp_path: Path) -> None:
     corpus = write_parquet(tmp_path / "a.parquet", documents(40), rows=10)
     hub.limits = HubLimits(api=8, once_spent=True)
-    manifest = tokenize(corpus, tmp_path / "out", shard_tokens=10_000, prefix="p", workers=1, push=REPO)
+    manifest = tokenize(
+        corpus, tmp_path / "out", tokenizer="bytes", shard_tokens=30_000, prefix="p", workers=1, push=REPO
+    )
     assert_obeyed(hub.limits, 3)
     hub.limits = None
     assert pull(REPO, tmp_path / "b") == manifest
