@@ -226,7 +226,7 @@ class _ChunksAhead:
             if number == len(self._planned) and not self._plan():
                 return
             item = self._planned[number]
-            if item.chunk.input is not chunk.input:
+            if item.chunk.input is not chunk.input or item.chunk.start > at:  # another file, or chunks are left out
                 return
             stop = min(item.chunk.stop, most)
             while at < stop:

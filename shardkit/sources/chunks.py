@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import count
 from typing import IO, Any
 
 from shardkit.errors import SourceError
@@ -23,9 +24,17 @@ from shardkit.sources.whole_files import WholeCopies
 
 
 def iter_chunks(
-    source: Source, file: int, start: int, part: int, *, chunk_bytes: int, ahead: ReadAhead | None = None
+    source: Source,
+    file: int,
+    start: int,
+    part: int,
+    *,
+    chunk_bytes: int,
+    ahead: ReadAhead | None = None,
+    every: int = 1,
 ) -> Iterator[Chunk]:
-    """The chunks of `source`, in stream order, from position `start` (and its `part`) of file number `file` on.
+    """The chunks of `source`, in stream order, from position `start` (and its `part`) of file number `file` on: all, or
+    the first of `every` so many.
 
     A file is opened when its first chunk is asked for. With `ahead`, chunks of remote files carry the bytes that they
     need, which it fetches ahead of need. Raises `SourceError` for a file that cannot be read.
@@ -35,19 +44,26 @@ def iter_chunks(
         copies = stack.enter_context(WholeCopies(source.files, connections))
         footers = None if ahead is None else Footers(source.files, ahead)
         opened = _Opened(source, chunk_bytes, connections, copies, footers)
+        counter = count()
         number = file
         while number < len(source.files):
             end = number
             while footers is not None and end < len(source.files) and _is_read_by_ranges(source.files[end]):
                 end += 1
             positions = ((n, *((start, part) if n == file else (0, 0))) for n in range(number, max(end, number + 1)))
-            files = ((position[0], _iter_file_chunks(opened, *position)) for position in positions)
+            files = (
+                (position[0], _some(_iter_file_chunks(opened, *position), counter, every)) for position in positions
+            )
             if footers is None or end == number:
                 for _, chunks in files:
                     yield from chunks
             else:
                 yield from with_bytes(files, footers, source.options)
             number = max(end, number + 1)
+
+
+def _some(chunks: Iterator[Chunk], counter: Iterator[int], every: int) -> Iterator[Chunk]:
+    return (chunk for chunk in chunks if next(counter) % every == 0)
 
 
 @dataclass(frozen=True, slots=True)

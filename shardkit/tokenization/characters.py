@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from shardkit.errors import SourceError, UsageError
 from shardkit.sources.chunks import iter_chunks
+from shardkit.sources.read_ahead import ReadAhead
 from shardkit.sources.source import Source
 from shardkit.tokenization.tokenizer_json import bpe_tokenizer_json
 from shardkit.tokenization.user_functions import by_value
@@ -57,13 +58,14 @@ def character_vocabulary(
 def _texts(source: Source, job: Job) -> Iterator[tuple[str, int]]:
     """The text of each piece, as a worker reads it for the vocabulary `bytes`, and how many documents begin in it."""
     worker, eot_id = ChunkEncoder(job), job.vocabulary.info.eot_id
-    for chunk in iter_chunks(source, 0, 0, 0, chunk_bytes=_CHUNK_BYTES):
-        for piece in worker.encode(chunk):
-            if piece.error is not None:
-                raise piece.error
-            if piece.bad_row is None:  # which the run itself refuses, by name
-                text = piece.tokens[piece.tokens != eot_id].astype("u1").tobytes().decode()
-                yield text, len(piece.eot_positions)
+    with ReadAhead() as ahead:
+        for chunk in iter_chunks(source, 0, 0, 0, chunk_bytes=_CHUNK_BYTES, ahead=ahead):
+            for piece in worker.encode(chunk):
+                if piece.error is not None:
+                    raise piece.error
+                if piece.bad_row is None:  # which the run itself refuses, by name
+                    text = piece.tokens[piece.tokens != eot_id].astype("u1").tobytes().decode()
+                    yield text, len(piece.eot_positions)
 
 
 def _tokenizer_json(characters: list[str]) -> str:

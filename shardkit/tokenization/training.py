@@ -19,8 +19,9 @@ from shardkit.errors import OutputError, SourceError, UsageError
 from shardkit.files import write_error
 from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.open import open_source
-from shardkit.sources.source import Source
-from shardkit.sources.texts import BadRow, read_chunk
+from shardkit.sources.read_ahead import ReadAhead
+from shardkit.sources.source import Chunk, Source
+from shardkit.sources.texts import BadRow, Texts, read_chunk
 
 EOT = "<|endoftext|>"
 _LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -162,19 +163,33 @@ def _documents(source: Source, max_bytes: int, trained: Trained) -> Iterator[lis
 
 def _sampled(source: Source, max_bytes: int) -> Iterator[list[str]]:
     """Texts of chunks at equal distances over the source, `max_bytes` of them and at most a chunk more."""
-    total, read, stride = sum(file.bytes for file in source.files), 0, 1
-    for number, chunk in enumerate(iter_chunks(source, 0, 0, 0, chunk_bytes=_CHUNK_BYTES)):
-        if number % stride:
-            continue
-        try:
-            for piece in read_chunk(chunk, source.options):
+    read, every = 0, _distance(source, max_bytes)
+    with ReadAhead() as ahead:
+        for chunk in iter_chunks(source, 0, 0, 0, chunk_bytes=_CHUNK_BYTES, ahead=ahead, every=every):
+            for piece in _read(chunk, source):
                 read += piece.text_bytes
                 yield piece.texts
-        except BadRow as bad:
-            raise SourceError(
-                f"{chunk.where}, row {bad.row} of them: {bad.why}; mend it, or pass over such rows with --skip-bad-rows"
-            ) from bad
-        if number == 0 and chunk.weight:  # text for a byte of the file is much the same everywhere
-            stride = max(1, int(total * read / chunk.weight / max_bytes))
-        if read >= max_bytes:
-            return
+            if read >= max_bytes:
+                return
+
+
+def _distance(source: Source, max_bytes: int) -> int:
+    """One in how many chunks is enough for `max_bytes` of text, as the first one has it: text for a byte of the file is
+    much the same everywhere."""
+    total = sum(file.bytes for file in source.files)
+    if not total:  # of an iterable, which may be one that can be read once
+        return 1
+    first = next(iter_chunks(source, 0, 0, 0, chunk_bytes=_CHUNK_BYTES), None)
+    if first is None or not first.weight:
+        return 1
+    text_bytes = sum(piece.text_bytes for piece in _read(first, source))
+    return max(1, int(total * text_bytes / first.weight / max_bytes))
+
+
+def _read(chunk: Chunk, source: Source) -> Iterator[Texts]:
+    try:
+        yield from read_chunk(chunk, source.options)
+    except BadRow as bad:
+        raise SourceError(
+            f"{chunk.where}, row {bad.row} of them: {bad.why}; mend it, or pass over such rows with --skip-bad-rows"
+        ) from bad

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import select
@@ -20,13 +21,17 @@ from hub_server import HubServer, point_client
 
 from shardkit import Manifest, tokenize
 from shardkit.look.run_summary import run_summary
+from shardkit.sources import chunk_bytes
+from shardkit.sources.open import open_source
 from shardkit.sources.read_ahead import AHEAD_BYTES
 from shardkit.sources.source import Chunk, Fetched, InputFile
-from shardkit.tokenization import local_runner
+from shardkit.tokenization import local_runner, training
+from shardkit.tokenization.characters import character_vocabulary
 from shardkit.tokenization.chunk_feed import WaitingFeed
 from shardkit.tokenization.local_runner import LocalRunner
 from shardkit.tokenization.run_progress import TokenizeProgress
 from shardkit.tokenization.spawning import Worker
+from shardkit.tokenization.training import train_tokenizer
 
 FILES = 3
 REPO = "alice/texts"
@@ -87,6 +92,40 @@ def test_where_chunks_bring_more_than_may_be_held_a_worker_has_one_at_a_time(
         assert hashes(manifest) == hashes(expected)
         assert set(had) == tasks
         had.clear()
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_a_vocabulary_of_a_remote_source_is_the_local_files_and_fetches_what_it_is_made_of(
+    hub: HubServer, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(training, "_CHUNK_BYTES", 1 << 18)
+    monkeypatch.setattr(chunk_bytes, "_GAP_BYTES", 1 << 12)  # as far below a chunk as they are there
+    monkeypatch.setattr(chunk_bytes, "_LINE_END_BYTES", 1 << 14)
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    point_client(monkeypatch, hub.endpoint)
+    repo, local = f"alice/{kind}", tmp_path / kind
+    local.mkdir()
+    for path in sorted(files.iterdir()):
+        table = pq.read_table(path).slice(0, 1000)
+        if kind == "parquet":
+            pq.write_table(table, local / path.name, row_group_size=50, use_dictionary=False)
+        else:
+            lines = "".join(json.dumps(row) + "\n" for row in table.to_pylist())
+            (local / f"{path.stem}.jsonl").write_text(lines)
+    hub.seed_repo(repo, {path.name: path for path in sorted(local.iterdir())})
+    url, size = f"{hub.endpoint}/datasets/{repo}/resolve/main/*.{kind}", sum(p.stat().st_size for p in local.iterdir())
+    sent: list[int] = []
+    for number, max_bytes in enumerate((size // 4, 1 << 40)):
+        hub.reset_log()
+        there, here = (
+            train_tokenizer(source, tmp_path / f"{place} {number}", vocab_size=300, max_bytes=max_bytes)
+            for place, source in (("there", url), ("here", local))
+        )
+        assert (there.sha256, there.documents, there.held_out) == (here.sha256, here.documents, here.held_out)
+        sent.append(hub.bytes_sent())
+    assert sent[0] < sent[1] * 3 // 4  # both with the footers, which are long beside such files
+    characters = character_vocabulary(open_source(url))
+    assert characters.info.ranks_sha256 == character_vocabulary(open_source(local)).info.ranks_sha256
 
 
 def test_no_more_chunks_wait_than_may_be_held() -> None:
