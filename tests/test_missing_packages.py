@@ -1,10 +1,11 @@
 """A package that is not installed is one line with the command that installs it, on every way that leads to it.
 
-Each test is a process of its own in which the import fails, as it does where the package is not there.
+Each test looks at a process of its own in which the import fails, as it does where the package is not there.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -84,44 +85,87 @@ def test_without_torch_the_commands_that_need_none_work(tmp_path: Path, data: Pa
         assert run_without("torch", tmp_path, *words).returncode == 0
 
 
-def test_without_matplotlib_training_says_once_that_there_is_no_picture(tmp_path: Path, data: Path) -> None:
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, data: Path) -> tuple[Path, str]:
+    """The folder of `run`, a training without matplotlib and safetensors, and what it said."""
+    folder = tmp_path_factory.mktemp("trained")
     words = ("train", "--data", data, "--out", "run", *TINY, "--steps", "2", "--val-every", "1")
-    done = run_without("matplotlib", tmp_path, "-m", "trainer", *words)
+    done = run_without("matplotlib safetensors", folder, "-m", "trainer", *words)
     assert done.returncode == 0, done.stderr
-    said = " ".join(done.stdout.split())
+    return folder, done.stdout
+
+
+def test_without_matplotlib_training_says_once_that_there_is_no_picture(trained: tuple[Path, str]) -> None:
+    said = " ".join(trained[1].split())
     assert said.count("no loss.png") == 1
     assert "note: no loss.png: matplotlib, needed by loss.png, is not installed: " + install("matplotlib") in said
-    assert not (tmp_path / "run" / "loss.png").exists()
+    assert not (trained[0] / "run" / "loss.png").exists()
 
 
-def test_without_safetensors_training_works_and_an_export_is_one_line(tmp_path: Path, data: Path) -> None:
-    words = ("train", "--data", data, "--out", "run", *TINY, "--steps", "1")
-    assert run_without("safetensors", tmp_path, "-m", "trainer", *words).returncode == 0
+def test_without_safetensors_training_works_and_an_export_is_one_line(
+    tmp_path: Path, trained: tuple[Path, str]
+) -> None:
     expected = "safetensors, needed by an exported model, is not installed: " + install("safetensors")
-    assert said_without("safetensors", tmp_path, "-m", "trainer", "export", "run", "out") == expected
+    run = trained[0] / "run"
+    assert said_without("safetensors", tmp_path, "-m", "trainer", "export", run, "out") == expected
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "model.safetensors").write_bytes(b"")
     assert said_without("safetensors", tmp_path, "-m", "trainer", "sample", "out") == expected
 
 
-@pytest.mark.parametrize(("package", "address"), [("gcsfs", "gs://bucket/x"), ("s3fs", "s3://bucket/x")])
+PLACES = {"gcsfs": "gs://bucket/x", "s3fs": "s3://bucket/x"}
+WAYS = """
+import json, sys
+from click.testing import CliRunner
+from shardkit import ShardLoader
+from shardkit.cli import main as shardkit
+from trainer.__main__ import main as trainer
+
+data, tiny, places = json.loads(sys.argv[1])
+said = {}
+for address in places:
+    def use(command, *words):
+        done = CliRunner().invoke(command, words, catch_exceptions=False)
+        assert done.exit_code == 1, done.output
+        return done.stderr
+    said[address] = {
+        "push": use(shardkit, "push", data, address),
+        "pull": use(shardkit, "pull", address, "here"),
+        "tokenize": use(shardkit, "tokenize", f"{address}.jsonl", "--out", "out", "--tokenizer", "bytes"),
+        "resume": use(trainer, "train", "--data", data, "--out", "run", *tiny, "--resume", address),
+    }
+    try:
+        ShardLoader(address, batch_size=1, seq_len=8)
+    except ImportError as error:
+        said[address]["loader"] = f"{type(error).__module__}.{type(error).__name__}: {error}"
+print(json.dumps(said))
+"""
+
+
+@pytest.fixture(scope="module")
+def ways(tmp_path_factory: pytest.TempPathFactory, data: Path) -> dict[str, dict[str, str]]:
+    """By address, what every way to it says where both drivers are missing: all in one process, for torch is slow."""
+    given = json.dumps([str(data), TINY, [*PLACES.values()]])
+    done = run_without(" ".join(PLACES), tmp_path_factory.mktemp("ways"), "-c", WAYS, given)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, dict[str, str]] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize(("package", "address"), PLACES.items())
 def test_without_a_driver_every_way_to_the_place_names_that_driver(
-    tmp_path: Path, data: Path, package: str, address: str
+    tmp_path: Path, data: Path, ways: dict[str, dict[str, str]], package: str, address: str
 ) -> None:
-    advice = f"is not installed: {install(package)}"
-    push, pull = ("push", data, address), ("pull", address, "here")
-    for words in (push, pull):
-        expected = f"{package}, needed by {address}, {advice}"
-        assert said_without(package, tmp_path, "-m", "shardkit", *words) == expected
-    source = f"{address}.jsonl"
-    words = ("tokenize", source, "--out", "out", "--tokenizer", "bytes")
-    assert said_without(package, tmp_path, "-m", "shardkit", *words) == f"{package}, needed by {source}, {advice}"
-    resume = ("train", "--data", data, "--out", "run", *TINY, "--resume", address)
-    assert said_without(package, tmp_path, "-m", "trainer", *resume).endswith(advice)
-    code = f"from shardkit import ShardLoader; ShardLoader({address!r}, batch_size=1, seq_len=8)"
-    last = run_without(package, tmp_path, "-c", code).stderr.splitlines()[-1]
-    assert last == f"shardkit.errors.MissingPackage: {package}, needed by {address}, {advice}"
+    said, advice = ways[address], f"is not installed: {install(package)}"
+    line = f"{package}, needed by {address}, {advice}"
+    assert said_without(package, tmp_path, "-m", "shardkit", "push", data, address) == line
+    assert said["push"] == said["pull"] == f"error: {line}\n"
+    assert said["tokenize"] == f"error: {package}, needed by {address}.jsonl, {advice}\n"
+    assert said["resume"].startswith("error: ")
+    assert said["resume"].endswith(f"{advice}\n")
+    assert said["resume"].count("\n") == 1
+    assert said["loader"] == f"shardkit.errors.MissingPackage: {line}"
 
 
 def test_without_ray_its_runner_is_one_line(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -92,17 +94,22 @@ def command(*words: str | Path, ranks: int = 1) -> list[str]:
     return [sys.executable, *launcher, "-m", "trainer", *map(str, words)]
 
 
-def environment() -> dict[str, str]:
-    """One thread a process, this checkout's packages, and no rank variables of a launcher above."""
+def environment(*, pictures: bool = False) -> dict[str, str]:
+    """One thread a process, this checkout's packages, and no rank variables of a launcher above. Without `pictures`
+    there is no matplotlib."""
     clean = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    return {**clean, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    places = [ROOT] if pictures else [ROOT / "tests/support/unpictured", ROOT]
+    path = os.pathsep.join(map(str, places))
+    return {**clean, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
 
 
-def run_trainer(*words: str | Path, ranks: int = 1, fails: bool = False) -> subprocess.CompletedProcess[str]:
+def run_trainer(
+    *words: str | Path, ranks: int = 1, fails: bool = False, pictures: bool = False
+) -> subprocess.CompletedProcess[str]:
     """Run to the end; the exit code must be as expected."""
     done = subprocess.run(
         command(*words, ranks=ranks),
-        env=environment(),
+        env=environment(pictures=pictures),
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -111,6 +118,42 @@ def run_trainer(*words: str | Path, ranks: int = 1, fails: bool = False) -> subp
     )
     assert (done.returncode != 0) == fails, done.stdout + done.stderr
     return done
+
+
+@dataclass(frozen=True)
+class Said:
+    """How a command line ended on one rank."""
+
+    code: int
+    stdout: str
+    stderr: str
+    sent: list[int]  # the bytes of each tensor that was broadcast
+
+
+def play(folder: Path, scenes: Mapping[str, Sequence[str | Path]]) -> dict[str, list[Said]]:
+    """Two ranks run each of the named command lines, one after the other, `{rank}` in their words being each one's
+    number. By name, how it ended on each rank."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "scenes.json").write_text(json.dumps({name: [*map(str, words)] for name, words in scenes.items()}))
+    done = launch_worker("scenes", folder / "scenes.json", folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {
+        name: [Said(**json.loads((folder / f"{name}_{rank}.json").read_text())) for rank in range(2)] for name in scenes
+    }
+
+
+def launch_worker(mode: str, *words: str | Path, ranks: int = 2) -> subprocess.CompletedProcess[str]:
+    """`trainer_worker.py MODE WORDS` to its end, under torchrun where there are several ranks."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
+    return subprocess.run(
+        [sys.executable, *launcher, "tests/support/trainer_worker.py", mode, *map(str, words)],
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LONG_SECONDS,
+        check=False,
+    )
 
 
 def losses(run: Path, key: str = "loss") -> list[tuple[int, float]]:

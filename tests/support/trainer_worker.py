@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import trainer.__main__
 from trainer.__main__ import _leave, main
 from trainer.config import make_config
 from trainer.distributed import find_world, finish, start
@@ -84,22 +89,59 @@ def fail(data: Path, out: Path) -> None:
     main(["train", *map(str, words)])
 
 
-def apart(_data: Path, out: Path) -> None:
-    """The command line on nodes without a common disk: each `{rank}` in its words is this rank's number.
-
-    What is broadcast is noted in `OUT/sent_RANK`: bytes, a line a tensor.
-    """
-    rank, usual, sent = os.environ["RANK"], torch.distributed.broadcast, []
+def _note_sent(note: Callable[[int], object]) -> None:
+    """Have each broadcast from here on noted: the bytes of its tensor."""
+    usual = torch.distributed.broadcast
 
     def noting(tensor: torch.Tensor, *args: Any, **options: Any) -> Any:
-        sent.append(tensor.numel() * tensor.element_size())
-        (out / f"sent_{rank}").write_text("\n".join(map(str, sent)))
+        note(tensor.numel() * tensor.element_size())
         return usual(tensor, *args, **options)
 
     torch.distributed.broadcast = noting
     # broadcast_object_list looks its function up in its own module
     torch.distributed.distributed_c10d.broadcast = noting
-    main([word.replace("{rank}", rank) for word in sys.argv[4:]])
+
+
+def apart(_data: Path, out: Path) -> None:
+    """The command line on nodes without a common disk: each `{rank}` in its words is this rank's number.
+
+    What is broadcast is noted in `OUT/sent_RANK`: bytes, a line a tensor.
+    """
+    file = open(out / f"sent_{os.environ['RANK']}", "w", buffering=1)  # noqa: SIM115 (the process ends with it)
+    _note_sent(lambda size: file.write(f"{size}\n"))
+    main([word.replace("{rank}", os.environ["RANK"]) for word in sys.argv[4:]])
+
+
+class _Left(BaseException):
+    """A command line has ended with a code."""
+
+
+def _left(code: int) -> None:
+    raise _Left(code)
+
+
+def scenes(file: Path, out: Path) -> None:
+    """Command lines as in `apart`, one after the other in one group of ranks, which takes longer to start than all of
+    them to run. FILE has their words by name; `OUT/NAME_RANK.json` gets the code that each rank left with, what it said
+    and what was broadcast."""
+    rank, group, sent = os.environ["RANK"], torch.distributed, list[int]()
+    group.init_process_group("gloo")
+    group.init_process_group = group.destroy_process_group = lambda *_, **__: None  # they have this one
+    trainer.__main__._leave = _left
+    _note_sent(sent.append)
+    for name, words in json.loads(file.read_text()).items():
+        sent.clear()
+        group.barrier()
+        code = None
+        with redirect_stdout(StringIO()) as stdout, redirect_stderr(StringIO()) as stderr:
+            try:
+                main([word.replace("{rank}", rank) for word in words])
+            except _Left as left:
+                code = left.args[0]
+        said = {"code": code, "stdout": stdout.getvalue(), "stderr": stderr.getvalue(), "sent": sent}
+        (out / f"{name}_{rank}.json").write_text(json.dumps(said))
+    group.barrier()
+    _leave(0)
 
 
 def killed_in_update(_data: Path, step: Path) -> None:
@@ -128,7 +170,7 @@ def killed_in_save(_data: Path, step: Path) -> None:
     main(sys.argv[4:])
 
 
-MODES = (measure, fail, apart, killed_in_update, killed_in_save)
+MODES = (measure, fail, apart, scenes, killed_in_update, killed_in_save)
 
 if __name__ == "__main__":
     {mode.__name__: mode for mode in MODES}[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))

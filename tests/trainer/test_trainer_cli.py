@@ -86,6 +86,7 @@ def test_an_id_beyond_the_vocabulary_ends_training_with_its_shard_and_place(tmp_
     assert re.search(r"tiny_train_000001\.npy holds id 300 at token \d,\d\d\d, the vocabulary has 257 ids", error)
 
 
+@pytest.mark.usefixtures("pictures")
 def test_train_eval_sample_and_export_follow_each_other(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data")
     run = tmp_path / "run"

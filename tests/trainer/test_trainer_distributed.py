@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from trainer_data import LONG_SECONDS, ROOT, environment, write_dataset
+from trainer_data import LONG_SECONDS, ROOT, environment, launch_worker, write_dataset
+from trainer_worker import measure
 
 from shardkit import UsageError
 from trainer.distributed import choose_precision, find_world, once_a_node
@@ -25,22 +26,16 @@ def _unlaunched(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def launch(mode: str, data: Path, out: Path, ranks: int) -> subprocess.CompletedProcess[str]:
     out.mkdir(parents=True)
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
-    return subprocess.run(
-        [sys.executable, *launcher, "tests/support/trainer_worker.py", mode, str(data), str(out)],
-        env=environment(),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=LONG_SECONDS,
-        check=False,
-    )
+    return launch_worker(mode, data, out, ranks=ranks)
 
 
 def test_gradient_and_evaluation_are_the_same_for_any_world_size_and_micro_batch(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", val=990, document_tokens=12)
-    results: list[dict[str, Any]] = []
-    for ranks in (1, 2, 4):
+    (tmp_path / "w1").mkdir()
+    with pytest.raises(SystemExit, match="0"):
+        measure(tmp_path / "data", tmp_path / "w1")
+    results: list[dict[str, Any]] = torch.load(tmp_path / "w1" / "results.pt", weights_only=True)
+    for ranks in (2, 4):
         done = launch("measure", tmp_path / "data", tmp_path / f"w{ranks}", ranks)
         assert done.returncode == 0, done.stdout + done.stderr
         results += torch.load(tmp_path / f"w{ranks}" / "results.pt", weights_only=True)
@@ -102,21 +97,24 @@ def test_a_gpu_without_bf16_gets_fp16_or_fp32(
 
 
 def test_work_that_is_done_once_a_node_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Three processes of one launcher, forked when torch is imported: that takes longer than all else.
     script = (
         "import os, sys, time; from pathlib import Path; from trainer.distributed import find_world, once_a_node\n"
-        "world = find_world('cpu'); out = Path(sys.argv[1])\n"
-        "def work(): time.sleep(1); (out / f'by{world.rank}').write_text('')\n"
-        "once_a_node(world, 'test', work); (out / f'after{world.rank}').write_text(str(len(list(out.glob('by*')))))\n"
+        "out, ranks = Path(sys.argv[1]), range(3)\n"
+        "def rank_is(rank):\n"
+        "    os.environ |= {'RANK': str(rank), 'LOCAL_RANK': str(rank), 'WORLD_SIZE': '3'}; world = find_world('cpu')\n"
+        "    def work(): time.sleep(1); (out / f'by{rank}').write_text('')\n"
+        "    once_a_node(world, 'test', work)\n"
+        "    (out / f'after{rank}').write_text(str(len(list(out.glob('by*')))))\n"
+        "def start(rank):\n"
+        "    if child := os.fork(): return child\n"
+        "    try: rank_is(rank)\n"
+        "    except BaseException as error: print(error, file=sys.stderr); os._exit(1)\n"
+        "    os._exit(0)\n"
+        "sys.exit(any(os.waitpid(child, 0)[1] for child in [start(rank) for rank in ranks]))\n"
     )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, str(tmp_path)],
-            cwd=ROOT,
-            env={**environment(), "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "3"},
-        )
-        for rank in range(3)
-    ]
-    assert [process.wait(LONG_SECONDS) for process in processes] == [0, 0, 0]
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    assert subprocess.run(command, cwd=ROOT, env=environment(), timeout=LONG_SECONDS, check=False).returncode == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["after0", "after1", "after2", "by0"]
     assert all((tmp_path / f"after{rank}").read_text() == "1" for rank in range(3))
     once_a_node(find_world("cpu"), "test", lambda: (tmp_path / "alone").touch())

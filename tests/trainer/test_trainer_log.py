@@ -112,6 +112,7 @@ def test_large_numbers_are_short() -> None:
     ]
 
 
+@pytest.mark.usefixtures("pictures")
 def test_a_picture_that_cannot_be_drawn_is_one_warning_and_not_the_end(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

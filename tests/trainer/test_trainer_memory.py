@@ -18,7 +18,7 @@ from trainer.memory import _halving, is_out_of_memory
 LIMITED = """
 import resource, sys
 from trainer.__main__ import main
-import matplotlib.figure, trainer.train
+import trainer.train
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 most = used + (int(sys.argv[1]) << 20)
 resource.setrlimit(resource.RLIMIT_AS, (most, most))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from trainer_data import LONG_SECONDS, ROOT, TINY, environment, losses, run_trainer, write_dataset
+from trainer_data import ROOT, TINY, Said, launch_worker, losses, play, run_trainer, write_dataset
 
 from shardkit import Manifest, pull, push
 from trainer.checkpoint import checkpoint_name, load_checkpoint
@@ -19,31 +17,22 @@ from trainer.distributed import find_world
 from trainer.train import open_data, pin_commit
 
 LARGEST = 128 * 32 * 3  # elements: 384 padded ids, width 32
+Words = tuple[str | Path, ...]
 
 
-def launch(folder: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
-    """Two ranks run the command line; `{rank}` in its words is each one's number."""
-    folder.mkdir(exist_ok=True)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    return subprocess.run(
-        [*torchrun, "tests/support/trainer_worker.py", "apart", "-", str(folder), *map(str, words)],
-        env=environment(),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=LONG_SECONDS,
-        check=False,
-    )
+def error_lines(stderr: str) -> list[str]:
+    return [line for line in stderr.splitlines() if line.startswith("error")]
 
 
-def refusal(done: subprocess.CompletedProcess[str]) -> str:
+def refusal(ranks: list[Said]) -> str:
     """The one line that a refusal of all ranks is; the ranks leave with code 1."""
-    assert done.returncode == 1, done.stdout + done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error")]
-    assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("error: ")
-    assert f"{ROOT}/trainer/" not in done.stderr  # no traceback but the launcher's own
-    return lines[0]
+    assert [rank.code for rank in ranks] == [1, 1], ranks
+    main, other = ranks
+    assert error_lines(other.stderr) == []
+    [line] = error_lines(main.stderr)
+    assert line.startswith("error: ")
+    assert "Traceback" not in main.stderr + other.stderr
+    return line
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +41,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     write_dataset(folder / "data")
     words = ("--data", folder / "data", *TINY, "--steps", "12", "--save-every", "3", "--keep", "9")
-    run_trainer("train", *words, "--out", folder / "run", ranks=2)
+    run_trainer("train", *words, "--out", folder / "run", ranks=2, pictures=True)
+    assert (folder / "run" / "loss.png").exists()
     return folder
 
 
@@ -61,6 +51,78 @@ def copy_checkpoint(whole: Path, step: int, out: Path) -> Path:
     (out / "checkpoints").mkdir(parents=True)
     shutil.copy(whole / "run" / "config.toml", out)
     return Path(shutil.copy(whole / "run" / "checkpoints" / checkpoint_name(step), out / "checkpoints"))
+
+
+def resume(folder: Path) -> Words:
+    return ("train", "--out", f"{folder}/out{{rank}}", "--resume", "auto")
+
+
+def lacking(whole: Path, folder: Path, holder: int) -> Words:
+    copy_checkpoint(whole, 6, folder / f"out{holder}")
+    return resume(folder)
+
+
+def held_by_all(whole: Path, folder: Path) -> Words:
+    for rank in (0, 1):
+        copy_checkpoint(whole, 6, folder / f"out{rank}")
+    return resume(folder)
+
+
+def in_one_folder(whole: Path, folder: Path) -> Words:
+    path = copy_checkpoint(whole, 6, folder / "out")
+    return ("train", "--out", folder / "out", "--resume", path)
+
+
+def different_checkpoints(whole: Path, folder: Path, theirs: str) -> Words:
+    copy_checkpoint(whole, 6, folder / "out0")
+    other = copy_checkpoint(whole, 9 if theirs == "newer" else 6, folder / "out1")
+    if theirs != "newer":
+        state = load_checkpoint(other)
+        state["model"]["transformer.wpe.weight"] = state["model"]["transformer.wpe.weight"] + 1e-6
+        torch.save(state, other.with_suffix(".tmp"))
+        other.with_suffix(".tmp").replace(other)
+    return resume(folder)
+
+
+def different_data(_whole: Path, folder: Path) -> Words:
+    for rank in (0, 1):
+        write_dataset(folder / f"data{rank}", train=6000 + rank)
+    return ("train", "--data", f"{folder}/data{{rank}}", "--out", folder / "out", *TINY, "--steps", "3")
+
+
+def another_val_split(whole: Path, folder: Path) -> Words:
+    for rank, val in enumerate((2000, 2001)):
+        write_dataset(folder / f"data{rank}", val=val)
+    return ("eval", whole / "run", "--data", f"{folder}/data{{rank}}", "--device", "cpu")
+
+
+def one_run_in_the_way(whole: Path, folder: Path) -> Words:
+    copy_checkpoint(whole, 6, folder / "out1")
+    return ("train", "--data", whole / "data", *TINY, "--out", f"{folder}/out{{rank}}")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where each scene has a folder of its name."""
+    return tmp_path_factory.mktemp("scenes")
+
+
+@pytest.fixture(scope="module")
+def played(whole: Path, home: Path) -> dict[str, list[Said]]:
+    """How each scene ended on both ranks: all of them in one launch."""
+    return play(
+        home,
+        {
+            "lacking-0": lacking(whole, home / "lacking-0", 0),
+            "held-by-all": held_by_all(whole, home / "held-by-all"),
+            "in-one-folder": in_one_folder(whole, home / "in-one-folder"),
+            "newer": different_checkpoints(whole, home / "newer", "newer"),
+            "another run's": different_checkpoints(whole, home / "another run's", "another run's"),
+            "different-data": different_data(whole, home / "different-data"),
+            "another-val-split": another_val_split(whole, home / "another-val-split"),
+            "one-run-in-the-way": one_run_in_the_way(whole, home / "one-run-in-the-way"),
+        },
+    )
 
 
 def assert_went_on(whole: Path, out: Path) -> None:
@@ -72,70 +134,72 @@ def assert_went_on(whole: Path, out: Path) -> None:
     assert torch.equal(ends[0]["rng"], ends[1]["rng"])
 
 
-@pytest.mark.parametrize("holder", [0, 1])
-def test_a_node_without_the_checkpoint_gets_it_tensor_by_tensor(whole: Path, tmp_path: Path, holder: int) -> None:
-    copy_checkpoint(whole, 6, tmp_path / f"out{holder}")
-    done = launch(tmp_path, "train", "--out", f"{tmp_path}/out{{rank}}", "--resume", "auto")
+def assert_sent_one_by_one(whole: Path, out: Path, holder: int, stdout: str, sent: list[list[int]]) -> None:
+    assert f"rank {holder} sends its checkpoint to all: 1 of 2 ranks have none" in stdout
+    assert_went_on(whole, out)
+    for sizes in sent:
+        assert max(sizes) <= max(LARGEST * 4, 16384)  # the largest tensor, or the tree's shapes; not all of them
+        assert len(sizes) > 3 * 16  # weights and two moments
+
+
+def test_a_node_without_the_checkpoint_gets_it_tensor_by_tensor(
+    whole: Path, home: Path, played: dict[str, list[Said]]
+) -> None:
+    ranks = played["lacking-0"]
+    assert [rank.code for rank in ranks] == [0, 0], ranks
+    assert_sent_one_by_one(whole, home / "lacking-0" / "out0", 0, ranks[0].stdout, [rank.sent for rank in ranks])
+
+
+def test_the_first_node_gets_it_tensor_by_tensor_too(whole: Path, tmp_path: Path) -> None:
+    done = launch_worker("apart", "-", tmp_path, *lacking(whole, tmp_path, 1))
     assert done.returncode == 0, done.stderr
-    assert f"rank {holder} sends its checkpoint to all: 1 of 2 ranks have none" in done.stdout
-    assert_went_on(whole, tmp_path / "out0")
-    for rank in (0, 1):
-        sent = [int(size) for size in (tmp_path / f"sent_{rank}").read_text().split()]
-        assert max(sent) <= max(LARGEST * 4, 16384)  # the largest tensor, or the tree's shapes; not all of them
-        assert len(sent) > 3 * 16  # weights and two moments
+    sent = [[int(size) for size in (tmp_path / f"sent_{rank}").read_text().split()] for rank in (0, 1)]
+    assert_sent_one_by_one(whole, tmp_path / "out0", 1, done.stdout, sent)
 
 
-def test_each_rank_reads_its_own_file_where_all_have_it(whole: Path, tmp_path: Path) -> None:
-    for rank in (0, 1):
-        copy_checkpoint(whole, 6, tmp_path / f"out{rank}")
-    done = launch(tmp_path, "train", "--out", f"{tmp_path}/out{{rank}}", "--resume", "auto")
-    assert done.returncode == 0, done.stderr
-    assert_went_on(whole, tmp_path / "out0")
-    assert not list(tmp_path.glob("sent_*"))
+def test_each_rank_reads_its_own_file_where_all_have_it(whole: Path, home: Path, played: dict[str, list[Said]]) -> None:
+    ranks = played["held-by-all"]
+    assert [(rank.code, rank.sent) for rank in ranks] == [(0, []), (0, [])], ranks
+    assert_went_on(whole, home / "held-by-all" / "out0")
 
 
-def test_ranks_of_one_folder_go_on_as_if_never_stopped(whole: Path, tmp_path: Path) -> None:
-    path = copy_checkpoint(whole, 6, tmp_path / "out")
-    done = launch(tmp_path, "train", "--out", tmp_path / "out", "--resume", path)
-    assert done.returncode == 0, done.stderr
-    assert_went_on(whole, tmp_path / "out")
+def test_ranks_of_one_folder_go_on_as_if_never_stopped(whole: Path, home: Path, played: dict[str, list[Said]]) -> None:
+    ranks = played["in-one-folder"]
+    assert [rank.code for rank in ranks] == [0, 0], ranks
+    assert_went_on(whole, home / "in-one-folder" / "out")
 
 
 @pytest.mark.parametrize("theirs", ["newer", "another run's"])
-def test_nodes_that_hold_different_checkpoints_refuse_and_name_both(whole: Path, tmp_path: Path, theirs: str) -> None:
-    ours = copy_checkpoint(whole, 6, tmp_path / "out0")
-    other = copy_checkpoint(whole, 9 if theirs == "newer" else 6, tmp_path / "out1")
-    if theirs != "newer":
-        state = load_checkpoint(other)
-        state["model"]["transformer.wpe.weight"] = state["model"]["transformer.wpe.weight"] + 1e-6
-        torch.save(state, other.with_suffix(".tmp"))
-        other.with_suffix(".tmp").replace(other)
-    line = refusal(launch(tmp_path, "train", "--out", f"{tmp_path}/out{{rank}}", "--resume", "auto"))
-    assert f"rank 0 would resume {ours} (step 6, content " in line
-    assert f"rank 1 {other} (step {9 if theirs == 'newer' else 6}, content " in line
-    assert not (tmp_path / "out0" / "log.jsonl").exists()
+def test_nodes_that_hold_different_checkpoints_refuse_and_name_both(
+    home: Path, played: dict[str, list[Said]], theirs: str
+) -> None:
+    line, folder = refusal(played[theirs]), home / theirs
+    ours, other = (folder / f"out{rank}" / "checkpoints" for rank in (0, 1))
+    step = 9 if theirs == "newer" else 6
+    assert f"rank 0 would resume {ours / checkpoint_name(6)} (step 6, content " in line
+    assert f"rank 1 {other / checkpoint_name(step)} (step {step}, content " in line
+    assert not (folder / "out0" / "log.jsonl").exists()
 
 
-def test_nodes_with_different_data_refuse_and_name_both(tmp_path: Path) -> None:
-    one, other = (write_dataset(tmp_path / f"data{rank}", train=6000 + rank) for rank in (0, 1))
-    words = ("--data", f"{tmp_path}/data{{rank}}", "--out", tmp_path / "out", *TINY, "--steps", "3")
-    line = refusal(launch(tmp_path, "train", *words))
-    for rank, manifest in enumerate((one, other)):
+def test_nodes_with_different_data_refuse_and_name_both(home: Path, played: dict[str, list[Said]]) -> None:
+    line, folder = refusal(played["different-data"]), home / "different-data"
+    for rank in (0, 1):
         assert f"data{rank})" in line
-        assert manifest.fingerprint in line
-    assert not (tmp_path / "out").exists()
+        assert Manifest.load(folder / f"data{rank}").fingerprint in line
+    assert not (folder / "out").exists()
 
 
-def test_another_val_split_alone_is_different_data_too(whole: Path, tmp_path: Path) -> None:
-    for rank, val in enumerate((2000, 2001)):
-        write_dataset(tmp_path / f"data{rank}", val=val)
-    line = refusal(launch(tmp_path, "eval", whole / "run", "--data", f"{tmp_path}/data{{rank}}", "--device", "cpu"))
-    assert "has the dataset of fingerprint" in line
+def test_another_val_split_alone_is_different_data_too(played: dict[str, list[Said]]) -> None:
+    assert "has the dataset of fingerprint" in refusal(played["another-val-split"])
 
 
 def test_nodes_with_different_settings_refuse_and_name_them(whole: Path, tmp_path: Path) -> None:
     words = ("--data", whole / "data", "--out", tmp_path / "out", *TINY, "--steps", "3", "--lr", "0.{rank}1")
-    line = refusal(launch(tmp_path, "train", *words))
+    done = launch_worker("apart", "-", tmp_path, "train", *words)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"{ROOT}/trainer/" not in done.stderr  # no traceback but the launcher's own
+    [line] = error_lines(done.stderr)
+    assert line.startswith("error: ")
     assert "has --lr 0.01, rank 1" in line
     assert "has 0.11: give all ranks the same data and options" in line
 
@@ -165,10 +229,8 @@ def test_a_place_without_commits_is_pulled_as_it_is(tmp_path: Path) -> None:
         assert pin_commit(source) == (source, None)
 
 
-def test_what_one_rank_finds_wrong_is_said_once(whole: Path, tmp_path: Path) -> None:
-    words = ("train", "--data", whole / "data", *TINY, "--out", f"{tmp_path}/out{{rank}}")
-    copy_checkpoint(whole, 6, tmp_path / "out1")
-    done = launch(tmp_path, *words)
-    assert [line for line in done.stderr.splitlines() if line.startswith("error")] == [
-        f"error: {tmp_path}/out1 holds a run already: go on with --resume auto, or give another --out"
+def test_what_one_rank_finds_wrong_is_said_once(home: Path, played: dict[str, list[Said]]) -> None:
+    ranks = played["one-run-in-the-way"]
+    assert [line for rank in ranks for line in error_lines(rank.stderr)] == [
+        f"error: {home}/one-run-in-the-way/out1 holds a run already: go on with --resume auto, or give another --out"
     ]

@@ -10,26 +10,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
-from trainer_data import LONG_SECONDS, ROOT, TINY, command, environment, losses, run_trainer, write_dataset
+from trainer_data import LONG_SECONDS, ROOT, TINY, command, environment, losses, play, write_dataset
 
 from shardkit import UsageError
 from shardkit.batches.ledger import merge_ledger
 from trainer.checkpoint import CheckpointError, list_checkpoints, load_checkpoint
 from trainer.train import train
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +81,19 @@ def test_going_on_from_the_middle_equals_never_having_stopped(
     assert_same_run(whole, part)
 
 
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty steps that were never stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(settings(data, folder, steps=30, val_every=0, save_every=2))
+    return folder
+
+
 @pytest.mark.parametrize("moment", ["update", "save"])
-def test_a_run_that_was_killed_at_any_step_goes_on_bit_for_bit(data: Path, tmp_path: Path, moment: str) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train(settings(data, whole, steps=30, val_every=0, save_every=2))
+def test_a_run_that_was_killed_at_any_step_goes_on_bit_for_bit(
+    data: Path, whole: Path, tmp_path: Path, moment: str
+) -> None:
+    killed = tmp_path / "killed"
     step = 2 * random.randint(2, 12)
     words = ["--data", data, "--out", killed, *TINY, "--steps", "30", "--save-every", "2", "--keep", "9"]
     worker = [sys.executable, "tests/support/trainer_worker.py", f"killed_in_{moment}", "-", str(step), "train"]
@@ -108,7 +108,9 @@ def test_a_run_that_was_killed_at_any_step_goes_on_bit_for_bit(data: Path, tmp_p
 def test_sigterm_saves_one_more_and_the_run_goes_on_from_there(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = ["--data", data, "--out", run, *TINY, "--steps", "5000", "--save-every", "0"]
-    process = subprocess.Popen(command("train", *words), env=environment(), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command("train", *words), env=environment(pictures=True), cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("step     5/"):
@@ -124,17 +126,29 @@ def test_sigterm_saves_one_more_and_the_run_goes_on_from_there(data: Path, tmp_p
     assert losses(run)[-1][0] == last + 2
 
 
+@pytest.fixture(scope="module")
+def by_two_ranks(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """In `contiguous` and `packed`: five steps of two ranks. One test goes on in each."""
+    home = tmp_path_factory.mktemp("two")
+    words = ("train", "--data", data, *TINY, "--ledger", "--steps", "5", "--out")
+    scenes = {"contiguous": words, "packed": ("train", "--layout", "packed", "--document-mask", *words[1:])}
+    ranks = play(home / "scenes", {name: (*words, home / name) for name, words in scenes.items()})
+    assert [rank.code for both in ranks.values() for rank in both] == [0] * 4, ranks
+    return home
+
+
 @pytest.mark.parametrize("more", [{}, PACKED])
-def test_two_ranks_then_one_are_given_the_same_data(data: Path, tmp_path: Path, more: dict[str, object]) -> None:
-    words = ("--data", data, *TINY, *(("--layout", "packed", "--document-mask") if more else ()), "--ledger", "--steps")
-    run_trainer("train", *words, "5", "--out", tmp_path / "two", ranks=2)
-    two = losses(tmp_path / "two")
-    train({"out": str(tmp_path / "two"), "resume": "auto", "steps": 10})
+def test_two_ranks_then_one_are_given_the_same_data(
+    data: Path, tmp_path: Path, by_two_ranks: Path, more: dict[str, object]
+) -> None:
+    run = by_two_ranks / ("packed" if more else "contiguous")
+    two = losses(run)
+    train({"out": str(run), "resume": "auto", "steps": 10})
     train(settings(data, tmp_path / "one", steps=10, val_every=0, ledger=True, **more))
-    resumed, alone = merge_ledger(tmp_path / "two" / "ledger"), merge_ledger(tmp_path / "one" / "ledger")
+    resumed, alone = merge_ledger(run / "ledger"), merge_ledger(tmp_path / "one" / "ledger")
     assert resumed.first_difference(alone) is None
     assert max(resumed.running) == max(alone.running) == 80
-    assert [step for step, _ in losses(tmp_path / "two")] == list(range(1, 11))
+    assert [step for step, _ in losses(run)] == list(range(1, 11))
     for (_, ours), (_, theirs) in zip(two[:1], losses(tmp_path / "one")[:1], strict=True):
         assert abs(ours - theirs) < 1e-5
 

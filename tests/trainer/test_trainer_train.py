@@ -7,7 +7,6 @@ import math
 import pydoc
 import re
 import sys
-from collections.abc import Iterator
 from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
@@ -29,14 +28,6 @@ from trainer.run import Run, TrainingError
 from trainer.train import open_data, train
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def text_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The standard library's own help texts, tokenized as bytes."""
@@ -56,6 +47,7 @@ def text_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("nano", {"n_layer": 1, "n_embd": 32, "batch_tokens": 512, "micro_batch": 8, "seq_len": 64}),
     ],
 )
+@pytest.mark.usefixtures("pictures")
 def test_the_loss_falls_from_ln_vocabulary_to_below_the_unigram_entropy(
     text_shards: Path,
     tmp_path: Path,
