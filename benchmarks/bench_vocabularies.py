@@ -68,7 +68,7 @@ def proof_words(name: str) -> str:
 
 
 def count_differences(name: str, count: int) -> int:
-    """Of `count` random strings (rounded up to the next 5,000), those that `auto` encodes to other ids than the reference."""
+    """Of `count` random strings (in whole 5,000s), those that `auto` encodes to other ids than the reference."""
     sys.path.insert(0, str(SUPPORT))
     strings = importlib.import_module("fuzz_strings").strings
     ours, reference, found = Tokenizer(name), Tokenizer(name, encoder="tiktoken"), 0

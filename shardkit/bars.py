@@ -9,6 +9,7 @@ import errno
 import sys
 import threading
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -101,7 +102,9 @@ class Bar(ABC):
         self._bar: Any = None
         self._out = _Stderr()
         if self._out.isatty() or _in_notebook():
-            from tqdm.auto import tqdm
+            with warnings.catch_warnings():  # in a notebook without ipywidgets it warns, and draws with characters
+                warnings.simplefilter("ignore")
+                from tqdm.auto import tqdm
 
             options = {"unit": unit, "unit_scale": True, "dynamic_ncols": True, "smoothing": 0.1}
             self._bar = tqdm(desc=what, file=self._out, **options)
@@ -118,24 +121,37 @@ class Bar(ABC):
 
     def __enter__(self) -> Self:
         self._listening.enter_context(PAUSES.told_to(self._on_pause))
+        _OPEN.append(self)
         self._clock.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.end()
+        self.end(well=kind is None)
 
-    def end(self) -> None:
-        """End it, also before its block does: from then on nothing is drawn."""
+    def end(self, *, well: bool = True) -> None:
+        """End it, also before its block does: from then on nothing is drawn. What ended `well` is drawn as complete."""
         if self._ended.is_set():
             return
         self._ended.set()
         self._clock.join()
         self._listening.close()
-        if self._bar is not None:
+        _OPEN.remove(self)
+        if self._bar is None:
+            return
+        with self._drawing:
+            if well and (state := self.state()) is not None:
+                self._show(state._replace(total=state.done))
             self._bar.leave = self._bar.n > 0  # a bar on which nothing came is in the way of what is said next
             self._bar.close()
+
+    def say(self, text: str) -> None:
+        """Write lines above the bar."""
+        if self._bar is None:
+            self._out.write(text)
+        else:
+            self._bar.write(text, file=self._out, end="")
 
     def draw(self) -> None:
         """Show the state, if it is time to: ten times a second, or once in ten seconds where there are lines."""
@@ -147,10 +163,13 @@ class Bar(ABC):
             state = self.state() or State(0, None, "starting", "starting")
             if self._bar is None:
                 self._out.write(f"{self.what}: {state.line}\n")
-                return
-            self._bar.total = state.total
-            self._bar.set_postfix_str(self._waits_for or state.words, refresh=False)
-            self._bar.update(state.done - self._bar.n)
+            else:
+                self._show(state)
+
+    def _show(self, state: State) -> None:
+        self._bar.total = state.total
+        self._bar.set_postfix_str(self._waits_for or state.words, refresh=False)
+        self._bar.update(state.done - self._bar.n)
 
     def _tick(self) -> None:
         while not self._ended.wait(_TICK_SECONDS):
@@ -165,6 +184,17 @@ class Bar(ABC):
             self._bar.set_postfix_str(text)
         elif self._bar is None and is_new:
             self._out.write(f"{text}\n")
+
+
+_OPEN: list[Bar] = []  # of this process
+
+
+def say(text: str) -> None:
+    """Write lines to stderr, above a bar that is there."""
+    if _OPEN:
+        _OPEN[-1].say(text)
+    else:
+        _Stderr().write(text)
 
 
 class TransferBar(Bar):

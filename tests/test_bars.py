@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import math
 import sys
 import threading
 import types
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,6 +23,8 @@ import shardkit
 from shardkit import bars, pull, push
 from shardkit.bars import TransferBar, end_bar
 from shardkit.cli import main
+from shardkit.cli.options import warnings_as_lines
+from shardkit.errors import ShardkitWarning
 from shardkit.rate_limits import PAUSES
 from shardkit.remote import download
 from shardkit.remote import pull as remote_pull
@@ -187,15 +191,69 @@ def test_a_bar_on_which_nothing_came_leaves_nothing_behind(monkeypatch: pytest.M
     assert terminal.getvalue().rsplit("\r", 1)[-1].strip() == ""
 
 
+def cut_off(bar: TransferBar) -> None:
+    bar("x.npy", 1, 2)
+    raise ShardkitWarning
+
+
+def test_a_bar_ends_full_where_all_went_well_and_as_it_was_where_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bars, "_SECONDS_BETWEEN_DRAWINGS", math.inf)  # of what comes between, nothing is drawn
+    source = tmp_path / "texts.jsonl"
+    source.write_text('{"text": "A short text."}\n' * 50)
+    for act in (
+        lambda: tokenize(source, tmp_path / "a", max_docs=7),
+        lambda: push(tmp_path / "a", str(tmp_path / "far")),
+        lambda: pull(str(tmp_path / "far"), tmp_path / "b"),
+    ):
+        monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+        act()
+        assert "100%" in terminal.getvalue().rsplit("\r", 1)[-1]
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    with pytest.raises(ShardkitWarning), TransferBar("pull") as bar:
+        cut_off(bar)
+    assert "50%" in terminal.getvalue().rsplit("\r", 1)[-1]
+
+
+def test_a_warning_stands_on_a_line_of_its_own_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    with warnings_as_lines(), TransferBar("pull") as bar:
+        bar("x.npy", 1, 2)
+        warnings.warn("beware", ShardkitWarning, stacklevel=1)
+    before, after = terminal.getvalue().split("warning: beware\n")
+    assert before.endswith("\r")  # where the bar was wiped
+    assert "x.npy" in after
+
+
+def test_a_notebook_without_widgets_has_a_bar_and_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("tqdm.auto")]:
+        monkeypatch.delitem(sys.modules, name)
+    ipython = types.ModuleType("IPython")
+    monkeypatch.setattr(
+        ipython, "get_ipython", lambda: types.SimpleNamespace(config={"IPKernelApp": {}}), raising=False
+    )
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    monkeypatch.setattr(sys, "stderr", cell := io.StringIO())
+    with TransferBar("pull") as bar:
+        bar("x.npy", 1, 2)
+    assert "100%" in cell.getvalue()
+
+
 def test_a_notebook_has_a_bar_though_it_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "50%" in drawn_in_a_notebook(monkeypatch)
+
+
+def drawn_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> str:
     ipython = types.ModuleType("IPython")
     shell = types.SimpleNamespace(config={"IPKernelApp": {}})
     monkeypatch.setattr(ipython, "get_ipython", lambda: shell, raising=False)
     monkeypatch.setitem(sys.modules, "IPython", ipython)
     monkeypatch.setattr(sys, "stderr", cell := io.StringIO())
-    with TransferBar("pull") as bar:
-        bar("x.npy", 1, 2)
-    assert "50%" in cell.getvalue()
+    with pytest.raises(ShardkitWarning), TransferBar("pull") as bar:
+        cut_off(bar)
+    return cell.getvalue()
 
 
 def test_a_pull_counts_the_bytes_of_files_that_are_not_whole_yet(
