@@ -2,6 +2,7 @@
 
     python -m benchmarks.soak_memory --words 6_000_000
     python -m benchmarks.soak_memory --words 60_000_000 [--tokenizer cl100k_base]
+    python -m benchmarks.soak_memory --words 60_000_000 --tokenizer FOLDER/tokenizer.json --encoder fast
 
 Prints the highest resident memory of the whole process tree, and that of the first 30 % of the run: a cache that grew
 without bound would keep rising. Shared pages count once a process: an upper bound.
@@ -43,7 +44,7 @@ def tree_bytes() -> int:
     return total
 
 
-def soak(words: int, workers: int, tokenizer: str = "gpt2") -> tuple[int, int, int]:
+def soak(words: int, workers: int, tokenizer: str = "gpt2", encoder: str = "auto") -> tuple[int, int, int]:
     """Tokenize so many words: tokens, the highest memory in the first 30 % of the run, and in all of it."""
     samples, done = [tree_bytes()], threading.Event()
 
@@ -55,8 +56,8 @@ def soak(words: int, workers: int, tokenizer: str = "gpt2") -> tuple[int, int, i
     thread.start()
     try:
         with tempfile.TemporaryDirectory() as folder:
-            options: dict[str, Any] = {"tokenizer": tokenizer, "workers": workers, "val_shards": 0, "prefix": "words"}
-            manifest = tokenize(documents(words), Path(folder) / "out", **options)
+            options: dict[str, Any] = {"tokenizer": tokenizer, "encoder": encoder, "val_shards": 0, "prefix": "words"}
+            manifest = tokenize(documents(words), Path(folder) / "out", workers=workers, **options)
     finally:
         done.set()
         thread.join()
@@ -69,8 +70,11 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=6_000_000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--tokenizer", default="gpt2")
+    parser.add_argument(
+        "--encoder", default="auto", help="fast for a tokenizer.json"
+    )
     args = parser.parse_args()
-    tokens, early, most = soak(args.words, args.workers, args.tokenizer)
+    tokens, early, most = soak(args.words, args.workers, args.tokenizer, args.encoder)
     print(
         f"{args.words:,} words, {tokens:,} tokens: {early / 1e6:.0f} MB in the first 30 %, {most / 1e6:.0f} MB at most"
     )

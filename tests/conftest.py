@@ -12,9 +12,11 @@ import signal
 import subprocess
 import tempfile
 
-# Started in the background, a process ignores Ctrl-C, and so would all that the tests start.
+# Started in the background a process ignores Ctrl-C, under nohup a hangup, and so would all that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 HF_HOME = tempfile.mkdtemp(prefix="shardkit-tests-hf-")
 VOCABULARIES = tempfile.mkdtemp(prefix="shardkit-tests-tiktoken-")
