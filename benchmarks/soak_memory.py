@@ -70,9 +70,7 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=6_000_000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--tokenizer", default="gpt2")
-    parser.add_argument(
-        "--encoder", default="auto", help="fast for a tokenizer.json"
-    )
+    parser.add_argument("--encoder", default="auto", help="fast for a tokenizer.json")
     args = parser.parse_args()
     tokens, early, most = soak(args.words, args.workers, args.tokenizer, args.encoder)
     print(

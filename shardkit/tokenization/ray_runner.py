@@ -1,4 +1,4 @@
-"""Workers on a Ray cluster: one actor a worker, results in order, a chunk whose node dies is encoded again elsewhere.
+"""Workers on a Ray cluster: each chunk is a task, results in order; a chunk whose worker or node dies is encoded again.
 
 Chunks name their files by path or URL, so local sources must be on a disk that every node sees; Hub datasets and URLs
 need nothing. The main process still writes the shards.
@@ -7,33 +7,52 @@ need nothing. The main process still writes the shards.
 from __future__ import annotations
 
 import os
+import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
-from shardkit.errors import ShardkitError, WorkerError, missing_package
+import psutil
+
+from shardkit.errors import ShardkitError, ShardkitWarning, WorkerError, missing_package
 from shardkit.sources.source import Chunk
 from shardkit.tokenization.worker import ChunkEncoder, EncodedChunk, Job, until_error
 
-_IN_FLIGHT = 4  # chunks an actor: those it encodes or has queued, and those that wait for their turn
+_IN_FLIGHT = 4  # chunks a worker: those it encodes, those that wait for a CPU, and those that wait for their turn
 _RETRIES = 3
+_SILENT_SECONDS = 30.0  # without anything from the cluster, after which people are told
 
 
-class _Actor(ChunkEncoder):
-    """A worker. Its errors are put into words by the process that asked for the run."""
+class _Encoder(NamedTuple):
+    job_id: str
+    encoder: ChunkEncoder
 
-    def encode(self, chunk: Chunk) -> Iterator[EncodedChunk]:
-        with ShardkitError.naming_flags():
-            yield from super().encode(chunk)
+
+_encoder: _Encoder | None = None  # of this worker process of Ray, for the chunks to come
+
+
+def _encode(job_id: str, job: Job, chunk: Chunk) -> Iterator[EncodedChunk]:
+    """A task. Its errors are put into words by the process that asked for the run."""
+    global _encoder
+    with ShardkitError.naming_flags():
+        if _encoder is None or _encoder.job_id != job_id:
+            _encoder = _Encoder(job_id, ChunkEncoder(job))
+        yield from _encoder.encoder.encode(chunk)
+
+
+def _is_started_here() -> bool:
+    """Whether `ray start` was called on this machine. (Ray itself believes a file, which may be of a cluster that is no
+    more, and then tries for minutes.)"""
+    return any(process.info["name"] == "raylet" for process in psutil.process_iter(["name"]))
 
 
 class RayRunner:
-    """At most `workers` actors (default: a CPU each), each started when there is a chunk for it, on the cluster that
-    `RAY_ADDRESS` names or the process is connected to, else on this machine. A context manager: leaving it ends the
-    actors, and the cluster if it was started here."""
+    """At most `workers` chunks at a time (default: one for each CPU) on the cluster that `RAY_ADDRESS` names, that the
+    process is connected to, or that `ray start` began on this machine; else on a cluster of this machine's own. A
+    context manager: leaving it ends what is under way, and that cluster."""
 
     process_ids: tuple[int, ...] = ()
-    reads_ahead = False  # each actor fetches its chunk's bytes itself: they need not pass through this process
+    reads_ahead = False  # each task fetches its chunk's bytes itself: they need not pass through this process
     shared = None
 
     def __init__(self, workers: int | None) -> None:
@@ -42,62 +61,99 @@ class RayRunner:
         except ImportError as error:
             raise missing_package(error) or error from error
         self._ray = ray
-        self._started = not ray.is_initialized()
-        if self._started:
-            if "RAY_ADDRESS" in os.environ:
-                ray.init(log_to_driver=False)
-            else:
-                ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
-        resources: Callable[[], dict[str, float]] = ray.cluster_resources
-        self._count = workers or max(1, int(resources().get("CPU", 1)))
-        self._actors: list[Any] = []
+        self._connected = not ray.is_initialized()
+        if self._connected:
+            self._connect(workers)
+        self._count = workers or max(1, int(self._resources()[1].get("CPU", 1)))
+        self._under_way: list[Any] = []  # the ends of chunks that are encoded, or wait for a CPU
+        self._told = False  # that nothing comes
+
+    def _connect(self, workers: int | None) -> None:
+        if "RAY_ADDRESS" not in os.environ and not _is_started_here():
+            self._ray.init("local", num_cpus=workers, include_dashboard=False, log_to_driver=False)
+            return
+        address = os.environ.get("RAY_ADDRESS", "auto")
+        try:
+            self._ray.init(address, log_to_driver=False)
+        except ConnectionError as error:
+            raise WorkerError(
+                f"no Ray cluster answers at {address}: check `ray status`, or unset RAY_ADDRESS (or `ray stop`) for a "
+                "cluster of this machine's own"
+            ) from error
 
     def __enter__(self) -> RayRunner:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for actor in self._actors:
-            self._ray.kill(actor)
-        if self._started:
+        for end in self._under_way:
+            self._ray.cancel(end)
+        if self._connected:
             self._ray.shutdown()
 
     def run(self, job: Job, chunks: Iterator[Chunk], *, over_network: bool = False) -> Iterator[EncodedChunk]:  # noqa: ARG002
         """Encode `chunks`; yields the pieces of their results in the same order. What waits for its turn lies in Ray's
-        object store, which goes to disk when it is full. Raises `WorkerError` naming the chunk whose actor died three
-        times."""
-        actor = self._ray.remote(num_cpus=1, max_restarts=_RETRIES, max_task_retries=_RETRIES)(_Actor)
+        object store, which goes to disk when it is full. Raises `WorkerError` naming the chunk whose worker died each
+        time."""
+        encode: Any = self._ray.remote(num_cpus=1, max_retries=_RETRIES, scheduling_strategy="SPREAD")(_encode)
+        shared = self._ray.put(job)  # held here: without an owner Ray forgets it, and no lost chunk can be made again
         failed: list[Exception] = []
         chunks = until_error(chunks, failed)
         waiting: deque[tuple[Chunk, Any]] = deque()
-        load: dict[int, int] = {}
-        owner: dict[Any, int] = {}
         while True:
-            while len(waiting) < _IN_FLIGHT * self._count and (chunk := next(chunks, None)) is not None:
-                if len(load) < self._count and all(load.values()):
-                    load[len(load)] = 0
-                    self._actors.append(actor.remote(job))
-                number = min(load, key=lambda n: load[n])
-                pieces = self._actors[number].encode.remote(chunk)
-                load[number] += 1
-                owner[pieces.completed()] = number
+            while len(waiting) < _IN_FLIGHT * self._count and len(self._under_way) < self._count:
+                if (chunk := next(chunks, None)) is None:
+                    break
+                pieces = encode.remote(shared.hex(), shared, chunk)
+                self._under_way.append(pieces.completed())
                 waiting.append((chunk, pieces))
             if not waiting:
                 if failed:
                     raise failed[0]
                 return
-            chunk, pieces = waiting.popleft()
-            for piece in pieces:
+            if not self._wait(waiting[0][1]):
+                continue
+            chunk, pieces = waiting[0]
+            if (piece := next(pieces, None)) is None:
+                waiting.popleft()
+            else:
                 yield self._get(chunk, piece)
-            ended, _ = self._ray.wait(list(owner), num_returns=len(owner), timeout=0)
-            for end in ended:
-                load[owner.pop(end)] -= 1
+
+    def _wait(self, pieces: Any) -> bool:
+        """Wait for the next of `pieces`, or for the end of a chunk, in whose place another can be begun; whether the
+        former came."""
+        while True:
+            ready, _ = self._ray.wait([pieces, *self._under_way], timeout=_SILENT_SECONDS, fetch_local=False)
+            if ready:
+                break
+            self._say_that_nothing_comes()
+        if self._under_way:
+            _, self._under_way = self._ray.wait(self._under_way, num_returns=len(self._under_way), timeout=0)
+        return pieces in ready
+
+    def _say_that_nothing_comes(self) -> None:
+        if self._told:
+            return
+        self._told = True
+        free, count = (resources.get("CPU", 0.0) for resources in self._resources())
+        warnings.warn(
+            f"nothing has come from the Ray cluster for {_SILENT_SECONDS:g} s; {free:g} of its {count:g} CPUs are free "
+            "(`ray status` says what has the others): still waiting",
+            ShardkitWarning,
+            stacklevel=2,
+        )
+
+    def _resources(self) -> tuple[dict[str, float], dict[str, float]]:
+        """What is free on the cluster, and all that it has."""
+        free: Any = self._ray.available_resources
+        there: Any = self._ray.cluster_resources
+        return free(), there()
 
     def _get(self, chunk: Chunk, piece: Any) -> EncodedChunk:
         try:
             encoded: EncodedChunk = self._ray.get(piece)
-        except self._ray.exceptions.RayActorError as error:
+        except (self._ray.exceptions.WorkerCrashedError, self._ray.exceptions.ObjectLostError) as error:
             raise WorkerError(
-                f"a Ray worker died at {chunk.where} and again on {_RETRIES} retries: {error}; run the same command "
-                "again, it goes on from the last finished shard"
+                f"a Ray worker died at {chunk.where} and again on {_RETRIES} retries: run the same command again, it "
+                "goes on from the last finished shard"
             ) from error
         return encoded

@@ -122,18 +122,6 @@ def test_a_first_document_longer_than_several_shards_runs_on_across_them(tmp_pat
     assert folder_bytes(tmp_path / "out") == shard_bytes(texts, 1_000, "p")
 
 
-def test_ray_workers_give_the_same_bytes(corpus: Path, texts: list[str | None], tmp_path: Path) -> None:
-    code = (
-        "from shardkit import tokenize\n"
-        f"tokenize({str(corpus)!r}, 'out', runner='ray', workers=2, shard_tokens=50_000, chunk_bytes=32768, prefix='p',"
-        " tokenizer='bytes')"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "RAY_USAGE_STATS_ENABLED": "0"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert folder_bytes(tmp_path / "out") == shard_bytes(texts, 50_000, "p")
-
-
 def test_a_stream_that_ends_with_a_shard_has_no_empty_shard_after_it(tmp_path: Path) -> None:
     texts: list[str | None] = [""] * 200
     write_parquet(tmp_path / "a.parquet", texts)
