@@ -81,10 +81,8 @@ def test_bad_input_is_one_line_and_tells_usage_from_the_rest(tmp_path: Path) -> 
     assert "neither a Hub repo nor a folder" in refused("train", "--data", "nowhere", *out, *TINY, code=2)
     assert "no checkpoint" in refused("train", *data, *out, *TINY, "--resume", tmp_path / "x.pt", code=1)
     assert "holds no last checkpoint" in refused("sample", tmp_path / "data", code=1)
-    for command in (("eval",), ("sample",), ("export", tmp_path / "hf")):
-        assert f"there is no {tmp_path}/none: give a run" in refused(
-            command[0], tmp_path / "none", *command[1:], code=2
-        )
+    for words in (("eval",), ("sample",), ("export", tmp_path / "hf")):
+        assert f"there is no {tmp_path}/none: give a run" in refused(words[0], tmp_path / "none", *words[1:], code=2)
     assert not (tmp_path / "run").exists()
 
 
@@ -149,9 +147,9 @@ def test_each_long_part_of_a_command_has_its_words(tmp_path: Path, monkeypatch: 
         "the first validation",
         "the first step",
     ]
-    for command, words in (("eval", "evaluating"), ("sample", "sampling from"), ("export", "exporting")):
+    for name, words in (("eval", "evaluating"), ("sample", "sampling from"), ("export", "exporting")):
         heard.clear()
-        invoke(command, run, *([tmp_path / "hf"] if command == "export" else []))
+        invoke(name, run, *([tmp_path / "hf"] if name == "export" else []))
         assert heard == ["loading torch", f"{words} {run}"]
 
 
