@@ -78,6 +78,7 @@ def test_without_torch_the_name_of_the_loader_says_what_to_install(tmp_path: Pat
 
 @pytest.mark.parametrize("words", ["train --data d --out o", "eval o", "sample o", "export o x"])
 def test_without_torch_every_command_of_the_trainer_is_one_line(tmp_path: Path, words: str) -> None:
+    (tmp_path / "o").mkdir()
     assert said_without("torch", tmp_path, "-m", "trainer", *words.split()) == TORCH
 
 
