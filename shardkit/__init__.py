@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from shardkit.dataset.manifest import Manifest
     from shardkit.dataset.shards import open_shard
     from shardkit.loader.loader import ShardLoader
+    from shardkit.locks import hold_lock
     from shardkit.look.info import info
     from shardkit.look.peek import peek
     from shardkit.look.verify import verify
@@ -34,6 +35,7 @@ __all__ = [
     "Tokenizer",
     "UsageError",
     "__version__",
+    "hold_lock",
     "info",
     "machine_fault",
     "merge_ledger",
@@ -51,6 +53,7 @@ _HOMES = {
     "Manifest": "shardkit.dataset.manifest",
     "ShardLoader": "shardkit.loader.loader",
     "Tokenizer": "shardkit.tokenization.tokenizer",
+    "hold_lock": "shardkit.locks",
     "info": "shardkit.look.info",
     "merge_ledger": "shardkit.batches.ledger",
     "open_shard": "shardkit.dataset.shards",

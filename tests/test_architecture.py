@@ -123,7 +123,7 @@ def test_a_planted_long_file_class_or_function_is_found() -> None:
 
 def test_the_public_names_are_pinned() -> None:
     names = (
-        "Manifest ShardLoader ShardkitError Tokenizer UsageError __version__ info machine_fault merge_ledger "
+        "Manifest ShardLoader ShardkitError Tokenizer UsageError __version__ hold_lock info machine_fault merge_ledger "
         "open_shard peek printable public_address pull push tokenize verify"
     )
     assert shardkit.__all__ == names.split()
@@ -137,6 +137,7 @@ SIGNATURES = {
     "ShardLoader.from_env": "source batch_size seq_len split shuffle seed device prefetch verify ledger layout "
     "documents ignore_index eot_id span cache cache_bytes revision format",
     "Tokenizer": "name encoder",
+    "hold_lock": "path busy remove",
     "info": "directory",
     "machine_fault": "error",
     "merge_ledger": "folder",

@@ -8,14 +8,16 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
 
 import click
 
 from shardkit import ShardkitError, UsageError, machine_fault, printable
-from trainer.config import Config, field_types
+from trainer.config import Config, field_types, make_config, read_settings
+from trainer.console import told
 
 
 class _Group(click.Group):
@@ -93,10 +95,34 @@ def _config_options(command: Callable[..., None]) -> Callable[..., None]:
 @_config_options
 def train(file: Path | None, **flags: Any) -> None:
     """Train, or go on with --resume. A signal (SIGTERM, Ctrl-C, a lost terminal) saves one more checkpoint."""
-    from trainer.train import train as run
+    _check(read_settings(flags, file))
+    with _loading():
+        from trainer.train import train as run
 
     stopped = run(flags, file)
     _leave(128 + stopped if stopped else 0)
+
+
+def _check(given: Mapping[str, Any]) -> None:
+    """Raise `UsageError` at once for what is wrong whatever a checkpoint says: torch takes seconds to load."""
+    if given.get("resume") is None or not given.get("out"):
+        config = make_config(given)
+        if "WORLD_SIZE" not in os.environ:
+            config.micro_steps(1)
+
+
+def _loading() -> AbstractContextManager[None]:
+    return told("loading torch")
+
+
+def _run_argument(metavar: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.argument("run", metavar=metavar, type=click.Path(path_type=Path), callback=_existing)
+
+
+def _existing(_context: click.Context, _parameter: click.Parameter, run: Path) -> Path:
+    if not run.exists():
+        raise UsageError(f"there is no {run}: give a run's folder, a checkpoint (step_*.pt), or an export")
+    return run
 
 
 _which = click.option("--checkpoint", "which", type=click.Choice(["last", "best"]), default="last", show_default=True)
@@ -104,7 +130,7 @@ _device = click.option("--device", default="auto", show_default=True, help="cuda
 
 
 @main.command("eval")
-@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@_run_argument("RUN")
 @_which
 @_device
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of shards. [the run's]")
@@ -114,16 +140,18 @@ _device = click.option("--device", default="auto", show_default=True, help="cuda
 @click.option("--precision", default="auto", show_default=True)
 def evaluate(run: Path, **options: Any) -> None:
     """Validation loss, bits per byte and HellaSwag of RUN (a run, a checkpoint, an export), as one JSON line."""
-    from trainer.evaluate import evaluate_run
+    with _loading():
+        from trainer.evaluate import evaluate_run
 
-    result = evaluate_run(run, **options)
+    with told(f"evaluating {run}"):
+        result = evaluate_run(run, **options)
     if os.environ.get("RANK", "0") == "0":
         click.echo(json.dumps(result))
     _leave(0)
 
 
 @main.command()
-@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@_run_argument("RUN")
 @_which
 @_device
 @click.option("--prompt", default="Hello, I'm a language model,", show_default=True)
@@ -135,22 +163,28 @@ def evaluate(run: Path, **options: Any) -> None:
 @click.option("--tokenizer", help="[the run's, else gpt2]")
 def sample(run: Path, **options: Any) -> None:
     """Text from RUN (a run, a checkpoint, an export)."""
-    from trainer.sample import sample_run
+    with _loading():
+        from trainer.sample import sample_run
 
-    for text in sample_run(run, **options):
+    with told(f"sampling from {run}"):
+        texts = sample_run(run, **options)
+    for text in texts:
         click.echo(printable(text) + "\n")
 
 
 @main.command()
-@click.argument("run", metavar="CKPT", type=click.Path(path_type=Path))
+@_run_argument("CKPT")
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 @_which
 @click.option("--push", metavar="USER/MODEL", help="Send OUT to this Hub model repo, with a model card.")
 def export(run: Path, out: Path, which: str, push: str | None) -> None:
     """Write CKPT (a run, or a checkpoint) into OUT as `transformers` loads it."""
-    from trainer.export import export_run
+    with _loading():
+        from trainer.export import export_run
 
-    click.echo(export_run(run, out, which=which, push=push))
+    with told(f"exporting {run}"):
+        said = export_run(run, out, which=which, push=push)
+    click.echo(said)
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def verify_checkpoint(path: Path) -> None:
     except Exception as error:  # whatever Python's zip reader makes of a damaged file
         raise _not_whole(path, error) from error
     if damaged is not None:
-        raise CheckpointError(f"{path} is damaged (in {damaged!r:.80}): resume from an older checkpoint")
+        raise CheckpointError(f"{path} is damaged (in {damaged!r:.80}): take an older checkpoint")
 
 
 def map_checkpoint(path: Path) -> State:
@@ -112,7 +112,7 @@ def map_checkpoint(path: Path) -> State:
 
 def _not_whole(path: Path, error: Exception) -> CheckpointError:
     reason = ascii((str(error).splitlines() or [""])[0])[1:-1] or type(error).__name__
-    return CheckpointError(f"{path} is not a whole checkpoint ({reason:.200}): resume from an older one")
+    return CheckpointError(f"{path} is not a whole checkpoint ({reason:.200}): take an older one")
 
 
 def load_checkpoint(path: Path) -> State:
@@ -150,6 +150,8 @@ def find_checkpoint(where: Path, which: str = "last") -> Path:
     """The file that `where` means: itself, or the `last` or `best` checkpoint of a run's folder."""
     if where.is_file():
         return where
+    if not where.exists():
+        raise CheckpointError(f"there is no {where}: give a run's folder, or a step_*.pt of one")
     folder = checkpoint_folder(where)
     paths = list_checkpoints(folder)
     path = best_checkpoint(folder) if which == "best" else paths[-1] if paths else None

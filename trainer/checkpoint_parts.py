@@ -149,7 +149,7 @@ def _json_object(text: Any) -> dict[str, Any] | None:
 
 def _wrong(path: Path, part: str, actual: str, expected: str) -> CheckpointError:
     return CheckpointError(
-        f"{path} is not a whole checkpoint: its {part} is {actual}, expected {expected}: resume from an older one"
+        f"{path} is not a whole checkpoint: its {part} is {actual}, expected {expected}: take an older one"
     )
 
 

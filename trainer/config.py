@@ -138,7 +138,7 @@ class Config:
 
     def check(self) -> None:
         """Raise `UsageError` for the first value that cannot work."""
-        for name in ("data", "out"):
+        for name in ("out", "data"):
             if not getattr(self, name):
                 raise UsageError(f"--{name} is missing: give it, or {name} = in the --config file")
         for field in dataclasses.fields(self):

@@ -4,8 +4,34 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from shardkit import printable
+
+SLOW_SECONDS = 2.0
+
+
+@contextmanager
+def told(what: str | None) -> Iterator[None]:
+    """Say on stderr `what` is being done, once for all ranks, where the block takes longer than a moment. None is
+    never said."""
+    timer = threading.Timer(SLOW_SECONDS, _note, [what])
+    timer.daemon = True
+    if what and os.environ.get("RANK", "0") == "0":
+        with suppress(RuntimeError):  # no room for a thread: what the block does is more important
+            timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _note(text: str) -> None:
+    with suppress(OSError, ValueError):  # nobody reads it, or it is closed
+        if sys.stderr is not None:
+            print(f"{printable(text)} ...", file=sys.stderr, flush=True)
 
 
 def print_line(text: str) -> None:

@@ -19,6 +19,7 @@ from trainer.checkpoint import find_checkpoint, is_hub_repo, load_checkpoint, wr
 from trainer.log import data_folder
 from trainer.model import Model, ModelConfig
 from trainer.places import one_line, places_beside
+from trainer.run_folder import refuse_dataset_and_run
 
 # GPT-2 was published with these as Conv1D: the transpose of a Linear.
 _TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
@@ -102,7 +103,7 @@ def tokenizer_of(loaded: Loaded, manifest: Manifest | None, name: str | None) ->
     if (ours := loaded.state.get("vocabulary", "")) not in ("", found.info.ranks_sha256):
         raise UsageError(
             f"{found.name} is another vocabulary (SHA-256 {found.info.ranks_sha256[:16]}) than the model was trained "
-            f"with (SHA-256 {ours[:16]}): give --tokenizer with that one"
+            f"with ({loaded.state.get('tokenizer')!a:.80}, SHA-256 {ours[:16]}): give --tokenizer with that one"
         )
     return found
 
@@ -266,6 +267,7 @@ def export_run(run: Path, out: Path, *, which: str, push: str | None) -> str:
     """Export a run or a checkpoint into `out`, push it if asked to; says where it is."""
     if push and not is_hub_repo(push):
         raise UsageError(f"--push {push!r}: expected user/model on the Hub")
+    refuse_dataset_and_run(out)
     loaded = open_model(run, which=which)
     export_model(loaded.model, out, eot_id=loaded.state.get("eot_id", loaded.model.config.vocab_size - 1))
     folder = run if run.is_dir() else run.absolute().parent.parent

@@ -84,8 +84,8 @@ class Learner:
             n_embd=config.n_embd or 0,
             n_positions=config.seq_len,
         )
-        if state and json.loads(state["model_config"]) != asdict(sizes):
-            raise CheckpointError(f"the checkpoint's model is {state['model_config']}, the run's {asdict(sizes)}")
+        if state:
+            _check_sizes(state, sizes)
         self.model = Model(sizes).to(world.device)
         if state:
             self.model.load_state_dict(state["model"])
@@ -170,6 +170,16 @@ class Learner:
             raise CheckpointError(
                 f"the checkpoint's random state is none ({error}): resume from an older one"
             ) from error
+
+
+def _check_sizes(state: State, sizes: ModelConfig) -> None:
+    theirs, ours = json.loads(state["model_config"]), asdict(sizes)
+    other = ", ".join(f"{name} {theirs[name]:,} (here {ours[name]:,})" for name in ours if theirs[name] != ours[name])
+    if other:
+        raise CheckpointError(
+            f"the checkpoint's model has {other}: go on with --data of its vocabulary ({state['tokenizer']!a:.80}), or "
+            "begin a run in another --out"
+        )
 
 
 def moments_for(optimizer: torch.optim.Optimizer, saved: State) -> State:

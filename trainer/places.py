@@ -15,15 +15,16 @@ from shardkit import ShardkitError, machine_fault
 from trainer.config import Config, flag_of, names_of, read_toml
 
 
-def read_places(run: Path) -> dict[str, Any]:
-    """The places in the `config.toml` of a run's folder; none where there is no such file. Raises `UsageError`."""
+def read_own(run: Path) -> dict[str, Any]:
+    """The settings in the `config.toml` of a run's folder; none where there is no such file. Raises `UsageError`."""
     path = run / "config.toml"
-    return {k: v for k, v in read_toml(path).items() if k in names_of("place")} if path.is_file() else {}
+    return read_toml(path) if path.is_file() else {}
 
 
 def places_beside(checkpoint: Path) -> dict[str, Any]:
     """The places of the run that `checkpoint`, a run's folder or a file in one, belongs to."""
-    return read_places(checkpoint if checkpoint.is_dir() else checkpoint.absolute().parent.parent)
+    own = read_own(checkpoint if checkpoint.is_dir() else checkpoint.absolute().parent.parent)
+    return {name: value for name, value in own.items() if name in names_of("place")}
 
 
 def differences(config: Config, saved: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[str]:

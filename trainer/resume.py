@@ -24,6 +24,7 @@ from trainer.checkpoint import (
 )
 from trainer.checkpoint_parts import CheckpointError, State
 from trainer.distributed import RanksDiffer, World, broadcast_tensors, from_main, on_all_ranks, shared
+from trainer.run_folder import refuse_dataset
 
 
 class HeldCheckpoint(NamedTuple):
@@ -68,6 +69,7 @@ def find_state(settings: Mapping[str, Any], world: World) -> State | None:
 
 
 def _refuse_used(run: Path) -> None:
+    refuse_dataset(run)
     if list_checkpoints(run / "checkpoints"):
         raise UsageError(f"{run} holds a run already: go on with --resume auto, or give another --out")
 

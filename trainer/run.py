@@ -18,6 +18,7 @@ from trainer.checkpoint import save_checkpoint, write_atomically
 from trainer.checkpoint_parts import CheckpointError, State
 from trainer.checkpoint_upload import Uploader
 from trainer.config import Config
+from trainer.console import told
 from trainer.distributed import StopSignal, World, gather, shared, sum_over_ranks
 from trainer.evaluate import bits_per_byte, open_val_range, unigram_entropy, validate
 from trainer.hellaswag import HellaSwagItem, load_hellaswag, score_hellaswag
@@ -144,7 +145,8 @@ class Run:
         self._session = self.step, time.perf_counter()
         while self.step < self.steps and not stopped:
             epoch = self.loader.epoch
-            stopped = self._train_step(stop)
+            with told(self._first_step_words() if self.step == self._session[0] else None):
+                stopped = self._train_step(stop)
             if self.loader.epoch > epoch and self.step < self.steps:
                 self.world.say(
                     f"warning: epoch {self.loader.epoch} is over at step {self.step:,}: data repeats from here"
@@ -157,6 +159,9 @@ class Run:
                 self._save()
                 saved = self.step
         return stopped, saved
+
+    def _first_step_words(self) -> str:
+        return "the first step (compiling the model takes a while)" if self.learner.compiled else "the first step"
 
     def _is_due(self, every: int) -> bool:
         """Whether something done `every` so many steps, and after the last one, is to be done now; 0 is never."""
@@ -198,7 +203,8 @@ class Run:
         if self.val is None:
             return
         learner = self.learner
-        loss = validate(learner.model, self.val, self.world, learner.dtype)
+        with told("the first validation" if self.last_val_loss is None else None):
+            loss = validate(learner.model, self.val, self.world, learner.dtype)
         self.val_loss = self.last_val_loss = loss
         self.best = min(self.best, loss)
         entry: dict[str, Any] = {"step": self.step, "val_loss": loss}

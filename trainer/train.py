@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from shardkit import Manifest, UsageError, public_address, pull
-from trainer.config import Config, make_config, read_settings
-from trainer.console import print_line
+from trainer.checkpoint_parts import State
+from trainer.config import Config, make_config, names_of, read_settings
+from trainer.console import print_line, told
 from trainer.distributed import World, check_same, find_world, finish, from_main, on_all_ranks, once_a_node, start
 from trainer.log import data_folder
 from trainer.memory import explain, is_out_of_memory
-from trainer.places import differences, read_places
+from trainer.places import differences, read_own
 from trainer.resume import find_state
 from trainer.run import Run
+from trainer.run_folder import hold_run
 
 
 def train(flags: Mapping[str, Any], file: str | Path | None = None) -> int:
@@ -23,19 +26,25 @@ def train(flags: Mapping[str, Any], file: str | Path | None = None) -> int:
     settings = read_settings(flags, file)
     world = find_world(settings.get("device", "auto"))
     start(world)
-    state = find_state(settings, world)
-    if state is None:
-        config = make_config(settings)
-    else:
-        saved, own = json.loads(state["config"]), _own_places(Path(settings["out"]), world)
-        config = make_config(settings, saved, own)
-        for line in differences(config, saved, own):
-            world.say(line)
+    with ExitStack() as held:
+        if settings.get("out"):  # rank 0 writes there
+            from_main(lambda: held.enter_context(hold_run(Path(str(settings["out"])))), world)
+        stopped = _train(settings, world)
+    finish()
+    return stopped
+
+
+def _train(settings: Mapping[str, Any], world: World) -> int:
+    """`train`, while the run's folder is ours."""
+    with told("looking for a checkpoint"):
+        state = find_state(settings, world)
+    config = _settle(settings, world, state)
     manifest = open_data(config, world)
     facts = {"the dataset of fingerprint": manifest.fingerprint, **config.shared_settings()}
     check_same(facts, world, place=str(manifest.directory))
     try:
-        run = Run(config, world, manifest, state)
+        with told(f"opening the data and making the model ({config.model})"):
+            run = Run(config, world, manifest, state)
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise explain(error, None, config, world.size) from None
@@ -49,13 +58,26 @@ def train(flags: Mapping[str, Any], file: str | Path | None = None) -> int:
             raise explain(error, run.learner, run.config, world.size) from None
         raise
     run.close()
-    finish()
     return stopped
 
 
-def _own_places(run: Path, world: World) -> dict[str, Any]:
-    """The places in the run's config.toml on this rank's disk, or where there is none, on the first that has one."""
-    found = on_all_ranks(lambda: read_places(run), world)
+def _settle(settings: Mapping[str, Any], world: World, state: State | None) -> Config:
+    """The config of the run: of one that goes on, by its checkpoint, and its config.toml for places. One that was
+    stopped before its first checkpoint has config.toml alone, which counts where no `--data` begins another run."""
+    if state is None and (settings.get("resume") != "auto" or settings.get("data") or not settings.get("out")):
+        return make_config(settings)
+    own = _own_settings(Path(settings["out"]), world)
+    saved = json.loads(state["config"]) if state else own
+    places = {name: value for name, value in own.items() if name in names_of("place")}
+    config = make_config(settings, saved, places)
+    for line in differences(config, saved, places):
+        world.say(line)
+    return config
+
+
+def _own_settings(run: Path, world: World) -> dict[str, Any]:
+    """The run's config.toml on this rank's disk, or where there is none, on the first that has one."""
+    found = on_all_ranks(lambda: read_own(run), world)
     return found[world.rank] or next(filter(None, found), {})
 
 
@@ -90,6 +112,8 @@ def _refuse_lost(data: str, run: Path) -> None:
         raise UsageError(f"the folder {read}, which this run was trained on, {there}: give --data {new}")
     if folder.is_absolute() or data.startswith(("./", "../")):
         raise UsageError(f"there is no folder {data}: give --data, a folder of shards or a remote repo")
+    if "/" not in data:  # said here, before a pull that would refuse it is announced
+        raise UsageError(f"{data!r} is neither a Hub repo nor a folder: write user/name, or ./{data}")
 
 
 def pin_commit(source: str) -> tuple[str, str | None]:

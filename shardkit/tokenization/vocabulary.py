@@ -176,11 +176,19 @@ def dataset_vocabulary(manifest: Manifest, name: str | None = None) -> Vocabular
             _seed_from(where, ours)
         loaded = load_vocabulary(name or ours.name)
     if loaded.info.ranks_sha256 != ours.ranks_sha256 or loaded.info.vocab_size > ours.vocab_size:
-        raise TokenizerError(
-            f"{loaded.name} here is another vocabulary than {place} was made with: give --tokenizer with the one whose "
-            f"SHA-256 is {ours.ranks_sha256}"
-        )
+        advice = f"give --tokenizer with the one whose SHA-256 is {ours.ranks_sha256}"
+        if name is not None and _is_had_without_a_name(manifest):
+            advice = f"leave --tokenizer out, which takes the dataset's own ({ours.name})"
+        raise TokenizerError(f"{loaded.name} here is another vocabulary than {place} was made with: {advice}")
     return loaded if loaded.info == ours else replace(loaded, info=ours)
+
+
+def _is_had_without_a_name(manifest: Manifest) -> bool:
+    try:
+        dataset_vocabulary(manifest)
+    except TokenizerError:
+        return False
+    return True
 
 
 def _seed_from(directory: Path, info: TokenizerInfo) -> None:

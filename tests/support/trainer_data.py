@@ -103,6 +103,11 @@ def environment(*, pictures: bool = False) -> dict[str, str]:
     return {**clean, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
 
 
+def without_notes(stderr: str) -> str:
+    """What was said but for the lines of `told`, "loading torch ...", which a busy machine has more of."""
+    return "".join(line for line in stderr.splitlines(keepends=True) if not line.endswith(" ...\n"))
+
+
 def run_trainer(
     *words: str | Path, ranks: int = 1, fails: bool = False, pictures: bool = False
 ) -> subprocess.CompletedProcess[str]:

@@ -152,6 +152,12 @@ def test_an_encoding_of_tiktoken_is_known_by_its_name_and_checked_too(plain: Pat
     assert Tokenizer.of_dataset(dataclasses.replace(manifest, tokenizer=None)).name == "gpt2"
 
 
+def test_another_vocabulary_than_one_that_is_here_is_to_be_left_out(plain: Path) -> None:
+    advice = r"^bytes here is another vocabulary than .* was made with: leave tokenizer= out, which .* own \(gpt2\)$"
+    with pytest.raises(TokenizerError, match=advice):
+        Tokenizer.of_dataset(Manifest.load(plain), name="bytes")
+
+
 def test_the_chosen_end_of_text_is_that_of_the_dataset_everywhere(vocabulary: Path, tmp_path: Path) -> None:
     make(tmp_path / "out", vocabulary, eot="<|im_end|>")
     manifest = Manifest.load(tmp_path / "out")

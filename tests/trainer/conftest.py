@@ -1,4 +1,5 @@
-"""The trainer is a command line: its messages name flags. Its pictures are drawn where a test looks at them."""
+"""The trainer is a command line: its messages name flags. Its pictures are drawn where a test looks at them, and what
+a busy machine takes long for is no part of what a run says."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from shardkit import ShardkitError
-from trainer import log, plot
+from trainer import console, log, plot
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +38,11 @@ def _no_pictures() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(log, "draw_losses", _draw_nothing)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "SLOW_SECONDS", 3600.0)
 
 
 @pytest.fixture

@@ -130,5 +130,7 @@ def test_a_failing_upload_is_a_warning(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_remote_that_has_none_says_so(tmp_path: Path) -> None:
     with pytest.raises(ckpt.CheckpointError, match="cannot fetch a checkpoint"):
         ckpt.download_newest((tmp_path / "none").as_uri(), tmp_path)
+    with pytest.raises(ckpt.CheckpointError, match="there is no .*nowhere: give a run's folder"):
+        ckpt.find_checkpoint(tmp_path / "nowhere")
     with pytest.raises(ckpt.CheckpointError, match="holds no last checkpoint"):
         ckpt.find_checkpoint(tmp_path)

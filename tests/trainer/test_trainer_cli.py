@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +17,10 @@ from click.testing import CliRunner, Result
 from trainer_data import LONG_SECONDS, ROOT, TINY, command, environment, write_dataset
 
 from shardkit import ShardkitError
+from trainer import __main__ as main_module
+from trainer import console
+from trainer import run as run_module
+from trainer import train as train_module
 from trainer.__main__ import main
 from trainer.train import train
 
@@ -72,8 +80,77 @@ def test_bad_input_is_one_line_and_tells_usage_from_the_rest(tmp_path: Path) -> 
     assert "split 'val'" in refused("train", "--data", tmp_path / "noval", *out, *TINY, "--val-every", "5", code=2)
     assert "neither a Hub repo nor a folder" in refused("train", "--data", "nowhere", *out, *TINY, code=2)
     assert "no checkpoint" in refused("train", *data, *out, *TINY, "--resume", tmp_path / "x.pt", code=1)
-    assert "holds no last checkpoint" in refused("sample", tmp_path / "none", code=1)
+    assert "holds no last checkpoint" in refused("sample", tmp_path / "data", code=1)
+    for words in (("eval",), ("sample",), ("export", tmp_path / "hf")):
+        assert f"there is no {tmp_path}/none: give a run" in refused(words[0], tmp_path / "none", *words[1:], code=2)
     assert not (tmp_path / "run").exists()
+
+
+def test_wrong_arguments_are_said_before_torch_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("train", "sample"):
+        monkeypatch.setitem(sys.modules, f"trainer.{module}", None)  # to import it is an error
+    data, out = ("--data", tmp_path / "data"), ("--out", tmp_path / "run")
+    assert "--out is missing" in refused("train", *data, code=2)
+    assert "--out is missing" in refused("train", "--resume", "auto", code=2)
+    assert "--data is missing" in refused("train", *out, code=2)
+    assert "unknown model 'gpt9'" in refused("train", *data, *out, "--model", "gpt9", code=2)
+    assert "is not a multiple of" in refused("train", *data, *out, *TINY, "--batch-tokens", "1000", code=2)
+    assert "there is no" in refused("sample", tmp_path / "run", code=2)
+
+
+def test_what_takes_long_is_said_on_stderr_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(what: str | None) -> str:
+        with console.told(what):
+            for thread in threading.enumerate():
+                if isinstance(thread, threading.Timer):
+                    thread.join(LONG_SECONDS)
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        return captured.err
+
+    monkeypatch.setattr(console, "SLOW_SECONDS", 0.0)
+    assert said("loading torch") == "loading torch ...\n"
+    assert said(None) == ""
+    monkeypatch.setattr(sys, "stderr", None)  # as under pythonw
+    assert said("loading torch") == ""
+    monkeypatch.undo()
+    monkeypatch.setattr(console, "SLOW_SECONDS", 0.0)
+    monkeypatch.setenv("RANK", "1")
+    assert said("loading torch") == ""
+    with console.told("not this"):
+        pass  # over before its time
+    monkeypatch.setattr(console, "SLOW_SECONDS", 3600.0)
+    monkeypatch.setenv("RANK", "0")
+    with console.told("nor this"):
+        assert capsys.readouterr().err == ""
+
+
+def test_each_long_part_of_a_command_has_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+
+    @contextmanager
+    def told(what: str | None) -> Iterator[None]:
+        heard.extend([what] if what else [])
+        yield
+
+    for module in (main_module, train_module, run_module):
+        monkeypatch.setattr(module, "told", told)
+    write_dataset(tmp_path / "data")
+    run, tiny = tmp_path / "run", (*TINY, "--val-every", "1", "--steps", "2")
+    assert invoke("train", "--data", tmp_path / "data", "--out", run, *tiny).exit_code == 0
+    assert heard == [
+        "loading torch",
+        "looking for a checkpoint",
+        "opening the data and making the model (nano)",
+        "the first validation",
+        "the first step",
+    ]
+    for name, words in (("eval", "evaluating"), ("sample", "sampling from"), ("export", "exporting")):
+        heard.clear()
+        invoke(name, run, *([tmp_path / "hf"] if name == "export" else []))
+        assert heard == ["loading torch", f"{words} {run}"]
 
 
 def test_an_id_beyond_the_vocabulary_ends_training_with_its_shard_and_place(tmp_path: Path) -> None:

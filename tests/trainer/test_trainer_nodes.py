@@ -14,6 +14,7 @@ from shardkit import Manifest, pull, push
 from trainer.checkpoint import checkpoint_name, load_checkpoint
 from trainer.config import make_config
 from trainer.distributed import find_world
+from trainer.run_folder import hold_run
 from trainer.train import open_data, pin_commit
 
 LARGEST = 128 * 32 * 3  # elements: 384 padded ids, width 32
@@ -96,6 +97,10 @@ def another_val_split(whole: Path, folder: Path) -> Words:
     return ("eval", whole / "run", "--data", f"{folder}/data{{rank}}", "--device", "cpu")
 
 
+def to_begin(whole: Path, folder: Path) -> Words:
+    return ("train", "--data", whole / "data", *TINY, "--out", f"{folder}/out{{rank}}", "--steps", "1")
+
+
 def one_run_in_the_way(whole: Path, folder: Path) -> Words:
     copy_checkpoint(whole, 6, folder / "out1")
     return ("train", "--data", whole / "data", *TINY, "--out", f"{folder}/out{{rank}}")
@@ -110,19 +115,23 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def played(whole: Path, home: Path) -> dict[str, list[Said]]:
     """How each scene ended on both ranks: all of them in one launch."""
-    return play(
-        home,
-        {
-            "lacking-0": lacking(whole, home / "lacking-0", 0),
-            "held-by-all": held_by_all(whole, home / "held-by-all"),
-            "in-one-folder": in_one_folder(whole, home / "in-one-folder"),
-            "newer": different_checkpoints(whole, home / "newer", "newer"),
-            "another run's": different_checkpoints(whole, home / "another run's", "another run's"),
-            "different-data": different_data(whole, home / "different-data"),
-            "another-val-split": another_val_split(whole, home / "another-val-split"),
-            "one-run-in-the-way": one_run_in_the_way(whole, home / "one-run-in-the-way"),
-        },
-    )
+    others = (home / "another-process" / "out0", home / "another-process-elsewhere" / "out1")
+    with hold_run(others[0]), hold_run(others[1]):
+        return play(
+            home,
+            {
+                "another-process": to_begin(whole, home / "another-process"),
+                "another-process-elsewhere": to_begin(whole, home / "another-process-elsewhere"),
+                "lacking-0": lacking(whole, home / "lacking-0", 0),
+                "held-by-all": held_by_all(whole, home / "held-by-all"),
+                "in-one-folder": in_one_folder(whole, home / "in-one-folder"),
+                "newer": different_checkpoints(whole, home / "newer", "newer"),
+                "another run's": different_checkpoints(whole, home / "another run's", "another run's"),
+                "different-data": different_data(whole, home / "different-data"),
+                "another-val-split": another_val_split(whole, home / "another-val-split"),
+                "one-run-in-the-way": one_run_in_the_way(whole, home / "one-run-in-the-way"),
+            },
+        )
 
 
 def assert_went_on(whole: Path, out: Path) -> None:
@@ -234,3 +243,16 @@ def test_what_one_rank_finds_wrong_is_said_once(home: Path, played: dict[str, li
     assert [line for rank in ranks for line in error_lines(rank.stderr)] == [
         f"error: {home}/one-run-in-the-way/out1 holds a run already: go on with --resume auto, or give another --out"
     ]
+
+
+def test_a_folder_in_which_another_process_trains_is_refused_on_all_ranks(
+    home: Path, played: dict[str, list[Said]]
+) -> None:
+    line = refusal(played["another-process"])
+    assert line.startswith(f"error: another process is training in {home}/another-process/out0: wait for it")
+
+
+def test_only_the_rank_that_writes_holds_the_runs_folder(home: Path, played: dict[str, list[Said]]) -> None:
+    ranks = played["another-process-elsewhere"]
+    assert [rank.code for rank in ranks] == [0, 0], ranks
+    assert losses(home / "another-process-elsewhere" / "out0")

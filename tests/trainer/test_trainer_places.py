@@ -16,6 +16,7 @@ from shardkit import UsageError
 from trainer.__main__ import main
 from trainer.checkpoint import list_checkpoints, load_checkpoint
 from trainer.config import names_of
+from trainer.places import read_own
 from trainer.train import train
 
 SHAPE = {"model": "nano", "n_layer": 1, "n_embd": 32, "seq_len": 32, "micro_batch": 2, "batch_tokens": 64}
@@ -94,6 +95,23 @@ def test_a_run_goes_on_with_the_places_of_its_own_config_toml(
     assert f"note: from the run's config.toml: --data '{tmp_path}/mine', " in capsys.readouterr().out
 
 
+def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_anew_by_its_config_toml(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data")
+    words = {"data": str(tmp_path / "data"), "device": "cpu", "val_every": 0, "seed": 7, **SHAPE}
+    train({**words, "out": str(tmp_path / "run"), "steps": 2})
+    losses = (tmp_path / "run" / "log.jsonl").read_text().count('"loss"')
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(UsageError, match=r"another config: --seed 8 \(was 7\); leave that out"):
+        train({"out": str(tmp_path / "run"), "resume": "auto", "seed": 8})
+    train({"out": str(tmp_path / "run"), "resume": "auto", "steps": 3})
+    assert (tmp_path / "run" / "log.jsonl").read_text().count('"loss"') == losses + 1
+    config = read_own(tmp_path / "run")
+    assert (config["seed"], config["steps"], config["n_embd"]) == (7, 3, 32)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    train({**words, "out": str(tmp_path / "run"), "resume": "auto", "seed": 8, "steps": 1})  # says all: another run
+    assert read_own(tmp_path / "run")["seed"] == 8
+
+
 def test_eval_and_sample_read_nothing_that_a_strangers_checkpoint_names(stranger: Path, tmp_path: Path) -> None:
     (tmp_path / "loot.json").mkdir()  # whoever opens it says so
 
@@ -140,6 +158,12 @@ def test_a_dataset_that_was_moved_is_said_with_where_it_was(
     monkeypatch.chdir(tmp_path / "elsewhere")
     with pytest.raises(UsageError, match=f"is still there: give --data {tmp_path}/work/here$"):
         train({"resume": "auto", "out": words["out"], "steps": 2})
+
+
+def test_no_pull_is_announced_of_what_is_no_remote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError, match="^'nothere' is neither a Hub repo nor a folder: write user/name"):
+        train({**SHAPE, "device": "cpu", "out": str(tmp_path / "out"), "data": "nothere"})
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("place", ["/nowhere/shards", "./shards", "../shards", "~/shards"])

@@ -209,6 +209,24 @@ def test_another_dataset_is_refused_at_resume(data: Path, tmp_path: Path) -> Non
         train(settings(tmp_path / "other", tmp_path / "run", resume="auto"))
 
 
+def test_data_of_another_vocabulary_are_refused_by_what_differs(data: Path, tmp_path: Path) -> None:
+    train(settings(data, tmp_path / "run", steps=1, val_every=0))
+    write_dataset(tmp_path / "other", ids=300)
+    with pytest.raises(CheckpointError) as caught:
+        train(settings(tmp_path / "other", tmp_path / "run", steps=2, val_every=0, resume="auto"))
+    assert str(caught.value) == (
+        "the checkpoint's model has vocab_size 257 (here 300): go on with --data of its vocabulary ('bytes'), or begin "
+        "a run in another --out"
+    )
+
+
+def test_a_damaged_checkpoint_is_said_without_a_resume_that_nobody_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "step_00000001.pt"
+    path.write_bytes(b"no zip")
+    with pytest.raises(CheckpointError, match=r"is not a whole checkpoint \(.*\): take an older one$"):
+        load_checkpoint(path)
+
+
 def test_a_fresh_machine_goes_on_from_what_was_pushed(data: Path, tmp_path: Path) -> None:
     remote = (tmp_path / "remote").as_uri()
     train(settings(data, tmp_path / "first", steps=6, push_checkpoints=remote))
