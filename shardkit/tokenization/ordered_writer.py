@@ -55,7 +55,7 @@ class OrderedWriter:
         self._file: SourceFile | None = None  # what the chunk's file gave up to the piece, where a chunk is begun
         self._chunk_tokens = 0  # in earlier pieces of the chunk
         self._skip = journal.resume.skip_tokens  # more than a chunk has, where an earlier version made longer ones
-        self._digest = self._expected_digest = journal.resume.digest
+        self._digest = journal.resume.digest
         self._shards = len(journal.shards)
         self._writer: ShardWriter | None = None
         self._shard_documents = 0
@@ -77,15 +77,14 @@ class OrderedWriter:
     def append_chunk(self, result: EncodedChunk) -> None:
         """Append the tokens of a chunk's next piece to the stream. Raises what went wrong in its worker."""
         chunk = result.chunk
+        if not self.first_read and self._digest not in ("", chunk.digest):  # where it goes on
+            raise SourceError(OTHER_TEXTS)
+        self._digest = chunk.digest
         self.first_read = self.first_read or result.read_at
         self._waited += result.waited
         self._fetched_bytes += result.fetched_bytes
         if result.error is not None:
             raise result.error
-        expected, self._expected_digest = self._expected_digest, ""
-        if expected not in ("", chunk.digest):
-            raise SourceError(OTHER_TEXTS)
-        self._digest = chunk.digest
         before = self._file or self._files[chunk.file]
         if result.bad_row is not None:
             row, why = result.bad_row
@@ -109,10 +108,7 @@ class OrderedWriter:
         Raises `SourceError` if the source ended before it gave what is in earlier shards.
         """
         if self._skip:
-            raise SourceError(
-                "the source ends earlier than when the run began: give the same texts as then, or start again with "
-                "--overwrite"
-            )
+            raise SourceError(OTHER_TEXTS)
         past_the_end = Resume(file=len(self._files), digest=self._digest)  # also where a limit ended the stream
         if self._writer is not None and self._is_cut(self._writer):
             self._cut_in_two(self._writer, past_the_end)

@@ -206,7 +206,10 @@ def _run_and_push(
         journal = Journal.open(directory, spec.identity())  # whose folder it is, also while shards come into it
         check_same_texts(spec, journal, directory, finished=True)
         live_push.tidy_place(remote_run, journal.lines[0])
-        return remote_run.manifest if max_disk is not None else pull(repo, directory, progress=end_bar(tell))
+        if max_disk is None:
+            return pull(repo, directory, progress=end_bar(tell))
+        live_push.note_place(directory, remote_run.remote)
+        return remote_run.manifest
     journal = Journal.open(directory, spec.identity())
     check_same_texts(spec, journal, directory)
     output_folder.own_manifest(directory, journal, spec)
@@ -219,6 +222,7 @@ def _run_and_push(
         uploads.complete(manifest)
     warn_of_missing_splits(manifest, spec)
     if max_disk is not None:
+        live_push.note_place(directory, remote_run.remote)
         return manifest
     if gone_on_with:  # shards of earlier sessions may be at the remote alone
         return pull(repo, directory, progress=end_bar(tell))

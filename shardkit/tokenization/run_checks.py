@@ -1,5 +1,5 @@
-"""What is said of a run beside its shards: texts that are others than before, a stream that has no documents or no train
-split."""
+"""What is said of a run beside its shards: other texts than before, options without effect, a stream that has no
+documents or no train split."""
 
 from __future__ import annotations
 
