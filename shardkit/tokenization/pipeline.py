@@ -173,8 +173,8 @@ def tokenize(
             folder.keep_journal = False
         if push is None or remote_run is None:
             journal = Journal.open(directory, spec.identity())
-            check_same_texts(spec, journal, directory)
             manifest = output_folder.finished(directory, journal, spec)
+            check_same_texts(spec, journal, directory)
             if manifest is None:
                 seen = SeenShards(directory)
                 manifest = _run(spec, seen, journal, running, job, None, tell)
@@ -211,8 +211,8 @@ def _run_and_push(
         live_push.note_place(directory, remote_run.remote)
         return remote_run.manifest
     journal = Journal.open(directory, spec.identity())
-    check_same_texts(spec, journal, directory)
     output_folder.own_manifest(directory, journal, spec)
+    check_same_texts(spec, journal, directory)
     gone_on_with, seen = bool(journal.shards), SeenShards(directory)
     with (
         live_push.place_left_if_nothing_is_made(repo, journal, remote_run, folder),

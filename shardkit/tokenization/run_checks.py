@@ -27,7 +27,7 @@ def check_same_texts(spec: RunSpec, journal: Journal, directory: Path, *, finish
     Warns (`ShardkitWarning`) where nobody can say: nothing was noted then, or the iterable may give its items only
     once, or at the cost of a download.
     """
-    texts, noted = spec.source.texts, journal.resume.digest
+    texts, noted = spec.source.texts, journal.resume.digest if journal.resume.file else ""  # of all of them
     if texts is None or not (finished or journal.resume.file or (directory / MANIFEST_NAME).exists()):
         return
     if not noted or isinstance(texts, Iterator) or not isinstance(texts, Sized):
