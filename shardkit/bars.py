@@ -214,7 +214,8 @@ class TransferBar(Bar):
         if self._last is None:
             return None
         file, done, total = self._last
-        return State(done, total, printable(file, lines=False), f"{format_bytes(done)} of {format_bytes(total)}")
+        line = f"{format_bytes(done)} of {format_bytes(total)}" if total else format_bytes(done)
+        return State(done, total or None, printable(file, lines=False), line)
 
 
 def _in_notebook() -> bool:

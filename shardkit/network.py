@@ -176,8 +176,9 @@ def as_hub_error(
         advice=hub_answers.advice(),
         mirror=" and at HF_ENDPOINT" if is_mirror() and where.startswith(HUB_PLACE) else "",
     )
-    head = f"cannot {what}: " if rule.says is NO_ROOM else f"cannot {what}: {scrub(public_address(where))} "
-    return (rule.error or error)(head + says), again
+    place = scrub(public_address(where))
+    subject = "" if rule.says is NO_ROOM else "it " if what == f"read {place}" else f"{place} "  # a name is said once
+    return (rule.error or error)(f"cannot {what}: {subject}{says}"), again
 
 
 def scrub(text: str) -> str:

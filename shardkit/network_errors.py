@@ -166,7 +166,7 @@ RULES = [  # the first that fits is followed
         f"was not asked: the token holds a space or line end, or is empty; check HF_TOKEN, or {LOGIN}",
     ),
     Rule({"ArrowException"}, False, None, "is no whole parquet file ({said}): fetch or make it again"),
-    Rule({"content"}, False, None, "cannot be read ({detail}): fetch or make it again"),
+    Rule({"content"}, False, None, "is damaged, or no such file ({detail}): fetch or make it again"),
     Rule({"ProxyError", "login"}, False, None, _PROXY),
     Rule({"certificate"}, False, None, _CERTIFICATE),
     Rule({"JSONDecodeError"}, True, None, _ODD),

@@ -374,8 +374,8 @@ def test_damaged_content_is_not_read_again(tmp_path: Path) -> None:
         tries.append(1)
         pa.CompressedInputStream(pa.BufferReader(b"no gzip at all"), "gzip").read()
 
-    with pytest.raises(SourceError, match=r"cannot read a\.gz: x cannot be read \(OSError: .*: fetch or make it again"):
-        with_retries(fail, "x", "read a.gz", error=SourceError, content=True)
+    with pytest.raises(SourceError, match=r"^cannot read a\.gz: it is damaged.* \(OSError: .*: fetch or make it again"):
+        with_retries(fail, "a.gz", "read a.gz", error=SourceError, content=True)
     assert tries == [1]
 
 

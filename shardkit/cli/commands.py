@@ -20,7 +20,7 @@ from shardkit.errors import ShardkitError, UsageError, machine_fault
 from shardkit.interrupt import end_quietly, prompt_interrupt
 from shardkit.redaction import public_address
 
-_STOPPED = "stopped: run the same command again to go on from the last finished shard"
+_STOPPED = "stopped: run the same command again, it goes on from the last finished shard, if there is one"
 _STOPPED_TRAINING = "stopped: if --out has no tokenizer.json, nothing was made, and the same command begins again"
 
 

@@ -74,7 +74,8 @@ def tokenize(source: str, as_json: bool, **options: Any) -> None:
     else:
         place = str(manifest.directory)
         steps = steps_for_folder(place, manifest.splits, push=not options["push"])
-    print_result({"dataset": place, **run_summary(manifest, bar.last, bar.seconds)}, as_json, steps)
+    pushed = {"pushed_to": public_address(options["push"])} if options["push"] else {}
+    print_result({"dataset": place, **pushed, **run_summary(manifest, bar.last, bar.seconds)}, as_json, steps)
 
 
 @click.command("train-tokenizer")
@@ -91,11 +92,13 @@ def train_tokenizer(source: str, as_json: bool, out: Path, **options: Any) -> No
     SOURCE is one that `tokenize` takes. The same command gives the same file. Then: shardkit tokenize SOURCE
     --tokenizer OUT.
     """
+    from shardkit.tokenization.training import TrainingBar
     from shardkit.tokenization.training import train_tokenizer as run
     from shardkit.tokenization.training_report import compare
 
-    with warnings_as_lines():
-        trained = run(source, out, **options)
+    with warnings_as_lines(), TrainingBar() as bar:
+        trained = run(source, out, progress=bar, **options)
+        bar("comparing", trained.text_bytes, trained.text_bytes)
         rows = compare(trained.path, trained.held_out)
     summary = {
         "tokenizer": str(trained.path),

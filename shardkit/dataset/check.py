@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from shardkit.dataset.patience import read_patiently
 from shardkit.dataset.records import ShardInfo
-from shardkit.dataset.shards import edges_sha256, read_header
+from shardkit.dataset.shards import MEND, edges_sha256, read_header
 from shardkit.errors import ShardError
 from shardkit.files import open_file, sha256_open
 
@@ -43,8 +43,7 @@ def check_open_shard(file: BinaryIO, path: Path, shard: ShardInfo, dtype: str) -
     header = read_header(file, path)
     if header.tokens != shard.tokens or header.dtype.name != dtype:
         raise ShardError(
-            f"{path} holds {header.tokens:,} {header.dtype.name} tokens, expected {shard.tokens:,} {dtype}: fetch or "
-            "make it again"
+            f"{path} holds {header.tokens:,} {header.dtype.name} tokens, expected {shard.tokens:,} {dtype}: {MEND}"
         )
 
 
@@ -54,10 +53,7 @@ def check_hash(file: BufferedReader, path: Path, shard: ShardInfo) -> None:
     Raises `ShardError`, and `OSError`.
     """
     if shard.sha256 and (sha256 := sha256_open(file)) != shard.sha256:
-        raise ShardError(
-            f"{path} has SHA-256 {sha256[:12]}..., expected {shard.sha256[:12]}...: it is damaged, fetch or make it "
-            "again"
-        )
+        raise ShardError(f"{path} has SHA-256 {sha256[:12]}..., expected {shard.sha256[:12]}...: it is damaged, {MEND}")
     if not shard.sha256 and shard.edges not in ("", edges_sha256(file)):
         raise ShardError(f"{path} is not the file that its manifest was made of: it is damaged, or was replaced")
 
@@ -65,4 +61,4 @@ def check_hash(file: BufferedReader, path: Path, shard: ShardInfo) -> None:
 def check_size(path: Path, size: int, shard: ShardInfo) -> None:
     """Check the `size` in bytes of the file at `path`. Raises `ShardError`."""
     if size != shard.bytes:
-        raise ShardError(f"{path} has {size:,} bytes, expected {shard.bytes:,}: fetch or make it again")
+        raise ShardError(f"{path} has {size:,} bytes, expected {shard.bytes:,}: {MEND}")

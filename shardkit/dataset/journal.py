@@ -31,13 +31,15 @@ JOURNAL_FILE = f"{WORK_DIR}/journal.jsonl"
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resume:
     """Where the stream goes on: at the chunk (`file`, `start`, `part`), `skip_tokens` of whose tokens are already in
-    shards. `files` holds what each source file gave before that chunk; `documents` counts EOTs in finished shards."""
+    shards. `files` holds what each source file gave before that chunk; `documents` counts EOTs in finished shards.
+    `digest` is of the texts of an iterable up to that chunk's end (not in journals of earlier versions)."""
 
     file: int = 0
     start: int = 0
     part: int = 0
     skip_tokens: int = 0
     documents: int = 0
+    digest: str = ""
     files: Mapping[int, SourceFile] = field(default_factory=dict)
 
 

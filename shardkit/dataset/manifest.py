@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,14 @@ from typing import Any
 from shardkit.arguments import user_path
 from shardkit.dataset.check import check_shard
 from shardkit.dataset.consistency import check_shards, check_tokenizer, check_tokens_per_shard
-from shardkit.dataset.folder import INCOMING_FOLDER, MANIFEST_NAME, PLAN_FOLDER, WORK_DIR, read_bare_shards
+from shardkit.dataset.folder import (
+    INCOMING_FOLDER,
+    MANIFEST_NAME,
+    PLAN_FOLDER,
+    PUSHED_TO_FILE,
+    WORK_DIR,
+    read_bare_shards,
+)
 from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.records import ShardInfo, SourceFile, SourceInfo, TokenizerInfo
 from shardkit.dataset.typed_json import parse_json, read_record
@@ -242,6 +250,9 @@ def _plain(value: Any) -> Any:
 def _without_manifest(directory: Path) -> str:
     """The error for a folder without a manifest, or for what is none: a name on the Hub, a URL."""
     name = re.sub(r":/(?=[^/])", "://", str(directory))  # a path has no double slashes
+    with suppress(OSError, UnicodeDecodeError):
+        place = read_small_file(directory / PUSHED_TO_FILE).decode().strip()
+        return f"{directory} has no shards, which were sent away: the dataset lies at {place}: `shardkit pull {place}`"
     if directory.is_dir():
         return (
             f"{directory} has no {MANIFEST_NAME}: the dataset is unfinished (run the same command again), or the "

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from shardkit.dataset.shards import MEND
 from shardkit.errors import ShardError
 
 READ_SECONDS = 30.0  # a mount that is taken up again needs some
@@ -68,5 +69,5 @@ def read_patiently(path: Path, read: Callable[[], Result]) -> Result:
 def unreadable(path: Path, error: OSError) -> ShardError:
     """The one line for a shard's file that cannot be opened or read."""
     if isinstance(error, FileNotFoundError):
-        return ShardError(f"{path} is missing: fetch or make it again")
+        return ShardError(f"{path} is missing: {MEND}")
     return ShardError(f"cannot open shard {path}: {error.strerror or error}")

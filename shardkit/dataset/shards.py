@@ -32,6 +32,8 @@ _EDGE_BYTES = 4096
 _BLOCK_TOKENS = 1 << 22
 DTYPES: dict[str, np.dtype[np.uint16] | np.dtype[np.uint32]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 
+MEND = "fetch or make it again (`shardkit pull`, or tokenize with --overwrite)"  # both replace what is damaged
+
 
 def shard_name(prefix: str, split: str, index: int) -> str:
     """The file name of a shard, as `fineweb.py` writes it: `edufineweb_train_000001.npy`."""
@@ -121,7 +123,7 @@ def read_header(file: BinaryIO, path: Path) -> ShardHeader:
         shape, dtype = _parse_header(version, text)
     except (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError, Warning) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ShardError(f"{path} has a damaged .npy header ({reason}): fetch or make it again") from error
+        raise ShardError(f"{path} has a damaged .npy header ({reason}): {MEND}") from error
     if len(shape) != 1 or dtype not in DTYPES.values():
         raise ShardError(
             f"{path} holds a {len(shape)}-dimensional {dtype} array; a shard is one-dimensional little-endian uint16 "
@@ -132,10 +134,10 @@ def read_header(file: BinaryIO, path: Path) -> ShardHeader:
     if size != expected:
         raise ShardError(
             f"{path} has {size:,} bytes, its header says {expected:,} ({header.tokens:,} tokens): it is damaged or "
-            "unfinished, fetch or make it again"
+            f"unfinished, {MEND}"
         )
     if header.tokens == 0:
-        raise ShardError(f"{path} holds no tokens: delete it, or make it again")
+        raise ShardError(f"{path} holds no tokens: {MEND}")
     return header
 
 

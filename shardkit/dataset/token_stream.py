@@ -29,6 +29,7 @@ from shardkit.dataset.open_files import OpenFiles
 from shardkit.dataset.patience import ReadPatience, UnreadError
 from shardkit.dataset.records import ShardInfo
 from shardkit.dataset.shard_maps import ShardMaps
+from shardkit.dataset.shards import MEND
 from shardkit.errors import ManifestError, ShardError, UsageError
 
 _CAN_PREAD = hasattr(os, "preadv")  # not on Windows
@@ -179,8 +180,7 @@ class TokenStream:
             got = _read_at(self._descriptors[number], rest, place)
             if not got:
                 raise ShardError(
-                    f"{self._path(number)} ends {len(rest):,} bytes early: it was cut short while it was read, fetch "
-                    "or make it again"
+                    f"{self._path(number)} ends {len(rest):,} bytes early: it was cut short while it was read, {MEND}"
                 )
             rest, place = rest[got:], place + got
 

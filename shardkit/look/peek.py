@@ -15,6 +15,7 @@ from shardkit.batches.row_sequence import Sources
 from shardkit.dataset.documents import source_of
 from shardkit.dataset.known_files import KnownFiles
 from shardkit.dataset.manifest import Manifest
+from shardkit.dataset.shards import MEND
 from shardkit.errors import ShardError, UsageError
 from shardkit.look.peek_row import PeekedRow, peek_row, peek_run
 from shardkit.tokenization.tokenizer import Tokenizer
@@ -154,7 +155,7 @@ def _read_document(
     if nth >= len(places):
         raise ShardError(
             f"{known.directory / manifest.shards[number].file} holds {len(places):,} EOT tokens, the manifest says "
-            f"{manifest.shards[number].documents:,}: it is damaged, fetch or make it again"
+            f"{manifest.shards[number].documents:,}: it is damaged, {MEND}"
         )
     offset = int(places[nth])
     parts: list[NDArray[np.unsignedinteger]] = []

@@ -12,7 +12,7 @@ from shardkit.dataset.check import check_hash
 from shardkit.dataset.known_files import KnownFiles
 from shardkit.dataset.manifest import Manifest
 from shardkit.dataset.records import ShardInfo
-from shardkit.dataset.shards import map_tokens
+from shardkit.dataset.shards import MEND, map_tokens
 from shardkit.errors import ShardError
 
 _BLOCK_TOKENS = 1 << 22
@@ -71,7 +71,9 @@ def _check_ids(tokens: np.memmap, path: Path, shard: ShardInfo, vocab_size: int,
     for begin in range(0, len(tokens), _BLOCK_TOKENS):
         block = tokens[begin : begin + _BLOCK_TOKENS]
         if (largest := int(block.max())) >= vocab_size:
-            raise ShardError(f"{path} holds id {largest}, the vocabulary has {vocab_size:,}: not its shard")
+            raise ShardError(f"{path} holds id {largest}, the vocabulary has {vocab_size:,}: not its shard, {MEND}")
         documents += int(np.count_nonzero(block == eot_id))
     if documents != shard.documents:
-        raise ShardError(f"{path} holds {documents:,} EOT tokens, the manifest says {shard.documents:,}: damaged")
+        raise ShardError(
+            f"{path} holds {documents:,} EOT tokens, the manifest says {shard.documents:,}: it is damaged, {MEND}"
+        )

@@ -7,6 +7,7 @@ and its bytes travel in the chunk.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -155,8 +156,9 @@ def _count_rows(data: bytes, separator: bytes) -> int:
 
 
 def _iter_batches(source: Source, number: int, start: int, chunk_bytes: int) -> Iterator[Chunk]:
-    """Batches of an iterable's documents; `start` counts documents already done, which are passed over."""
-    file, column = source.files[number], source.options.text_field
+    """Batches of an iterable's documents, hashed as they come: nothing else says whether it still gives the same ones.
+    `start` counts documents already done, which are passed over."""
+    file, column, content = source.files[number], source.options.text_field, hashlib.sha256()
     batch: list[str | None] = []
     size, row = 0, 0
     for item in () if source.texts is None else source.texts:
@@ -168,14 +170,16 @@ def _iter_batches(source: Source, number: int, start: int, chunk_bytes: int) -> 
                 "(--text-field)"
             )
         batch.append(text if text is None else str.__str__(text))  # a subclass may not be known to the workers
+        data = (text or "").encode(errors="surrogatepass")
+        content.update(b"%d:" % len(data) + data)  # with its length, so that ["ab"] is not ["a", "b"]
         size += len(text or "")
         row += 1
         if size >= chunk_bytes or len(batch) >= 1 << 16:
             if row > start:
-                yield _texts_chunk(file, number, row, batch)
+                yield _texts_chunk(file, number, row, batch, content.hexdigest())
             batch, size = [], 0
     if batch:
-        yield _texts_chunk(file, number, row, batch)
+        yield _texts_chunk(file, number, row, batch, content.hexdigest())
 
 
 def _text_in(item: Any, column: str) -> Any:
@@ -190,5 +194,6 @@ def _text_in(item: Any, column: str) -> Any:
     return None if is_missing else text
 
 
-def _texts_chunk(file: InputFile, number: int, stop: int, batch: list[str | None]) -> Chunk:
-    return Chunk(file=number, start=stop - len(batch), stop=stop, weight=0, input=file, payload=tuple(batch))
+def _texts_chunk(file: InputFile, number: int, stop: int, batch: list[str | None], digest: str) -> Chunk:
+    start, payload = stop - len(batch), tuple(batch)
+    return Chunk(file=number, start=start, stop=stop, weight=0, input=file, digest=digest, payload=payload)

@@ -7,13 +7,14 @@ The files of a path or URL are found in `listing.py`, those of a Hub dataset in 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from shardkit.dataset.manifest import SourceInfo
-from shardkit.errors import SourceError, UsageError
+from shardkit.errors import ShardkitWarning, SourceError, UsageError
 from shardkit.hub_address import parse_address, parse_short
 from shardkit.redaction import public_address
 from shardkit.sources.listing import local_files, url_files
@@ -43,14 +44,20 @@ def open_source(
     Of a folder, files of one kind are read: parquet, jsonl (compressed or not) or txt, whichever has the most bytes.
     All others but hidden ones are named in a warning; a glob or a list of paths reads any kinds together.
 
+    Warns (`ShardkitWarning`) of an option that changes nothing for such a source.
+
     Raises `SourceError` if it does not exist or has no files to read, `AuthError` if it may not be read, `UsageError`
     if it is none of these.
     """
     options = ReadOptions(text_field=text_field, separator=separator, skip_bad_rows=skip_bad_rows)
     if isinstance(source, str | os.PathLike):
-        return _checked(_from_name(os.fspath(source), name, split, revision, options))
-    paths = _paths_in(source)
-    return _checked(_from_iterable(source, options) if paths is None else _from_paths(paths, options))
+        opened = _from_name(os.fspath(source), name, split, revision, options)
+    else:
+        paths = _paths_in(source)
+        opened = _from_iterable(source, options) if paths is None else _from_paths(paths, options)
+    of_hub = {"--name": name is not None, "--split": split != "train", "--revision": revision is not None}
+    _warn_of_unused(opened, [flag for flag, given in of_hub.items() if given])
+    return _checked(opened)
 
 
 def _from_name(text: str, name: str | None, split: str, revision: str | None, options: ReadOptions) -> Source:
@@ -173,6 +180,15 @@ def _checked(source: Source) -> Source:
     if bad := [f for f in source.files if f.format != "txt"]:
         raise UsageError(f"--separator is for .txt files, {bad[0].path} is {bad[0].format}")
     return replace(source, files=tuple(replace(file, format="txt.separated") for file in source.files))
+
+
+def _warn_of_unused(source: Source, of_hub: list[str]) -> None:
+    """Warn (`ShardkitWarning`) of options that were given and change nothing: those `of_hub` are of Hub datasets."""
+    unused = {flag: "no Hub dataset" for flag in of_hub if source.info.revision is None}
+    if source.options.text_field != "text" and all(file.format in ("txt", "docstrings") for file in source.files):
+        unused["--text-field"] = "plain text"
+    for flag, why in unused.items():
+        warnings.warn(f"{flag} changes nothing: {source.info.id} is {why}", ShardkitWarning, stacklevel=4)
 
 
 def _info(identity: str, options: ReadOptions) -> SourceInfo:

@@ -99,8 +99,9 @@ class Chunk:
 
     `file` is the file's number in the source. `start` and `stop` count row groups (parquet), bytes (jsonl) or rows (all
     formats that the main process reads front to back; their data travels in `payload`). `part` is the first row of a
-    piece of a giant row group. `weight` is the chunk's share of the file's bytes, for progress. `fetched` are
-    bytes of a remote file that the worker need not fetch.
+    piece of a giant row group. `weight` is the chunk's share of the file's bytes, for progress. `digest`, of an
+    iterable, is a hash of its texts up to the chunk's end. `fetched` are bytes of a remote file that the worker need
+    not fetch.
     """
 
     file: int
@@ -109,6 +110,7 @@ class Chunk:
     weight: int
     input: InputFile
     part: int = 0
+    digest: str = ""
     payload: bytes | tuple[str | None, ...] | None = field(default=None, repr=False)
     fetched: Fetched | None = field(default=None, repr=False)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from shardkit.dataset.folder import PUSHED_TO_FILE
 from shardkit.dataset.journal import (
     JOURNAL_FILE,
     Journal,
@@ -200,6 +201,11 @@ def tidy_place(run: RemoteRun, head: bytes) -> None:
     if run.manifest is not None and CLAIM_FILE in run.files and remote.claimed_by() == ours:
         remote.claim(ours, ours, {}, "Complete the dataset")
         publish(remote, run.manifest, remote.read(MANIFEST_NAME))
+
+
+def note_place(directory: Path, remote: Remote) -> None:
+    """Say in `directory`, which keeps no shard of the dataset, where it lies, for those who look for it there."""
+    atomic_write(directory / PUSHED_TO_FILE, str(remote.local_folder or remote.name))
 
 
 def _mark(head: bytes) -> bytes:

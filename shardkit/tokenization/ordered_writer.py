@@ -25,6 +25,7 @@ from shardkit.errors import OutputError, ShardError, ShardkitWarning, SourceErro
 from shardkit.sources.source import Chunk
 from shardkit.tokenization.live_push import LivePush
 from shardkit.tokenization.piece_rows import eots_before, row_words, rows_of
+from shardkit.tokenization.run_checks import OTHER_TEXTS, no_documents
 from shardkit.tokenization.run_progress import TokenizeProgress
 from shardkit.tokenization.run_spec import RunSpec
 from shardkit.tokenization.worker import EncodedChunk
@@ -54,6 +55,7 @@ class OrderedWriter:
         self._file: SourceFile | None = None  # what the chunk's file gave up to the piece, where a chunk is begun
         self._chunk_tokens = 0  # in earlier pieces of the chunk
         self._skip = journal.resume.skip_tokens  # more than a chunk has, where an earlier version made longer ones
+        self._digest = journal.resume.digest
         self._shards = len(journal.shards)
         self._writer: ShardWriter | None = None
         self._shard_documents = 0
@@ -75,6 +77,9 @@ class OrderedWriter:
     def append_chunk(self, result: EncodedChunk) -> None:
         """Append the tokens of a chunk's next piece to the stream. Raises what went wrong in its worker."""
         chunk = result.chunk
+        if not self.first_read and self._digest not in ("", chunk.digest):  # where it goes on
+            raise SourceError(OTHER_TEXTS)
+        self._digest = chunk.digest
         self.first_read = self.first_read or result.read_at
         self._waited += result.waited
         self._fetched_bytes += result.fetched_bytes
@@ -103,11 +108,8 @@ class OrderedWriter:
         Raises `SourceError` if the source ended before it gave what is in earlier shards.
         """
         if self._skip:
-            raise SourceError(
-                "the source ends earlier than when the run began: give the same texts as then, or start again with "
-                "--overwrite"
-            )
-        past_the_end = Resume(file=len(self._files))  # also where a limit ended the stream
+            raise SourceError(OTHER_TEXTS)
+        past_the_end = Resume(file=len(self._files), digest=self._digest)  # also where a limit ended the stream
         if self._writer is not None and self._is_cut(self._writer):
             self._cut_in_two(self._writer, past_the_end)
         elif self._writer is not None:
@@ -116,7 +118,7 @@ class OrderedWriter:
         for check in self._checks:
             check.result()  # the earlier shards are what the journal says
         if not self.journal.shards:
-            raise SourceError("the source holds no documents: nothing was written")
+            raise SourceError(no_documents(self.spec, self._files.values()))
         return tuple(self._files[i] for i in sorted(self._files))
 
     def progress(
@@ -157,7 +159,7 @@ class OrderedWriter:
     def _write(self, tokens: NDArray[np.unsignedinteger], result: EncodedChunk, done: int) -> None:
         """Put `tokens`, the first ones of a piece, into shards, from number `done` on."""
         while done < len(tokens):
-            if self._writer is not None and self._writer.room == 0:  # the first shard is not the only one
+            if self._writer is not None and self._writer.room == 0:  # not before it is known not to be the last
                 self._close_shard(self._place(result.chunk, done))
             writer = self._writer or self._open_shard()
             part = tokens[done : done + writer.room]
@@ -168,8 +170,6 @@ class OrderedWriter:
             self.tokens += len(part)
             self.session_tokens += len(part)
             done += len(part)
-            if writer.room == 0 and not self._is_cut(writer):
-                self._close_shard(self._place(result.chunk, done))
         self.full = self._skip == 0 and self._at_limit(ends=result.last or len(tokens) < len(result.tokens))
 
     def _added(self, before: SourceFile, result: EncodedChunk, tokens: int, documents: int) -> SourceFile:
@@ -225,7 +225,8 @@ class OrderedWriter:
 
     def _place(self, chunk: Chunk, done: int) -> Resume:
         """Where the stream goes on after the first `done` tokens of a chunk's present piece."""
-        return Resume(file=chunk.file, start=chunk.start, part=chunk.part, skip_tokens=self._chunk_tokens + done)
+        skip = self._chunk_tokens + done
+        return Resume(file=chunk.file, start=chunk.start, part=chunk.part, skip_tokens=skip, digest=chunk.digest)
 
     def _is_cut(self, writer: ShardWriter) -> bool:
         """Whether the shard that is written is cut in two, if the stream ends here."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from shardkit.bars import end_bar, shown
 from shardkit.dataset.journal import Journal
 from shardkit.dataset.known_files import SeenShards
 from shardkit.dataset.manifest import WORK_DIR, Manifest
-from shardkit.errors import ShardkitWarning, UsageError
+from shardkit.errors import UsageError
 from shardkit.files import atomic_write
 from shardkit.remote.pull import pull
 from shardkit.sources.chunks import iter_chunks
@@ -35,6 +34,7 @@ from shardkit.tokenization.live_push import LivePush
 from shardkit.tokenization.ordered_writer import OrderedWriter
 from shardkit.tokenization.output_folder import OwnFolder
 from shardkit.tokenization.progress_bar import ProgressBar
+from shardkit.tokenization.run_checks import check_same_texts, warn_of_missing_splits
 from shardkit.tokenization.run_progress import TokenizeProgress
 from shardkit.tokenization.run_size import useful_workers
 from shardkit.tokenization.run_spec import RunSpec
@@ -174,11 +174,12 @@ def tokenize(
         if push is None or remote_run is None:
             journal = Journal.open(directory, spec.identity())
             manifest = output_folder.finished(directory, journal, spec)
+            check_same_texts(spec, journal, directory)
             if manifest is None:
                 seen = SeenShards(directory)
                 manifest = _run(spec, seen, journal, running, job, None, tell)
                 manifest = output_folder.complete(manifest, seen, spec.tokenizer.file)
-                _warn_of_missing_splits(manifest, spec.val_shards)
+                warn_of_missing_splits(manifest, spec)
             return manifest
         return _run_and_push(
             spec, folder, running, job, push, remote_run, private=private, max_disk=max_disk, tell=tell
@@ -203,10 +204,15 @@ def _run_and_push(
     if remote_run.manifest is not None:
         spec.check_is_this_run(remote_run.manifest, repo)
         journal = Journal.open(directory, spec.identity())  # whose folder it is, also while shards come into it
+        check_same_texts(spec, journal, directory, finished=True)
         live_push.tidy_place(remote_run, journal.lines[0])
-        return remote_run.manifest if max_disk is not None else pull(repo, directory, progress=end_bar(tell))
+        if max_disk is None:
+            return pull(repo, directory, progress=end_bar(tell))
+        live_push.note_place(directory, remote_run.remote)
+        return remote_run.manifest
     journal = Journal.open(directory, spec.identity())
     output_folder.own_manifest(directory, journal, spec)
+    check_same_texts(spec, journal, directory)
     gone_on_with, seen = bool(journal.shards), SeenShards(directory)
     with (
         live_push.place_left_if_nothing_is_made(repo, journal, remote_run, folder),
@@ -214,8 +220,9 @@ def _run_and_push(
     ):
         manifest = _run(spec, seen, journal, runner, job, uploads, tell)
         uploads.complete(manifest)
-    _warn_of_missing_splits(manifest, spec.val_shards)
+    warn_of_missing_splits(manifest, spec)
     if max_disk is not None:
+        live_push.note_place(directory, remote_run.remote)
         return manifest
     if gone_on_with:  # shards of earlier sessions may be at the remote alone
         return pull(repo, directory, progress=end_bar(tell))
@@ -279,18 +286,6 @@ def _start_runner(
 
         return RayRunner(workers)
     raise UsageError(f"unknown runner {runner!r}: expected local or ray")
-
-
-def _warn_of_missing_splits(manifest: Manifest, val_shards: int) -> None:
-    if len(manifest.shards) > val_shards:
-        return
-    fitting = max(1, manifest.tokens // (val_shards + 9))
-    warnings.warn(
-        f"{manifest.tokens:,} tokens filled {len(manifest.shards)} shards, so there is no train split: run again with "
-        f"--shard-tokens {fitting} --overwrite for about {manifest.tokens // fitting} shards, or with --val-shards 0",
-        ShardkitWarning,
-        stacklevel=3,
-    )
 
 
 def _required(out: str | os.PathLike[str] | None) -> str | os.PathLike[str]:

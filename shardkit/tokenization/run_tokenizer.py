@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from shardkit.errors import UsageError
+import warnings
+
+from shardkit.errors import ShardkitWarning, UsageError
 from shardkit.sources.source import Source
 from shardkit.tokenization.characters import character_vocabulary
 from shardkit.tokenization.proving import with_proof
@@ -24,6 +26,8 @@ def open_tokenizer(
     filter: Filter | None,
 ) -> Tokenizer:
     """The tokenizer of a run; for `auto` and much text, with a proof of the fast engine, made now if need be."""
+    if encoder == "fast" and name in (CHARS, "bytes"):
+        warnings.warn(f"--encoder=fast changes nothing: {name} has one encoder", ShardkitWarning, stacklevel=3)
     if name == CHARS:
         if eot is not None:
             raise UsageError(f"--tokenizer {CHARS} has one end of text: leave --eot out")

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from shardkit.arguments import as_int, user_path
+from shardkit.bars import State, TransferBar, shown
 from shardkit.dataset.manifest import TokenizerInfo
 from shardkit.dataset.tokenizer_file import TOKENIZER_NAME, tokenizer_files, write_tokenizer_files
 from shardkit.errors import OutputError, SourceError, UsageError
@@ -40,6 +41,21 @@ _HELD_OUT_STRIDE, _HELD_OUT_BYTES = 50, 8_000_000
 _LEAST, _MOST = 257, 1 << 20  # ids: the bytes and the end of text; more than any published vocabulary has
 
 
+_Tell = Callable[[str, int, int], object]
+
+
+class TrainingBar(TransferBar):
+    """Callable with (what is done, bytes of text read, bytes that are expected) of a training."""
+
+    def __init__(self) -> None:
+        super().__init__("train-tokenizer")
+
+    def state(self) -> State | None:
+        """The bytes that were read; the line says what is done with them."""
+        state = super().state()
+        return state and state._replace(line=f"{state.words}, {state.line}")
+
+
 @dataclass(slots=True)
 class Trained:
     """What a training did: the file, and the documents that were left out of it, for `training_report.py`."""
@@ -65,12 +81,16 @@ def train_tokenizer(
     text_field: str = "text",
     separator: str | None = None,
     skip_bad_rows: bool = False,
+    progress: Callable[[str, int, int], object] | bool | None = True,
 ) -> Trained:
     """Train a vocabulary of `vocab_size` ids on `source` (as `tokenize` understands it) into `out/tokenizer.json`.
 
     The last id is the end of text, `<|endoftext|>`. Of a source with more than `max_bytes` of text, chunks from all
     over it are read. Every 50th document is left out, up to 8 MB, to measure on. A text that is too short for
     `vocab_size` gives fewer ids.
+
+    A bar says how far it is; `progress=False` silences it, and `progress(doing, done_bytes, expected_bytes)` is called
+    in its place: `doing` is "reading", then "training", and as many bytes are expected as can be said (0: unknown).
 
     Raises `UsageError`, `SourceError` or `OutputError`.
     """
@@ -87,7 +107,8 @@ def train_tokenizer(
     )
     trained = Trained(directory / TOKENIZER_NAME, vocab_size, "")
     made = _new_tokenizer(pattern)
-    _train(made, _documents(opened, max_bytes, trained), vocab_size - 1)
+    with shown(progress, TrainingBar) as tell:
+        _train(made, _documents(opened, max_bytes, trained, tell or (lambda *_: None)), vocab_size - 1)
     if not trained.documents:
         raise SourceError(f"{opened.info.id} has no text to train on")
     data = made.to_str().encode()
@@ -144,10 +165,10 @@ def _train(made: Any, documents: Iterator[list[str]], vocab_size: int) -> None:
     made.add_special_tokens([AddedToken(EOT, special=True, normalized=False)])
 
 
-def _documents(source: Source, max_bytes: int, trained: Trained) -> Iterator[list[str]]:
+def _documents(source: Source, max_bytes: int, trained: Trained, tell: _Tell) -> Iterator[list[str]]:
     """The documents to train on; counts them in `trained`, and puts those that are left out there."""
     held = 0
-    for texts in _sampled(source, max_bytes):
+    for texts in _sampled(source, max_bytes, tell):
         kept: list[str] = []
         for text in filter(None, texts):
             size = len(text.encode(errors="replace"))
@@ -161,29 +182,32 @@ def _documents(source: Source, max_bytes: int, trained: Trained) -> Iterator[lis
         yield kept
 
 
-def _sampled(source: Source, max_bytes: int) -> Iterator[list[str]]:
+def _sampled(source: Source, max_bytes: int, tell: _Tell) -> Iterator[list[str]]:
     """Texts of chunks at equal distances over the source, `max_bytes` of them and at most a chunk more."""
-    read, every = 0, _distance(source, max_bytes)
+    read, size = 0, _text_bytes(source)
+    every, expected = max(1, size // max_bytes), min(size, max_bytes)
     with ReadAhead() as ahead:
         for chunk in iter_chunks(source, 0, 0, 0, chunk_bytes=_CHUNK_BYTES, ahead=ahead, every=every):
             for piece in _read(chunk, source):
                 read += piece.text_bytes
+                tell("reading", read, max(read, expected) if expected else 0)
                 yield piece.texts
             if read >= max_bytes:
-                return
+                break
+    tell("training", read, read)
 
 
-def _distance(source: Source, max_bytes: int) -> int:
-    """One in how many chunks is enough for `max_bytes` of text, as the first one has it: text for a byte of the file is
-    much the same everywhere."""
+def _text_bytes(source: Source) -> int:
+    """About how much text there is, as the first chunk has it: text for a byte of the file is much the same everywhere.
+    0 where that is not known."""
     total = sum(file.bytes for file in source.files)
     if not total:  # of an iterable, which may be one that can be read once
-        return 1
+        return 0
     first = next(iter_chunks(source, 0, 0, 0, chunk_bytes=_CHUNK_BYTES), None)
     if first is None or not first.weight:
-        return 1
+        return 0
     text_bytes = sum(piece.text_bytes for piece in _read(first, source))
-    return max(1, int(total * text_bytes / first.weight / max_bytes))
+    return int(total * text_bytes / first.weight)
 
 
 def _read(chunk: Chunk, source: Source) -> Iterator[Texts]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shardkit.errors import TokenizerError
+from shardkit.errors import ShardkitWarning, TokenizerError
 from shardkit.tokenization.tokenizer import Tokenizer
 
 OTHERS = ("gpt2", "cl100k_base", "o200k_base")
@@ -22,14 +23,19 @@ _LENGTHS = ((1_000, "under 1 kB"), (10_000, "1 to 10 kB"), (1 << 62, "over 10 kB
 
 def compare(path: Path, texts: Sequence[str]) -> list[dict[str, Any]]:
     """For all of `texts`, then by length and by script: how many they are, their bytes, and bytes a token with the
-    vocabulary at `path` (`trained`) and with OpenAI's, as far as they can be had."""
+    vocabulary at `path` (`trained`) and with OpenAI's, as far as they can be had; a `ShardkitWarning` names
+    the others."""
     sizes = np.array([len(text.encode(errors="replace")) for text in texts], np.int64)
     counts = {"trained": _count(Tokenizer(str(path)), texts)}
+    absent = dict[str, TokenizerError]()
     for name in OTHERS:
         try:
             counts[name] = _count(Tokenizer(name), texts)
-        except TokenizerError:  # not on this machine, and no network
-            continue
+        except TokenizerError as error:  # not on this machine, and no network
+            absent[name] = error
+    if absent:
+        why = next(iter(absent.values()))
+        warnings.warn(f"not compared with {', '.join(absent)}: {why}", ShardkitWarning, stacklevel=2)
     groups = {"all": np.ones(len(texts), np.bool_)}
     for label in (_length_of, _script_of):
         labels = np.array([label(text) for text in texts], np.str_)

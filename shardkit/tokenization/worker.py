@@ -293,4 +293,4 @@ def _gaps(rows: list[int] | range, read_rows: int) -> NDArray[np.int64]:
     return np.stack([ends[gaps] + 1, ends[gaps + 1] - 1], axis=1)
 
 
-_LIGHT = ("file", "start", "stop", "part", "weight", "input")
+_LIGHT = ("file", "start", "stop", "part", "weight", "input", "digest")

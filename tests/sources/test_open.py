@@ -6,11 +6,13 @@ import contextlib
 import errno
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 from source_data import texts_of
+from texts import write_parquet
 
 from shardkit.errors import ShardkitWarning, SourceError, UsageError
 from shardkit.sources.listing import natural_key
@@ -220,3 +222,19 @@ def test_fsspec_folders_are_listed_in_natural_order(tmp_path: Path) -> None:
 def test_a_word_that_is_no_source_says_what_one_is() -> None:
     with pytest.raises(UsageError, match=r"cannot tell what source 'nonsense' is"):
         open_source("nonsense")
+
+
+def test_an_option_that_changes_nothing_for_a_source_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    write_parquet(tmp_path / "a.parquet", ["text"])
+    options = {"name": "x", "split": "test", "revision": "main", "text_field": "body"}
+    with pytest.warns(ShardkitWarning) as caught:
+        open_source(tmp_path / "a.txt", **options)
+    assert [str(warning.message) for warning in caught] == [
+        *(f"{name}= changes nothing: a.txt is no Hub dataset" for name in ("name", "split", "revision")),
+        "text_field= changes nothing: a.txt is plain text",
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        open_source(tmp_path / "a.parquet", text_field="body")
+        open_source(["text"], text_field="body")

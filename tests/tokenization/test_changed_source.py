@@ -8,14 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import tokenizers
 from file_server import serving
 from reference import folder_bytes, shard_bytes
 
 from shardkit import Manifest, network, tokenize
-from shardkit.errors import OutputError, SourceError
+from shardkit.dataset.checked_lines import CheckedLines
+from shardkit.dataset.journal import JOURNAL_FILE
+from shardkit.errors import OutputError, ShardkitWarning, SourceError
 from shardkit.tokenization.run_progress import TokenizeProgress
 from shardkit.tokenization.run_spec import RunSpec
 from shardkit.tokenization.worker import Job
@@ -99,7 +104,7 @@ def test_texts_that_are_fewer_than_before_the_stop_are_refused(tmp_path: Path) -
 
     with pytest.raises(KeyboardInterrupt):
         tokenize(texts("older"), tmp_path / "out", progress=after(5, stop), **OPTIONS)
-    with pytest.raises(SourceError, match="the source ends earlier than when the run began: .* overwrite=True"):
+    with pytest.raises(SourceError, match="the source gives other texts than when the run began: .* overwrite=True"):
         tokenize(texts("older")[:500], tmp_path / "out", **OPTIONS)
     assert not (tmp_path / "out" / "manifest.json").exists()
 
@@ -136,3 +141,85 @@ def test_a_list_of_paths_is_tokenized_as_files(tmp_path: Path) -> None:
     assert manifest.source is not None
     assert [file.path for file in manifest.source.files] == ["b.txt", "a.txt"]
     assert folder_bytes(tmp_path / "out") == shard_bytes(["text of b", "text of a"], 4, "p")
+
+
+SMALL: dict[str, Any] = {"tokenizer": "bytes", "workers": 1, "chunk_bytes": 64, "shard_tokens": 40, "progress": False}
+THEN = ["one text", "and another", "", "a third", *[f"text number {number}" for number in range(20)]]
+CHANGES = {
+    "one letter": ["One text", *THEN[1:]],
+    "an earlier end": THEN[:-1],
+    "one more": [*THEN, "more"],
+    "another cut between texts": ["one textand", " another", *THEN[2:]],
+    "another order": [THEN[1], THEN[0], *THEN[2:]],
+    "nothing": [],
+}
+
+
+def kinds(texts: list[str]) -> dict[str, Any]:
+    """The texts as each kind of iterable that can be read again."""
+    rows = {"text": texts}
+    return {
+        "list": texts,
+        "tuple": tuple(texts),
+        "pandas": pd.DataFrame(rows, dtype=object),
+        "pyarrow": pa.chunked_array([pa.array(texts, pa.string())]),
+        "dataset": datasets.Dataset.from_dict(rows, features=datasets.Features(text=datasets.Value("string"))),
+    }
+
+
+@pytest.mark.parametrize("kind", kinds(THEN))
+@pytest.mark.filterwarnings("error")
+def test_a_finished_dataset_is_returned_for_the_same_texts_and_refused_for_others(tmp_path: Path, kind: str) -> None:
+    first = tokenize(kinds(THEN)[kind], tmp_path, **SMALL)
+    before = folder_bytes(tmp_path)
+    assert tokenize(kinds(THEN)[kind], tmp_path, **SMALL) == first
+    for change, texts in CHANGES.items():
+        with pytest.raises(OutputError, match=r"the source gives other texts than when .* overwrite=True"):
+            pytest.fail(f"{change} is not seen: {tokenize(kinds(texts)[kind], tmp_path, **SMALL)}")
+    assert folder_bytes(tmp_path) == before
+
+
+def test_with_a_limit_the_texts_count_as_far_as_the_stream_went(tmp_path: Path) -> None:
+    first = tokenize(THEN, tmp_path, max_docs=3, **SMALL)
+    assert tokenize([*THEN, "more"], tmp_path, max_docs=3, **SMALL) == first
+    with pytest.raises(OutputError, match="other texts"):
+        tokenize(["One text", *THEN[1:]], tmp_path, max_docs=3, **SMALL)
+
+
+def test_a_finished_dataset_of_a_generator_is_returned_with_a_warning_that_it_is_not_compared(tmp_path: Path) -> None:
+    first = tokenize(iter(THEN), tmp_path, **SMALL)
+    with pytest.warns(ShardkitWarning, match=r"whether the list_iterator gives the texts .* is not looked at"):
+        assert tokenize(iter(["other"]), tmp_path, **SMALL) == first
+
+
+@pytest.mark.parametrize("read", [list, iter])
+def test_a_stopped_run_does_not_go_on_with_other_texts(tmp_path: Path, read: Callable[[list[str]], Any]) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    tokenize(THEN, whole, **SMALL)
+    with pytest.raises(Stop):
+        tokenize(read(THEN), out, **{**SMALL, "progress": after(4, stop)})
+    with pytest.raises(SourceError, match="other texts than when the run began"):
+        tokenize(read(CHANGES["one letter"]), out, **SMALL)
+    tokenize(read(THEN), out, **SMALL)
+    assert folder_bytes(out) == folder_bytes(whole)
+
+
+def test_a_dataset_of_an_earlier_build_which_has_no_hash_is_returned_with_a_warning(tmp_path: Path) -> None:
+    first = tokenize(THEN, tmp_path, **SMALL)
+    path = tmp_path / JOURNAL_FILE
+    check, lines = CheckedLines(), CheckedLines().unseal(path.read_bytes().splitlines(keepends=True))
+    for line in lines[1:]:
+        del line["next"]["digest"]
+    path.write_bytes(b"".join(map(check.seal, lines)))
+    with pytest.warns(ShardkitWarning, match="is not looked at"):
+        assert tokenize(THEN, tmp_path, **SMALL) == first
+
+
+def test_a_dataset_that_was_pushed_is_not_gone_on_with_for_other_texts(tmp_path: Path) -> None:
+    options = {**SMALL, "push": str(tmp_path / "far")}
+    first = tokenize(THEN, tmp_path / "out", **options)
+    assert tokenize(THEN, tmp_path / "out", **options) == first
+    with pytest.raises(OutputError, match="other texts"):
+        tokenize(CHANGES["one letter"], tmp_path / "out", **options)
+    with pytest.warns(ShardkitWarning, match="is not looked at"):  # the place does not know
+        tokenize(THEN, tmp_path / "empty", **options)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 from attacks import LONG
+from click.testing import CliRunner
 from hub_server import HubServer
 from reference import folder_bytes, shard_bytes, stream
 from texts import documents, write_parquet
 from victim import Victims
 
-from shardkit import Manifest, ShardLoader, open_shard, pull, tokenize, verify
+from shardkit import Manifest, ShardLoader, info, open_shard, peek, pull, tokenize, verify
+from shardkit.cli import main
 from shardkit.dataset.journal import JOURNAL_FILE
-from shardkit.errors import DiskFull, HubError, OutputError, ShardkitWarning
+from shardkit.errors import DiskFull, HubError, ManifestError, OutputError, ShardError, ShardkitWarning, SourceError
 from shardkit.files import LongFile
 from shardkit.look.run_summary import run_summary
 
@@ -210,3 +213,76 @@ def test_a_folder_that_an_earlier_version_put_into_val_alone_is_refused_with_a_w
     with pytest.raises(OutputError, match="of another dataset than this run makes; .* start again with overwrite=True"):
         make(corpus, tmp_path / "out", tokens + 1)
     assert len(make(corpus, tmp_path / "out", tokens + 1, overwrite=True).splits) == 2
+
+
+@pytest.mark.parametrize("texts", [[""], ["", "", ""]])
+def test_of_empty_text_nothing_is_advised_that_would_not_help(tmp_path: Path, texts: list[str]) -> None:
+    with pytest.warns(ShardkitWarning, match=r"1 shard, so there is no train split: every document is empty$"):
+        tokenize(texts, tmp_path, tokenizer="bytes", workers=1, val_shards=1)
+
+
+@pytest.mark.parametrize("val_shards", [1, 3, 99])
+def test_each_advice_on_a_train_split_gives_one(tmp_path: Path, val_shards: int) -> None:
+    options: dict[str, Any] = {"tokenizer": "bytes", "workers": 1, "val_shards": val_shards, "progress": False}
+    with pytest.warns(ShardkitWarning, match=r"4 tokens filled 1 shard, .* overwrite=True") as caught:
+        tokenize(["abc"], tmp_path, **options)
+    advised = {
+        name: int(value) for name, value in re.findall(r"(shard_tokens|val_shards)=(\d+)", str(caught[0].message))
+    }
+    assert "val_shards" in advised
+    for name, value in advised.items():
+        assert "train" in tokenize(["abc"], tmp_path, overwrite=True, **{**options, name: value}).splits
+
+
+def test_what_transform_and_filter_leave_out_is_said_where_nothing_is_left(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"tokenizer": "bytes", "workers": 1, "progress": False}
+    with pytest.raises(SourceError, match="transform left none of the source's 2 documents"):
+        tokenize(["a", "b"], tmp_path, transform=lambda _: None, **options)
+    with pytest.raises(SourceError, match="filter left none of the source's 2 documents"):
+        tokenize(["a", "b"], tmp_path, filter=lambda _: False, **options)
+    with pytest.raises(SourceError, match="the source holds no documents"):
+        tokenize([], tmp_path, filter=lambda _: False, **options)
+
+
+def test_a_folder_that_kept_no_shard_says_where_its_dataset_lies(tmp_path: Path) -> None:
+    out, far = tmp_path / "out", tmp_path / "far"
+    options: dict[str, Any] = {
+        "tokenizer": "bytes",
+        "workers": 1,
+        "push": str(far),
+        "max_disk": 10**6,
+        "shard_tokens": 3,
+    }
+    made = tokenize(["abc", "def"], out, **options)
+    for look in (info, verify, peek):
+        with pytest.raises(ManifestError, match=f"the dataset lies at {far}: `shardkit pull {far}`"):
+            look(out)
+    assert pull(str(far), out) == made
+    assert verify(out).verified
+
+
+def test_the_summary_says_where_it_was_pushed(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    line = ["tokenize", str(tmp_path / "a.txt"), "--out", str(tmp_path / "out"), "--tokenizer", "bytes", "--workers=1"]
+    done = CliRunner().invoke(main, [*line, "--push", str(tmp_path / "far")], catch_exceptions=False)
+    assert f"pushed to: {tmp_path / 'far'}\n" in done.stdout
+
+
+def test_each_way_that_is_named_for_a_damaged_shard_mends_it(tmp_path: Path) -> None:
+    out, far = tmp_path / "out", str(tmp_path / "far")
+    options: dict[str, Any] = {"tokenizer": "bytes", "workers": 1, "progress": False}
+    made = tokenize(["abc"], out, push=far, **options)
+    for mend in (lambda: pull(far, out), lambda: tokenize(["abc"], out, overwrite=True, **options)):
+        with open(out / made.shards[1].file, "r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            file.write(b"\1")
+        with pytest.raises(ShardError, match=r"damaged, .*\(`shardkit pull`, or tokenize with overwrite=True\)"):
+            verify(out)
+        mend()
+        assert verify(out).verified
+
+
+@pytest.mark.parametrize("name", ["bytes", "chars"])
+def test_an_encoder_that_cannot_be_chosen_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.warns(ShardkitWarning, match=f"encoder='fast' changes nothing: {name} has one encoder"):
+        tokenize(["abc"], tmp_path, tokenizer=name, encoder="fast", workers=1)

@@ -401,7 +401,10 @@ def test_ctrl_c_while_the_workers_start_is_one_line_and_no_traceback(corpus: Pat
         _, stderr = process.communicate(timeout=60)
         # Python's own way where it came in an exec(), as dataclasses do
         assert process.returncode in (130, -signal.SIGINT)
-        assert stderr.strip() == "stopped: run the same command again to go on from the last finished shard"
+        assert (
+            stderr.strip()
+            == "stopped: run the same command again, it goes on from the last finished shard, if there is one"
+        )
 
 
 def test_a_script_without_a_main_guard_works_and_its_functions_travel(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from texts import prose, write_parquet
 
-from shardkit import Tokenizer, tokenize
+from shardkit import Tokenizer, bars, tokenize
 from shardkit.cli import main
-from shardkit.errors import OutputError, SourceError, UsageError
+from shardkit.errors import OutputError, ShardkitWarning, SourceError, TokenizerError, UsageError
 from shardkit.sources.open import open_source
 from shardkit.tokenization import training, training_report
 from shardkit.tokenization.training import EOT, PATTERNS, Trained, train_tokenizer
@@ -160,3 +161,35 @@ def test_what_cannot_be_trained_on_is_one_line_and_leaves_nothing(tmp_path: Path
     assert train_tokenizer(tmp_path / "bad.jsonl.gz", tmp_path / "out", skip_bad_rows=True).documents == 1
     with pytest.raises(OutputError, match="holds a tokenizer"):
         train_tokenizer(["a"], tmp_path / "out")
+
+
+def test_it_says_how_much_it_has_read_and_that_it_trains(source: Path, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    trained = train_tokenizer(
+        source, tmp_path, vocab_size=SIZE, progress=lambda *now: told.append(now), max_bytes=10_000_000
+    )
+    doing, read, expected = zip(*told, strict=True)
+    assert doing == (*["reading"] * (len(told) - 1), "training")
+    assert list(read) == sorted(read)
+    assert read[-1] == expected[-1] >= trained.text_bytes > 0
+    assert all(now <= end for now, end in zip(read, expected, strict=True))
+
+
+def test_the_command_shows_its_progress_and_says_why_others_are_not_in_the_report(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bars, "_FIRST_LINE_SECONDS", 0.0)
+    monkeypatch.setattr(bars, "_SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(training_report, "OTHERS", ("gpt2", "none"))
+
+    def load(name: str) -> Tokenizer:
+        if name in training_report.OTHERS:
+            raise TokenizerError(f"{name} is not here")
+        return Tokenizer(name)
+
+    monkeypatch.setattr(training_report, "Tokenizer", load)
+    line = ["train-tokenizer", str(source), "--out", str(tmp_path), "--vocab-size", str(SIZE)]
+    with pytest.warns(ShardkitWarning, match=r"^not compared with gpt2, none: gpt2 is not here$"):
+        done = CliRunner().invoke(main, line, catch_exceptions=False)
+    assert re.search(r"train-tokenizer: reading, [0-9.]+ kB of [0-9.]+ kB\n", done.stderr)
+    assert re.search(r"train-tokenizer: training, .*\ntrain-tokenizer: comparing, ", done.stderr, re.DOTALL)

@@ -1,0 +1,76 @@
+"""What is said of a run beside its shards: other texts than before, options without effect, a stream that has no
+documents or no train split."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator, Sized
+from pathlib import Path
+
+from shardkit.dataset.journal import Journal
+from shardkit.dataset.manifest import MANIFEST_NAME, Manifest, SourceFile
+from shardkit.errors import OutputError, ShardkitWarning
+from shardkit.sources.chunks import iter_chunks
+from shardkit.tokenization.run_spec import RunSpec
+
+OTHER_TEXTS = (
+    "the source gives other texts than when the run began: give the same ones as then, start again with --overwrite, "
+    "or choose another --out"
+)
+
+
+def check_same_texts(spec: RunSpec, journal: Journal, directory: Path, *, finished: bool = False) -> None:
+    """Raise `OutputError` if the stream in `directory` has come to its end (as `journal` or a manifest says, or it is
+    known to be `finished`), and is of other texts than the iterable gives now. One that goes on is looked at there.
+
+    Warns (`ShardkitWarning`) where nobody can say: nothing was noted then, or the iterable may give its items only
+    once, or at the cost of a download.
+    """
+    texts, noted = spec.source.texts, journal.resume.digest if journal.resume.file else ""  # of all of them
+    if texts is None or not (finished or journal.resume.file or (directory / MANIFEST_NAME).exists()):
+        return
+    if not noted or isinstance(texts, Iterator) or not isinstance(texts, Sized):
+        warnings.warn(
+            f"{directory} is finished and stays as it is: whether the {type(texts).__name__} gives the texts that it "
+            "was made of is not looked at; --overwrite makes it again",
+            ShardkitWarning,
+            stacklevel=3,
+        )
+        return
+    digests = (chunk.digest for chunk in iter_chunks(spec.source, 0, 0, 0, chunk_bytes=spec.chunk_bytes))
+    is_limited = spec.max_docs is not None or spec.max_tokens is not None
+    if noted not in (digests if is_limited else deque(digests, maxlen=1)):
+        raise OutputError(f"{directory}: {OTHER_TEXTS}")
+
+
+def no_documents(spec: RunSpec, files: Iterable[SourceFile]) -> str:
+    """Why a stream is empty, of whose source each of `files` gave something or not."""
+    rows = sum(file.rows - file.skipped for file in files)
+    given = " and ".join(name for name in ("transform", "filter") if getattr(spec, name) is not None)
+    if rows and given:
+        return f"{given} left none of the source's {rows:,} documents: nothing was written"
+    return "the source holds no documents: nothing was written"
+
+
+def warn_of_missing_splits(manifest: Manifest, spec: RunSpec) -> None:
+    """Warn (`ShardkitWarning`) where the stream has no train split, with options that give it one, if any do."""
+    shards, tokens = len(manifest.shards), manifest.tokens
+    if shards > spec.val_shards:
+        return
+    fitting = max(1, tokens // (spec.val_shards + 9))
+    filled = f"{_counted(tokens, 'token')} filled {_counted(shards, 'shard')}, so there is no train split"
+    if tokens == manifest.documents:
+        advice = "every document is empty"
+    elif -(-tokens // fitting) > spec.val_shards:
+        advice = (
+            f"run again with --overwrite, and --shard-tokens {fitting} for about {tokens // fitting} shards or "
+            "--val-shards 0"
+        )
+    else:
+        advice = "run again with --overwrite and --val-shards 0"
+    warnings.warn(f"{filled}: {advice}", ShardkitWarning, stacklevel=3)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
