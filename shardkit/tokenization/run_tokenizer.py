@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+
+from shardkit.arguments import place_text
 from shardkit.errors import UsageError
 from shardkit.sources.source import Source
 from shardkit.tokenization.characters import character_vocabulary
@@ -13,7 +16,7 @@ from shardkit.tokenization.worker import Filter, Transform
 
 
 def open_tokenizer(
-    name: str,
+    name: str | os.PathLike[str],
     eot: str | None,
     encoder: str,
     source: Source,
@@ -24,6 +27,7 @@ def open_tokenizer(
     filter: Filter | None,
 ) -> Tokenizer:
     """The tokenizer of a run; for `auto` and much text, with a proof of the fast engine, made now if need be."""
+    name = place_text(name)
     if name == CHARS:
         if eot is not None:
             raise UsageError(f"--tokenizer {CHARS} has one end of text: leave --eot out")
