@@ -40,7 +40,7 @@ class RayRunner:
         try:
             import ray
         except ImportError as error:
-            raise missing_package(error) or error from error
+            raise missing_package(error) or error from None
         self._ray = ray
         self._started = not ray.is_initialized()
         if self._started:
@@ -99,5 +99,5 @@ class RayRunner:
             raise WorkerError(
                 f"a Ray worker died at {chunk.where} and again on {_RETRIES} retries: {error}; run the same command "
                 "again, it goes on from the last finished shard"
-            ) from error
+            ) from None
         return encoded
