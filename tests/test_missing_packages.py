@@ -24,9 +24,12 @@ else:
     import tomli as tomllib
 
 BLOCKER = """
-import os, sys
+import os
+from importlib.machinery import PathFinder
 
-sys.modules.update(dict.fromkeys(os.environ["BLOCKED"].split()))  # None: neither found nor imported
+find = PathFinder.find_spec
+hidden = os.environ["BLOCKED"].split()
+PathFinder.find_spec = lambda name, *a, **kw: None if name.partition(".")[0] in hidden else find(name, *a, **kw)
 """
 
 
