@@ -8,6 +8,7 @@ Importing this package loads nothing heavy: each name imports what it needs when
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from shardkit.errors import ShardkitError, UsageError, machine_fault, missing_package
@@ -65,6 +66,10 @@ _HOMES = {
     "tokenize": "shardkit.tokenization.pipeline",
     "verify": "shardkit.look.verify",
 }
+
+
+if not TYPE_CHECKING and find_spec("torch") is None:  # `from shardkit import *` takes what there is
+    __all__.remove("ShardLoader")
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, TypeVar
 
+from shardkit.errors import UsageError
 from shardkit.files import format_bytes
 from shardkit.rate_limits import PAUSES
 from shardkit.redaction import printable
@@ -33,10 +34,12 @@ Shown = TypeVar("Shown")
 @contextmanager
 def shown(progress: Shown | bool | None, bar: Callable[[], AbstractContextManager[Shown]]) -> Iterator[Shown | None]:
     """What is called while the block runs, for a `progress` that a user gave: True is a `bar`, False or None nothing,
-    anything else is called itself."""
+    a function is called itself. Raises `UsageError` for anything else."""
     if progress is True:
         with bar() as opened:
             yield opened
+    elif progress and not callable(progress):
+        raise UsageError(f"progress is {progress!r:.80}: expected True, False, or a function to call")
     else:
         yield progress or None
 

@@ -81,7 +81,7 @@ def atomic_write(path: Path, data: bytes | str) -> None:
     except OSError as error:
         with suppress(OSError):
             temp.unlink(missing_ok=True)
-        raise write_error(error, path, len(payload)) from error
+        raise write_error(error, path, len(payload)) from None
 
 
 class LongFile:

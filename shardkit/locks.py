@@ -56,7 +56,7 @@ def hold_lock(path: Path, *, busy: str | None, remove: bool = False) -> Iterator
     except (BlockingIOError, filelock.Timeout):
         raise OutputError(f"{busy}{holder_of(path)}") from None
     except OSError as error:
-        raise write_error(error, path, 0) from error
+        raise write_error(error, path, 0) from None
     try:
         yield lock
     finally:
@@ -175,7 +175,7 @@ def lock_for_process(path: Path) -> ProcessLock | None:
             raise
         os.close(descriptor)
     except OSError as error:
-        raise write_error(error, path, 0) from error
+        raise write_error(error, path, 0) from None
     return None
 
 
@@ -186,7 +186,7 @@ def is_locked(path: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise write_error(error, path, 0) from error
+        raise write_error(error, path, 0) from None
     try:
         if not _lockf(descriptor, os.F_TEST):
             return True

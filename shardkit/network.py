@@ -153,7 +153,7 @@ def as_hub_error(
 ) -> tuple[ShardkitError, _Again | None]:
     """The one-line error for a client's exception, and how to try again (None: no use)."""
     root = root_of(raised)
-    marks = _marks_of(root) | {error.__name__} | ({"content"} if content else set())
+    marks = _marks_of(root) | {error.__name__, what} | ({"content"} if content else set())
     marks |= {"Hub's"} if where.startswith(HUB_PLACE) else set()
     rule = next(rule for rule in RULES if rule.marks <= marks)
     status, says, again = status_of(root), rule.says, None

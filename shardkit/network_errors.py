@@ -12,6 +12,7 @@ from shardkit.errors import AuthError, DiskFull, ShardkitError
 
 LOGIN = "`hf auth login`, or set HF_TOKEN"
 _NEW_TOKEN = f"make one with write access at https://huggingface.co/settings/tokens, then {LOGIN}"
+_NO_TOKEN = f"needs a token and there is none: {_NEW_TOKEN}"
 _AGAIN = "run the same command again, it goes on"
 _ODD = f"does not answer as it should ({{detail}}): {_AGAIN}"
 _AWAY = f"does not answer as it should ({{detail}}): look at this machine's network{{mirror}}, then {_AGAIN}"
@@ -84,6 +85,7 @@ RULES = [  # the first that fits is followed
     Rule({"WrongAnswer"}, False, None, "is not served by {endpoint}, which {said}: {advice}"),
     Rule({"storage full"}, False, None, _QUOTA),  # a 403, or of a commit a 400
     Rule({"GatedRepoError"}, False, AuthError, f"is gated: accept its conditions on its page, then {LOGIN}"),
+    *(Rule({name, "no token", "create"}, False, AuthError, _NO_TOKEN) for name in _MISSING),
     *(
         Rule(
             {name, "no token"},
@@ -103,7 +105,7 @@ RULES = [  # the first that fits is followed
         for name in _MISSING
     ),
     *(Rule({"Hub", status, "page", "no code"}, False, None, _PAGE) for status in (401, 405, 407, 451, 511)),
-    Rule({"Hub", 401, "no token"}, False, AuthError, f"needs a token and there is none: {_NEW_TOKEN}"),
+    Rule({"Hub", 401, "no token"}, False, AuthError, _NO_TOKEN),
     Rule({"Hub", 401}, False, AuthError, f"does not accept the token (wrong or expired): {_NEW_TOKEN}"),
     # The Hub sends readers on to a signed URL. One that has run out answers 403; the next try gets a new one.
     Rule({"Hub", 403, "redirected"}, True, AuthError, _SIGNED),

@@ -1,4 +1,5 @@
-"""How a result looks in a notebook's cell: a small table that takes its colours from the notebook, dark or light."""
+"""How a result looks in a notebook's cell: a small table, or lines, in the colours of the notebook, dark or
+light."""
 
 from __future__ import annotations
 
@@ -15,6 +16,11 @@ def html_table(title: str, rows: Iterable[Row], head: Row = ()) -> str:
     lines = [_line(head, "th")] if head else []
     lines += [_line(row, "td") for row in rows]
     return f"<div><b>{_text(title)}</b><table>{''.join(lines)}</table></div>"
+
+
+def html_lines(text: str) -> str:
+    """Lines as they stand in a console, escaped."""
+    return f"<pre>{html.escape(printable(text))}</pre>"
 
 
 def _line(row: Row, tag: str) -> str:

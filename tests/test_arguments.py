@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from shardkit import (
 )
 from shardkit.arguments import as_int, user_path, whole_numbers
 from shardkit.cli import main
-from shardkit.errors import UsageError
+from shardkit.errors import HubError, ShardkitError, UsageError
 from shardkit.tokenization.training import train_tokenizer
 
 TEXTS = [f"document {number} " * 20 for number in range(60)]
@@ -150,3 +151,56 @@ def test_a_command_refuses_what_is_no_whole_number_in_one_line(tmp_path: Path, t
     result = CliRunner().invoke(main, ["tokenize", "sample", "--out", str(tmp_path / "o"), "--shard-tokens", text])
     assert result.exit_code == 2
     assert f"{text!r} is not a whole number: expected for example 100M, 1e8" in result.output
+
+
+def test_a_path_is_a_folder_of_this_machine_wherever_a_place_or_a_source_is_taken(home: Path) -> None:
+    Path("some").mkdir()
+    Path("some/texts.txt").write_text("hello " * 500)
+    options: dict[str, Any] = {"shard_tokens": 1_000, "workers": 1, "progress": False}
+    made = tokenize(Path("some"), Path("out"), tokenizer="bytes", push=Path("user/far"), **options)
+    assert push(Path("out"), Path("user/far")).sent_files == 0
+    assert pull(Path("user/far"), Path("pulled")) == made
+    with ShardLoader(Path("user/far"), batch_size=2, seq_len=16) as loader:
+        assert loader.manifest.fingerprint == made.fingerprint
+    assert info(Path("user/far")).tokens == verify(Path("user/far")).tokens == made.tokens
+    assert isinstance(peek(Path("user/far"), document=np.int64(0), tokens=5.0).document, int)  # type: ignore[arg-type]
+    assert tokenize(Path("some"), "again", tokenizer=Path("out"), **options).tokens == made.tokens
+
+
+def test_a_path_that_is_not_there_is_no_dataset_on_the_hub(home: Path) -> None:
+    for ask in (
+        lambda: pull(Path("user/name"), "out", progress=False),
+        lambda: tokenize(Path("user/name"), "out", tokenizer="bytes", progress=False),
+        lambda: tokenize("sample", "out", tokenizer=Path("user/name"), progress=False),
+    ):
+        with pytest.raises(ShardkitError, match=r"user/name") as caught:
+            ask()
+        assert not isinstance(caught.value, HubError) or "holds nothing" in str(caught.value)
+    with pytest.raises(UsageError, match="a Path of s3:/bucket/x has lost a slash: give an address as text"):
+        pull(Path("s3://bucket/x"), "out")
+
+
+@pytest.mark.parametrize(
+    ("ask", "told"),
+    [
+        (lambda: push("DIR", 5), "expected a path, as text or a Path, got 5"),  # type: ignore[arg-type]
+        (lambda: push(Manifest.load("DIR"), "./x"), "got <Manifest of .*; its folder is its .directory"),  # type: ignore[arg-type]
+        (lambda: info(None), "expected a path, as text or a Path, got None"),  # type: ignore[arg-type]
+        (lambda: peek("DIR", document="3"), "document is '3': expected a whole number of at least 0"),  # type: ignore[arg-type]
+        (lambda: peek("DIR", rank=None), "rank is None: expected a whole number"),  # type: ignore[arg-type]
+        (lambda: peek("DIR", tokenizer=5), "expected a path, as text or a Path, got 5"),  # type: ignore[arg-type]
+        (lambda: pull("./x", shards="0:3"), r"shards is '0:3': expected two whole numbers, as in \(0, 10\)"),  # type: ignore[arg-type]
+        (lambda: pull("./x", workers=0), "workers is 0: expected a whole number of at least 1"),
+        (lambda: pull("./x", split=3), "split is 3: expected text"),  # type: ignore[arg-type]
+        (lambda: pull("./x", progress="yes"), "progress is 'yes': expected True, False, or a function"),  # type: ignore[arg-type]
+        (lambda: push("DIR", "./x", tag=1), "tag is 1: expected text"),  # type: ignore[arg-type]
+        (lambda: tokenize("sample", "x", separator=5), "separator is 5: expected text"),  # type: ignore[arg-type]
+        (lambda: tokenize("sample", "x", push=5), "expected a path, as text or a Path, got 5"),  # type: ignore[arg-type]
+        (lambda: ShardLoader("DIR", batch_size=1, seq_len=8, device="gpu"), "device is 'gpu': expected 'cpu', 'cuda'"),
+        (lambda: ShardLoader("DIR", batch_size=1, seq_len=8, split=[1]), r"split is \[1\]: expected text"),  # type: ignore[arg-type]
+    ],
+)
+def test_an_argument_of_another_kind_is_refused_in_one_line(home: Path, ask: Callable[[], Any], told: str) -> None:
+    tokenize(TEXTS, "DIR", tokenizer="bytes", shard_tokens=5_000, workers=1, progress=False)
+    with pytest.raises(UsageError, match=told):
+        ask()

@@ -111,6 +111,23 @@ def test_a_path_and_the_flag_of_another_program_are_no_options_of_ours() -> None
         assert str(ShardkitError(text)) == text
 
 
+def test_an_error_of_the_input_or_the_machine_is_its_line_and_not_what_lies_below() -> None:
+    ours = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, ShardkitError)}
+    ours |= {"write_error", "unreadable", "missing_package"}
+    chained = set()  # of what may be a bug: whatever an engine, a file's content or a user's function raised
+    for path in Path(errors.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Raise) and node.exc is not None and isinstance(node.cause, ast.Name):
+                made = {name.id for name in ast.walk(node.exc) if isinstance(name, ast.Name)}
+                chained |= {f"{path.name} {name}" for name in made & ours}
+    assert chained == {
+        "engines.py UsageError",
+        "tokenizer_json.py TokenizerError",
+        "user_functions.py UsageError",
+        "worker.py SourceError",
+    }
+
+
 def test_the_options_without_a_value_are_known_as_such() -> None:
     options = [option for command in main.commands.values() for option in command.params if isinstance(option, Option)]
     switches = {word[2:] for option in options if option.is_flag and not option.secondary_opts for word in option.opts}

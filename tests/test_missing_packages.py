@@ -24,14 +24,12 @@ else:
     import tomli as tomllib
 
 BLOCKER = """
-import os, sys
+import os
+from importlib.machinery import PathFinder
 
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in os.environ["BLOCKED"].split():
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Blocker())
+find = PathFinder.find_spec
+hidden = os.environ["BLOCKED"].split()
+PathFinder.find_spec = lambda name, *a, **kw: None if name.partition(".")[0] in hidden else find(name, *a, **kw)
 """
 
 
@@ -74,6 +72,13 @@ def test_without_torch_the_name_of_the_loader_says_what_to_install(tmp_path: Pat
     assert done.stderr.splitlines()[-1] == "shardkit.errors.MissingPackage: " + TORCH
     code = "try:\n    from shardkit import ShardLoader\nexcept ImportError as error:\n    print(error)"
     assert run_without("torch", tmp_path, "-c", code).stdout == TORCH + "\n"
+
+
+def test_without_torch_a_star_imports_what_there_is(tmp_path: Path) -> None:
+    done = run_without(
+        "torch", tmp_path, "-c", "from shardkit import *; print(tokenize.__name__, 'ShardLoader' in dir())"
+    )
+    assert done.stdout == "tokenize False\n", done.stderr
 
 
 @pytest.mark.parametrize("words", ["train --data d --out o", "eval o", "sample o", "export o x"])

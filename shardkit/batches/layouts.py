@@ -25,6 +25,7 @@ from shardkit.dataset.derived import derived_arrays
 from shardkit.dataset.documents import Starts, document_starts, starts_key
 from shardkit.dataset.token_stream import Tokens, TokenStream
 from shardkit.errors import UsageError
+from shardkit.notebook import html_lines
 
 LAYOUTS = ("contiguous", "document", "packed")
 _BLOCK = 1 << 20  # documents or rows that are looked at together
@@ -56,6 +57,9 @@ class LayoutStats:
             f"{self.layout}: {self.rows:,} rows of {self.seq_len:,} from {self.tokens:,} tokens{documents}{splits}: "
             f"use {self.use:.2%}, pad {self.pad:.2%}, crop {self.crop:.2%}"
         )
+
+    def _repr_html_(self) -> str:
+        return html_lines(str(self))
 
 
 class Layout(Protocol):

@@ -73,7 +73,7 @@ class LedgerWriter:
                 self._file = self._open_file(position)
             self._file.write(self._lines.seal([position, f"{self._hashes.pop(position):032x}"]))
         except OSError as error:
-            raise OutputError(f"cannot write the ledger in {self.folder}: {error.strerror or error}") from error
+            raise OutputError(f"cannot write the ledger in {self.folder}: {error.strerror or error}") from None
 
     def close(self) -> None:
         """Close the file; the next batch recorded begins a new one."""
@@ -206,9 +206,9 @@ def _read_file(path: Path) -> tuple[dict[str, Any], list[Entry]]:
             raise ValueError(f"rank {cut.rank} of {cut.world_size} with batch_size {cut.batch_size}")
         entries = [_entry(record) for record in records[1:]]
     except OSError as error:
-        raise StateError(f"cannot read {path}: {error.strerror or error}") from error
+        raise StateError(f"cannot read {path}: {error.strerror or error}") from None
     except (ValueError, TypeError) as error:
-        raise StateError(f"{path} is not a whole ledger file ({error}): delete it or copy it again") from error
+        raise StateError(f"{path} is not a whole ledger file ({error}): delete it or copy it again") from None
     return header, entries
 
 

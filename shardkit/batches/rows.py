@@ -15,6 +15,7 @@ from typing import TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from shardkit.arguments import check_texts
 from shardkit.batches.checks import check_count
 from shardkit.batches.layouts import LAYOUTS, Contiguous, Layout, Packed, eot_of, make_layout
 from shardkit.batches.order import Order
@@ -52,6 +53,7 @@ class RowOptions:
     spanned: bool = False  # whether there are spans even if `span` is None: where a source is a remote
 
     def __post_init__(self) -> None:
+        check_texts(split=self.split, revision=self.revision)
         if self.layout not in LAYOUTS:
             raise UsageError(f"--layout is {self.layout!r}: expected one of {', '.join(LAYOUTS)}")
         check_count("seq_len", self.seq_len, least=1)

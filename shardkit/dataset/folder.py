@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from itertools import islice, pairwise
 from pathlib import Path
 
+from shardkit.dataset.patience import unreadable
 from shardkit.dataset.records import ShardInfo
 from shardkit.dataset.shards import SHARD_NAME, edges_sha256, read_header
-from shardkit.errors import ManifestError, ShardError
+from shardkit.errors import ManifestError
 from shardkit.files import open_file
 
 MANIFEST_NAME = "manifest.json"
@@ -70,7 +71,7 @@ def _read_bare_shard(path: Path, match: re.Match[str]) -> tuple[ShardInfo, str]:
             header, size = read_header(file, path), os.fstat(file.fileno()).st_size
             edges = edges_sha256(file)
     except OSError as error:
-        raise ShardError(f"cannot open shard {path}: {error.strerror or error}") from error
+        raise unreadable(path, error) from None
     shard = ShardInfo(
         file=path.name,
         split=match["split"],

@@ -129,7 +129,7 @@ class Journal:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise write_error(error, self.path, len(line)) from error
+            raise write_error(error, self.path, len(line)) from None
         self.lines.append(line)
         self.shards.append(shard)
         self._bytes += len(line)
@@ -150,7 +150,7 @@ def read_local(directory: Path) -> JournalContent | None:
             raise
         return None
     except OSError as error:
-        raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
+        raise OutputError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 def abandoned_run(directory: Path, identity: Mapping[str, Any]) -> bytes | None:
@@ -201,8 +201,8 @@ def parse_journal(journal: bytes, *, where: str, way_out: str = "start again wit
             raise OutputError(
                 f"{where} was begun by an earlier version, its lines have no checksums: {way_out} (a dataset that has "
                 "its manifest.json is whole without it)"
-            ) from error
-        raise OutputError(f"{where} is damaged ({error}): {way_out}") from error
+            ) from None
+        raise OutputError(f"{where} is damaged ({error}): {way_out}") from None
     return JournalContent(
         lines=lines[: len(records)],
         identity=identity,

@@ -115,7 +115,7 @@ class KnownFiles:
                 file.seek(0)
                 yield file
         except OSError as error:
-            raise ShardError(f"cannot open shard {path}: {error.strerror or error}") from error
+            raise unreadable(path, error) from None
 
     def map(self, shard: ShardInfo, dtype: str) -> np.memmap:
         """The tokens of `shard`, mapped read-only, of a file that is checked. Raises `ShardError`."""
@@ -128,7 +128,7 @@ class KnownFiles:
         try:
             return self._known.setdefault(shard.file, FileIdentity.of(path.stat())).written_ns
         except OSError as error:
-            raise ShardError(f"cannot open shard {path}: {error.strerror or error}") from error
+            raise unreadable(path, error) from None
 
     def forget(self, *, but: Collection[str]) -> None:
         """Forget every file but those: a cache deletes them, and its downloader verifies what it fetches again."""
@@ -160,6 +160,6 @@ class SeenShards:
         try:
             status = path.stat()
         except OSError as error:
-            raise unreadable(path, error) from error
+            raise unreadable(path, error) from None
         check_size(path, status.st_size, shard)
         return FileIdentity.of(status)

@@ -146,7 +146,7 @@ class Manifest:
         except (FileNotFoundError, NotADirectoryError):
             raise ManifestError(_without_manifest(path.parent)) from None
         except OSError as error:
-            raise ManifestError(f"cannot read {path}: {error.strerror or error}") from error
+            raise ManifestError(f"cannot read {path}: {error.strerror or error}") from None
         return dataclasses.replace(cls.from_json(text, where=str(path)), directory=path.parent)
 
     @classmethod
@@ -164,14 +164,14 @@ class Manifest:
                 data = {field.name: data[field.name] for field in dataclasses.fields(_Stated) if field.name in data}
             stated = read_record(_Stated, data)
         except ValueError as error:
-            raise ManifestError(f"{where} is not a shardkit manifest ({error}): fetch or make it again") from error
+            raise ManifestError(f"{where} is not a shardkit manifest ({error}): fetch or make it again") from None
         manifest = cls(**{name: getattr(stated, name) for name in data if name not in _TOTALS})
         try:
             manifest._check(stated)
         except ValueError as error:
             raise ManifestError(
                 f"{where} states what cannot be ({error}): it was edited or damaged, fetch it again"
-            ) from error
+            ) from None
         return manifest
 
     @classmethod

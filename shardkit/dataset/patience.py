@@ -40,7 +40,7 @@ class ReadPatience:
         """Wait before the next try. Raises `ShardError` where `error` does not pass by itself, or has not in time."""
         now, reason = time.monotonic(), error.strerror or str(error)
         if error.errno not in PASSING and not (self._until and error.errno == errno.ENOENT):  # a mount that is gone
-            raise unreadable(path, error) from error
+            raise unreadable(path, error) from None
         if not self._until:
             self._until = now + READ_SECONDS
             logging.getLogger("shardkit").warning(
@@ -50,7 +50,7 @@ class ReadPatience:
             raise ShardError(
                 f"cannot read {path}: {reason}, for {READ_SECONDS:.0f} s; look at the disk or mount that it is on "
                 "(dmesg, mount), then run the same command again, it goes on"
-            ) from error
+            ) from None
         time.sleep(min(self._pause, max(0.0, self._until - now)))
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 

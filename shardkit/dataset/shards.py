@@ -80,7 +80,7 @@ def open_shard(path: str | Path) -> np.memmap:
         with open_file(path) as file:
             return map_tokens(file, path)
     except OSError as error:
-        raise ShardError(f"cannot open shard {path}: {error.strerror or error}") from error
+        raise ShardError(f"cannot open shard {path}: {error.strerror or error}") from None
 
 
 def map_tokens(file: BinaryIO, path: Path) -> np.memmap:
@@ -102,7 +102,7 @@ def shard_blocks(path: Path, begin: int, end: int) -> Iterator[NDArray[np.unsign
                     raise ShardError(f"{path} became shorter while it was read: run the same command again")
                 yield np.frombuffer(block, header.dtype)
     except OSError as error:
-        raise ShardError(f"cannot read shard {path}: {error.strerror or error}") from error
+        raise ShardError(f"cannot read shard {path}: {error.strerror or error}") from None
 
 
 def read_header(file: BinaryIO, path: Path) -> ShardHeader:
@@ -123,7 +123,7 @@ def read_header(file: BinaryIO, path: Path) -> ShardHeader:
         shape, dtype = _parse_header(version, text)
     except (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError, Warning) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ShardError(f"{path} has a damaged .npy header ({reason}): {MEND}") from error
+        raise ShardError(f"{path} has a damaged .npy header ({reason}): {MEND}") from None
     if len(shape) != 1 or dtype not in DTYPES.values():
         raise ShardError(
             f"{path} holds a {len(shape)}-dimensional {dtype} array; a shard is one-dimensional little-endian uint16 "
@@ -192,7 +192,7 @@ class ShardWriter:
             self._file = LongFile(temp)
             self._file.write(header)
         except OSError as error:
-            raise write_error(error, temp, len(header) + capacity * self.dtype.itemsize) from error
+            raise write_error(error, temp, len(header) + capacity * self.dtype.itemsize) from None
 
     @property
     def room(self) -> int:
@@ -210,7 +210,7 @@ class ShardWriter:
         try:
             self._file.write(view)
         except OSError as error:
-            raise self._failed(error, self.room * self.dtype.itemsize) from error
+            raise self._failed(error, self.room * self.dtype.itemsize) from None
         self._hash.update(view)
         self.tokens += len(tokens)
 
@@ -228,7 +228,7 @@ class ShardWriter:
             os.replace(self.temp, final)
             fsync_dir(final.parent)
         except OSError as error:
-            raise self._failed(error, 0) from error
+            raise self._failed(error, 0) from None
         return WrittenShard(tokens=self.tokens, bytes=size, sha256=sha256)
 
     def abort(self) -> None:

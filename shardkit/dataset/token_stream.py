@@ -297,4 +297,4 @@ def _no_split(manifest: Manifest, directory: Path, split: str) -> str:
         )
     if split == "val":
         return message + "tokenize again with --val-shards 1, or give another split"
-    return message + f"give split={next(iter(manifest.splits))!r}"
+    return message + f"give split={' or '.join(map(repr, manifest.splits))}"

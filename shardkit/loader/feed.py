@@ -31,6 +31,14 @@ _SLOTS = 2  # one is read into while the other is on the bus
 _new_stream: Callable[[torch.device], torch.cuda.Stream] = torch.cuda.Stream  # torch leaves it untyped
 
 
+def device_of(device: str | torch.device | None) -> torch.device:
+    """The device that a user named; the CPU for None. Raises `UsageError` for none that torch knows."""
+    try:
+        return torch.device("cpu" if device is None else device)
+    except (RuntimeError, TypeError):
+        raise UsageError(f"device is {device!r:.80}: expected 'cpu', 'cuda', 'cuda:0' or another of torch's") from None
+
+
 def check_prefetch(prefetch: int | None, device: torch.device) -> int:
     """How many batches to read ahead: as asked, else 2 for a GPU and none elsewhere. `UsageError` if it cannot be."""
     if device.type == "cuda" and not torch.cuda.is_available():

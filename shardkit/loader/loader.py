@@ -26,7 +26,7 @@ from shardkit.dataset.documents import Location
 from shardkit.errors import UsageError
 from shardkit.loader.agreement import open_alike
 from shardkit.loader.batch import BatchType, check_format, dict_of
-from shardkit.loader.feed import check_prefetch
+from shardkit.loader.feed import check_prefetch, device_of
 from shardkit.loader.frameworks import refuse_second_sharing, refuse_workers, warn_of_batching
 from shardkit.loader.rank import rank_of_group, rank_of_process
 from shardkit.loader.share import RankShare, ShareOptions
@@ -110,7 +110,7 @@ class ShardLoader(ShownInWords, IterableDataset[BatchType]):
             raise UsageError(f"rank is {rank}, world_size {world_size}: ranks go from 0 to {world_size - 1}")
         self.batch_size, self.seq_len, self.split = batch_size, seq_len, split
         self.rank, self.world_size, self.shuffle, self.seed = rank, world_size, bool(shuffle), seed
-        self.device = torch.device("cpu" if device is None else device)
+        self.device = device_of(device)
         self.prefetch = check_prefetch(as_int(prefetch), self.device)
         self.ledger = None if ledger is None else user_path(ledger)
         self.wait_seconds, self.format = 0.0, check_format(format)
@@ -154,7 +154,7 @@ class ShardLoader(ShownInWords, IterableDataset[BatchType]):
         `StateError` where a rank has another dataset, revision or option, or cannot open its data.
         """
         rank, world_size = rank_of_process()
-        device = torch.device(options.get("device") or "cpu")
+        device = device_of(options.get("device"))
         loader = open_alike(lambda: cls(source, rank=rank, world_size=world_size, **options), cls._describe, device)
         loader._rank_may_change = rank_of_group() is None
         return loader

@@ -10,6 +10,7 @@ from shardkit.dataset.known_files import KnownFiles
 from shardkit.dataset.manifest import Manifest, TokenizerInfo
 from shardkit.errors import ShardError
 from shardkit.files import format_bytes
+from shardkit.look.result_lines import ShownAsLines
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +29,7 @@ class SplitInfo:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DatasetInfo:
+class DatasetInfo(ShownAsLines):
     """What is in a dataset folder: totals over all splits, how it was made and of what (None where nothing says it),
     `damage` (which shards are missing or cut; None if none are), and its splits."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shardkit.arguments import user_path
+from shardkit.arguments import user_path, whole_numbers
 from shardkit.batches.row_sequence import Sources
 from shardkit.dataset.documents import source_of
 from shardkit.dataset.known_files import KnownFiles
@@ -18,11 +18,12 @@ from shardkit.dataset.manifest import Manifest
 from shardkit.dataset.shards import MEND
 from shardkit.errors import ShardError, UsageError
 from shardkit.look.peek_row import PeekedRow, peek_row, peek_run
+from shardkit.look.result_lines import ShownAsLines
 from shardkit.tokenization.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PeekedDocument:
+class PeekedDocument(ShownAsLines):
     """A document: where its EOT lies (`offset` in the file `shard`), which source file and row it came from, as far as
     the manifest knows (else None), and its first `tokens_shown` tokens as text."""
 
@@ -71,8 +72,12 @@ def peek(
     >>> peek("out", step=3, row=1, batch_size=4, seq_len=64).tokens
     64
     """
-    if tokens < 1:
-        raise UsageError(f"--tokens is {tokens}: expected at least 1")
+    document, step, eot_id = whole_numbers(least=0, document=document, step=step, eot_id=eot_id)
+    batch_size, seq_len, span = whole_numbers(batch_size=batch_size, seq_len=seq_len, span=span)
+    micro_step, rank, row, seed = whole_numbers(
+        least=0, or_none=False, micro_step=micro_step, rank=rank, row=row, seed=seed
+    )
+    tokens, world_size = whole_numbers(or_none=False, tokens=tokens, world_size=world_size)
     show: dict[str, Any] = {"max_tokens": tokens, "tokenizer": tokenizer}
     if run is not None:
         if step is None:

@@ -20,6 +20,7 @@ from shardkit.dataset.token_stream import Tokens
 from shardkit.dataset.typed_json import read_record
 from shardkit.errors import UsageError
 from shardkit.files import open_file
+from shardkit.look.result_lines import ShownAsLines
 from shardkit.tokenization.tokenizer import Tokenizer
 
 
@@ -43,7 +44,7 @@ class DocumentPart:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PeekedRow:
+class PeekedRow(ShownAsLines):
     """A row of a batch: row number `window` of `dataset`, at `place_in_epoch` of `epoch`, its number of tokens, the
     documents in it, and its text, decoded."""
 
@@ -87,8 +88,6 @@ def peek_row(
     )
     with RowSequence(source, options) as line:
         cut = _cut(batch_size, world_size, rank, row)
-        if step < 0:
-            raise UsageError(f"--step is {step}: expected 0 or more")
         position = int(cut.positions(cut.position_of(step), steps=1, rank=rank)[0, row])
         return _describe(line, position, max_tokens, tokenizer)
 
@@ -155,7 +154,7 @@ def _data_of(run: Path, step: int) -> _RunData:
                 if is_count(after) and after < step:
                     found = line
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}; give the folder of a training run") from error
+        raise UsageError(f"cannot read {path}: {error.strerror or error}; give the folder of a training run") from None
     if not found or not 1 <= step <= last:
         raise UsageError(f"{path} has no step {step} of which it knows the data: expected 1 to {last}")
     try:
@@ -164,14 +163,11 @@ def _data_of(run: Path, step: int) -> _RunData:
         if missing := {"fingerprint", *_DECISIVE} - data.loader.keys():
             raise ValueError(f"its loader has no {min(missing)!r} in it")
     except ValueError as error:
-        raise UsageError(f"{path} does not say which data step {step} was given ({error}): it is damaged") from error
+        raise UsageError(f"{path} does not say which data step {step} was given ({error}): it is damaged") from None
     return data
 
 
 def _cut(batch_size: int, world_size: int, rank: int, row: int) -> Cut:
-    for name, value in (("batch-size", batch_size), ("world-size", world_size)):
-        if value < 1:
-            raise UsageError(f"--{name} is {value}: expected at least 1")
     if not (0 <= rank < world_size and 0 <= row < batch_size):
         raise UsageError(
             f"--rank is {rank}, --row {row}: expected 0 to {world_size - 1} and 0 to {batch_size - 1} for "

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from shardkit.notebook import html_lines
 from shardkit.redaction import printable
 
 if TYPE_CHECKING:
@@ -15,8 +16,20 @@ if TYPE_CHECKING:
     Result = Mapping[str, Any] | DataclassInstance
 
 
+class ShownAsLines:
+    """A result whose `str`, and whose cell in a notebook, are the lines that its command prints."""
+
+    __slots__ = ()
+
+    def __str__(self: DataclassInstance) -> str:
+        return "\n".join(result_lines(self))
+
+    def _repr_html_(self) -> str:
+        return html_lines(str(self))
+
+
 def result_lines(result: Result) -> Iterator[str]:
-    """The lines of `result`; values that are None are left out. Control characters are escaped."""
+    """The lines of `result`; values that are None, or no words, are left out. Control characters are escaped."""
     for name, value in _fields(result).items():
         label = name.replace("_", " ")
         if isinstance(value, list | tuple):
@@ -25,7 +38,7 @@ def result_lines(result: Result) -> Iterator[str]:
                 yield "  " + "  ".join(_words(v) for v in (item.values() if isinstance(item, dict) else [item]))
         elif name == "text":
             yield f"{label}:\n{printable(value)}"
-        elif value is not None:
+        elif value is not None and value != "":
             yield f"{label}: {_words(value)}"
 
 

@@ -14,12 +14,13 @@ from shardkit.dataset.manifest import Manifest
 from shardkit.dataset.records import ShardInfo
 from shardkit.dataset.shards import MEND, map_tokens
 from shardkit.errors import ShardError
+from shardkit.look.result_lines import ShownAsLines
 
 _BLOCK_TOKENS = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class VerifyResult:
+class VerifyResult(ShownAsLines):
     """What was checked. `verified` says that every byte was compared with a SHA-256: it is False where hashes were left
     out, or `shards_without_hash` have none."""
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from shardkit.arguments import check_texts
 from shardkit.dataset.manifest import MANIFEST_NAME
 from shardkit.dataset.shards import SHARD_NAME
-from shardkit.errors import UsageError
+from shardkit.errors import AuthError, UsageError
 from shardkit.hub_address import HubAddress, parse_address, parse_short
 from shardkit.remote.interface import Remote
 
@@ -34,6 +37,7 @@ def open_remote(repo: str, *, revision: str | None = None) -> Remote:
     from shardkit.remote.hub import HubRemote
     from shardkit.remote.storage import FsspecRemote
 
+    check_texts(revision=revision)
     address = hub_place(repo, revision)
     if repo.startswith(BUCKETS):
         from shardkit.remote.bucket import BucketRemote
@@ -57,6 +61,18 @@ def hub_place(repo: str, revision: str | None) -> HubAddress | None:
     if revision is not None:
         raise UsageError(f"{repo} has no revisions, only Hub repos do: leave --revision out")
     return None
+
+
+@contextmanager
+def hint_at_folder(repo: str | None) -> Iterator[None]:
+    """While the block runs, where the Hub refuses REPO, say how it is written as a path, if it begins as a folder here
+    does."""
+    try:
+        yield
+    except AuthError as error:
+        if repo is None or not is_remote(repo) or "://" in repo or not Path(repo.partition("/")[0]).is_dir():
+            raise
+        raise AuthError(f"{error}; if a folder here is meant, write ./{repo}") from None
 
 
 def _folder(address: HubAddress) -> HubAddress:

@@ -36,7 +36,7 @@ try:
 except ImportError as error:
     raise UsageError(
         f"hf://buckets/ needs a newer huggingface_hub ({error.name or error}): pip install -U 'huggingface_hub>=2.4'"
-    ) from error
+    ) from None
 
 _LINES = 1000  # of one batch, and paths of one look: the client's own bound
 
@@ -86,7 +86,7 @@ class BucketClient:
         try:
             from hf_xet import SKIP_SHA256, XetConfig, XetSession
         except ImportError as error:
-            raise missing_package(error, "pushing to a bucket") or error from error
+            raise missing_package(error, "pushing to a bucket") or error from None
         route = self._token_route(XetTokenType.WRITE)
         session = None
         if again:

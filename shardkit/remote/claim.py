@@ -53,7 +53,7 @@ def claim_for(
         if small is None:
             return files
         if held is None and MANIFEST_NAME not in files:
-            _warn_of_corpus(remote, files)
+            warn_of_corpus(remote, files)
         clears = any(holds_data(name) for name in small)
         try:
             remote.claim(ours, held, small, "Make way for another dataset" if clears else "Begin")
@@ -63,10 +63,11 @@ def claim_for(
     raise always_changing(remote)
 
 
-def _warn_of_corpus(remote: Remote, files: Mapping[str, RemoteFile]) -> None:
-    """Warn (`ShardkitWarning`) of text or tables at a place that no dataset of ours has been at."""
-    ours = (TOKENIZER_NAME, TOKENIZER_CONFIG_NAME)
-    if corpus := [name for name in files if _CORPUS.search(name) and not name.startswith((*ours, WORK_DIR))]:
+def warn_of_corpus(remote: Remote, files: Mapping[str, RemoteFile]) -> None:
+    """Warn (`ShardkitWarning`) of text or tables at a place that no dataset of ours has been at. What a dataset in a
+    folder of it has beside its shards is none."""
+    ours = {MANIFEST_NAME, TOKENIZER_NAME, TOKENIZER_CONFIG_NAME, WORK_DIR}
+    if corpus := [name for name in files if _CORPUS.search(name) and ours.isdisjoint(name.split("/"))]:
         warnings.warn(
             f"{remote.name} holds a corpus ({len(corpus):,} files of text or tables, {min(corpus)} first): the shards "
             "come beside it, and the Hub's viewer and `load_dataset` read the corpus alone; a place of their own keeps "

@@ -213,7 +213,7 @@ def download_verified(remote: Remote, item: WantedFile, incoming: Path, target: 
     try:
         os.replace(path, target)
     except OSError as error:  # a folder of that name
-        raise write_error(error, target, 0) from error
+        raise write_error(error, target, 0) from None
 
 
 def fetch_right(remote: Remote, item: WantedFile, incoming: Path) -> Path | None:

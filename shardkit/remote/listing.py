@@ -10,6 +10,7 @@ from itertools import takewhile
 
 import numpy as np
 
+from shardkit.arguments import as_int, check_texts
 from shardkit.dataset.journal import JOURNAL_FILE, JournalContent, parse_journal
 from shardkit.dataset.journal_segments import joined_segments, segment_files
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest, SourceInfo
@@ -29,6 +30,13 @@ class Selection:
     split: str | None
     shards: tuple[int, int] | None
     allow_gaps: bool = False
+
+    def __post_init__(self) -> None:
+        check_texts(split=self.split)
+        pair = self.shards if isinstance(self.shards, tuple | list) else ()
+        low, high = map(as_int, pair) if len(pair) == 2 else (None, None)
+        if self.shards is not None and not (isinstance(low, int) and isinstance(high, int) and 0 <= low < high):
+            raise UsageError(f"--shards is {self.shards!r:.80}: expected two whole numbers, as in (0, 10)")
 
     def includes(self, split: str, index: int) -> bool:
         """Whether the shard `index`, which is of `split`, is in that part."""

@@ -7,20 +7,21 @@ pull is complete. What is in the folder already and right is never fetched again
 from __future__ import annotations
 
 import dataclasses
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from shardkit.arguments import user_path
+from shardkit.arguments import place_text, user_path, whole_numbers
 from shardkit.bars import TransferBar, shown
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest
 from shardkit.dataset.tokenizer_file import TOKENIZER_NAME, write_tokenizer_files
 from shardkit.errors import HubError, ManifestError, OutputError, ShardError, ShardkitWarning, UsageError
 from shardkit.files import read_small_file, remove_tree, write_error
 from shardkit.locks import hold_lock
-from shardkit.remote.address import open_remote
+from shardkit.remote.address import hint_at_folder, open_remote
 from shardkit.remote.bare_shards import pull_bare
 from shardkit.remote.download import WantedFile, download_files, fetch_tokenizer, replaced_files, write_manifest
 from shardkit.remote.interface import Remote, RemoteFile
@@ -37,8 +38,8 @@ class Pulled(NamedTuple):
 
 
 def pull(
-    repo: str,
-    directory: str | Path | None = None,
+    repo: str | os.PathLike[str],
+    directory: str | os.PathLike[str] | None = None,
     *,
     revision: str | None = None,
     split: str | None = None,
@@ -86,8 +87,8 @@ def pull(
 
 
 def pull_checked(
-    repo: str,
-    directory: str | Path | None = None,
+    repo: str | os.PathLike[str],
+    directory: str | os.PathLike[str] | None = None,
     *,
     revision: str | None,
     selection: Selection,
@@ -96,11 +97,13 @@ def pull_checked(
     progress: TransferProgress | bool | None,
 ) -> Pulled:
     """`pull`, and whether the files were verified."""
-    with shown(progress, lambda: TransferBar("pull")) as tell:
+    repo = place_text(repo)
+    with shown(progress, lambda: TransferBar("pull")) as tell, hint_at_folder(repo):
+        workers = whole_numbers(or_none=False, workers=workers)[0]
         remote = open_remote(repo, revision=revision)
         remote_files = remote.files()
         directory = user_path(directory) if directory is not None else Path(remote.default_folder)
-        if remote.local_folder == directory.resolve():
+        if remote.local_folder == directory.resolve() and remote_files:
             raise UsageError(f"{repo} is the folder to pull into itself: give another folder")
         dataset = published(remote, remote_files)
         with _only_pull(directory):
@@ -146,18 +149,18 @@ def _local_manifest(directory: Path, *, overwrite: bool) -> Manifest | None:
     except OSError as error:
         raise OutputError(
             f"cannot read {path}: {error.strerror or error}; pull into another folder, or see to that file first"
-        ) from error
+        ) from None
     try:
         return Manifest.from_json(text, where=str(path))
     except ManifestError as error:
         if not overwrite:
-            raise OutputError(f"{error}; or delete it, and the pull keeps every shard that is right") from error
+            raise OutputError(f"{error}; or delete it, and the pull keeps every shard that is right") from None
         if b'"tokens_per_shard"' in text:
             return None
         raise OutputError(
             f"{path} is none that shardkit wrote, and --overwrite replaces nothing else: move it away, or pull into "
             "another folder"
-        ) from error
+        ) from None
 
 
 def _with_local(whole: Manifest, part: Manifest, local: Manifest | None, directory: Path) -> Manifest:
@@ -190,9 +193,9 @@ def _only_pull(directory: Path) -> Iterator[None]:
                 if (directory / MANIFEST_NAME).exists():
                     remove_tree(work / "incoming")
     except OSError as error:  # of the folder: the remote's are `HubError`s
-        raise write_error(error, Path(error.filename or directory), 0) from error
+        raise write_error(error, Path(error.filename or directory), 0) from None
     except ShardError as error:
-        raise HubError(f"{error}; what the remote holds is not a dataset that shardkit can use") from error
+        raise HubError(f"{error}; what the remote holds is not a dataset that shardkit can use") from None
     finally:
         with suppress(OSError):  # not there, or not empty
             work.rmdir()

@@ -7,12 +7,13 @@ for the remotes and the `Uploader`.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from shardkit.arguments import user_path
+from shardkit.arguments import check_texts, place_text, user_path, whole_numbers
 from shardkit.bars import TransferBar, shown
 from shardkit.dataset.check import check_shard
 from shardkit.dataset.journal_segments import segment_files
@@ -22,7 +23,7 @@ from shardkit.dataset.tokenizer_file import TOKENIZER_NAME, read_tokenizer_files
 from shardkit.errors import HubError, ManifestError, ShardkitWarning, UsageError
 from shardkit.hub_answers import or_mirror
 from shardkit.notebook import html_table
-from shardkit.remote.address import open_remote
+from shardkit.remote.address import hint_at_folder, open_remote
 from shardkit.remote.card import CARD_NAME, updated_card
 from shardkit.remote.claim import another_dataset, check_not_claimed, claim_for, holds_data, mark
 from shardkit.remote.interface import CLAIM_FILE, Remote, RemoteFile
@@ -48,8 +49,8 @@ class PushResult:
 
 
 def push(
-    directory: str | Path,
-    repo: str,
+    directory: str | os.PathLike[str],
+    repo: str | os.PathLike[str],
     *,
     private: bool = False,
     revision: str | None = None,
@@ -65,9 +66,8 @@ def push(
     a branch, made if need be; `tag` names the resulting commit. With `overwrite` another dataset that is there, or on
     its way, is replaced. With `repair` every shard that is there is read back first, and one that is served wrong, or
     not at all, is sent again. Safe to repeat after any failure. A bar says how far it is; `progress=False` silences it,
-    and `progress(file, done_bytes, total_bytes)` is called in its place. Raises `ManifestError` or `ShardError` for a
-    dataset that does not verify, `HubError` if the remote holds another one (and not `overwrite`), `AuthError`,
-    `UsageError`.
+    and `progress(file, done_bytes, total_bytes)` is called in its place. Raises `ManifestError` or `ShardError` for one
+    that does not verify, `HubError` if the remote holds another (and not `overwrite`), `AuthError`, `UsageError`.
 
     >>> result = push("out", "./remote")
     >>> result.skipped_files  # nothing was there before
@@ -75,7 +75,8 @@ def push(
     >>> push("out", "./remote").sent_files  # now everything is
     0
     """
-    directory = user_path(directory)
+    directory, repo, workers = user_path(directory), place_text(repo), whole_numbers(or_none=False, workers=workers)[0]
+    check_texts(tag=tag)
     manifest, manifest_bytes = _load_manifest(directory)
     tokenizer = read_tokenizer_files(directory, manifest.tokenizer)
     _check_local(manifest, directory)
@@ -84,7 +85,7 @@ def push(
         raise UsageError(f"{repo} is not a Hub repo: leave --tag={tag} out")
     if remote.local_folder == directory.resolve():
         raise UsageError(f"{repo} is the folder to push itself: give another place")
-    with shown(progress, lambda: TransferBar("push")) as tell:
+    with shown(progress, lambda: TransferBar("push")) as tell, hint_at_folder(repo):
         remote.create(private=private)
         wrong = served_wrong(remote, manifest.shards, workers, tell) if repair else []
         remote_files = _claim(remote, manifest, wrong, overwrite=overwrite)

@@ -38,9 +38,9 @@ class FsspecRemote:
         try:
             self._fs, self._root = open_filesystem(str(Path(url).expanduser()) if "://" not in url else url)
         except ImportError as error:
-            raise missing_package(error, self.name) or UsageError(f"{self.name} needs a driver: {error}") from error
+            raise missing_package(error, self.name) or UsageError(f"{self.name} needs a driver: {error}") from None
         except ValueError as error:
-            raise UsageError(f"{self.name} is no place ({error}): write user/name, s3://bucket/x, ./folder") from error
+            raise UsageError(f"{self.name} is no place ({error}): write user/name, s3://bucket/x, ./folder") from None
         protocol = self._fs.protocol if isinstance(self._fs.protocol, str) else self._fs.protocol[0]
         self.stopping = threading.Event()
         self._root = self._root.rstrip("/")

@@ -130,7 +130,7 @@ def _resolve(dataset: str, name: str | None, split: str, commit: str) -> tuple[s
         if type(error) is not ValueError:
             raise
         # no such config; the message lists them
-        raise SourceError(f"dataset {dataset}: {' '.join(str(error).split())[:300]} (--name CONFIG)") from error
+        raise SourceError(f"dataset {dataset}: {' '.join(str(error).split())[:300]} (--name CONFIG)") from None
     finally:
         if had_bars:
             datasets.enable_progress_bars()

@@ -62,7 +62,7 @@ def url_files(url: str) -> tuple[InputFile, ...]:
     try:
         filesystem, root = open_filesystem(url, error=SourceError)
     except (ValueError, ImportError) as error:
-        raise missing_package(error, shown) or SourceError(f"cannot open {shown}: {error}") from error
+        raise missing_package(error, shown) or SourceError(f"cannot open {shown}: {error}") from None
     found = with_retries(list_files, shown, "list the source", error=SourceError)
     if not found:
         raise SourceError(f"{shown} holds no files to read: expected {', '.join(FORMATS)}")
@@ -128,7 +128,7 @@ def _names_below(folder: Path) -> list[str]:
     """
 
     def refuse(error: OSError) -> None:
-        raise SourceError(f"cannot list {error.filename}: {error.strerror}") from error
+        raise SourceError(f"cannot list {error.filename}: {error.strerror}") from None
 
     names: list[str] = []
     for at, folders, files in os.walk(folder, onerror=refuse):

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from shardkit.arguments import check_texts, place_text
 from shardkit.dataset.manifest import SourceInfo
 from shardkit.errors import ShardkitWarning, SourceError, UsageError
 from shardkit.hub_address import parse_address, parse_short
@@ -49,9 +50,10 @@ def open_source(
     Raises `SourceError` if it does not exist or has no files to read, `AuthError` if it may not be read, `UsageError`
     if it is none of these.
     """
-    options = ReadOptions(text_field=text_field, separator=separator, skip_bad_rows=skip_bad_rows)
+    check_texts(name=name, split=split, revision=revision, text_field=text_field, separator=separator)
+    options = ReadOptions(text_field=text_field, separator=separator, skip_bad_rows=bool(skip_bad_rows))
     if isinstance(source, str | os.PathLike):
-        opened = _from_name(os.fspath(source), name, split, revision, options)
+        opened = _from_name(place_text(source), name, split, revision, options)
     else:
         paths = _paths_in(source)
         opened = _from_iterable(source, options) if paths is None else _from_paths(paths, options)

@@ -188,8 +188,8 @@ def _decoded(file: InputFile, column: pa.DictionaryArray, most: int, where: str,
     rows of a few bytes. Its first row is number `row` of `where`."""
     try:
         lengths = pc.binary_length(column.dictionary).take(column.indices).fill_null(0)
-    except pa.ArrowIndexError as error:
-        raise DamagedSource(f"{file.path}, {where}: a value is not in its dictionary: the file is damaged") from error
+    except pa.ArrowIndexError:
+        raise DamagedSource(f"{file.path}, {where}: a value is not in its dictionary: the file is damaged") from None
     ends = np.cumsum(lengths.to_numpy(zero_copy_only=False), dtype=np.int64)
     start = done = 0
     while start < len(column):

@@ -57,7 +57,7 @@ def _copy(file: InputFile, ahead: ReadAhead, into: IO[bytes], stop: Callable[[],
                 try:
                     into.write(block)
                 except OSError as error:
-                    raise write_error(error, Path(tempfile.gettempdir()), file.bytes) from error
+                    raise write_error(error, Path(tempfile.gettempdir()), file.bytes) from None
         if stop() or digest.hexdigest() == file.oid:
             into.seek(0)
             return

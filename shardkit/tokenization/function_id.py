@@ -70,7 +70,7 @@ def function_id(function: Any) -> str | None:
             f"{name} uses {error}, so a change of it would not be noticed when the run goes on: make that inside the "
             f'function, or name what the function does (`{name.rpartition(".")[2]}.shardkit_version = "1"`), anew with '
             "every change"
-        ) from error
+        ) from None
 
 
 class _Undescribed(Exception):

@@ -264,11 +264,11 @@ class OrderedWriter:
         info = dataclasses.replace(info, tokens=made.tokens, bytes=made.bytes, sha256=made.sha256)
         try:
             self._seen.note(info)
-        except ShardError as error:
+        except ShardError:
             raise OutputError(
                 f"{self.directory} was written to by somebody else, {info.file} is not the file that was put there: "
                 "run the same command again"
-            ) from error
+            ) from None
         self.journal.append(info, resume)
         if self.uploads is not None:
             self.uploads.submit(info)
@@ -289,4 +289,4 @@ def _check_earlier(seen: SeenShards, shard: ShardInfo) -> None:
     try:
         seen.check(shard)
     except ShardError as error:
-        raise OutputError(f"{error}, or start again with --overwrite") from error
+        raise OutputError(f"{error}, or start again with --overwrite") from None

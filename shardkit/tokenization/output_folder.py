@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from shardkit.arguments import check_texts
 from shardkit.dataset.check import check_shard
 from shardkit.dataset.folder import shard_files
 from shardkit.dataset.journal import JOURNAL_FILE, Journal, forget_unused
@@ -50,7 +51,7 @@ def claim(directory: Path, *, overwrite: bool) -> Iterator[OwnFolder]:
         if directory.exists() and not directory.is_dir():
             raise OutputError(f"{directory} is a file: --out expects a folder")
     except OSError as error:  # a name that is too long
-        raise write_error(error, directory, 0) from error
+        raise write_error(error, directory, 0) from None
     work = directory / WORK_DIR
     if directory.is_dir() and not (directory / JOURNAL_FILE).exists():
         _refuse_foreign(directory, overwrite=overwrite)
@@ -61,7 +62,7 @@ def claim(directory: Path, *, overwrite: bool) -> Iterator[OwnFolder]:
             for temp in work.glob("*.tmp"):
                 temp.unlink()
         except OSError as error:
-            raise write_error(error, directory, 0) from error
+            raise write_error(error, directory, 0) from None
         try:
             yield folder
         except BaseException:
@@ -109,7 +110,7 @@ def finished(directory: Path, journal: Journal, spec: RunSpec) -> Manifest | Non
         for shard in manifest.shards:
             check_shard(directory / shard.file, shard, dtype=manifest.dtype)
     except ShardError as error:
-        raise OutputError(f"{error}; {_WAY_OUT}") from error
+        raise OutputError(f"{error}; {_WAY_OUT}") from None
     return manifest
 
 
@@ -120,7 +121,7 @@ def own_manifest(directory: Path, journal: Journal, spec: RunSpec) -> Manifest |
     try:
         manifest = Manifest.load(directory)
     except ManifestError as error:
-        raise OutputError(f"{error}; {_WAY_OUT}") from error
+        raise OutputError(f"{error}; {_WAY_OUT}") from None
     if not spec.makes(manifest) or list(manifest.shards[: len(journal.shards)]) != journal.shards:
         raise OutputError(f"{directory / MANIFEST_NAME} is of another dataset than this run makes; {_WAY_OUT}")
     return manifest
@@ -134,7 +135,7 @@ def complete(manifest: Manifest, seen: SeenShards, tokenizer: bytes) -> Manifest
         for shard in manifest.shards:
             seen.check(shard)
     except ShardError as error:
-        raise OutputError(f"{error}; no manifest is written, start again with --overwrite") from error
+        raise OutputError(f"{error}; no manifest is written, start again with --overwrite") from None
     if not write_tokenizer_files(seen.directory, tokenizer_files(manifest.tokenizer, tokenizer)):
         raise OutputError(
             f"{seen.directory} holds another {TOKENIZER_NAME} than this dataset's: move it away, then run the same "
@@ -155,6 +156,7 @@ def default_prefix(source_id: str) -> str:
 
 def check_prefix(prefix: str) -> str:
     """`prefix`, if shards named with it can be told apart by scripts that look for `train` and `val` in a name."""
+    check_texts(prefix=prefix)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", prefix) or "train" in prefix or "val" in prefix:
         raise UsageError(
             f"--prefix {prefix!r}: expected letters, digits, '_', '.', '-', and neither 'train' nor 'val' in it "
@@ -166,8 +168,8 @@ def check_prefix(prefix: str) -> str:
 def _refuse_foreign(directory: Path, *, overwrite: bool) -> None:
     try:
         names = sorted(path.name for path in directory.iterdir() if path.name != WORK_DIR)
-    except PermissionError as error:
-        raise OutputError(f"no permission to read {directory}: choose another --out") from error
+    except PermissionError:
+        raise OutputError(f"no permission to read {directory}: choose another --out") from None
     _listed_shards(directory)
     if not names or overwrite:
         return
@@ -195,7 +197,7 @@ def _listed_shards(directory: Path) -> list[Path]:
         raise OutputError(
             f"{error}; shardkit removes what its own manifest names and nothing else: move it away, or choose another "
             "--out"
-        ) from error
+        ) from None
     found = sorted(shard_files(directory))
     if foreign := [path.name for path in found if path.name not in named]:
         raise OutputError(
@@ -257,4 +259,4 @@ def clear(directory: Path) -> None:
             if path.name not in _LOCK_FILES:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     except OSError as error:
-        raise write_error(error, directory, 0) from error
+        raise write_error(error, directory, 0) from None

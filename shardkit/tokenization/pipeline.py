@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from shardkit.arguments import user_path, whole_numbers
+from shardkit.arguments import place_text, user_path, whole_numbers
 from shardkit.bars import end_bar, shown
 from shardkit.dataset.journal import Journal
 from shardkit.dataset.known_files import SeenShards
 from shardkit.dataset.manifest import WORK_DIR, Manifest
 from shardkit.errors import UsageError
 from shardkit.files import atomic_write
+from shardkit.remote.address import hint_at_folder
 from shardkit.remote.pull import pull
 from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.open import DEFAULT_SOURCE, open_source
@@ -61,7 +62,7 @@ def tokenize(
     text_field: str = "text",
     separator: str | None = None,
     skip_bad_rows: bool = False,
-    tokenizer: str = "gpt2",
+    tokenizer: str | os.PathLike[str] = "gpt2",
     eot: str | None = None,
     encoder: str = "auto",
     shard_tokens: int | None = None,
@@ -73,7 +74,7 @@ def tokenize(
     transform: Transform | None = None,
     filter: Filter | None = None,
     runner: str = "local",
-    push: str | None = None,
+    push: str | os.PathLike[str] | None = None,
     private: bool = False,
     max_disk: int | None = None,
     overwrite: bool = False,
@@ -122,7 +123,8 @@ def tokenize(
     val_shards = whole_numbers(least=0, val_shards=val_shards)[0]
     if push is None and (max_disk is not None or private):
         raise UsageError("--max-disk and --private say how to push: give --push REPO too")
-    with ExitStack() as stack:
+    push = None if push is None else place_text(push)
+    with hint_at_folder(push), ExitStack() as stack:
         tell = stack.enter_context(shown(progress, ProgressBar))
         opened = open_source(
             source,
@@ -149,8 +151,7 @@ def tokenize(
                 eot,
                 encoder,
                 opened,
-                max_docs=max_docs,
-                max_tokens=max_tokens,
+                **limits,
                 transform=transform,
                 filter=filter,
             ),

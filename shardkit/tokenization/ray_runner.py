@@ -59,7 +59,7 @@ class RayRunner:
         try:
             import ray
         except ImportError as error:
-            raise missing_package(error) or error from error
+            raise missing_package(error) or error from None
         self._ray = ray
         self._connected = not ray.is_initialized()
         if self._connected:
@@ -75,11 +75,11 @@ class RayRunner:
         address = os.environ.get("RAY_ADDRESS", "auto")
         try:
             self._ray.init(address, log_to_driver=False)
-        except ConnectionError as error:
+        except ConnectionError:
             raise WorkerError(
                 f"no Ray cluster answers at {address}: check `ray status`, or unset RAY_ADDRESS (or `ray stop`) for a "
                 "cluster of this machine's own"
-            ) from error
+            ) from None
 
     def __enter__(self) -> RayRunner:
         return self
@@ -151,9 +151,9 @@ class RayRunner:
     def _get(self, chunk: Chunk, piece: Any) -> EncodedChunk:
         try:
             encoded: EncodedChunk = self._ray.get(piece)
-        except (self._ray.exceptions.WorkerCrashedError, self._ray.exceptions.ObjectLostError) as error:
+        except (self._ray.exceptions.WorkerCrashedError, self._ray.exceptions.ObjectLostError):
             raise WorkerError(
                 f"a Ray worker died at {chunk.where} and again on {_RETRIES} retries: run the same command again, it "
                 "goes on from the last finished shard"
-            ) from error
+            ) from None
         return encoded

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 
+from shardkit.arguments import place_text
 from shardkit.errors import ShardkitWarning, UsageError
 from shardkit.sources.source import Source
 from shardkit.tokenization.characters import character_vocabulary
@@ -15,7 +17,7 @@ from shardkit.tokenization.worker import Filter, Transform
 
 
 def open_tokenizer(
-    name: str,
+    name: str | os.PathLike[str],
     eot: str | None,
     encoder: str,
     source: Source,
@@ -26,6 +28,7 @@ def open_tokenizer(
     filter: Filter | None,
 ) -> Tokenizer:
     """The tokenizer of a run; for `auto` and much text, with a proof of the fast engine, made now if need be."""
+    name = place_text(name)
     if encoder == "fast" and name in (CHARS, "bytes"):
         warnings.warn(f"--encoder=fast changes nothing: {name} has one encoder", ShardkitWarning, stacklevel=3)
     if name == CHARS:

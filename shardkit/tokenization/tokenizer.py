@@ -177,7 +177,7 @@ class Tokenizer:
         try:
             return self._reference.encode(text)
         except Unencodable as failure:
-            raise TokenizerError(failure.why) from failure
+            raise TokenizerError(failure.why) from None
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`; bytes that are not UTF-8 become U+FFFD, EOT becomes `<|endoftext|>`."""
@@ -191,7 +191,7 @@ class Tokenizer:
             raise AuditError(
                 f"{where}: {failure.why}, so nobody can say whether {self.engine} is right there: install a newer one, "
                 "or leave the document out (`filter`)"
-            ) from failure
+            ) from None
         if len(expected) != len(ids) or not np.array_equal(np.asarray(expected, dtype=np.int64), ids):
             shorter = min(len(expected), len(ids))
             at = next((i for i in range(shorter) if expected[i] != ids[i]), shorter)

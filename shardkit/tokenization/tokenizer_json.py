@@ -24,7 +24,7 @@ def read_tokenizer_json(path: Path) -> tuple[str, Any]:
         text = read_small_file(path).decode("utf-8")
         return text, parse_tokenizer_json(text)
     except OSError as error:
-        raise TokenizerError(f"cannot read tokenizer {path}: {error.strerror or error}") from error
+        raise TokenizerError(f"cannot read tokenizer {path}: {error.strerror or error}") from None
     except Exception as error:
         raise TokenizerError(f"{path} is not a tokenizer.json: {error}") from error
 
@@ -156,5 +156,5 @@ def _stated_eos(config: Path) -> str | None:
         if not isinstance(stated, str | None):
             raise ValueError("its eos_token is no text")
     except (ValueError, OSError) as error:
-        raise TokenizerError(f"cannot read {config}: {error}") from error
+        raise TokenizerError(f"cannot read {config}: {error}") from None
     return stated

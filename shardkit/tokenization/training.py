@@ -122,7 +122,7 @@ def train_tokenizer(
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise write_error(error, directory, len(data)) from error
+        raise write_error(error, directory, len(data)) from None
     write_tokenizer_files(directory, tokenizer_files(info, data))
     return trained
 
@@ -216,4 +216,4 @@ def _read(chunk: Chunk, source: Source) -> Iterator[Texts]:
     except BadRow as bad:
         raise SourceError(
             f"{chunk.where}, row {bad.row} of them: {bad.why}; mend it, or pass over such rows with --skip-bad-rows"
-        ) from bad
+        ) from None

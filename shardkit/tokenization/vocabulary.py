@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from shardkit.arguments import check_texts, place_text
 from shardkit.dataset.manifest import Manifest, TokenizerInfo
 from shardkit.dataset.tokenizer_file import TOKENIZER_NAME, read_tokenizer_files
 from shardkit.errors import TokenizerError
@@ -62,7 +63,7 @@ class Vocabulary:
     proof: Proof | None = None
 
 
-def load_vocabulary(name: str, eot: str | None = None) -> Vocabulary:
+def load_vocabulary(name: str | os.PathLike[str], eot: str | None = None) -> Vocabulary:
     """The vocabulary of a tiktoken encoding, of a `tokenizer.json` or a folder that holds one, of a model on the Hub
     (`user/name`), or `bytes` (ids 0-255, EOT 256). `eot` is the token that separates documents, where it is not the
     vocabulary's own end of text.
@@ -70,12 +71,13 @@ def load_vocabulary(name: str, eot: str | None = None) -> Vocabulary:
     Raises `TokenizerError` if it cannot be had, or has no such token, and `AuthError` for a model that is not for this
     account. Warns (`ShardkitWarning`) of an unusual end of text.
     """
+    check_texts(eot=eot)
     if name == CHARS:
         raise TokenizerError(
             f"the vocabulary {CHARS} is made of the text of one dataset, beside whose manifest it is: give --tokenizer "
             "with that tokenizer.json"
         )
-    name = os.path.expanduser(name)
+    name = os.path.expanduser(place_text(name))
     if name.endswith(".json"):
         return _with_own_proof(_from_file(Path(name), eot))
     if name != "bytes" and not is_encoding(name):  # their names are taken: no folder stands for them

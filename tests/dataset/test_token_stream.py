@@ -338,6 +338,9 @@ def test_a_split_without_shards_says_what_would_have_made_one(tmp_path: Path) ->
         open_split(tmp_path / "all_train", "val", verify=False)
     with pytest.raises(UsageError, match=r"no 'test' shard .*split='train'"):
         open_split(tmp_path / "all_train", "test", verify=False)
+    write_shards(tmp_path / "both", [30, 31], vals=1)
+    with pytest.raises(UsageError, match=r"no 'test' shard .*give split='val' or 'train'"):
+        open_split(tmp_path / "both", "test", verify=False)
 
 
 def test_a_shard_that_is_not_what_the_manifest_says_is_refused_at_the_door(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hub_data import make_dataset
 from reference import gpt2
 from texts import documents, write_parquet
 
-from shardkit import Manifest, info, open_shard, tokenize, verify
+from shardkit import Manifest, info, open_shard, peek, tokenize, verify
 from shardkit.dataset.shards import MEND
 from shardkit.errors import ManifestError, ShardError, TokenizerError, UsageError
 from shardkit.look.peek import peek_document
@@ -139,8 +139,11 @@ def test_a_shard_that_is_not_there_whole_is_named(copy: Path, damage: str) -> No
         path.unlink()
     else:
         rewrite(path, np.zeros(SHARD_TOKENS - (damage == "short"), "<u2" if damage == "short" else "<u4"))
-    with pytest.raises(ShardError, match=r"x_train_000001\.npy"):
-        verify(copy, hashes=False)
+    words = "000001.npy is missing: fetch or make it again" if damage == "missing" else "000001.npy"
+    first = Manifest.load(copy).shards[0].documents  # of the next shard
+    for look in (lambda: verify(copy, hashes=False), lambda: peek(copy, document=first)):
+        with pytest.raises(ShardError, match=words):
+            look()
 
 
 def test_an_unfinished_run_and_a_folder_that_is_no_dataset_are_refused(copy: Path, tmp_path: Path) -> None:

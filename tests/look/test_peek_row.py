@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from shardkit import ShardLoader, Tokenizer, UsageError, tokenize
+from shardkit import ShardLoader, Tokenizer, UsageError, peek, tokenize
 from shardkit.cli import main
 from shardkit.errors import StateError
 from shardkit.look.peek_row import peek_row, peek_run
@@ -136,7 +136,7 @@ def test_a_place_that_is_none_is_refused(folder: Path) -> None:
         ({"step": 0, "batch_size": 2, "rank": 1}, "for 1 ranks and batches of 2"),
     ):
         with pytest.raises(UsageError, match=message):
-            peek_row(folder, **options(), **place)  # type: ignore[arg-type]
+            peek(folder, **options(), **place)  # type: ignore[arg-type]
     lengths = ((0, "seq_len is 0: expected a whole number of at least 1"), (10**6, "0 windows of 1,000,000"))
     for length, message in lengths:
         with pytest.raises(UsageError, match=message):

@@ -81,7 +81,7 @@ def test_a_row_is_told_to_people_with_its_documents_and_their_source(dataset: Pa
         ({"run": "x"}, "run= needs step=S"),
         ({"directory": "DIR", "step": 1}, "step= needs the loader's batch_size= and seq_len=, and no document="),
         ({"directory": "DIR", "document": 60}, "no document 60"),
-        ({"directory": "DIR", "tokens": 0}, "tokens is 0: expected at least 1"),
+        ({"directory": "DIR", "tokens": 0}, "tokens is 0: expected a whole number of at least 1"),
         ({"directory": "DIR", "seq_len": 0, "step": 0, "batch_size": 1}, "seq_len is 0"),
         ({"directory": [("DIR", 1.0)]}, "a document is one of a dataset's folder"),
     ],

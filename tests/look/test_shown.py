@@ -7,8 +7,10 @@ import html.parser
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from shardkit import Manifest, ShardLoader, pull, push, tokenize
+from shardkit import Manifest, ShardLoader, info, peek, pull, push, tokenize, verify
+from shardkit.cli import main
 from shardkit.dataset.records import ShardInfo, TokenizerInfo
 
 EVIL = "<script>alert(1)</script>\x1b[2J&amp;"
@@ -91,3 +93,25 @@ def test_a_loader_says_what_it_reads_and_where_it_is(made: Manifest) -> None:
         assert len(repr(loader)) < 300
         assert Tags(loader._repr_html_()).words[0] == "ShardLoader"
     assert "split train" in repr(loader)  # closed
+
+
+def test_what_info_verify_peek_and_stats_return_is_read_as_the_lines_of_the_command(tmp_path: Path) -> None:
+    texts = [f"line {number}\n<b>next</b>" for number in range(40)]
+    folder = tokenize(texts, tmp_path / "out", tokenizer="bytes", shard_tokens=200, workers=1).directory
+    assert folder is not None
+    for words, result in (
+        (["info"], info(folder)),
+        (["verify"], verify(folder)),
+        (["peek"], peek(folder)),
+        (
+            ["peek", "--step", "0", "--batch-size", "2", "--seq-len", "16"],
+            peek(folder, step=0, batch_size=2, seq_len=16),
+        ),
+    ):
+        printed = CliRunner().invoke(main, [words[0], str(folder), *words[1:]]).stdout
+        assert printed.startswith(f"{result}\n")
+        assert Tags(result._repr_html_()).words == [str(result)]
+        assert Tags(result._repr_html_()).tags == {"pre"}
+    assert "text:\nline 0\n<b>next</b>" in str(peek(folder))
+    with ShardLoader(folder, batch_size=2, seq_len=8) as loader:
+        assert Tags(loader.stats()._repr_html_()).words == [str(loader.stats())]

@@ -14,15 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hub_data import journal_at, make_dataset, open_uploader, tree_of
 
-from shardkit import network
+from shardkit import network, tokenize
+from shardkit.cli import main
 from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest
-from shardkit.errors import AuthError, HubError, ShardError, UsageError
+from shardkit.errors import AuthError, HubError, ShardError, ShardkitWarning, UsageError
 from shardkit.remote.address import is_remote, open_remote
 from shardkit.remote.bucket import BucketRemote
+from shardkit.remote.claim import warn_of_corpus
 from shardkit.remote.hub import HubRemote
+from shardkit.remote.interface import RemoteFile
 from shardkit.remote.pull import pull
 from shardkit.remote.push import publish, push
 from shardkit.remote.storage import FsspecRemote
@@ -465,3 +469,47 @@ def test_a_bucket_of_the_hub_is_a_place_through_its_s3_gateway(gateway: str, tmp
     with pytest.raises(HubError, match="holds another dataset") as caught:
         push(tmp_path / "b", gateway)
     assert "5ecret" not in str(caught.value)
+
+
+def test_the_files_of_a_dataset_in_a_folder_of_a_place_are_no_corpus(tmp_path: Path) -> None:
+    remote = FsspecRemote(str(tmp_path / "far"))
+    files = ("sub/manifest.json", "sub/tokenizer.json", "sub/tokenizer_config.json", "sub/.shardkit/a.json", "x.npy")
+    warn_of_corpus(remote, {name: RemoteFile(1, "") for name in files})
+    with pytest.warns(ShardkitWarning, match=r"holds a corpus \(1 files of text or tables, sub/rows.json first\)"):
+        warn_of_corpus(remote, {name: RemoteFile(1, "") for name in (*files, "sub/rows.json")})
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_name_that_begins_as_a_folder_here_and_is_refused_says_how_a_folder_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_dataset(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    hint = r"; if a folder here is meant, write \./ro/sub$"
+    for ask in (
+        lambda: push("data", "ro/sub", progress=False),
+        lambda: pull("ro/sub", "into", progress=False),
+        lambda: tokenize(["a"], "out", tokenizer="bytes", workers=1, push="ro/sub", progress=False),
+    ):
+        with pytest.raises(AuthError) as caught:
+            ask()
+        assert "is meant" not in str(caught.value)
+        Path("ro").mkdir()
+        with pytest.raises(AuthError, match=hint):
+            ask()
+        Path("ro").rmdir()
+
+
+def test_a_folder_that_is_not_there_is_not_the_folder_to_pull_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(HubError, match="./nothere holds nothing: check the name"):
+        pull("./nothere", progress=False)
+
+
+def test_where_there_are_no_commits_a_push_prints_no_revision(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "data")
+    done = CliRunner().invoke(main, ["push", str(tmp_path / "data"), str(tmp_path / "far")])
+    assert "sent files:" in done.stdout
+    assert "revision" not in done.stdout

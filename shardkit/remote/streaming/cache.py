@@ -103,7 +103,7 @@ class ShardCache:
             reader.leave()
             if "://" in source:
                 raise
-            raise type(error)(f"{error} (nor is there a folder {source} here)") from error
+            raise type(error)(f"{error} (nor is there a folder {source} here)") from None
         except BaseException:
             reader.leave()
             raise

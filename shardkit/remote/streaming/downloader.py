@@ -199,7 +199,7 @@ class Downloader:
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:  # a folder of that name
-                raise write_error(error, path, 0) from error
+                raise write_error(error, path, 0) from None
             return False
         return True
 

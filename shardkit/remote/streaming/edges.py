@@ -52,7 +52,7 @@ class EdgeFolder:
         except OSError as error:
             with suppress(OSError):
                 temp.unlink(missing_ok=True)
-            raise write_error(error, self._folder / name, len(data)) from error
+            raise write_error(error, self._folder / name, len(data)) from None
 
 
 def edge_bytes(count: int, itemsize: int) -> int:

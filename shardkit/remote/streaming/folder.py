@@ -112,7 +112,7 @@ class CacheFolder:
                 )
             self.readers.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise write_error(error, self.path, 0) from error
+            raise write_error(error, self.path, 0) from None
 
     def write(self, path: Path, record: Lease | Status | Dataset) -> None:
         """Replace a record. Raises `OutputError`."""
@@ -124,7 +124,7 @@ class CacheFolder:
         except OSError as error:
             with contextlib.suppress(OSError):
                 temp.unlink(missing_ok=True)
-            raise write_error(error, path, len(text)) from error
+            raise write_error(error, path, len(text)) from None
 
     def read(self, path: Path, kind: type[Record]) -> Record | None:
         """A record; None where there is none, or none that this version writes."""
@@ -141,7 +141,7 @@ class CacheFolder:
         try:
             lock.move(self.readers / f"{name}.lock")
         except OSError as error:
-            raise write_error(error, young, 0) from error
+            raise write_error(error, young, 0) from None
         return lock
 
     def living(self) -> list[Lease]:
