@@ -162,7 +162,7 @@ def _iter_batches(source: Source, number: int, start: int, chunk_bytes: int) -> 
     batch: list[str | None] = []
     size, row = 0, 0
     for item in () if source.texts is None else source.texts:
-        text = _text_in(item, column)
+        text = text_in(item, column)
         if text is not None and not isinstance(text, str):
             has = f" with {', '.join(map(repr, list(text)[:8]))}" if isinstance(text, dict) else ""
             raise SourceError(
@@ -182,7 +182,7 @@ def _iter_batches(source: Source, number: int, start: int, chunk_bytes: int) -> 
         yield _texts_chunk(file, number, row, batch, content.hexdigest())
 
 
-def _text_in(item: Any, column: str) -> Any:
+def text_in(item: Any, column: str) -> Any:
     """What an item of an iterable gives: its field, or itself; None for what stands for a missing text in pandas
     (NaN, `pandas.NA`), and the values of pyarrow's scalars."""
     text = item.get(column, item) if isinstance(item, dict) else item

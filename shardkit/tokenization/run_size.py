@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sized
 from typing import NamedTuple
 
 from shardkit.errors import DiskFull
 from shardkit.files import format_bytes
+from shardkit.sources.chunks import text_in
 from shardkit.sources.source import Source
 from shardkit.tokenization.run_spec import RunSpec
 
@@ -13,11 +15,24 @@ _BYTES_A_TOKEN, _BYTES_A_DOCUMENT = 4, 4_400  # FineWeb-Edu's means
 _CHUNK_PARTS = 8  # less than that part of a chunk is encoded sooner than a worker for it has started
 
 
-def source_bytes(source: Source, *, max_docs: int | None, max_tokens: int | None) -> int:
-    """Bytes of the source's files that a run with these limits reads, about; 0 if nobody knows: of an iterable."""
-    bounds = [sum(file.bytes for file in source.files)]
+def source_bytes(source: Source, *, max_docs: int | None, max_tokens: int | None, count_to: int = 0) -> int:
+    """Bytes of the source that a run with these limits reads, about: of files, or, counted in characters up to
+    `count_to`, of the texts of an iterable that can be read again. 0 if nobody knows."""
+    bounds = [sum(file.bytes for file in source.files) or _count_characters(source, count_to)]
     bounds += [most * each for most, each in ((max_docs, _BYTES_A_DOCUMENT), (max_tokens, _BYTES_A_TOKEN)) if most]
     return min(bounds)
+
+
+def _count_characters(source: Source, enough: int) -> int:
+    texts, count = source.texts, 0
+    if texts is None or isinstance(texts, Iterator) or not isinstance(texts, Sized):
+        return 0
+    for item in texts if enough else ():
+        text = text_in(item, source.options.text_field)
+        count += len(text) if isinstance(text, str) else 0
+        if count >= enough:
+            break
+    return count
 
 
 class WorkerCount(NamedTuple):

@@ -8,8 +8,8 @@ import warnings
 from shardkit.arguments import place_text
 from shardkit.errors import ShardkitWarning, UsageError
 from shardkit.sources.source import Source
+from shardkit.tokenization import proving
 from shardkit.tokenization.characters import character_vocabulary
-from shardkit.tokenization.proving import with_proof
 from shardkit.tokenization.run_size import source_bytes
 from shardkit.tokenization.tokenizer import Tokenizer
 from shardkit.tokenization.vocabulary import CHARS, load_vocabulary
@@ -38,6 +38,8 @@ def open_tokenizer(
         vocabulary = character_vocabulary(source, transform=transform, filter=filter, **limits)
         return Tokenizer(vocabulary, encoder="tiktoken")  # the one that knows what is no character of it
     vocabulary = load_vocabulary(name, eot)
-    if encoder == "auto":
-        vocabulary = with_proof(vocabulary, source_bytes(source, max_docs=max_docs, max_tokens=max_tokens))
+    if encoder == "auto" and vocabulary.proof_key is not None:
+        count_to = proving.WORTH_BYTES if vocabulary.tokenizer_json is not None else 0  # the others' proofs are there
+        size = source_bytes(source, max_docs=max_docs, max_tokens=max_tokens, count_to=count_to)
+        vocabulary = proving.with_proof(vocabulary, size)
     return Tokenizer(vocabulary, encoder=encoder)

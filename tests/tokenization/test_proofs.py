@@ -326,6 +326,18 @@ def test_a_run_over_much_text_proves_an_unknown_vocabulary_once_and_says_so(
     assert folder_bytes(tmp_path / "first") == folder_bytes(tmp_path / "few")
 
 
+def test_texts_are_much_if_they_can_be_counted_before_they_are_read(
+    vocabulary_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proving, "battery", quick_battery)
+    monkeypatch.setattr(proving, "WORTH_BYTES", 1_000)
+    texts = ["a text of thirty characters..."] * 40
+    engines = {"few": texts[:10], "once": iter(texts), "many": texts, "rows": [{"text": text} for text in texts]}
+    for name, source in engines.items():
+        made, _ = run(source, tmp_path / name, vocabulary_file)  # type: ignore[arg-type]
+        assert made.encoder["engine"] == ("tokenizers" if name in ("few", "once") else "fastokens"), name
+
+
 def test_workers_leave_guarded_documents_to_the_reference(
     source: Path, vocabulary_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
