@@ -24,9 +24,17 @@ else:
     import tomli as tomllib
 
 BLOCKER = """
-import os, sys
+import os
+from importlib.machinery import PathFinder
 
-sys.modules.update(dict.fromkeys(os.environ["BLOCKED"].split()))  # None: neither found nor imported
+find = PathFinder.find_spec
+hidden = os.environ["BLOCKED"].split()
+
+@staticmethod
+def find_spec(name, *rest, **named):
+    return None if name.partition(".")[0] in hidden else find(name, *rest, **named)
+
+PathFinder.find_spec = find_spec
 """
 
 
