@@ -106,7 +106,11 @@ PUSH, PULL = Bench.push, Bench.pull
 WRITE = r"with write access at https://huggingface.co/settings/tokens, then `hf auth login`, or set HF_TOKEN"
 CASES = [
     Case(
-        "no token", lambda b: b.patch.delenv("HF_TOKEN"), PUSH, "no token.*set HF_TOKEN", lambda b: b.token("hf_write")
+        "no token",
+        lambda b: b.patch.delenv("HF_TOKEN"),
+        PUSH,
+        "needs a token.*set HF_TOKEN",
+        lambda b: b.token("hf_write"),
     ),
     Case(
         "a wrong token",
