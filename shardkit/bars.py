@@ -149,12 +149,11 @@ class Bar(ABC):
             self._bar.leave = self._bar.n > 0  # a bar on which nothing came is in the way of what is said next
             self._bar.close()
 
-    def say(self, text: str) -> None:
-        """Write lines above the bar."""
-        if self._bar is None:
-            self._out.write(text)
-        else:
-            self._bar.write(text, file=self._out, end="")
+    def wipe(self) -> None:
+        """Clear its line on a terminal, for one that is written in its place; it is drawn anew below that."""
+        if self._bar is not None:
+            with self._drawing:
+                self._bar.clear()
 
     def draw(self) -> None:
         """Show the state, if it is time to: ten times a second, or once in ten seconds where there are lines."""
@@ -192,12 +191,10 @@ class Bar(ABC):
 _OPEN: list[Bar] = []  # of this process
 
 
-def say(text: str) -> None:
-    """Write lines to stderr, above a bar that is there."""
-    if _OPEN:
-        _OPEN[-1].say(text)
-    else:
-        _Stderr().write(text)
+def make_way() -> None:
+    """Wipe the bars that are there: a line comes."""
+    for bar in _OPEN:
+        bar.wipe()
 
 
 class TransferBar(Bar):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+import subprocess
 import sys
 import threading
 import types
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,6 @@ import shardkit
 from shardkit import bars, pull, push
 from shardkit.bars import TransferBar, end_bar
 from shardkit.cli import main
-from shardkit.cli.options import warnings_as_lines
 from shardkit.errors import ShardkitWarning
 from shardkit.rate_limits import PAUSES
 from shardkit.remote import download
@@ -216,12 +215,19 @@ def test_a_bar_ends_full_where_all_went_well_and_as_it_was_where_not(
     assert "50%" in terminal.getvalue().rsplit("\r", 1)[-1]
 
 
-def test_a_warning_stands_on_a_line_of_its_own_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
-    with warnings_as_lines(), TransferBar("pull") as bar:
-        bar("x.npy", 1, 2)
-        warnings.warn("beware", ShardkitWarning, stacklevel=1)
-    before, after = terminal.getvalue().split("warning: beware\n")
+def test_a_warning_stands_on_a_line_of_its_own_above_the_bar() -> None:
+    script = """
+import io, sys, warnings
+from shardkit.bars import TransferBar
+from shardkit.cli.options import warnings_as_lines
+from shardkit.errors import ShardkitWarning
+sys.stderr.isatty = lambda: True
+with warnings_as_lines(), TransferBar("pull") as bar:
+    bar("x.npy", 1, 2)
+    warnings.warn("beware", ShardkitWarning)
+"""
+    done = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, check=True)
+    before, after = done.stderr.decode().split("warning: beware\n")
     assert before.endswith("\r")  # where the bar was wiped
     assert "x.npy" in after
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -77,25 +77,22 @@ def print_result(result: Result, as_json: bool, next_steps: Sequence[str] = ()) 
 
 @contextmanager
 def warnings_as_lines() -> Iterator[None]:
-    """Show our warnings as one line each on stderr."""
-    from shardkit.bars import say
+    """Show our warnings as one line each on stderr, above a bar that is there."""
+    from shardkit.bars import make_way
 
     with warnings.catch_warnings():
-        usual = warnings.showwarning
+        usual = warnings.formatwarning
 
-        def show(
-            message: Warning | str,
-            category: type[Warning],
-            filename: str,
-            lineno: int,
-            file: TextIO | None = None,
-            line: str | None = None,
-        ) -> None:
-            if issubclass(category, ShardkitWarning):
-                say(f"warning: {message}\n")
-            else:
-                usual(message, category, filename, lineno, file, line)
+        def as_line(
+            message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+        ) -> str:
+            make_way()
+            ours = issubclass(category, ShardkitWarning)
+            return f"warning: {message}\n" if ours else usual(message, category, filename, lineno, line)
 
         warnings.simplefilter("always", ShardkitWarning)
-        warnings.showwarning = show
-        yield
+        warnings.formatwarning = as_line
+        try:
+            yield
+        finally:
+            warnings.formatwarning = usual
