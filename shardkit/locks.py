@@ -50,6 +50,13 @@ def hold_lock(path: Path, *, busy: str | None, remove: bool = False) -> Iterator
     Where another process or thread holds it, raises `OutputError(busy)`, or waits if `busy` is None, and says once by
     the logger `shardkit` whose owner file it waits for. With `remove` the file is deleted at the end. Raises
     `OutputError` where it cannot be written.
+
+    >>> from pathlib import Path
+    >>> with hold_lock(Path("run.lock"), busy="another process is at work"):
+    ...     with hold_lock(Path("run.lock"), busy="another process is at work"):
+    ...         pass
+    Traceback (most recent call last):
+    shardkit.errors.OutputError: another process is at work
     """
     try:
         lock = _lock(path, wait=busy is None)

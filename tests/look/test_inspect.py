@@ -181,7 +181,7 @@ def test_info_says_which_shards_are_missing_or_cut(tmp_path: Path) -> None:
     assert info(tmp_path / "a").damage is None
     (tmp_path / "a" / manifest.shards[0].file).unlink()
     gone = tmp_path / "a" / manifest.shards[0].file
-    assert info(tmp_path / "a").damage == f"{gone} is missing: {MEND}"
+    assert info(tmp_path / "a").damage == f"{gone} is missing: {ShardError(MEND)}"
     with open(tmp_path / "a" / manifest.shards[2].file, "r+b") as file:
         file.truncate(100)
     assert str(info(tmp_path / "a").damage).endswith("again (1 more of 4 shards too)")
