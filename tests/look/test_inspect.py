@@ -184,4 +184,4 @@ def test_info_says_which_shards_are_missing_or_cut(tmp_path: Path) -> None:
     assert info(tmp_path / "a").damage == f"{gone} is missing: {ShardError(MEND)}"
     with open(tmp_path / "a" / manifest.shards[2].file, "r+b") as file:
         file.truncate(100)
-    assert str(info(tmp_path / "a").damage).endswith("again (1 more of 4 shards too)")
+    assert str(info(tmp_path / "a").damage).endswith(" (1 more of 4 shards too)")
