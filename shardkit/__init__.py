@@ -7,6 +7,7 @@ Importing this package loads nothing heavy: each name imports what it needs when
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -68,7 +69,9 @@ _HOMES = {
 }
 
 
-if not TYPE_CHECKING and find_spec("torch") is None:  # `from shardkit import *` takes what there is
+if (
+    not TYPE_CHECKING and "torch" not in sys.modules and find_spec("torch") is None
+):  # `from shardkit import *` takes what there is
     __all__.remove("ShardLoader")
 
 

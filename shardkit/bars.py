@@ -9,10 +9,10 @@ import errno
 import sys
 import threading
 import time
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, TypeVar
 
@@ -105,9 +105,10 @@ class Bar(ABC):
         self._bar: Any = None
         self._out = _Stderr()
         if self._out.isatty() or _in_notebook():
-            with warnings.catch_warnings():  # in a notebook without ipywidgets it warns, and draws with characters
-                warnings.simplefilter("ignore")
-                from tqdm.auto import tqdm
+            if _in_notebook() and find_spec("ipywidgets") is not None:
+                from tqdm.notebook import tqdm
+            else:
+                from tqdm import tqdm
 
             options = {"unit": unit, "unit_scale": True, "dynamic_ncols": True, "smoothing": 0.1}
             self._bar = tqdm(desc=what, file=self._out, **options)

@@ -86,6 +86,11 @@ def test_without_torch_a_star_imports_what_there_is(tmp_path: Path) -> None:
     assert done.stdout == "tokenize False\n", done.stderr
 
 
+def test_where_torch_is_a_module_that_somebody_made_up_the_import_is_as_ever(tmp_path: Path) -> None:
+    script = "import sys, types; sys.modules['torch'] = types.ModuleType('torch'); import shardkit; print('well')"
+    assert run_without("matplotlib", tmp_path, "-c", script).stdout == "well\n"
+
+
 @pytest.mark.parametrize("words", ["train --data d --out o", "eval o", "sample o", "export o x"])
 def test_without_torch_every_command_of_the_trainer_is_one_line(tmp_path: Path, words: str) -> None:
     (tmp_path / "o").mkdir()

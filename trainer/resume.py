@@ -54,6 +54,7 @@ def find_state(settings: Mapping[str, Any], world: World) -> State | None:
     holders = [rank for rank, checkpoint in enumerate(held) if checkpoint is not None]
     if not holders:
         if resume == "auto":
+            on_all_ranks(lambda: refuse_dataset(run), world)
             world.say(f"nothing to resume in {run}: starting anew")
             return None
         raise shared(CheckpointError(f"--resume {resume}: there is no checkpoint, and no checkpoints/step_*.pt"))

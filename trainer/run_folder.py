@@ -10,7 +10,7 @@ from pathlib import Path
 from shardkit import UsageError, hold_lock
 
 _LOCK = ".lock"
-_OF_A_DATASET = ("manifest.json", "*.npy")
+_OF_A_DATASET = ("manifest.json", "*_train_*.npy", "*_val_*.npy")
 _OF_A_RUN = ("config.toml", "log.jsonl", "checkpoints", "step_*.pt")
 
 

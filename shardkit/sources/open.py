@@ -50,6 +50,8 @@ def open_source(
     Raises `SourceError` if it does not exist or has no files to read, `AuthError` if it may not be read, `UsageError`
     if it is none of these.
     """
+    if type(split).__module__.partition(".")[0] == "datasets":  # its `Split.TRAIN`
+        split = str(split)
     check_texts(name=name, split=split, revision=revision, text_field=text_field, separator=separator)
     options = ReadOptions(text_field=text_field, separator=separator, skip_bad_rows=bool(skip_bad_rows))
     if isinstance(source, str | os.PathLike):

@@ -4,7 +4,7 @@ workers read (`Chunk`). How each format is cut is in `chunks.py`, how it is read
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -152,3 +152,9 @@ def check_row_bytes(file: InputFile, which: str, size: int) -> None:
             f"{file.path}, {which}: no end of the row within {MAX_ROW_BYTES:,} bytes, the most that a row may have; "
             "split it, or check what stands between two rows (a line end in jsonl, --separator in text)"
         )
+
+
+def can_be_read_again(texts: object) -> bool:
+    """Whether an iterable gives its items each time anew, as lists, arrays, tables and datasets do. (tqdm's bars have a
+    length too, and what is in them may be a generator.)"""
+    return hasattr(texts, "__len__") and hasattr(texts, "__getitem__") and not isinstance(texts, Iterator)

@@ -55,7 +55,7 @@ class OrderedWriter:
         self._file: SourceFile | None = None  # what the chunk's file gave up to the piece, where a chunk is begun
         self._chunk_tokens = 0  # in earlier pieces of the chunk
         self._skip = journal.resume.skip_tokens  # more than a chunk has, where an earlier version made longer ones
-        self._digest = journal.resume.digest
+        self._digest, self._first_digest = journal.resume.digest, ""
         self._shards = len(journal.shards)
         self._writer: ShardWriter | None = None
         self._shard_documents = 0
@@ -79,7 +79,7 @@ class OrderedWriter:
         chunk = result.chunk
         if not self.first_read and self._digest not in ("", chunk.digest):  # where it goes on
             raise SourceError(OTHER_TEXTS)
-        self._digest = chunk.digest
+        self._digest, self._first_digest = chunk.digest, self._first_digest or chunk.digest
         self.first_read = self.first_read or result.read_at
         self._waited += result.waited
         self._fetched_bytes += result.fetched_bytes
@@ -244,7 +244,7 @@ class OrderedWriter:
             whole.finish(path)
             self._writer = None
             for begin, end, files, resume in (
-                (0, val, set(), Resume(skip_tokens=val)),
+                (0, val, set(), Resume(skip_tokens=val, digest=self._first_digest)),
                 (val, whole.tokens, changed, past_the_end),
             ):
                 writer = self._open_shard()

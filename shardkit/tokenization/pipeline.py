@@ -124,7 +124,7 @@ def tokenize(
     if push is None and (max_disk is not None or private):
         raise UsageError("--max-disk and --private say how to push: give --push REPO too")
     push = None if push is None else place_text(push)
-    with hint_at_folder(push), ExitStack() as stack:
+    with ExitStack() as stack:
         tell = stack.enter_context(shown(progress, ProgressBar))
         opened = open_source(
             source,
@@ -166,6 +166,7 @@ def tokenize(
             chunk_bytes=chunk_bytes,
         )
         job = spec.job()
+        stack.enter_context(hint_at_folder(push))  # from here on it is the place that may be refused
         remote_run = None if push is None else live_push.fetch_journal_for(push, directory, spec.identity())
         if overwrite:  # not before all that may be refused is known to be right
             if remote_run is not None:
@@ -205,7 +206,7 @@ def _run_and_push(
     if remote_run.manifest is not None:
         spec.check_is_this_run(remote_run.manifest, repo)
         journal = Journal.open(directory, spec.identity())  # whose folder it is, also while shards come into it
-        check_same_texts(spec, journal, directory, finished=True)
+        check_same_texts(spec, journal, directory, place=remote_run.remote.name)
         live_push.tidy_place(remote_run, journal.lines[0])
         if max_disk is None:
             return pull(repo, directory, progress=end_bar(tell))

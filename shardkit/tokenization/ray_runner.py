@@ -10,6 +10,7 @@ import os
 import warnings
 from collections import deque
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
@@ -40,10 +41,20 @@ def _encode(job_id: str, job: Job, chunk: Chunk) -> Iterator[EncodedChunk]:
         yield from _encoder.encoder.encode(chunk)
 
 
-def _is_started_here() -> bool:
-    """Whether `ray start` was called on this machine. (Ray itself believes a file, which may be of a cluster that is no
-    more, and then tries for minutes.)"""
-    return any(process.info["name"] == "raylet" for process in psutil.process_iter(["name"]))
+def _started_here() -> str | None:
+    """The address of the cluster that `ray start` began on this machine; None for none. Ray's own search also finds the
+    clusters of other programs, which end with them, and believes its file when the cluster is no more."""
+    note = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+    try:
+        address = note.read_text().strip()
+    except OSError:
+        return None
+    words = [word for one in psutil.process_iter(["name", "cmdline"]) for word in _words_of_a_raylet(one.info)]
+    return address if any(address in word for word in words) else None
+
+
+def _words_of_a_raylet(process: dict[str, Any]) -> list[str]:
+    return process["cmdline"] or [] if process["name"] == "raylet" else []
 
 
 class RayRunner:
@@ -69,10 +80,10 @@ class RayRunner:
         self._told = False  # that nothing comes
 
     def _connect(self, workers: int | None) -> None:
-        if "RAY_ADDRESS" not in os.environ and not _is_started_here():
+        address = os.environ.get("RAY_ADDRESS") or _started_here()
+        if address is None:
             self._ray.init("local", num_cpus=workers, include_dashboard=False, log_to_driver=False)
             return
-        address = os.environ.get("RAY_ADDRESS", "auto")
         try:
             self._ray.init(address, log_to_driver=False)
         except ConnectionError:

@@ -5,43 +5,46 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable
 from pathlib import Path
 
 from shardkit.dataset.journal import Journal
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest, SourceFile
 from shardkit.errors import OutputError, ShardkitWarning
 from shardkit.sources.chunks import iter_chunks
+from shardkit.sources.source import can_be_read_again
 from shardkit.tokenization.run_spec import RunSpec
 
-OTHER_TEXTS = (
-    "the source gives other texts than when the run began: give the same ones as then, start again with --overwrite, "
-    "or choose another --out"
-)
+_OTHERS = "the source gives other texts than when the run began"
+OTHER_TEXTS = f"{_OTHERS}: give the same ones as then, start again with --overwrite, or choose another --out"
+_ANOTHER_PLACE = "to make a dataset of these, --push to another place, with another --out"
 
 
-def check_same_texts(spec: RunSpec, journal: Journal, directory: Path, *, finished: bool = False) -> None:
-    """Raise `OutputError` if the stream in `directory` has come to its end (as `journal` or a manifest says, or it is
-    known to be `finished`), and is of other texts than the iterable gives now. One that goes on is looked at there.
+def check_same_texts(spec: RunSpec, journal: Journal, directory: Path, *, place: str | None = None) -> None:
+    """Raise `OutputError` if the stream in `directory` has come to its end (as `journal` or a manifest says, or at the
+    remote `place`), and is of other texts than the iterable gives now. One that goes on is looked at there.
 
-    Warns (`ShardkitWarning`) where nobody can say: nothing was noted then, or the iterable may give its items only
-    once, or at the cost of a download.
+    Warns (`ShardkitWarning`) where nobody can say: nothing was noted here, the iterable gives its items only once, or a
+    limit ended the stream somewhere in what was noted.
     """
     texts, noted = spec.source.texts, journal.resume.digest if journal.resume.file else ""  # of all of them
-    if texts is None or not (finished or journal.resume.file or (directory / MANIFEST_NAME).exists()):
+    if texts is None or not (place or journal.resume.file or (directory / MANIFEST_NAME).exists()):
         return
-    if not noted or isinstance(texts, Iterator) or not isinstance(texts, Sized):
-        warnings.warn(
-            f"{directory} is finished and stays as it is: whether the {type(texts).__name__} gives the texts that it "
-            "was made of is not looked at; --overwrite makes it again",
-            ShardkitWarning,
-            stacklevel=3,
-        )
-        return
-    digests = (chunk.digest for chunk in iter_chunks(spec.source, 0, 0, 0, chunk_bytes=spec.chunk_bytes))
-    is_limited = spec.max_docs is not None or spec.max_tokens is not None
-    if noted not in (digests if is_limited else deque(digests, maxlen=1)):
-        raise OutputError(f"{directory}: {OTHER_TEXTS}")
+    if can_be_read_again(texts):
+        if not noted and place is None:
+            return  # an earlier version's
+        digests = (chunk.digest for chunk in iter_chunks(spec.source, 0, 0, 0, chunk_bytes=spec.chunk_bytes))
+        is_limited = spec.max_docs is not None or spec.max_tokens is not None
+        if noted and noted in (digests if is_limited else deque(digests, maxlen=1)):
+            return
+        if noted and not is_limited:
+            raise OutputError(f"{directory}: {OTHER_TEXTS if place is None else f'{_OTHERS}: {_ANOTHER_PLACE}'}")
+    warnings.warn(
+        f"{place or directory} is finished and stays as it is: whether the {type(texts).__name__} gives the texts that "
+        f"it was made of is not known; {'--overwrite makes it again' if place is None else _ANOTHER_PLACE}",
+        ShardkitWarning,
+        stacklevel=3,
+    )
 
 
 def no_documents(spec: RunSpec, files: Iterable[SourceFile]) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
 from typing import NamedTuple
 
 from shardkit.errors import DiskFull
 from shardkit.files import format_bytes
 from shardkit.sources.chunks import text_in
-from shardkit.sources.source import Source
+from shardkit.sources.source import Source, can_be_read_again
 from shardkit.tokenization.run_spec import RunSpec
 
 _BYTES_A_TOKEN, _BYTES_A_DOCUMENT = 4, 4_400  # FineWeb-Edu's means
@@ -25,7 +24,7 @@ def source_bytes(source: Source, *, max_docs: int | None, max_tokens: int | None
 
 def _count_characters(source: Source, enough: int) -> int:
     texts, count = source.texts, 0
-    if texts is None or isinstance(texts, Iterator) or not isinstance(texts, Sized):
+    if texts is None or not can_be_read_again(texts):
         return 0
     for item in texts if enough else ():
         text = text_in(item, source.options.text_field)

@@ -498,6 +498,10 @@ def test_a_name_that_begins_as_a_folder_here_and_is_refused_says_how_a_folder_is
         with pytest.raises(AuthError, match=hint):
             ask()
         Path("ro").rmdir()
+    Path("ro").mkdir()
+    with pytest.raises(AuthError) as of_source:
+        tokenize("alice/nothing", "out", tokenizer="bytes", push="ro/sub", progress=False)
+    assert "is meant" not in str(of_source.value)
 
 
 def test_a_folder_that_is_not_there_is_not_the_folder_to_pull_into(

@@ -182,13 +182,16 @@ def test_a_finished_dataset_is_returned_for_the_same_texts_and_refused_for_other
 def test_with_a_limit_the_texts_count_as_far_as_the_stream_went(tmp_path: Path) -> None:
     first = tokenize(THEN, tmp_path, max_docs=3, **SMALL)
     assert tokenize([*THEN, "more"], tmp_path, max_docs=3, **SMALL) == first
-    with pytest.raises(OutputError, match="other texts"):
-        tokenize(["One text", *THEN[1:]], tmp_path, max_docs=3, **SMALL)
+    unknown = pytest.warns(ShardkitWarning, match=r"whether the list gives the texts .* is not known; overwrite=True")
+    with unknown:
+        assert tokenize(["One text", *THEN[1:]], tmp_path, max_docs=3, **SMALL) == first
+    with unknown:  # what has changed came with the last one that was used, and may be past the limit
+        assert tokenize([*THEN[:3], "more"], tmp_path, max_docs=3, **SMALL) == first
 
 
 def test_a_finished_dataset_of_a_generator_is_returned_with_a_warning_that_it_is_not_compared(tmp_path: Path) -> None:
     first = tokenize(iter(THEN), tmp_path, **SMALL)
-    with pytest.warns(ShardkitWarning, match=r"whether the list_iterator gives the texts .* is not looked at"):
+    with pytest.warns(ShardkitWarning, match=r"whether the list_iterator gives the texts .* is not known"):
         assert tokenize(iter(["other"]), tmp_path, **SMALL) == first
 
 
@@ -204,22 +207,38 @@ def test_a_stopped_run_does_not_go_on_with_other_texts(tmp_path: Path, read: Cal
     assert folder_bytes(out) == folder_bytes(whole)
 
 
-def test_a_dataset_of_an_earlier_build_which_has_no_hash_is_returned_with_a_warning(tmp_path: Path) -> None:
+def test_a_dataset_of_an_earlier_build_which_has_no_hash_is_returned(tmp_path: Path) -> None:
     first = tokenize(THEN, tmp_path, **SMALL)
     path = tmp_path / JOURNAL_FILE
     check, lines = CheckedLines(), CheckedLines().unseal(path.read_bytes().splitlines(keepends=True))
     for line in lines[1:]:
         del line["next"]["digest"]
     path.write_bytes(b"".join(map(check.seal, lines)))
-    with pytest.warns(ShardkitWarning, match="is not looked at"):
-        assert tokenize(THEN, tmp_path, **SMALL) == first
+    assert tokenize(THEN, tmp_path, **SMALL) == first
 
 
 def test_a_dataset_that_was_pushed_is_not_gone_on_with_for_other_texts(tmp_path: Path) -> None:
     options = {**SMALL, "push": str(tmp_path / "far")}
     first = tokenize(THEN, tmp_path / "out", **options)
     assert tokenize(THEN, tmp_path / "out", **options) == first
-    with pytest.raises(OutputError, match="other texts"):
+    with pytest.raises(OutputError, match="other texts .*: to make a dataset of these, push= to another place"):
         tokenize(CHANGES["one letter"], tmp_path / "out", **options)
-    with pytest.warns(ShardkitWarning, match="is not looked at"):  # the place does not know
-        tokenize(THEN, tmp_path / "empty", **options)
+    for out, more in (("empty", {}), ("out", {"overwrite": True})):  # the place does not know
+        with pytest.warns(
+            ShardkitWarning, match=r"far is finished .* is not known; to make .*, push= to another place"
+        ):
+            assert tokenize(CHANGES["one letter"], tmp_path / out, **options, **more) == first
+    made = tokenize(CHANGES["one letter"], tmp_path / "other", **{**options, "push": str(tmp_path / "another")})
+    assert made.fingerprint != first.fingerprint
+
+
+def test_texts_that_changed_after_a_kill_between_the_two_of_an_only_shard_are_refused(tmp_path: Path) -> None:
+    options = {**SMALL, "shard_tokens": 10**6}
+    whole = tokenize(THEN, tmp_path, **options)
+    (tmp_path / "manifest.json").unlink()
+    (tmp_path / whole.shards[1].file).unlink()
+    path = tmp_path / JOURNAL_FILE
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:2]))
+    with pytest.raises(SourceError, match="other texts than when the run began"):
+        tokenize(CHANGES["one letter"], tmp_path, **options)
+    assert tokenize(THEN, tmp_path, **options) == whole

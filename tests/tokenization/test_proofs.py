@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import folder_bytes
 from texts import prose, write_parquet
+from tqdm import tqdm
 from vocabulary_data import train_vocabulary
 
 from shardkit import Manifest, tokenize
@@ -332,10 +333,12 @@ def test_texts_are_much_if_they_can_be_counted_before_they_are_read(
     monkeypatch.setattr(proving, "battery", quick_battery)
     monkeypatch.setattr(proving, "WORTH_BYTES", 1_000)
     texts = ["a text of thirty characters..."] * 40
-    engines = {"few": texts[:10], "once": iter(texts), "many": texts, "rows": [{"text": text} for text in texts]}
-    for name, source in engines.items():
+    rows, bar = [{"text": text} for text in texts], tqdm(iter(texts), total=len(texts), disable=True)
+    sources = {"few": texts[:10], "once": iter(texts), "bar": bar, "many": texts, "rows": rows}
+    for name, source in sources.items():
         made, _ = run(source, tmp_path / name, vocabulary_file)  # type: ignore[arg-type]
-        assert made.encoder["engine"] == ("tokenizers" if name in ("few", "once") else "fastokens"), name
+        assert made.documents == (10 if name == "few" else 40)
+        assert made.encoder["engine"] == ("fastokens" if name in ("many", "rows") else "tokenizers"), name
 
 
 def test_workers_leave_guarded_documents_to_the_reference(

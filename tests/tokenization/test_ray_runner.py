@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 from reference import folder_bytes, shard_bytes
 from texts import documents, write_parquet
+
+from shardkit.tokenization import ray_runner
 
 CLUSTER = """
 import json, os, signal, sys, threading, warnings
@@ -124,3 +127,19 @@ def test_where_no_cpu_is_free_it_says_what_it_waits_for(ended: tuple[Path, dict[
     (line,) = ended[1]["all CPUs are taken warned"]
     assert line.startswith("nothing has come from the Ray cluster for 0.2 s; 0 of its 2 CPUs are free")
     assert ended[1]["more workers than CPUs warned"] == []
+
+
+def test_a_cluster_that_is_no_more_or_somebody_elses_is_not_connected_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert ray_runner._started_here() is None
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:6379\n")
+    there: list[dict[str, Any]] = [{"name": "raylet", "cmdline": ["raylet", "--gcs-address=127.0.0.1:45303"]}]
+    there += [{"name": "raylet", "cmdline": None}, {"name": "sleep", "cmdline": ["sleep", "127.0.0.1:6379"]}]
+    processes = [types.SimpleNamespace(info=info) for info in there]
+    monkeypatch.setattr(ray_runner.psutil, "process_iter", lambda attributes: processes)
+    assert ray_runner._started_here() is None
+    there[0]["cmdline"][1] = "--gcs-address=127.0.0.1:6379"
+    assert ray_runner._started_here() == "127.0.0.1:6379"

@@ -107,12 +107,12 @@ def test_of_a_long_source_text_from_all_over_it_is_read(tmp_path: Path) -> None:
     for number in range(8):
         write_parquet(tmp_path / f"{number}.parquet", [f"file {number} " + text for text in prose(40)])
     whole = sum(path.stat().st_size for path in tmp_path.iterdir())
-    chunks = list(training._sampled(open_source(tmp_path), whole // 2))
+    chunks = list(training._sampled(open_source(tmp_path), whole // 2, lambda *_: None))
     files = {texts[0].split()[1] for texts in chunks}
     assert 1 < len(files) < 8
     assert "0" in files
     assert max(map(int, files)) >= 4
-    everything = list(training._sampled(open_source(tmp_path), 1 << 40))
+    everything = list(training._sampled(open_source(tmp_path), 1 << 40, lambda *_: None))
     assert {texts[0].split()[1] for texts in everything} == set("01234567")
 
 

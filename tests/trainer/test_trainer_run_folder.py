@@ -83,6 +83,7 @@ def test_an_export_goes_into_no_dataset_and_no_run_but_over_an_earlier_one(
 
 def test_a_run_begins_in_no_dataset(words: tuple[str, ...], tmp_path: Path) -> None:
     before = files(tmp_path)
-    line = said(*words, "--out", str(tmp_path / "data"), code=2)
-    assert line == f"error: {tmp_path}/data holds a dataset (manifest.json): give another --out\n"
-    assert files(tmp_path) == before
+    for more in ((), ("--resume", "auto")):
+        line = said(*words, *more, "--out", str(tmp_path / "data"), code=2)
+        assert line == f"error: {tmp_path}/data holds a dataset (manifest.json): give another --out\n"
+        assert files(tmp_path) == before
