@@ -29,7 +29,7 @@ main(sys.argv[2:])
 def run_within(megabytes: int, *words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", LIMITED, str(megabytes), *map(str, words)],
-        env=environment(),
+        env={**environment(), "MALLOC_ARENA_MAX": "1"},  # else a thread that comes or not takes 128 MB of addresses
         cwd=ROOT,
         capture_output=True,
         text=True,
