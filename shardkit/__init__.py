@@ -69,9 +69,8 @@ _HOMES = {
 }
 
 
-if (
-    not TYPE_CHECKING and "torch" not in sys.modules and find_spec("torch") is None
-):  # `from shardkit import *` takes what there is
+# `from shardkit import *` asks for each of these
+if not TYPE_CHECKING and "torch" not in sys.modules and find_spec("torch") is None:
     __all__.remove("ShardLoader")
 
 

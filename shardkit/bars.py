@@ -124,9 +124,9 @@ class Bar(ABC):
         """How far it is now; None before it has begun."""
 
     def __enter__(self) -> Self:
+        self._clock.start()
         self._listening.enter_context(PAUSES.told_to(self._on_pause))
         _OPEN.append(self)
-        self._clock.start()
         return self
 
     def __exit__(
@@ -139,9 +139,9 @@ class Bar(ABC):
         if self._ended.is_set():
             return
         self._ended.set()
+        _OPEN.remove(self)
         self._clock.join()
         self._listening.close()
-        _OPEN.remove(self)
         if self._bar is None:
             return
         with self._drawing:

@@ -48,8 +48,8 @@ def hold_lock(path: Path, *, busy: str | None, remove: bool = False) -> Iterator
     """Hold the lock file at `path`, made if need be, while the block runs; it is free if we die.
 
     Where another process or thread holds it, raises `OutputError(busy)`, or waits if `busy` is None, and says once by
-    the logger `shardkit` whose owner file it waits for. With `remove` the file is deleted at the end. Raises
-    `OutputError` where it cannot be written.
+    the logger `shardkit` whose owner file it waits for. With `remove` the file is deleted at the end, and folders that
+    were made for it, if they are empty then. Raises `OutputError` where it cannot be written.
 
     >>> from pathlib import Path
     >>> with hold_lock(Path("run.lock"), busy="another process is at work"):

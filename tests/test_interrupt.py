@@ -69,11 +69,20 @@ def test_ctrl_c_ends_a_process_whose_stderr_nobody_reads(clean_up: str) -> None:
     process.stderr.close()
 
 
+SLOW_TO_CLEAN = """print('cleaning', flush=True)
+            try:
+                stuck.acquire()
+            finally:
+                time.sleep(0.1)  # the other thread has begun to say it"""
+SLOW_TO_SAY = """import shardkit.interrupt as interrupt
+            say = interrupt._say
+            interrupt._say = lambda message: (say(message), time.sleep(0.5))  # in which the main thread could too
+            interrupt.GRACE_SECONDS, interrupt._MESSAGE_SECONDS = 600, 20
+            time.sleep(60)"""
+
+
 def test_the_second_ctrl_c_ends_the_process_at_once() -> None:
-    clean_up = "print('cleaning', flush=True); stuck.acquire()"
-    process = started(
-        clean_up, body="import shardkit.interrupt; shardkit.interrupt.GRACE_SECONDS = 600; time.sleep(60)"
-    )
+    process = started(SLOW_TO_CLEAN, body=SLOW_TO_SAY)
     process.send_signal(signal.SIGINT)
     assert process.stdout is not None
     assert process.stdout.readline() == "cleaning\n"

@@ -155,6 +155,18 @@ def check_row_bytes(file: InputFile, which: str, size: int) -> None:
 
 
 def can_be_read_again(texts: object) -> bool:
-    """Whether an iterable gives its items each time anew, as lists, arrays, tables and datasets do. (tqdm's bars have a
-    length too, and what is in them may be a generator.)"""
+    """Whether an iterable is known to give its items each time anew, as lists, arrays, tables and datasets do."""
+    texts = _inside_bar(texts)
     return hasattr(texts, "__len__") and hasattr(texts, "__getitem__") and not isinstance(texts, Iterator)
+
+
+def is_read_once(texts: object) -> bool:
+    """Whether an iterable is known to give its items once, as generators do."""
+    return isinstance(_inside_bar(texts), Iterator)
+
+
+def _inside_bar(texts: object) -> object:
+    """What a bar of tqdm draws: the bar has a length, and is no iterator, also where that is a generator."""
+    while type(texts).__module__.partition(".")[0] == "tqdm" and hasattr(texts, "iterable"):
+        texts = texts.iterable
+    return texts

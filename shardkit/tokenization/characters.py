@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from shardkit.errors import SourceError, UsageError
 from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.read_ahead import ReadAhead
-from shardkit.sources.source import Source
+from shardkit.sources.source import Source, is_read_once
 from shardkit.tokenization.tokenizer_json import bpe_tokenizer_json
 from shardkit.tokenization.user_functions import by_value
 from shardkit.tokenization.vocabulary import CHARS, Vocabulary, load_vocabulary, vocabulary_of_characters
@@ -31,7 +31,7 @@ def character_vocabulary(
     Raises `UsageError` for a source that can be read only once, `SourceError` for one that cannot be read or has no
     text.
     """
-    if isinstance(source.texts, Iterator):
+    if is_read_once(source.texts):
         raise UsageError(
             f"--tokenizer {CHARS} reads the source twice, and an iterator can be read once: give a list, or a file"
         )

@@ -10,6 +10,7 @@ import os
 import warnings
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,7 +76,10 @@ class RayRunner:
         self._connected = not ray.is_initialized()
         if self._connected:
             self._connect(workers)
-        self._count = workers or max(1, int(self._resources()[1].get("CPU", 1)))
+        processors = max(1, int(self._resources()[1].get("CPU", 1)))
+        self._count = workers or processors
+        # a chunk that waits for a CPU begins without a word from here; where there are CPUs for more, it would not wait
+        self._most_under_way = 2 * self._count if self._count >= processors else self._count
         self._under_way: list[Any] = []  # the ends of chunks that are encoded, or wait for a CPU
         self._told = False  # that nothing comes
 
@@ -96,8 +100,9 @@ class RayRunner:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for end in self._under_way:
-            self._ray.cancel(end)
+        with suppress(self._ray.exceptions.RayError):  # a cluster that is no more
+            for end in self._under_way:
+                self._ray.cancel(end)
         if self._connected:
             self._ray.shutdown()
 
@@ -111,7 +116,7 @@ class RayRunner:
         chunks = until_error(chunks, failed)
         waiting: deque[tuple[Chunk, Any]] = deque()
         while True:
-            while len(waiting) < _IN_FLIGHT * self._count and len(self._under_way) < self._count:
+            while len(waiting) < _IN_FLIGHT * self._count and len(self._under_way) < self._most_under_way:
                 if (chunk := next(chunks, None)) is None:
                     break
                 pieces = encode.remote(shared.hex(), shared, chunk)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from texts import prose, write_parquet
+from tqdm import tqdm
 
 from shardkit import Manifest, Tokenizer, tokenize
 from shardkit.errors import ShardkitError, SourceError, TokenizerError, UsageError
@@ -121,8 +122,9 @@ def test_the_limits_of_a_run_bound_what_is_read_for_it() -> None:
 
 
 def test_what_cannot_have_it_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="reads the source twice, and an iterator can be read once"):
-        tokenize(iter(["a"]), tmp_path / "out", tokenizer="chars")
+    for once in (iter(["a"]), tqdm(iter(["a"]), total=1, disable=True)):
+        with pytest.raises(UsageError, match="reads the source twice, and an iterator can be read once"):
+            tokenize(once, tmp_path / "out", tokenizer="chars")
     with pytest.raises(UsageError, match="chars has one end of text: leave eot= out"):
         tokenize(["a"], tmp_path / "out", tokenizer="chars", eot="x")
     with pytest.raises(TokenizerError, match="made of the text of one dataset"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,14 +14,6 @@ from trainer.model import IGNORED, Model, ModelConfig
 T = 24
 Document = list[int]
 documents = st.lists(st.lists(st.integers(0, 299), min_size=1, max_size=T), min_size=1, max_size=8)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make() -> Model:
