@@ -58,6 +58,7 @@ def hold_lock(path: Path, *, busy: str | None, remove: bool = False) -> Iterator
     Traceback (most recent call last):
     shardkit.errors.OutputError: another process is at work
     """
+    made = [folder for folder in path.parents if remove and not os.path.exists(folder)]  # False for a name too long
     try:
         lock = _lock(path, wait=busy is None)
     except (BlockingIOError, filelock.Timeout):
@@ -71,6 +72,9 @@ def hold_lock(path: Path, *, busy: str | None, remove: bool = False) -> Iterator
             with suppress(OSError):  # Windows does not delete an open file
                 path.unlink()  # while it is held: whoever waits for this file finds that it is gone
         lock.release()
+        with suppress(OSError):  # the first one that is not empty
+            for folder in made:
+                folder.rmdir()
 
 
 def _lock(path: Path, *, wait: bool) -> HeldLock:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from shardkit import UsageError, hold_lock
@@ -14,21 +12,13 @@ _OF_A_DATASET = ("manifest.json", "*_train_*.npy", "*_val_*.npy")
 _OF_A_RUN = ("config.toml", "log.jsonl", "checkpoints", "step_*.pt")
 
 
-@contextmanager
-def hold_run(run: Path) -> Iterator[None]:
+def hold_run(run: Path) -> AbstractContextManager[object]:
     """Let nobody else train in the folder `run` while the block runs; it is made, and removed where it stays empty.
 
     Free if we die. Raises `OutputError` where another process trains there, and where it cannot be written.
     """
-    made = [path for path in (run, *run.parents) if not os.path.exists(path)]  # which is False for a name too long
     busy = f"another process is training in {run}: wait for it, or give another --out"
-    try:
-        with hold_lock(run / _LOCK, busy=busy, remove=True):
-            yield
-    finally:
-        with suppress(OSError):  # the first one that is not empty
-            for folder in made:
-                folder.rmdir()
+    return hold_lock(run / _LOCK, busy=busy, remove=True)
 
 
 def refuse_dataset(out: Path) -> None:
