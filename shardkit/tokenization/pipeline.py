@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shardkit.arguments import place_text, user_path, whole_numbers
 from shardkit.bars import end_bar, shown
@@ -40,11 +40,8 @@ from shardkit.tokenization.run_progress import TokenizeProgress
 from shardkit.tokenization.run_size import useful_workers
 from shardkit.tokenization.run_spec import RunSpec
 from shardkit.tokenization.run_tokenizer import open_tokenizer
+from shardkit.tokenization.runner import Runner
 from shardkit.tokenization.worker import Filter, Job, Transform
-
-if TYPE_CHECKING:
-    from shardkit.tokenization.local_runner import LocalRunner
-    from shardkit.tokenization.ray_runner import RayRunner
 
 DEFAULT_OUT = "edu_fineweb10B"
 TOKENS_PER_SHARD = 100_000_000
@@ -191,7 +188,7 @@ def tokenize(
 def _run_and_push(
     spec: RunSpec,
     folder: OwnFolder,
-    runner: LocalRunner | RayRunner,
+    runner: Runner,
     job: Job,
     repo: str,
     remote_run: live_push.RemoteRun,
@@ -235,7 +232,7 @@ def _run(
     spec: RunSpec,
     seen: SeenShards,
     journal: Journal,
-    runner: LocalRunner | RayRunner,
+    runner: Runner,
     job: Job,
     uploads: LivePush | None,
     tell: Callable[[TokenizeProgress], None] | None,
@@ -245,7 +242,7 @@ def _run(
     source, resume = spec.source, journal.resume
     total = sum(file.bytes for file in source.files)
     done = sum(file.bytes for file in source.files[: resume.file])
-    with OrderedWriter(spec, seen, journal, uploads) as writer, ReadAhead(shared=runner.shared) as ahead:
+    with OrderedWriter(spec, seen, journal, runner, uploads) as writer, ReadAhead(shared=runner.shared) as ahead:
         chunks = iter_chunks(
             source,
             resume.file,
@@ -277,7 +274,7 @@ def _run(
 
 def _start_runner(
     runner: str, workers: int | None, source: Source, chunk_bytes: int, limits: dict[str, int | None]
-) -> LocalRunner | RayRunner:
+) -> Runner:
     if runner == "local":
         from shardkit.tokenization.local_runner import LocalRunner
 
