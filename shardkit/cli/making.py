@@ -53,6 +53,7 @@ def _source_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--private", is_flag=True, help="With --push: make the Hub repo private.")
 @click.option("--max-disk", type=Size(), help="With --push: keep shards here under SIZE, deleting sent ones.")
 @click.option("--runner", type=click.Choice(["local", "ray"]), default="local", show_default=True)
+@click.option("--address", metavar="HOST:PORT", help="With --runner ray: the cluster; auto for the one that there is.")
 @click.option("--overwrite", is_flag=True, help="Remove what shardkit made in --out before, and start again.")
 @json_option
 def tokenize(source: str, as_json: bool, **options: Any) -> None:

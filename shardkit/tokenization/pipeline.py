@@ -28,19 +28,17 @@ from shardkit.sources.open import DEFAULT_SOURCE, open_source
 from shardkit.sources.read_ahead import ReadAhead
 from shardkit.sources.remote_bytes import traffic
 from shardkit.sources.sample import SAMPLE_SHARD_TOKENS
-from shardkit.sources.source import Source
 from shardkit.tokenization import live_push, output_folder
-from shardkit.tokenization.cores import available_cores
 from shardkit.tokenization.live_push import LivePush
 from shardkit.tokenization.ordered_writer import OrderedWriter
 from shardkit.tokenization.output_folder import OwnFolder
 from shardkit.tokenization.progress_bar import ProgressBar
 from shardkit.tokenization.run_checks import check_same_texts, warn_of_missing_splits
 from shardkit.tokenization.run_progress import TokenizeProgress
-from shardkit.tokenization.run_size import useful_workers
 from shardkit.tokenization.run_spec import RunSpec
 from shardkit.tokenization.run_tokenizer import open_tokenizer
 from shardkit.tokenization.runner import Runner
+from shardkit.tokenization.start_runner import start_runner
 from shardkit.tokenization.worker import Filter, Job, Transform
 
 DEFAULT_OUT = "edu_fineweb10B"
@@ -71,6 +69,7 @@ def tokenize(
     transform: Transform | None = None,
     filter: Filter | None = None,
     runner: str = "local",
+    address: str | None = None,
     push: str | os.PathLike[str] | None = None,
     private: bool = False,
     max_disk: int | None = None,
@@ -101,7 +100,7 @@ def tokenize(
     call in an empty folder, on another machine, goes on from the remote; not so for local files, of which a copy counts
     as another source. It ends with the whole dataset in `out` too: shards that are only at the remote are fetched. With
     `max_disk`, in bytes, no shard stays in `out`: each is deleted once the remote has acknowledged it, the tokenizer
-    waits for room, and no manifest is written there.
+    waits for room, and no manifest is written there. `runner` is `local`, or `ray` for the cluster at `address`.
 
     Killed or failed, the same call goes on from the last finished shard and ends with the same bytes. Called again on a
     finished folder, it checks the sizes and returns the manifest. A bar, or lines on stderr, say how far it is;
@@ -139,7 +138,7 @@ def tokenize(
         prefix = output_folder.check_prefix(prefix or output_folder.default_prefix(opened.info.id))
         folder = stack.enter_context(output_folder.claim(directory, overwrite=overwrite))
         limits = {"max_docs": max_docs, "max_tokens": max_tokens}
-        running = _start_runner(runner, workers, opened, chunk_bytes, limits)
+        running = start_runner(runner, address, workers, opened, chunk_bytes, limits)
         stack.push(running)  # its processes start while this one loads the vocabulary
         spec = RunSpec(
             source=opened,
@@ -270,21 +269,6 @@ def _run(
     }
     atomic_write(seen.directory / WORK_DIR / "summary.json", json.dumps(summary) + "\n")
     return spec.manifest(journal.shards, files)
-
-
-def _start_runner(
-    runner: str, workers: int | None, source: Source, chunk_bytes: int, limits: dict[str, int | None]
-) -> Runner:
-    if runner == "local":
-        from shardkit.tokenization.local_runner import LocalRunner
-
-        useful = useful_workers(workers or available_cores(), source, chunk_bytes, **limits)
-        return LocalRunner(useful.most, at_first=useful.at_first, expected=useful.expected)
-    if runner == "ray":
-        from shardkit.tokenization.ray_runner import RayRunner
-
-        return RayRunner(workers)
-    raise UsageError(f"unknown runner {runner!r}: expected local or ray")
 
 
 def _required(out: str | os.PathLike[str] | None) -> str | os.PathLike[str]:

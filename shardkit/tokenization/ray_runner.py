@@ -8,10 +8,12 @@ where the folder is on a network mount, which all nodes then must see, else on t
 from __future__ import annotations
 
 import os
+import platform
 import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,16 +42,31 @@ class _Encoder(NamedTuple):
 _encoder: _Encoder | None = None  # of this worker process of Ray, for the chunks to come
 
 
-def _encode(job_id: str, job: Job, chunk: Chunk) -> Iterator[EncodedChunk | NDArray[np.unsignedinteger]]:
+def _encode(
+    job_id: str, job: Job, versions: dict[str, str], chunk: Chunk
+) -> Iterator[EncodedChunk | NDArray[np.unsignedinteger]]:
     """A task: each piece, and its tokens. Its errors are put into words by the process that asked for the run."""
     global _encoder
     with ShardkitError.naming_flags():
         if _encoder is None or _encoder.job_id != job_id:
+            _check_versions(versions)
             _encoder = _Encoder(job_id, ChunkEncoder(job))
         for result in _encoder.encoder.encode(chunk):
             tokens, result.tokens = result.tokens, np.empty(0, np.uint16)
             yield result
             yield tokens
+
+
+def _versions() -> dict[str, str]:
+    """What must be the same on all nodes, for the same tokens."""
+    return {name: version(name) for name in ("shardkit", "tiktoken", "fastokens", "tokenizers")}
+
+
+def _check_versions(wanted: dict[str, str]) -> None:
+    here = _versions()
+    differ = [f"{name} is {here[name]} and not {there}" for name, there in wanted.items() if here[name] != there]
+    if differ:
+        raise WorkerError(f"on node {platform.node()} {', '.join(differ)}: install the same versions on all nodes")
 
 
 def _write_shard(path: str, dtype: str, capacity: int, ranges: list[tuple[int, int]], *pieces: Any) -> WrittenShard:
@@ -78,16 +95,17 @@ def _words_of_a_raylet(process: dict[str, Any]) -> list[str]:
 
 
 class RayRunner:
-    """At most `workers` chunks at a time (default: one for each CPU) on the cluster that `RAY_ADDRESS` names, that the
-    process is connected to, or that `ray start` began on this machine; else on a cluster of this machine's own. A
-    context manager: leaving it ends what is under way, and that cluster."""
+    """At most `workers` chunks at a time (default: one for each CPU) on the cluster at `address` (`auto`: which there
+    is); without one on that which `RAY_ADDRESS` names, that the process is connected to, or that `ray start` began on
+    this machine; else on a cluster of this machine's own. A context manager: leaving it ends what is under way, and
+    that cluster."""
 
     process_ids: tuple[int, ...] = ()
     reads_ahead = False  # each task fetches its chunk's bytes itself: they need not pass through this process
     shared: SharedMemory | None = None
-    most_finishing = 4
+    most_finishing = 2  # until it is written, a shard is in the object store
 
-    def __init__(self, workers: int | None) -> None:
+    def __init__(self, workers: int | None, address: str | None = None) -> None:
         try:
             import ray
         except ImportError as error:
@@ -95,7 +113,7 @@ class RayRunner:
         self._ray = ray
         self._connected = not ray.is_initialized()
         if self._connected:
-            self._connect(workers)
+            self._connect(workers, address)
         processors = max(1, int(self._resources()[1].get("CPU", 1)))
         self._count = workers or processors
         # a chunk that waits for a CPU begins without a word from here; where there are CPUs for more, it would not wait
@@ -103,8 +121,13 @@ class RayRunner:
         self._under_way: list[Any] = []  # the ends of chunks that are encoded, or wait for a CPU
         self._told = False  # that nothing comes
 
-    def _connect(self, workers: int | None) -> None:
-        address = os.environ.get("RAY_ADDRESS") or _started_here()
+    def _connect(self, workers: int | None, address: str | None) -> None:
+        named = address
+        address = (None if named == "auto" else named) or os.environ.get("RAY_ADDRESS") or _started_here()
+        if address is None and named is not None:
+            raise WorkerError(
+                "no Ray cluster was found on this machine: give --address HOST:PORT, or `ray start --head`"
+            )
         if address is None:
             self._ray.init("local", num_cpus=workers, include_dashboard=False, log_to_driver=False)
             return
@@ -112,8 +135,8 @@ class RayRunner:
             self._ray.init(address, log_to_driver=False)
         except ConnectionError:
             raise WorkerError(
-                f"no Ray cluster answers at {address}: check `ray status`, or unset RAY_ADDRESS (or `ray stop`) for a "
-                "cluster of this machine's own"
+                f"no Ray cluster answers at {address}: check `ray status`, or leave out --address and RAY_ADDRESS (or "
+                "`ray stop`) for a cluster of this machine's own"
             ) from None
 
     def __enter__(self) -> RayRunner:
@@ -139,7 +162,7 @@ class RayRunner:
             while len(waiting) < _IN_FLIGHT * self._count and len(self._under_way) < self._most_under_way:
                 if (chunk := next(chunks, None)) is None:
                     break
-                pieces = encode.remote(shared.hex(), shared, chunk)
+                pieces = encode.remote(shared.hex(), shared, _versions(), chunk)
                 self._under_way.append(pieces.completed())
                 waiting.append((chunk, pieces))
             if not waiting:

@@ -1,4 +1,4 @@
-"""A shard that several write at once: the bytes of one that is written front to back, whatever the ranges, or an error."""
+"""A shard that several write: the bytes of one that is written front to back, whatever the ranges, or an error."""
 
 from __future__ import annotations
 
