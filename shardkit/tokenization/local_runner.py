@@ -183,6 +183,7 @@ class LocalRunner:
         self._ready[worker.tasks[0].number].append(result)
         if result.last:
             worker.tasks.pop(0)
+            worker.has_answered = True
 
     def _note_file(self, worker: Worker, said: Written | Finished) -> None:
         shard = self._shards[said.path]
@@ -205,7 +206,9 @@ class LocalRunner:
         reason = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
         hint = "; the system kills processes when memory runs out: try fewer --workers" if code == -9 else ""
         # It may have begun the second chunk while the tokens of the first were on their way.
-        where = " or ".join(f"at {chunk.where}" for _, chunk, _ in worker.tasks) or "before its first chunk"
+        where = " or ".join(f"at {chunk.where}" for _, chunk, _ in worker.tasks) or (
+            "while it wrote tokens" if worker.has_answered else "before its first chunk"
+        )
         return WorkerError(
             f"worker {worker.name} (pid {worker.process.pid}) died by {reason} {where}{hint}; run the same command "
             "again, it goes on from the last finished shard"

@@ -58,7 +58,7 @@ class Task(NamedTuple):
 @dataclass(slots=True)
 class Worker:
     """A worker process, our end of its pipe, what is to go down it, the chunks that it was given and has not answered,
-    and how many shards it completes."""
+    whether it has answered one, and how many shards it completes."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -66,6 +66,7 @@ class Worker:
     outbox: Outbox
     chunks: ChunkSender
     tasks: list[Task] = field(default_factory=list)
+    has_answered: bool = False
     finishing: int = 0
 
     def end(self) -> None:
