@@ -19,14 +19,13 @@ import numpy as np
 from shardkit.dataset.journal import Journal, Resume
 from shardkit.dataset.known_files import SeenShards
 from shardkit.dataset.manifest import WORK_DIR, ShardInfo, SourceFile
-from shardkit.dataset.records import add_skipped
 from shardkit.dataset.shards import ShardWriter, shard_blocks
 from shardkit.errors import OutputError, ShardError, ShardkitWarning, SourceError
 from shardkit.files import write_error
 from shardkit.sources.source import Chunk
 from shardkit.tokenization.finished_shards import FinishedShards, remove
 from shardkit.tokenization.live_push import LivePush
-from shardkit.tokenization.piece_rows import eots_before, row_words, rows_of
+from shardkit.tokenization.piece_rows import eots_before, row_words, with_piece
 from shardkit.tokenization.run_checks import OTHER_TEXTS, no_documents
 from shardkit.tokenization.run_progress import TokenizeProgress
 from shardkit.tokenization.run_spec import RunSpec
@@ -122,7 +121,7 @@ class OrderedWriter:
         self._finished.settle()
         for check in self._checks:
             check.result()  # the earlier shards are what the journal says
-        if not self.journal.shards:
+        if not self.journal.shards and self.spec.part is None:
             raise SourceError(no_documents(self.spec, self._files.values()))
         return tuple(self._files[i] for i in sorted(self._files))
 
@@ -179,16 +178,8 @@ class OrderedWriter:
 
     def _added(self, before: SourceFile, result: EncodedChunk, tokens: int, documents: int) -> SourceFile:
         """A file's figures `before`, and what of a piece is in the stream (all, or up to where the stream ends)."""
-        rows = result.rows if tokens == result.count else rows_of(result, documents)
         self._name_skipped(result, before.rows)
-        runs = result.skipped[result.skipped[:, 0] < rows].clip(max=rows - 1) + before.rows
-        added = add_skipped(before, runs.tolist()) if len(runs) else before
-        return dataclasses.replace(
-            added,
-            rows=before.rows + rows,
-            documents=before.documents + documents,
-            tokens=before.tokens + tokens,
-        )
+        return with_piece(before, result, tokens, documents, whole=tokens == result.count)
 
     def _name_skipped(self, result: EncodedChunk, rows: int) -> None:
         for number, (row, why) in enumerate(result.bad, self.skipped):

@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 from shardkit.arguments import place_text, user_path, whole_numbers
@@ -32,6 +32,8 @@ from shardkit.tokenization import live_push, output_folder
 from shardkit.tokenization.live_push import LivePush
 from shardkit.tokenization.ordered_writer import OrderedWriter
 from shardkit.tokenization.output_folder import OwnFolder
+from shardkit.tokenization.part_folders import begin_part
+from shardkit.tokenization.piece_log import PieceLog
 from shardkit.tokenization.progress_bar import ProgressBar
 from shardkit.tokenization.run_checks import check_same_texts, warn_of_missing_splits
 from shardkit.tokenization.run_progress import TokenizeProgress
@@ -70,6 +72,7 @@ def tokenize(
     filter: Filter | None = None,
     runner: str = "local",
     address: str | None = None,
+    part: str | None = None,
     push: str | os.PathLike[str] | None = None,
     private: bool = False,
     max_disk: int | None = None,
@@ -96,6 +99,9 @@ def tokenize(
     document, in the workers. A run goes on only with functions that do the same: their code and all that they use are
     compared, or the version that `transform.shardkit_version = "1"` names.
 
+    `part`, "3/64", makes the fourth of 64 parts of the dataset, in `out/parts/3-of-64`: on any machine that sees the
+    files, in any order. `merge` puts them together (docs/clusters.md).
+
     `push` sends each finished shard to that repo (as `shardkit.push` understands it) while the next is made. The same
     call in an empty folder, on another machine, goes on from the remote; not so for local files, of which a copy counts
     as another source. It ends with the whole dataset in `out` too: shards that are only at the remote are fetched. With
@@ -119,6 +125,8 @@ def tokenize(
     val_shards = whole_numbers(least=0, val_shards=val_shards)[0]
     if push is None and (max_disk is not None or private):
         raise UsageError("--max-disk and --private say how to push: give --push REPO too")
+    if part is not None and push is not None:
+        raise UsageError("--part and --push do not go together: merge the parts, and push the dataset")
     push = None if push is None else place_text(push)
     with ExitStack() as stack:
         tell = stack.enter_context(shown(progress, ProgressBar))
@@ -136,9 +144,12 @@ def tokenize(
         is_default = isinstance(source, str) and source == DEFAULT_SOURCE
         directory = user_path(DEFAULT_OUT if out is None and is_default else _required(out))
         prefix = output_folder.check_prefix(prefix or output_folder.default_prefix(opened.info.id))
+        read, cut = opened, None
+        if part is not None:
+            directory, cut, read = begin_part(directory, part, opened, chunk_bytes)
         folder = stack.enter_context(output_folder.claim(directory, overwrite=overwrite))
         limits = {"max_docs": max_docs, "max_tokens": max_tokens}
-        running = start_runner(runner, address, workers, opened, chunk_bytes, limits)
+        running = start_runner(runner, address, workers, read, chunk_bytes, limits)
         stack.push(running)  # its processes start while this one loads the vocabulary
         spec = RunSpec(
             source=opened,
@@ -161,6 +172,7 @@ def tokenize(
             filter=filter,
             chunk_bytes=chunk_bytes,
         )
+        spec = spec if cut is None else spec.for_part(cut, read)
         job = spec.job()
         stack.enter_context(hint_at_folder(push))  # from here on it is the place that may be refused
         remote_run = None if push is None else live_push.fetch_journal_for(push, directory, spec.identity())
@@ -177,7 +189,8 @@ def tokenize(
                 seen = SeenShards(directory)
                 manifest = _run(spec, seen, journal, running, job, None, tell)
                 manifest = output_folder.complete(manifest, seen, spec.tokenizer.file)
-                warn_of_missing_splits(manifest, spec)
+                if cut is None:
+                    warn_of_missing_splits(manifest, spec)
             return manifest
         return _run_and_push(
             spec, folder, running, job, push, remote_run, private=private, max_disk=max_disk, tell=tell
@@ -239,9 +252,13 @@ def _run(
     """Make the shards that are not made yet, and the manifest (not saved)."""
     started, before = time.time(), traffic()
     source, resume = spec.source, journal.resume
-    total = sum(file.bytes for file in source.files)
-    done = sum(file.bytes for file in source.files[: resume.file])
-    with OrderedWriter(spec, seen, journal, runner, uploads) as writer, ReadAhead(shared=runner.shared) as ahead:
+    total = sum(file.weight for file in source.files)
+    done = sum(file.weight for file in source.files[: resume.file])
+    with (
+        OrderedWriter(spec, seen, journal, runner, uploads) as writer,
+        ReadAhead(shared=runner.shared) as ahead,
+        PieceLog(seen.directory, journal) if spec.may_be_cut else nullcontext() as pieces,
+    ):
         chunks = iter_chunks(
             source,
             resume.file,
@@ -253,6 +270,8 @@ def _run(
         over_network = runner.reads_ahead and any(file.is_remote for file in source.files)
         for result in runner.run(job, chunks, over_network=over_network):
             writer.append_chunk(result)
+            if pieces is not None:
+                pieces.append(result)
             done += result.chunk.weight
             if tell is not None:
                 fetched = traffic().since(before).bytes
