@@ -124,6 +124,8 @@ class LocalRunner:
     def wait(self, shard: OpenShard) -> WrittenShard:
         """Wait until a shard that has all its tokens is on the disk."""
         while shard.made is None:
+            if shard.error is not None:  # it was raised before, and nothing more comes
+                raise shard.error
             self._collect(None)
         return shard.made
 
@@ -189,7 +191,8 @@ class LocalRunner:
         shard = self._shards[said.path]
         if said.error is not None:
             written = sum(part.length - sum(len(edge.data) for edge in part.edges) for part in shard.parts)
-            raise write_error(said.error, shard.temp, shard.bytes_to_come(written))
+            shard.error = write_error(said.error, shard.temp, shard.bytes_to_come(written))
+            raise shard.error
         if isinstance(said, Written):
             shard.waiting -= 1
             shard.parts.append(said.part)
