@@ -86,6 +86,7 @@ ray_runner._SILENT_SECONDS, ray_runner.RayRunner._say_that_nothing_comes = 1e6, 
 run("a worker that dies", transform=deadly_once)
 run("a worker that always dies", transform=deadly)
 run("a limit", max_docs=100)
+run("pushed through a small disk", push=str(out / "remote"), max_disk=500_000)
 nodes = [second]
 run("a node that dies", progress=lambda now: nodes and now.shards > 1 and cluster.remove_node(nodes.pop(), False))
 said["nodes left"] = len(nodes)
@@ -120,6 +121,9 @@ def test_whatever_happens_to_a_cluster_its_shards_are_the_local_ones_or_it_is_sa
     assert (tmp_path / "killed").exists()
     assert said["nodes left"] == 0
     assert folder_bytes(tmp_path / "a limit") == shard_bytes(texts[:100], 50_000, "p", tokenizer="bytes")
+    assert "pushed through a small disk" not in said, said
+    assert folder_bytes(tmp_path / "remote") == whole
+    assert not folder_bytes(tmp_path / "pushed through a small disk")
     assert said["a worker that always dies"].startswith("a Ray worker died at a.parquet, row groups 0-")
     (line,) = said["all CPUs are taken warned"]
     assert line.startswith("nothing has come from the Ray cluster for 0.2 s; 0 of its 3 CPUs are free")
