@@ -27,7 +27,7 @@ class HeldTokens:
         self._pieces: dict[int, NDArray[np.unsignedinteger]] = {}
         self._bytes, self._number = 0, 0
         self._changed = threading.Condition()
-        self._puts: queue.SimpleQueue[Put] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[Put | Drop] = queue.SimpleQueue()
         self._finishes: queue.SimpleQueue[Finish] = queue.SimpleQueue()
         self._file: PartFile | None = None
 
@@ -47,13 +47,11 @@ class HeldTokens:
             return self._number
 
     def do(self, order: Put | Drop | Finish) -> None:
-        """Have it done, in the order in which it came."""
-        if isinstance(order, Put):
-            self._puts.put(order)
-        elif isinstance(order, Finish):
+        """Have it done: what concerns pieces in the order in which it came."""
+        if isinstance(order, Finish):
             self._finishes.put(order)
         else:
-            self._release(order.piece)
+            self._orders.put(order)
 
     def _release(self, piece: int) -> None:
         with self._changed:
@@ -61,7 +59,10 @@ class HeldTokens:
             self._changed.notify_all()
 
     def _write_next(self) -> None:
-        put = self._puts.get()
+        put = self._orders.get()
+        if isinstance(put, Drop):
+            self._release(put.piece)
+            return
         tokens = self._pieces[put.piece][put.begin : put.end]
         try:
             written = Written(put.path, self._open(put.path).write(put.place, tokens.view(np.uint8).data))
