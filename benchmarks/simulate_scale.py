@@ -1,4 +1,4 @@
-"""Scale by simulation: what 10B to 15T tokens cost where no token is made or read: seconds, memory, bytes of files.
+"""Scale by simulation: what 10B to 15T tokens cost where no token is made or read: processor seconds, memory, files.
 
     python -m benchmarks.simulate_scale [--sizes 10B 100B 1.4T 15T] [--folder /dev/shm]
 
@@ -232,9 +232,9 @@ def _peak() -> int:
 
 def _measured(name: str, scale: Scale, folder: Path) -> dict[str, float]:
     """One step, in this process."""
-    before, started = _peak(), time.perf_counter()
+    before, started = _peak(), time.process_time()
     counted = _NAMED[name](scale, folder)
-    return {**counted, "seconds": time.perf_counter() - started, "memory": _peak() - before}
+    return {**counted, "seconds": time.process_time() - started, "memory": _peak() - before}
 
 
 def _child(name: str, tokens: int, folder: Path, *tracing: str) -> dict[str, float]:
@@ -285,7 +285,7 @@ def main() -> None:
         tokens = int(float(re.sub("[BT]$", "", size)) * _UNITS[size[-1]])
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
             columns.append(simulate(tokens, Path(folder)))
-    print("| step: seconds, memory, files |", " | ".join(arguments.sizes), "|")
+    print("| step: processor seconds, memory, files |", " | ".join(arguments.sizes), "|")
     print("|---" * (len(columns) + 1) + "|")
     for step in columns[0]:
         print(f"| {step.replace('_', ' ')} |", " | ".join(column[step] for column in columns), "|")
