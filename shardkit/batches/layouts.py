@@ -31,7 +31,7 @@ from shardkit.batches.packing import (
     plan_of,
 )
 from shardkit.dataset.derived import derived_arrays
-from shardkit.dataset.derived_parts import arrays_of_parts
+from shardkit.dataset.derived_parts import Helpers, arrays_of_parts
 from shardkit.dataset.documents import Starts, document_starts, starts_key
 from shardkit.dataset.token_stream import Tokens, TokenStream
 from shardkit.errors import UsageError
@@ -198,17 +198,20 @@ class Packed:
         return self._plan.most_segments
 
 
-def make_layout(name: str, stream: TokenStream, seq_len: int, *, cache: Path | None) -> Layout:
+def make_layout(
+    name: str, stream: TokenStream, seq_len: int, *, cache: Path | None, helpers: Helpers | None = None
+) -> Layout:
     """The layout `name`. `contiguous` looks at nothing; the others scan the split once and keep what they find.
 
-    `cache` is the folder that keeps it, made where it is missing; None keeps nothing. Raises `UsageError`.
+    `cache` is the folder that keeps it, made where it is missing; None keeps nothing. `helpers` work on
+    it too. Raises `UsageError`.
     """
     if name == "contiguous":
         return Contiguous(stream, seq_len, cache)
     if name == "document":
-        return DocumentAligned(stream, seq_len, document_starts(stream, eot_of(stream), cache), cache)
+        return DocumentAligned(stream, seq_len, document_starts(stream, eot_of(stream), cache, helpers), cache)
     if name == "packed":
-        return Packed(stream, seq_len, _packing_plan(stream, seq_len, cache))
+        return Packed(stream, seq_len, _packing_plan(stream, seq_len, cache, helpers))
     raise UsageError(f"--layout is {name!r}: expected one of {', '.join(LAYOUTS)}")
 
 
@@ -222,21 +225,22 @@ def eot_of(stream: TokenStream) -> int:
     return stream.eot_id
 
 
-def _packing_plan(stream: TokenStream, seq_len: int, cache: Path | None) -> PackingPlan:
+def _packing_plan(stream: TokenStream, seq_len: int, cache: Path | None, helpers: Helpers | None) -> PackingPlan:
     eot_id = eot_of(stream)
     key = json.dumps(["packed", PACKING_VERSION, BLOCK_TOKENS, seq_len, starts_key(stream, eot_id)])
     dtypes, parts = plan_dtypes(seq_len), -(-most_blocks(stream.tokens, BLOCK_TOKENS) // _PART_BLOCKS)
 
     @lru_cache(maxsize=1)
     def starts() -> Starts:
-        return document_starts(stream, eot_id, cache)
+        return document_starts(stream, eot_id, cache)  # the helpers of the plan want these first, too
 
     def pack(part: int) -> tuple[Starts, ...]:
         chosen = slice(part * _PART_BLOCKS, (part + 1) * _PART_BLOCKS)
         blocks = plan_blocks(starts(), stream.tokens, seq_len, block_tokens=BLOCK_TOKENS, chosen=chosen)
         return tuple(map(np.concatenate, zip(*blocks, strict=True))) or (np.empty(0, np.int64),) * len(dtypes)
 
-    return plan_of(arrays_of_parts(cache, "packed", key, dtypes, parts, pack, indices={"row_ends": "piece_starts"}))
+    indices = {"row_ends": "piece_starts"}
+    return plan_of(arrays_of_parts(cache, "packed", key, dtypes, parts, pack, indices=indices, helpers=helpers))
 
 
 def _rows_of_documents(stream: TokenStream, seq_len: int, starts: Starts, cache: Path | None) -> Starts:

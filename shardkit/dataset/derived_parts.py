@@ -12,6 +12,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from shardkit.errors import OutputError
 from shardkit.locks import hold_lock
 
 Part = tuple[NDArray[np.integer], ...]  # one array of each name
+Helpers = Callable[[int], AbstractContextManager[None]]  # for so many parts: a block in which others want them too
 
 
 def arrays_of_parts(
@@ -33,6 +35,7 @@ def arrays_of_parts(
     compute: Callable[[int], Part],
     *,
     indices: Mapping[str, str] | None = None,
+    helpers: Helpers | None = None,
 ) -> Arrays:
     """`derived_arrays` of what `compute` gives for each part, in order, laid end to end.
 
@@ -46,10 +49,13 @@ def arrays_of_parts(
     if (arrays := load_arrays(home, key, dtypes)) is not None:
         return arrays
     work = _Parts(home, key, dtypes, compute)
-    for number in random.Random().sample(range(parts), parts):  # others begin elsewhere
-        if not work.try_to_keep(number):
-            break
-    arrays = derived_arrays(folder, kind, key, dtypes, lambda: _joined(map(work.get, range(parts)), dtypes, indices))
+    with contextlib.nullcontext() if helpers is None else helpers(parts):
+        for number in random.Random().sample(range(parts), parts):  # others begin elsewhere
+            if not work.try_to_keep(number):
+                break
+        arrays = derived_arrays(
+            folder, kind, key, dtypes, lambda: _joined(map(work.get, range(parts)), dtypes, indices)
+        )
     if home.exists():
         work.remove()
     return arrays

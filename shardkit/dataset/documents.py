@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardkit.dataset.derived import content_key
-from shardkit.dataset.derived_parts import arrays_of_parts
+from shardkit.dataset.derived_parts import Helpers, arrays_of_parts
 from shardkit.dataset.manifest import Manifest
 from shardkit.dataset.token_stream import TokenStream
 from shardkit.errors import UsageError
@@ -25,7 +25,7 @@ _BLOCK_TOKENS = 1 << 18  # fits a core's own cache; a second thread made the sca
 Starts = NDArray[np.int64]
 
 
-def document_starts(stream: TokenStream, eot_id: int, cache: Path | None) -> Starts:
+def document_starts(stream: TokenStream, eot_id: int, cache: Path | None, helpers: Helpers | None = None) -> Starts:
     """The place of every EOT token in the stream, ascending; memory-mapped where `cache`, a folder, can keep it.
 
     Raises `UsageError` where the shards' dtype cannot hold `eot_id`.
@@ -41,7 +41,8 @@ def document_starts(stream: TokenStream, eot_id: int, cache: Path | None) -> Sta
         return (np.concatenate([*_scan(stream, eot_id, begin, min(begin + _PART_TOKENS, stream.tokens))]),)
 
     parts = -(-stream.tokens // _PART_TOKENS)
-    arrays = arrays_of_parts(cache, "starts", starts_key(stream, eot_id), {"starts": "<i8"}, parts, scan)
+    key = starts_key(stream, eot_id)
+    arrays = arrays_of_parts(cache, "starts", key, {"starts": "<i8"}, parts, scan, helpers=helpers)
     return np.asarray(arrays["starts"], np.int64)
 
 
