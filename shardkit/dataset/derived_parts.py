@@ -42,8 +42,7 @@ def arrays_of_parts(
     `indices` names arrays of indices into another one, {"row_ends": "piece_starts"}: a part counts from its own
     beginning, the whole from that of all. With one part, or None for `folder`, nothing is kept but the whole.
     """
-    together = folder is not None and parts > 1
-    if folder is None or not together:
+    if folder is None or parts < 2:
         return derived_arrays(folder, kind, key, dtypes, lambda: _joined(map(compute, range(parts)), dtypes, indices))
     home = home_of(folder, kind, key)
     if (arrays := load_arrays(home, key, dtypes)) is not None:
