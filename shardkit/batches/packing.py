@@ -69,24 +69,33 @@ def plan_of(arrays: dict[str, NDArray[np.integer]]) -> PackingPlan:
 
 
 def plan_blocks(
-    starts: Ints, tokens: int, seq_len: int, *, block_tokens: int = BLOCK_TOKENS
+    starts: Ints, tokens: int, seq_len: int, *, block_tokens: int = BLOCK_TOKENS, chosen: slice = slice(None)
 ) -> Iterator[tuple[Ints, Ints, Ints, Ints]]:
     """Piece starts, piece counts, row ends, and totals (documents, splits, most segments) of each block in turn.
 
-    `starts` are the documents' starts in a stream of `tokens` tokens (at least 1), ascending.
+    `starts` are the documents' starts in a stream of `tokens` tokens (at least 1), ascending. Of `chosen` blocks alone,
+    row ends count from the first one's beginning.
     """
     done = 0
-    for begins, lengths in document_blocks(starts, tokens, block_tokens):
+    for begins, lengths in document_blocks(starts, tokens, block_tokens, chosen):
         pieces, counts, row_ends, most = pack_block(begins, lengths, seq_len)
         totals = np.array([len(begins), np.count_nonzero(lengths > seq_len), most], np.int64)
         yield pieces, counts, row_ends + done, totals
         done += len(pieces)
 
 
-def document_blocks(starts: Ints, tokens: int, block_tokens: int) -> Iterator[tuple[Ints, Ints]]:
+def most_blocks(tokens: int, block_tokens: int) -> int:
+    """The most blocks that a stream of `tokens` tokens is packed in: fewer, where none begins in a block's tokens."""
+    return -(-tokens // block_tokens)
+
+
+def document_blocks(
+    starts: Ints, tokens: int, block_tokens: int, chosen: slice = slice(None)
+) -> Iterator[tuple[Ints, Ints]]:
     """The documents' starts and lengths, block by block; a part of a document that leads the stream is the first."""
     cuts = np.searchsorted(starts, np.arange(block_tokens, tokens, block_tokens)).tolist()
-    for first, last in pairwise([*sorted({0, *cuts} - {len(starts)}), len(starts)] if len(starts) else [0, 0]):
+    bounds = [*sorted({0, *cuts} - {len(starts)}), len(starts)] if len(starts) else [0, 0]
+    for first, last in list(pairwise(bounds))[chosen]:
         begins = np.asarray(starts[first:last], np.int64)
         if first == 0 and (not len(begins) or begins[0] > 0):
             begins = np.concatenate([[0], begins])

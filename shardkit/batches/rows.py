@@ -20,6 +20,7 @@ from shardkit.batches.checks import check_count
 from shardkit.batches.layouts import LAYOUTS, Contiguous, Layout, Packed, eot_of, make_layout
 from shardkit.batches.order import Order
 from shardkit.batches.padding import pads_much, warn_of_padding
+from shardkit.batches.plan_helpers import helpers_of
 from shardkit.batches.span_reader import SpanReader
 from shardkit.batches.spans import ShardRows, SpanOrder, choose_span
 from shardkit.dataset.documents import Location, document_starts, locate_token
@@ -219,7 +220,9 @@ class DatasetRows:
                 self.cache.want(files)
                 for file in files:
                     self.cache.wait(file)
-        layout = make_layout(options.layout, self.stream, options.seq_len, cache=self._plans)
+        name, seq_len = options.layout, options.seq_len
+        helpers = helpers_of(self.stream, options.split, name, seq_len) if self.cache is None else None
+        layout = make_layout(name, self.stream, seq_len, cache=self._plans, helpers=helpers)
         if isinstance(layout, Packed) and pads_much(self.stream.tokens, options.seq_len, layout.n_rows):
             starts = document_starts(self.stream, eot_of(self.stream), self._plans)
             warn_of_padding(self.name, starts, self.stream.tokens, options.seq_len, layout.n_rows)

@@ -25,6 +25,8 @@ class SpanReader:
     def __init__(self, cache: ShardCache, stream: TokenStream, order: SpanOrder, rows: ShardRows) -> None:
         self._cache, self._stream, self._order = cache, stream, order
         self._seams, self._edges = rows.seams, rows.edges
+        self._sizes = [shard.bytes for shard in stream.shards]
+        self._largest = max(self._sizes)
         self._entered = -1
         self._here: list[int] = []
 
@@ -109,8 +111,9 @@ class SpanReader:
     def _that_fit(self, needed: Sequence[int], ahead: Sequence[int]) -> list[int]:
         """All that is `needed`, and as much of what may come `ahead` as leaves room for one more shard."""
         shards, room = list(dict.fromkeys(needed)), self._cache.room_bytes
-        sizes = [shard.bytes for shard in self._stream.shards]
+        taken = sum(self._sizes[shard] for shard in shards)
         for shard in ahead:
-            if room is None or sum(sizes[one] for one in shards) + sizes[shard] + max(sizes) <= room:
+            if room is None or taken + self._sizes[shard] + self._largest <= room:
                 shards.append(shard)
+                taken += self._sizes[shard]
         return list(dict.fromkeys(shards))

@@ -48,13 +48,15 @@ class Edge:
 
 
 class _Epoch(NamedTuple):
-    """One epoch: shards as they come, where each span begins, and runs of rows (first row, position) span by span."""
+    """One epoch: shards as they come, where each span begins, runs of rows (first row, position) span by span, and the
+    numbers of the seams span by span, with the spans that they are read in."""
 
     shards: list[int]
     span_starts: NDArray[np.int64]
     run_rows: NDArray[np.int64]
     run_starts: NDArray[np.int64]
-    seam_spans: list[int]
+    seams: NDArray[np.int64]
+    seam_spans: NDArray[np.int64]
 
 
 class ShardRows:
@@ -103,6 +105,7 @@ class SpanOrder:
         self.shuffle, self.n_windows = shuffle, rows.n_rows
         self.n_spans = -(-len(rows.firsts) // span)
         self._rows, self._span, self._seed, self._salt = rows, span, seed, salt
+        self._seams = list(rows.seams.values())
         self._epochs: dict[int, _Epoch] = {}
 
     def windows(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -140,8 +143,9 @@ class SpanOrder:
     def seams(self, visit: int) -> list[int]:
         """The shards of which a visit's seam rows need an edge: they are of earlier spans, and may be gone."""
         number, span = divmod(visit, self.n_spans)
-        own, spans = {*self.shards(visit)}, self._epoch(number).seam_spans
-        read = [shards for shards, at in zip(self._rows.seams.values(), spans, strict=True) if at == span]
+        own, epoch = {*self.shards(visit)}, self._epoch(number)
+        first, end = np.searchsorted(epoch.seam_spans, [span, span + 1]).tolist()
+        read = [self._seams[seam] for seam in epoch.seams[first:end].tolist()]
         return list(dict.fromkeys(shard for shards in read for shard in shards if shard not in own))
 
     def _epoch(self, number: int) -> _Epoch:
@@ -160,19 +164,21 @@ class SpanOrder:
         )
         span_of = np.empty_like(places)
         span_of[shards] = places // self._span
-        seam_spans = [int(span_of[read.start : read.stop].max()) for read in seams.values()]
+        seam_spans = np.array([span_of[read.start : read.stop].max() for read in self._seams], np.int64)
         rows = np.concatenate([firsts[shards], np.array([*seams], np.int64)])
         counts = np.concatenate([(ends - firsts)[shards], np.ones(len(seams), np.int64)])
-        spans = np.concatenate([places // self._span, np.array(seam_spans, np.int64)])
+        spans = np.concatenate([places // self._span, seam_spans])
         order = np.argsort(spans if self.shuffle else rows, kind="stable")
         order = order[counts[order] > 0]
+        in_turn = np.argsort(seam_spans, kind="stable")
         sizes = np.bincount(spans, weights=counts, minlength=self.n_spans).astype(np.int64)
         return _Epoch(
             shards=shards.tolist(),
             span_starts=np.concatenate([[0], np.cumsum(sizes)]),
             run_rows=rows[order],
             run_starts=np.cumsum(counts[order]) - counts[order],
-            seam_spans=seam_spans,
+            seams=in_turn,
+            seam_spans=seam_spans[in_turn],
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from typing import Any
 
@@ -46,7 +46,10 @@ class CheckedLines:
 
     def unseal(self, lines: Iterable[bytes]) -> list[Any]:
         """The records of the next lines, up to the first that does not hold: `seal` would go on in its place."""
-        records = []
+        return list(self.each(lines))
+
+    def each(self, lines: Iterable[bytes]) -> Iterator[Any]:
+        """`unseal`, one record at a time."""
         for line in lines:
             if (match := _LINE.fullmatch(line)) is None:
                 break
@@ -55,8 +58,7 @@ class CheckedLines:
             if self._line(body) != line:
                 self._sum = before
                 break
-            records.append(parse_json(body))
-        return records
+            yield parse_json(body)
 
     def copy(self) -> CheckedLines:
         """Another one that has seen the same lines."""

@@ -1,8 +1,10 @@
 """Arrays that were computed from a split once, cached beside the dataset: `.npy` files in a folder for each key.
 
-A cached folder is used only where its key and the hash of every file are right, and computed again otherwise. Where it
+A cached folder is used only where its key and the hash of every file are right, and computed again otherwise; of large
+files one process of a machine checks the hashes for all that come within minutes (`checked_once.py`). Where it
 cannot be written (a read-only dataset, a full disk) the arrays stay in memory. Of several
-processes that want the same arrays, the first computes them and the others wait. Knows nothing of documents or rows.
+processes that want the same arrays, the first computes them and the others wait, or compute other parts of them
+(`derived_parts.py`). Knows nothing of documents or rows.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
+from shardkit.dataset.checked_once import are_right, note_right
+from shardkit.dataset.growing_array import GrowingArray
 from shardkit.dataset.token_stream import TokenStream
 from shardkit.dataset.typed_json import parse_json, read_record
 from shardkit.errors import OutputError
@@ -59,36 +63,43 @@ def derived_arrays(
     """
     if folder is None:
         return _compute(dtypes, compute)
-    home = folder / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    if (arrays := _load(home, key, dtypes)) is not None:
+    home = home_of(folder, kind, key)
+    if (arrays := load_arrays(home, key, dtypes)) is not None:
         return arrays
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(hold_lock(folder / f"{home.name}.lock", busy=None))
         except OutputError:  # no permission
             return _compute(dtypes, compute)
-        if (arrays := _load(home, key, dtypes)) is not None:  # another process saved it while this one waited
+        if (arrays := load_arrays(home, key, dtypes)) is not None:  # another process saved it while this one waited
             return arrays
-        arrays = _compute(dtypes, compute)
-        _save(home, key, arrays)
-    return _load(home, key, dtypes) or arrays
+        return save_arrays(home, key, dtypes, compute)
+
+
+def home_of(folder: Path, kind: str, key: str) -> Path:
+    """The folder in `folder` that keeps the arrays of `key`."""
+    return folder / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
 
 def _compute(dtypes: Mapping[str, str], compute: Callable[[], Parts]) -> Arrays:
-    columns: dict[str, list[NDArray[np.integer]]] = {name: [np.empty(0, dtype)] for name, dtype in dtypes.items()}
+    columns = [GrowingArray(None, dtype) for dtype in dtypes.values()]
+    _fill(columns, compute)
+    return {name: column.in_memory() for name, column in zip(dtypes, columns, strict=True)}
+
+
+def _fill(columns: list[GrowingArray], compute: Callable[[], Parts]) -> None:
     for part in compute():
-        for (name, dtype), array in zip(dtypes.items(), part, strict=True):
-            columns[name].append(array.astype(dtype))
-    return {name: np.concatenate(columns.pop(name)) for name in dtypes}
+        for column, array in zip(columns, part, strict=True):
+            column.append(array)
 
 
-def _load(home: Path, key: str, dtypes: Mapping[str, str]) -> Arrays | None:
+def load_arrays(home: Path, key: str, dtypes: Mapping[str, str]) -> Arrays | None:
     """The arrays in `home`; None where it is missing, of another key, or damaged."""
     try:
         saved = read_record(_Saved, parse_json(read_small_file(home / _KEY_FILE)))
         if saved.key != key or list(saved.files) != [f"{name}.npy" for name in dtypes]:
             return None
-        if any(sha256_file(home / file) != sha256 for file, sha256 in saved.files.items()):
+        if not are_right(home, saved.files):
             return None
         # plain arrays: indexing a memmap takes microseconds
         arrays = {name: open_memmap(home / f"{name}.npy", mode="r").view(np.ndarray) for name in dtypes}
@@ -98,17 +109,28 @@ def _load(home: Path, key: str, dtypes: Mapping[str, str]) -> Arrays | None:
     return arrays if as_wanted else None
 
 
-def _save(home: Path, key: str, arrays: Arrays) -> None:
-    """Save the arrays as `home`, if they can be: whole or not at all. The caller holds the lock."""
+def save_arrays(home: Path, key: str, dtypes: Mapping[str, str], compute: Callable[[], Parts]) -> Arrays:
+    """Compute the arrays and save them as `home`: whole or not at all, and then they are in memory. The caller holds
+    the lock. What is saved is never in memory whole."""
     temp = home.with_name(f".{home.name}.tmp")
     shutil.rmtree(temp, ignore_errors=True)  # of a process that was killed
-    try:
+    with contextlib.suppress(OSError):
         temp.mkdir()
-        for name, array in arrays.items():
-            np.save(temp / f"{name}.npy", array)
-        hashes = {f"{name}.npy": sha256_file(temp / f"{name}.npy") for name in arrays}
-        (temp / _KEY_FILE).write_text(json.dumps({"key": key, "files": hashes}, indent=1), encoding="utf-8")
-        shutil.rmtree(home, ignore_errors=True)  # damaged, else it would have been loaded
-        os.replace(temp, home)
-    except OSError:
+    columns = [GrowingArray(temp / f"{name}.npy", dtype) for name, dtype in dtypes.items()]
+    try:
+        _fill(columns, compute)
+        try:
+            if not all(column.close() for column in columns):
+                return {name: column.in_memory() for name, column in zip(dtypes, columns, strict=True)}
+            hashes = {f"{name}.npy": sha256_file(temp / f"{name}.npy") for name in dtypes}
+            (temp / _KEY_FILE).write_text(json.dumps({"key": key, "files": hashes}, indent=1), encoding="utf-8")
+            shutil.rmtree(home, ignore_errors=True)  # damaged, else it would have been loaded
+            os.replace(temp, home)
+        except OSError:
+            return {name: column.in_memory() for name, column in zip(dtypes, columns, strict=True)}
+        note_right(home, hashes)
+    finally:
+        for column in columns:
+            column.abandon()
         shutil.rmtree(temp, ignore_errors=True)
+    return load_arrays(home, key, dtypes) or _compute(dtypes, compute)

@@ -13,17 +13,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shardkit.dataset.derived import content_key, derived_arrays
+from shardkit.dataset.derived import content_key
+from shardkit.dataset.derived_parts import Helpers, arrays_of_parts
 from shardkit.dataset.manifest import Manifest
 from shardkit.dataset.token_stream import TokenStream
 from shardkit.errors import UsageError
 
 SCAN_VERSION = 1
+_PART_TOKENS = 1 << 32  # that one process scans at a time: a few seconds
 _BLOCK_TOKENS = 1 << 18  # fits a core's own cache; a second thread made the scan slower, memory is the limit
 Starts = NDArray[np.int64]
 
 
-def document_starts(stream: TokenStream, eot_id: int, cache: Path | None) -> Starts:
+def document_starts(stream: TokenStream, eot_id: int, cache: Path | None, helpers: Helpers | None = None) -> Starts:
     """The place of every EOT token in the stream, ascending; memory-mapped where `cache`, a folder, can keep it.
 
     Raises `UsageError` where the shards' dtype cannot hold `eot_id`.
@@ -33,8 +35,14 @@ def document_starts(stream: TokenStream, eot_id: int, cache: Path | None) -> Sta
             f"the EOT id is {eot_id}, the shards of {stream.directory} hold {stream.dtype.name} tokens: give the id "
             "that the shards were tokenized with"
         )
+
+    def scan(part: int) -> tuple[Starts]:
+        begin = part * _PART_TOKENS
+        return (np.concatenate([*_scan(stream, eot_id, begin, min(begin + _PART_TOKENS, stream.tokens))]),)
+
+    parts = -(-stream.tokens // _PART_TOKENS)
     key = starts_key(stream, eot_id)
-    arrays = derived_arrays(cache, "starts", key, {"starts": "<i8"}, lambda: _scan(stream, eot_id))
+    arrays = arrays_of_parts(cache, "starts", key, {"starts": "<i8"}, parts, scan, helpers=helpers)
     return np.asarray(arrays["starts"], np.int64)
 
 
@@ -43,12 +51,12 @@ def starts_key(stream: TokenStream, eot_id: int) -> str:
     return json.dumps(["starts", SCAN_VERSION, eot_id, content_key(stream)])
 
 
-def _scan(stream: TokenStream, eot_id: int) -> Iterator[tuple[Starts]]:
+def _scan(stream: TokenStream, eot_id: int, first: int, end: int) -> Iterator[Starts]:
     buffer = np.empty(_BLOCK_TOKENS, stream.dtype)
-    for begin in range(0, stream.tokens, _BLOCK_TOKENS):
-        block = buffer[: stream.tokens - begin]
+    for begin in range(first, end, _BLOCK_TOKENS):
+        block = buffer[: end - begin]
         stream.read(begin, block)
-        yield (np.flatnonzero(block == eot_id) + begin,)
+        yield np.flatnonzero(block == eot_id) + begin
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -186,13 +186,19 @@ def parse_journal(journal: bytes, *, where: str, way_out: str = "start again wit
     Raises `OutputError` if nothing of it holds: it is damaged, or of a version whose lines had no checksums.
     """
     lines, check = whole_lines(journal), CheckedLines()
+    shards: list[ShardInfo] = []
+    files: dict[int, SourceFile] = {}
+    place = Resume()
     try:
-        records = check.unseal(lines)
-        if not records:
+        records = check.each(lines)
+        if (head := next(records, None)) is None:
             raise ValueError("its first line does not hold")
-        identity = read_record(_Head, records[0]).identity
-        steps = [read_record(_Step, record) for record in records[1:]]
-        shards = [step.shard for step in steps]
+        identity = read_record(_Head, head).identity
+        for record in records:  # of which only what is needed is kept: there may be 150,000
+            step = read_record(_Step, record)
+            shards.append(step.shard)
+            files.update(step.next.files)
+            place = step.next
         if [shard.index for shard in shards] != list(range(len(shards))):
             raise ValueError("its shards are not 0, 1, 2 and so on")
         check_shards(shards)
@@ -204,12 +210,12 @@ def parse_journal(journal: bytes, *, where: str, way_out: str = "start again wit
             ) from None
         raise OutputError(f"{where} is damaged ({error}): {way_out}") from None
     return JournalContent(
-        lines=lines[: len(records)],
+        lines=lines[: 1 + len(shards)],
         identity=identity,
         shards=shards,
-        resume=_resume([step.next for step in steps]),
+        resume=dataclasses.replace(place, files=files),
         check=check,
-        damaged=len(records) < len(lines),
+        damaged=1 + len(shards) < len(lines),
     )
 
 
@@ -235,14 +241,6 @@ def _is_unchecked(lines: Sequence[bytes]) -> bool:
         return set(parse_json(lines[0])) == {"identity"}
     except (ValueError, TypeError, IndexError):
         return False
-
-
-def _resume(places: Sequence[Resume]) -> Resume:
-    """Where the stream goes on after the last place, with all that the files gave."""
-    if not places:
-        return Resume()
-    files = {number: file for place in places for number, file in place.files.items()}
-    return dataclasses.replace(places[-1], files=files)
 
 
 def differences(stated: Mapping[str, Any], wanted: Mapping[str, Any], ours: str = "now") -> list[str]:

@@ -20,31 +20,38 @@ SEGMENT_BYTES = 1 << 16  # most bytes of one with more than one line
 _SEGMENT_NAME = re.compile(rf"{re.escape(WORK_DIR)}/journal-(\d{{6,}})\.jsonl")
 
 
-def changed_segments(lines: Sequence[bytes], since: int, starts: list[int] | None = None) -> dict[str, bytes]:
-    """The segments that hold a line from number `since` on, by file name, in order: what must be written to a remote
-    that has the `lines` before `since`.
+class SentSegments:
+    """How far a journal is at a remote, which has its lines before number `sent`. `lines` may grow meanwhile."""
 
-    `starts`, the first lines of the segments as an earlier call for fewer of these lines left them, saves time.
-    """
-    starts = [] if starts is None else starts
-    _extend_starts(starts, lines)
-    first = max(0, bisect_right(starts, since) - 1)
-    return {
-        f"{WORK_DIR}/journal-{start:06d}.jsonl" if start else JOURNAL_FILE: b"".join(lines[start:end])
-        for start, end in pairwise([*starts[first:], len(lines)])
-        if end > since
-    }
+    def __init__(self, lines: Sequence[bytes], sent: int = 0) -> None:
+        self._lines, self._sent = lines, sent
+        self._starts: list[int] = []  # of segments
 
+    def up_to(self, end: int) -> dict[str, bytes]:
+        """The segments that hold a line from number `sent` to `end`, by file name, in order: what must be written to
+        the remote, so that it has the lines before `end`; then it counts as having them."""
+        if end <= self._sent:
+            return {}
+        self._extend_starts(end)
+        first = max(0, bisect_right(self._starts, self._sent) - 1)
+        changed = {
+            f"{WORK_DIR}/journal-{start:06d}.jsonl" if start else JOURNAL_FILE: b"".join(self._lines[start:stop])
+            for start, stop in pairwise([*self._starts[first:], end])
+            if stop > self._sent
+        }
+        self._sent = end
+        return changed
 
-def _extend_starts(starts: list[int], lines: Sequence[bytes]) -> None:
-    """Add to `starts` where further segments begin. That of a line depends on the lines before it alone."""
-    at = starts[-1] if starts else 0
-    size = 0
-    for number in range(at, len(lines)):
-        size += len(lines[number])
-        if not starts or (number > at and (size > SEGMENT_BYTES or number - at == SEGMENT_LINES)):
-            starts.append(number)
-            at, size = number, len(lines[number])
+    def _extend_starts(self, end: int) -> None:
+        """Note where further segments begin, before line `end`. That of a line depends on the lines before it alone."""
+        starts = self._starts
+        at = starts[-1] if starts else 0
+        size = 0
+        for number in range(at, end):
+            size += len(self._lines[number])
+            if not starts or (number > at and (size > SEGMENT_BYTES or number - at == SEGMENT_LINES)):
+                starts.append(number)
+                at, size = number, len(self._lines[number])
 
 
 def segment_files(names: Iterable[str]) -> list[str]:

@@ -82,6 +82,16 @@ class KnownFiles:
             if known is None or known.size != shard.bytes:
                 check_shard(self.directory / shard.file, shard)
 
+    def check_descriptor(self, descriptor: int, shard: ShardInfo, dtype: np.dtype[np.unsignedinteger]) -> None:
+        """`check` of an open file's `descriptor`, which stays open: one call of the system for a file that is known."""
+        found = FileIdentity.of(os.fstat(descriptor))
+        if not self._is_checked(shard, found):
+            with open(descriptor, "rb", closefd=False) as file:
+                self.check(file, shard, dtype.name)
+
+    def _is_checked(self, shard: ShardInfo, found: FileIdentity) -> bool:
+        return shard.file in self._checked and self._known.get(shard.file) == found
+
     def check(self, file: BufferedReader, shard: ShardInfo, dtype: str) -> None:
         """Check that `file`, open at its beginning, is the one known as `shard`: once its size and header, too.
 
@@ -89,7 +99,7 @@ class KnownFiles:
         """
         found = FileIdentity.of(os.fstat(file.fileno()))
         known = self._known.get(shard.file, found)
-        if known == found and shard.file in self._checked:
+        if self._is_checked(shard, found):
             return
         path = self.directory / shard.file
         check_open_shard(file, path, shard, dtype)

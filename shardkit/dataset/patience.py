@@ -70,4 +70,6 @@ def unreadable(path: Path, error: OSError) -> ShardError:
     """The one line for a shard's file that cannot be opened or read."""
     if isinstance(error, FileNotFoundError):
         return ShardError(f"{path} is missing: {MEND}")
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return ShardError(f"cannot open shard {path}: {error.strerror}: allow more open files (ulimit -n 4096)")
     return ShardError(f"cannot open shard {path}: {error.strerror or error}")

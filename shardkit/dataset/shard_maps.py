@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from shardkit.files import is_on_local_disk
 
 _RESIDENT_BYTES = 64 << 20
-_MAX_MAPS = 200
+_MAX_MAPS = 4  # runs come in the order of the stream; each map has a descriptor of its own (Python before 3.13)
 _DONTNEED = getattr(mmap, "MADV_DONTNEED", None)
 
 

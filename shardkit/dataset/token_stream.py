@@ -208,8 +208,7 @@ class TokenStream:
         try:
             descriptor = self._files.open(number, self._prefix + shard.file)
             try:
-                with open(descriptor, "rb", closefd=False) as file:
-                    self.known.check(file, shard, self.dtype.name)
+                self.known.check_descriptor(descriptor, shard, self.dtype)
             except (ShardError, OSError):
                 self._files.close_one(number)  # else it would be read the next time without a check
                 raise

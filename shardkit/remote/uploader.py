@@ -40,7 +40,7 @@ class _Item:
 
     path: Path
     shard: ShardInfo
-    small: Mapping[str, bytes]
+    small: Callable[[], Mapping[str, bytes]] | None
     at_remote: bool
     prepared: bool = False
     upload: Future[float] | None = None
@@ -97,13 +97,14 @@ class Uploader:
         """Whether the remote had this very shard (name, size, SHA-256) at the start."""
         return self._remote_files.get(shard.file) == RemoteFile(shard.bytes, shard.sha256)
 
-    def submit(self, path: Path, shard: ShardInfo, small: Mapping[str, bytes] | None = None) -> None:
+    def submit(self, path: Path, shard: ShardInfo, small: Callable[[], Mapping[str, bytes]] | None = None) -> None:
         """Hand in a finished shard; returns at once.
 
-        `small` are files, by their names at the remote, that are committed together with the shard: the journal up to
-        it. A later shard's file of the same name takes their place.
+        `small` gives files, by their names at the remote, that are committed together with the shard: the journal up to
+        it, as far as no commit held it before. Of shards that are committed together only the last one's are asked for,
+        and not before: many shards may wait here, each without a copy of what came before it.
         """
-        item = _Item(path, shard, small or {}, self.has(shard))
+        item = _Item(path, shard, small, self.has(shard))
         with self._changed:
             self._check()
             self._queue.append(item)
@@ -208,8 +209,8 @@ class Uploader:
         if new:
             if self._pace is not None:
                 self._pace.count()
-            small = {name: content for item in run for name, content in item.small.items()}
-            self.remote.commit(new, small, f"Add {len(new)} shards" if len(new) > 1 else f"Add {new[0].file}")
+            last = next((item.small for item in reversed(run) if item.small is not None), dict)
+            self.remote.commit(new, last(), f"Add {len(new)} shards" if len(new) > 1 else f"Add {new[0].file}")
         elif self._delete_local:
             self.remote.commit([], {}, "")  # which makes sure that what is there is still ours
         with self._changed:

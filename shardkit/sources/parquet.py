@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 from shardkit.errors import SourceError
 from shardkit.network import Result
 from shardkit.sources.footers import Footers
+from shardkit.sources.giant_groups import batches_of, encoded
 from shardkit.sources.ranges import AheadFile, DamagedSource, RangeFile, checked_read
-from shardkit.sources.read_ahead import ReadAhead
+from shardkit.sources.read_ahead import WORKER_AHEAD_BYTES, ReadAhead
 from shardkit.sources.source import Chunk, Fetched, InputFile, Piece, Source, check_row_bytes
 
 _GIANT_CHUNKS = 8  # a row group larger than this many chunks is read front to back by the main process
@@ -129,29 +130,44 @@ def _iter_giant(
 def _iter_batches(
     file: InputFile, group: int, rows: int, column: str, footer: Piece | None, ahead: ReadAhead | None
 ) -> Iterator[pa.RecordBatch]:
-    """A row group in batches of `rows`; what seems to be damaged in a remote file is read again, once."""
+    """A row group in batches of at most `rows`; what seems to be damaged in a remote file is read again, once."""
     options = {"batch_size": rows, "row_groups": [group], "columns": [column], "use_threads": False}
     chunk = Chunk(file=0, start=group, stop=group + 1, weight=0, input=file)
     done, tries = 0, 2 if file.is_remote else 1
+    decoded: bool | None = None
     while True:
         with ExitStack() as stack:
             raw = None
-            if ahead is not None and file.is_remote:
-                raw = stack.enter_context(AheadFile(file, ahead, column_ranges(chunk, column, footer)[0][1]))
-            handle = _checked(file, lambda held: _open_column(file, column, raw, held), footer)  # noqa: B023
-            batches = handle.iter_batches(**options)
+            if file.is_remote:
+                fetched = ahead or stack.enter_context(ReadAhead(WORKER_AHEAD_BYTES))
+                raw = stack.enter_context(AheadFile(file, fetched, column_ranges(chunk, column, footer)[0][1]))
             try:
+                if decoded is None:  # what is decided in the first try holds for the second
+                    options["batch_size"], decoded = batches_of(rows, *_first_row(file, group, column, raw, footer))
+                handle = _checked(file, lambda held: _open_column(file, column, raw, held, decoded), footer)  # noqa: B023
+                batches = handle.iter_batches(**options)
                 for number in count():
                     if (batch := checked_read(file, lambda: next(batches, None))) is None:  # noqa: B023 (called at once)
                         return
                     if number == done:
                         done += 1
-                        yield batch
+                        yield encoded(batch, column) if decoded else batch
             except DamagedSource:
                 tries, footer = tries - 1, None
                 if tries == 0:
                     raise
                 close_parquet_files()
+
+
+def _first_row(
+    file: InputFile, group: int, column: str, raw: RangeFile | None, footer: Piece | None
+) -> tuple[pa.Array | None, bool]:
+    """The first text of a row group, with its dictionary, and whether the footer says that the column has one."""
+    handle = _checked(file, lambda held: _open_column(file, column, raw, held), footer)
+    batches = handle.iter_batches(batch_size=1, row_groups=[group], columns=[column], use_threads=False)
+    stated = handle.metadata.row_group(group).column(_text_column(handle, file, column))
+    first = checked_read(file, lambda: next(batches, None))
+    return None if first is None else first.column(column), stated.has_dictionary_page
 
 
 def _text_column(handle: pq.ParquetFile, file: InputFile, column: str) -> int:
@@ -252,11 +268,13 @@ def _open_footer(file: InputFile, footer: Piece | None) -> pq.ParquetFile:
     )
 
 
-def _open_column(file: InputFile, column: str, raw: RangeFile | None, footer: Piece | None = None) -> pq.ParquetFile:
-    """The file, open for its text `column`, of which a dictionary is left as one; `raw` gives the bytes of a remote
-    one. Pages are checked against their checksums, where the file has them."""
+def _open_column(
+    file: InputFile, column: str, raw: RangeFile | None, footer: Piece | None = None, decoded: bool = False
+) -> pq.ParquetFile:
+    """The file, open for its text `column`, of which a dictionary is left as one, unless it is to be `decoded`; `raw`
+    gives the bytes of a remote one. Pages are checked against their checksums, where the file has them."""
     if not file.is_remote:
-        return _open_local(file, column)
+        return _open_local(file, column, decoded)
     raw = raw or RangeFile(file)
     metadata = _open_footer(file, footer).metadata
     # without a buffer size, a giant row group would be read whole before its first batch
@@ -264,7 +282,7 @@ def _open_column(file: InputFile, column: str, raw: RangeFile | None, footer: Pi
     return pq.ParquetFile(
         pa.PythonFile(raw, mode="r"),
         metadata=metadata,
-        read_dictionary=[column],
+        read_dictionary=[] if decoded else [column],
         pre_buffer=False,
         buffer_size=buffer_bytes,
         page_checksum_verification=True,
@@ -272,11 +290,12 @@ def _open_column(file: InputFile, column: str, raw: RangeFile | None, footer: Pi
 
 
 @lru_cache(maxsize=4)
-def _open_local(file: InputFile, column: str) -> pq.ParquetFile:
+def _open_local(file: InputFile, column: str, decoded: bool) -> pq.ParquetFile:
     return pq.ParquetFile(
         file.url,
         metadata=_open_footer(file, None).metadata,
-        read_dictionary=[column],
+        read_dictionary=[] if decoded else [column],
+        pre_buffer=False,  # which would read whole row groups before their first row
         buffer_size=1 << 20,
         page_checksum_verification=True,
     )

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +29,7 @@ from shardkit.dataset.journal import (
     read_local,
     whole_lines,
 )
-from shardkit.dataset.journal_segments import changed_segments, segment_files
+from shardkit.dataset.journal_segments import SentSegments, segment_files
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest, ShardInfo
 from shardkit.dataset.tokenizer_file import tokenizer_files
 from shardkit.errors import HubError, OutputError, ShardkitError, UsageError
@@ -236,8 +237,7 @@ class LivePush:
         files = claim_place(run, journal.lines[0], private=private)
         there = whole_lines(run.journal) if run.journal is not None else journal.lines[:1]
         same = takewhile(lambda pair: pair[0] == pair[1], zip(there, journal.lines, strict=False))
-        self._sent_lines = sum(1 for _ in same)
-        self._segment_starts: list[int] = []
+        self._segments = SentSegments(journal.lines, sum(1 for _ in same))
         self._keep_files = max_disk is None
         self._uploader = Uploader(run.remote, files, workers=2, delete_local=not self._keep_files, max_bytes=max_disk)
         try:
@@ -264,11 +264,11 @@ class LivePush:
 
         Of one that the remote has, nothing is committed: its line goes with the next one that is sent.
         """
-        end, segments = shard.index + 2, {}
-        if end > self._sent_lines and not self._uploader.has(shard):
-            segments = changed_segments(self._journal.lines[:end], self._sent_lines, self._segment_starts)
-            self._sent_lines = end
-        self._uploader.submit(self._directory / shard.file, shard, segments)
+        self._uploader.submit(
+            self._directory / shard.file,
+            shard,
+            None if self._uploader.has(shard) else partial(self._segments.up_to, shard.index + 2),
+        )
 
     def complete(self, manifest: Manifest) -> None:
         """Wait until every shard has arrived, then complete the dataset at the remote: card, and manifest last."""

@@ -13,7 +13,7 @@ from shardkit.arguments import check_texts
 from shardkit.dataset.check import check_shard
 from shardkit.dataset.folder import shard_files
 from shardkit.dataset.journal import JOURNAL_FILE, Journal, forget_unused
-from shardkit.dataset.known_files import SeenShards
+from shardkit.dataset.known_files import KnownFiles, SeenShards
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest, TokenizerInfo
 from shardkit.dataset.shards import shard_name
 from shardkit.dataset.tokenizer_file import TOKENIZER_NAME, own_tokenizer_paths, tokenizer_files, write_tokenizer_files
@@ -103,8 +103,7 @@ def finished(directory: Path, journal: Journal, spec: RunSpec) -> Manifest | Non
     for one that is not, and as `own_manifest` does.
     """
     try:
-        for shard in journal.shards:
-            check_shard(directory / shard.file, shard)
+        KnownFiles(directory).check_sizes(journal.shards)  # which lists the folder, and opens none that is right
         if (manifest := own_manifest(directory, journal, spec)) is None:
             return None
         for shard in manifest.shards:

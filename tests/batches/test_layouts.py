@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from layout_data import EOT, document_stream, streams, write_stream
 
 import shardkit.batches.layouts
+import shardkit.dataset.documents
 from shardkit.batches.layouts import LAYOUTS, Layout, make_layout
 from shardkit.dataset.token_stream import Tokens, TokenStream
 from shardkit.errors import ShardError, UsageError
@@ -168,6 +169,27 @@ def test_a_kept_plan_gives_the_rows_of_a_fresh_one_in_another_process_too(tmp_pa
     make_layout("packed", stream, seq_len + 1, cache=cache)
     kinds = sorted(path.name.split("-")[0] for path in cache.iterdir() if path.is_dir())
     assert kinds == ["packed", "packed", "starts"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(tokens=streams(), cuts=CUTS, seq_len=st.integers(1, 40), block=st.integers(1, 60))
+def test_rows_are_the_same_whether_they_are_found_at_once_or_in_parts_that_are_kept(
+    tokens: Tokens, cuts: list[int], seq_len: int, block: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    stream = write_stream(tmp_path_factory.mktemp("s"), tokens, cuts)
+    cache = tmp_path_factory.mktemp("kept")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shardkit.batches.layouts, "BLOCK_TOKENS", block)
+        at_once = [open_layout(name, stream, seq_len) for name in ("packed", "document")]
+        patch.setattr(shardkit.batches.layouts, "_PART_BLOCKS", 2)
+        patch.setattr(shardkit.batches.layouts, "_BLOCK", 3)
+        patch.setattr(shardkit.dataset.documents, "_PART_TOKENS", 50)
+        for name, whole in zip(("packed", "document"), at_once, strict=True):
+            for _ in range(2):  # made, and found kept
+                layout = make_layout(name, stream, seq_len, cache=cache)
+                rows = range(layout.n_rows)
+                assert [layout.pieces(row) for row in rows] == [whole.pieces(row) for row in range(whole.n_rows)]
+                assert (layout.stats(), layout.max_segments()) == (whole.stats(), whole.max_segments())
 
 
 def test_stats_print_on_one_line(tmp_path: Path) -> None:

@@ -256,3 +256,26 @@ def test_a_disk_that_fills_up_leaves_the_arrays_in_memory(tmp_path: Path) -> Non
     assert [len(array) for array in found.values()] == [50_000] * 2
     assert len(calls) == 1
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_a_disk_that_fills_up_in_the_middle_loses_nothing_of_what_was_written_before(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    calls: list[int] = []
+
+    def make() -> Iterator[tuple[np.ndarray, ...]]:
+        for number in range(5):
+            calls.append(number)
+            yield np.full(50_000, number), np.full(50_000, number)
+
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limit[1]))  # the larger array does not fit
+        found = derived_arrays(tmp_path, "rows", "key", DTYPES, make)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert calls == list(range(5))
+    for array in found.values():
+        assert array.tolist() == np.repeat(np.arange(5), 50_000).tolist()
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]

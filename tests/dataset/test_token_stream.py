@@ -288,6 +288,47 @@ def test_shards_stay_open_beyond_the_limit_that_the_host_has_to_itself(tmp_path:
     assert read_under_limits(tmp_path, 64, 128, host_files=40) == [64, 64]  # as many as the limits allow
 
 
+MANY = """
+import os, sys
+import numpy as np
+from shardkit.dataset.token_stream import open_split
+from shardkit.errors import ShardError
+streams = [open_split(folder, "train", verify=False)[1] for folder in sys.argv[1:]]
+out = np.empty(10, np.uint16)
+for begin in range(0, streams[0].tokens, 10):
+    for stream in streams:
+        stream.read(begin, out)
+        assert out.tolist() == stream.run(begin, 10).tolist() == list(range(begin, begin + 10)), begin
+print(len(os.listdir("/proc/self/fd")))
+streams[0].close()
+host = []
+try:
+    while True:
+        host.append(os.open(os.devnull, os.O_RDONLY))
+except OSError:
+    pass
+try:
+    streams[0].read(0, out)
+except ShardError as error:
+    os.close(host.pop())
+    sys.exit(str(error))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the descriptors in /proc")
+def test_streams_of_several_datasets_keep_to_one_limit_and_a_host_that_leaves_none_is_told_so(tmp_path: Path) -> None:
+    for number in range(6):
+        write_shards(tmp_path / f"{number}", [10] * 40)
+    command = ["sh", "-c", 'ulimit -n 128; exec "$@"', "sh", sys.executable, "-c", MANY]
+    folders = [str(tmp_path / f"{number}") for number in range(6)]
+    done = subprocess.run([*command, *folders], capture_output=True, text=True, check=False)
+    assert done.stderr == (
+        f"cannot open shard {tmp_path}/0/x_train_000000.npy: Too many open files: allow more open files "
+        "(ulimit -n 4096)\n"
+    )
+    assert int(done.stdout) <= 64 + 6 * 4 + 8  # half of the limit, four maps a stream, and what Python has open
+
+
 def test_a_host_that_needs_its_descriptors_takes_none_from_reading(tmp_path: Path) -> None:
     write_shards(tmp_path, [10] * 100)
     assert read_under_limits(tmp_path, 64, 64, host_files=20)[0] == 32  # half are left to others

@@ -286,14 +286,14 @@ def test_tokenize_push_goes_on_from_the_journal(place: tuple[str, Any], tmp_path
     assert journal_at(repo) is None
     with open_uploader(repo, b"head\n", max_bytes=10**9) as uploader:
         for shard in manifest.shards[:2]:
-            uploader.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: b"head\n" + shard.file.encode()})
+            uploader.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: b"head\n" + shard.file.encode()}.copy)
         uploader.flush()
     left = journal_at(repo)
     assert left == b"head\n" + manifest.shards[1].file.encode()
     with open_uploader(repo, left, max_bytes=10**9) as uploader:
         assert [uploader.has(s) for s in manifest.shards] == [True, True, False, False]
         for shard in manifest.shards[2:]:
-            uploader.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: left})
+            uploader.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: left}.copy)
         uploader.flush()
         publish(uploader.remote, manifest, (tmp_path / "a" / MANIFEST_NAME).read_bytes())
     assert sorted(tree_of(tmp_path / "a")) == [MANIFEST_NAME]

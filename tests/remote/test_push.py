@@ -503,7 +503,7 @@ def test_a_fresh_machine_finds_the_journal_and_every_shard_that_it_names(hub: Hu
         journal = b"head\n"
         for shard in manifest.shards[:4]:
             journal += shard.file.encode() + b"\n"
-            uploader.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: journal})
+            uploader.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: journal}.copy)
         uploader.flush()
         assert uploader.pending_bytes == 0
     assert not any((tmp_path / "a" / s.file).exists() for s in manifest.shards[:4])
@@ -514,7 +514,7 @@ def test_a_fresh_machine_finds_the_journal_and_every_shard_that_it_names(hub: Hu
     with open_uploader(REPO, left, max_bytes=10**9) as uploader:
         assert [uploader.has(s) for s in manifest.shards] == [True] * 4 + [False] * 2
         for shard in manifest.shards[4:]:
-            uploader.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: journal})
+            uploader.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: journal}.copy)
         uploader.flush()
         publish(uploader.remote, manifest, (tmp_path / "a" / MANIFEST_NAME).read_bytes())
     assert not any(name.startswith(".shardkit") for name in hub.files(REPO))
@@ -536,7 +536,7 @@ def test_every_commit_holds_every_shard_that_its_journal_names(hub: HubServer, t
         names = b""
         for shard in manifest.shards:
             names += shard.file.encode() + b"\n"
-            uploader.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: names})
+            uploader.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: names}.copy)
         uploader.flush()
     seen = 0
     for commit in hub.commits(REPO):

@@ -31,7 +31,7 @@ def make(folder: Path, uploader: Uploader, manifest: Manifest, source: Path) -> 
         (folder / shard.file).write_bytes((source / shard.file).read_bytes())
         used.append(sum(path.stat().st_size for path in folder.glob("*.npy")))
         journal += line(shard)
-        uploader.submit(folder / shard.file, shard, {JOURNAL_FILE: journal})
+        uploader.submit(folder / shard.file, shard, {JOURNAL_FILE: journal}.copy)
     return used
 
 
@@ -73,7 +73,7 @@ def test_few_commits_where_nobody_waits(hub: HubServer, tmp_path: Path) -> None:
     manifest = make_dataset(tmp_path / "a", shards=40)
     with open_uploader(REPO, b"") as uploader:
         for shard in manifest.shards:
-            uploader.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: line(shard)})
+            uploader.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: line(shard)}.copy)
         uploader.flush()
     assert len(hub.commits(REPO)) == 3
 
@@ -129,7 +129,7 @@ def test_a_commit_that_fails_for_good_deletes_nothing(hub: HubServer, tmp_path: 
     with open_uploader(REPO, b"", max_bytes=10**9) as uploader:
         hub.fault("status", "POST", "/commit/", code=403, times=None)
         for shard in manifest.shards:
-            uploader.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: line(shard)})
+            uploader.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: line(shard)}.copy)
         with pytest.raises(HubError, match="does not allow"):
             uploader.flush()
         with pytest.raises(HubError):
@@ -152,7 +152,7 @@ def test_closing_early_waits_for_nothing_and_leaves_what_has_not_arrived(hub: Hu
     held = hub.fault("hold", "PUT", "/_lfs/", nth=3)
     uploader = open_uploader(REPO, max_bytes=10**9)
     for shard in manifest.shards:
-        uploader.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: line(shard)})
+        uploader.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: line(shard)}.copy)
     assert held.reached.wait(60)
     uploader.close()  # would wait for ever
     held.gate.set()
@@ -168,14 +168,14 @@ def test_a_shard_that_is_there_already_is_acknowledged_and_deleted_without_a_byt
     manifest = make_dataset(tmp_path / "a")
     with open_uploader(REPO, b"") as uploader:
         for shard in manifest.shards:
-            uploader.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: line(shard)})
+            uploader.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: line(shard)}.copy)
         uploader.flush()
     commits = len(hub.commits(REPO))
     hub.reset_log()
     with open_uploader(REPO, b"", max_bytes=10**9) as uploader:
         for shard in manifest.shards:
             assert uploader.has(shard)
-            uploader.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: line(shard)})
+            uploader.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: line(shard)}.copy)
         uploader.flush()
     assert hub.bytes_received("/_lfs/") == 0
     assert len(hub.commits(REPO)) == commits

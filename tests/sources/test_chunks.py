@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from source_data import TEXTS, lines, packed, texts_of
+from source_data import TEXTS, chunk_texts, lines, packed, texts_of
 
 from shardkit.errors import ShardkitError, SourceError, UsageError
 from shardkit.sources import chunks
@@ -35,8 +35,11 @@ from shardkit.sources.texts import BadRow
 def test_every_arrow_kind_of_text_is_read_and_null_is_the_empty_document(tmp_path: Path, kind: pa.DataType) -> None:
     column = pa.array([*TEXTS, None, "end"], pa.string())
     column = column.dictionary_encode() if pa.types.is_dictionary(kind) else column.cast(kind)
-    pq.write_table(pa.table({"n": range(10), "text": column}), tmp_path / "a.parquet", row_group_size=3)
-    assert texts_of(tmp_path / "a.parquet") == [*TEXTS, "", "end"]
+    for plain in (False, True):
+        table = pa.table({"n": range(10), "text": column})
+        pq.write_table(table, tmp_path / "a.parquet", row_group_size=3, use_dictionary=not plain)
+        for chunk_bytes in (1 << 23, 1):  # with one byte each row group is a giant
+            assert texts_of(tmp_path / "a.parquet", chunk_bytes=chunk_bytes) == [*TEXTS, "", "end"]
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 3_000, 50_000, 1 << 23])
@@ -46,6 +49,21 @@ def test_row_groups_are_joined_or_cut_into_chunks_without_a_row_lost(tmp_path: P
     for rows in (1, 50, 700):
         pq.write_table(pa.table({"text": texts}), tmp_path / f"{rows}.parquet", row_group_size=rows)
         assert texts_of(tmp_path / f"{rows}.parquet", chunk_bytes=chunk_bytes) == texts
+
+
+@pytest.mark.parametrize("dictionary", [False, True], ids=["plain", "dictionary that is given up"])
+def test_a_giant_row_group_of_texts_that_differ_is_never_held_whole(tmp_path: Path, dictionary: bool) -> None:
+    noise = np.random.default_rng(0)
+    texts = [noise.bytes(2000).hex() for _ in range(3000)]  # 12 MB
+    pages = {"dictionary_pagesize_limit": 50_000, "data_page_size": 50_000, "write_batch_size": 20}
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", use_dictionary=dictionary, **pages)
+    source = open_source(str(tmp_path / "a.parquet"))
+    before, most, found = pa.total_allocated_bytes(), 0, []
+    for chunk in iter_chunks(source, 0, 0, 0, chunk_bytes=50_000):
+        most = max(most, pa.total_allocated_bytes() - before)
+        found += list(chunk_texts(chunk, source.options))
+    assert found == texts
+    assert most < 8_000_000
 
 
 def test_parquet_files_without_rows_give_nothing(tmp_path: Path) -> None:
@@ -103,10 +121,11 @@ def invalid_column(kind: str) -> pa.Array:
 @pytest.mark.parametrize("kind", ["string", "dictionary"])
 def test_invalid_utf8_in_parquet_names_the_row_or_is_skipped(tmp_path: Path, kind: str) -> None:
     pq.write_table(pa.table({"text": invalid_column(kind)}), tmp_path / "a.parquet")
-    with pytest.raises(BadRow) as caught:
-        texts_of(tmp_path / "a.parquet")
-    assert (caught.value.row, caught.value.why) == (1, "not UTF-8 (byte 0xff at offset 0)")
-    assert texts_of(tmp_path / "a.parquet", skip_bad_rows=True) == ["a", "b"]
+    for chunk_bytes, row in ((1 << 23, 1), (1, 0)):  # with one byte each row is a chunk
+        with pytest.raises(BadRow) as caught:
+            texts_of(tmp_path / "a.parquet", chunk_bytes=chunk_bytes)
+        assert (caught.value.row, caught.value.why) == (row, "not UTF-8 (byte 0xff at offset 0)")
+        assert texts_of(tmp_path / "a.parquet", chunk_bytes=chunk_bytes, skip_bad_rows=True) == ["a", "b"]
 
 
 # lines -------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -282,6 +283,24 @@ def small_spec() -> RunSpec:
     )
 
 
+def made_shard(out: Path, journal: Journal, index: int) -> ShardInfo:
+    """A file in `out` that stands for shard `index` of the run of `small_spec`, noted in the journal."""
+    content, name = index.to_bytes(4, "big") * 10, small_spec().shard_file(index)
+    (out / name).write_bytes(content)
+    shard = ShardInfo(
+        file=name,
+        split="train",
+        index=index,
+        tokens=20,
+        documents=1,
+        first_document=index,
+        sha256=hashlib.sha256(content).hexdigest(),
+        bytes=len(content),
+    )
+    journal.append(shard, Resume(file=0, start=index, documents=index))
+    return shard
+
+
 class CountingRemote(FsspecRemote):
     """A folder that knows how many bytes of journal it was given."""
 
@@ -299,23 +318,41 @@ def test_the_journal_that_travels_grows_with_the_shards_and_not_with_their_squar
     run = RemoteRun(remote=far, files={}, journal=None, manifest=None)
     with LivePush(spec, out, journal, run) as uploads:
         for index in range(count):
-            (out / spec.shard_file(index)).write_bytes(content := index.to_bytes(4, "big") * 10)
-            shard = ShardInfo(
-                file=spec.shard_file(index),
-                split="train",
-                index=index,
-                tokens=20,
-                documents=1,
-                first_document=index,
-                sha256=hashlib.sha256(content).hexdigest(),
-                bytes=len(content),
-            )
-            journal.append(shard, Resume(file=0, start=index, documents=index))
-            uploads.submit(shard)
+            uploads.submit(made_shard(out, journal, index))
         uploads._uploader.flush()
     whole = journal.path.read_bytes()
     assert fetch_journal(str(tmp_path / "far")).journal == whole
     assert far.journal_bytes < len(whole) * SEGMENT_LINES * 0.55  # the whole journal each time: 200 times its bytes
+
+
+class HeldRemote(FsspecRemote):
+    """A folder to which nothing comes before `arrive` is set."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(place)
+        self.arrive = threading.Event()
+
+    def upload(self, path: Path, shard: ShardInfo) -> None:
+        self.arrive.wait()
+        super().upload(path, shard)
+
+
+def test_a_shard_that_waits_to_be_sent_costs_no_copy_of_the_journal_before_it(tmp_path: Path) -> None:
+    spec = small_spec()
+    out, far, count = tmp_path / "out", HeldRemote(str(tmp_path / "far")), 200
+    journal = Journal.open(out, spec.identity())
+    run = RemoteRun(remote=far, files={}, journal=None, manifest=None)
+    with LivePush(spec, out, journal, run) as uploads:
+        shards = [made_shard(out, journal, index) for index in range(count)]
+        tracemalloc.start()
+        for shard in shards:
+            uploads.submit(shard)
+        waiting = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        far.arrive.set()
+        uploads._uploader.flush()
+    assert waiting < 6000 * count  # 24 kB for each, where each had the journal's segment up to it
+    assert fetch_journal(str(tmp_path / "far")).journal == journal.path.read_bytes()
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
@@ -323,25 +360,9 @@ def test_a_run_whose_shards_arrived_and_whose_journal_did_not_leaves_no_hole(tmp
     spec = small_spec()
     out, far = tmp_path / "out", str(tmp_path / "far")
     journal = Journal.open(out, spec.identity())
-
-    def make(index: int) -> ShardInfo:
-        (out / spec.shard_file(index)).write_bytes(b"x" * 40)
-        shard = ShardInfo(
-            file=spec.shard_file(index),
-            split="train",
-            index=index,
-            tokens=20,
-            documents=1,
-            first_document=index,
-            sha256=hashlib.sha256(b"x" * 40).hexdigest(),
-            bytes=40,
-        )
-        journal.append(shard, Resume(file=0, start=index, documents=index))
-        return shard
-
     with LivePush(spec, out, journal, fetch_journal(far)) as uploads:
         for index in range(200):
-            uploads.submit(make(index))
+            uploads.submit(made_shard(out, journal, index))
         uploads._uploader.flush()
     for name in segment_files(fetch_journal(far).files)[1:]:  # killed between the ledger and the journal
         (tmp_path / "far" / name).unlink()
@@ -354,7 +375,7 @@ def test_a_run_whose_shards_arrived_and_whose_journal_did_not_leaves_no_hole(tmp
         journal = Journal.open(out, spec.identity())
     with LivePush(spec, out, journal, run) as uploads:
         for index in range(len(journal.shards), 201):
-            uploads.submit(make(index))
+            uploads.submit(made_shard(out, journal, index))
         uploads._uploader.flush()
     assert fetch_journal(far).journal == journal.path.read_bytes()
 

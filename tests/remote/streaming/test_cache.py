@@ -195,7 +195,7 @@ def test_a_remote_that_is_still_written_is_read_as_far_as_it_goes(served: HubSer
     with open_uploader(REPO, journal.path.read_bytes()) as outbox:
         for shard in manifest.shards[:3]:
             journal.append(shard, Resume())
-            outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: journal.path.read_bytes()})
+            outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: journal.path.read_bytes()}.copy)
         outbox.flush()
     said = "is still being written: this run has its first 3 shards, 9,000 tokens"
     with pytest.warns(ShardkitWarning, match=said) as warned:
@@ -208,7 +208,7 @@ def test_a_remote_that_is_still_written_is_read_as_far_as_it_goes(served: HubSer
     with open_uploader(REPO, b"") as outbox:
         for shard in manifest.shards[3:]:
             journal.append(shard, Resume())
-            outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: journal.path.read_bytes()})
+            outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: journal.path.read_bytes()}.copy)
         outbox.flush()
         publish(outbox.remote, manifest, (tmp_path / "a" / MANIFEST_NAME).read_bytes())
     kill_downloader(tmp_path / "b")  # who takes over serves what the readers have, not what is there now
@@ -229,7 +229,7 @@ def test_a_folder_that_is_still_written_has_no_revision_to_give(offline: None, t
     with open_uploader(str(tmp_path / "far"), journal.path.read_bytes()) as outbox:
         for shard in manifest.shards[:2]:
             journal.append(shard, Resume())
-            outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: journal.path.read_bytes()})
+            outbox.submit(tmp_path / "a" / shard.file, shard, {JOURNAL_FILE: journal.path.read_bytes()}.copy)
         outbox.flush()
     with pytest.warns(ShardkitWarning, match=r"first 2 shards, 6,000 tokens.* there is no way to get the same again"):
         cache = opened(tmp_path / "b", str(tmp_path / "far"))
