@@ -59,9 +59,13 @@ def tokenize(
     name: str | None = None,
     split: str = "train",
     revision: str | None = None,
+    include: str | None = None,
+    format: str | None = None,
     text_field: str = "text",
     separator: str | None = None,
     skip_bad_rows: bool = False,
+    where: str | None = None,
+    sample: float | None = None,
     tokenizer: str | os.PathLike[str] = "gpt2",
     eot: str | None = None,
     encoder: str = "auto",
@@ -84,10 +88,14 @@ def tokenize(
     """Tokenize `source` into `.npy` shards and a manifest in the folder `out`; return the manifest.
 
     `source` is a Hub dataset id (or the address of its page or files on the Hub), a local file, folder or glob, a list
-    of local paths, a URL, `sample`, or any iterable of texts (a `datasets.Dataset` too). A list is one of paths if its
-    first item is a `Path`, or if every item is a string that ends in `.parquet`, `.jsonl`, `.jsonl.gz`, `.jsonl.zst` or
-    `.txt`. Of a folder, files of one kind are read and a warning names the others; a glob or a list reads any kinds
-    together. A source must not change until the run ends (docs/tokenize.md says how that is found out).
+    of these, a URL, `sample`, a pipe (`-`, of that `format`), or any iterable of texts (a `datasets.Dataset` too). A
+    list is one of names if its first item is a `Path`, or if every item is a string that ends as a file does that is
+    read (`.parquet`, `.jsonl`, ...; docs/tokenize.md). Of a folder, files of one kind are read and a warning names the
+    others; a glob or a list reads any kinds together. `include`, a glob, means some of the files. A source must not
+    change until the run ends (docs/tokenize.md says how that is found out).
+
+    `where` ("score >= 3 and language == 'en'") and `sample` (0.1) choose among the rows: by columns, and by a hash of
+    the file's name and the row's place in it, so that 0.1 is a part of 0.2.
 
     `tokenizer` is a tiktoken encoding, a `tokenizer.json`, a folder that holds one, a model on the Hub, `bytes`, or
     `chars`, the characters of the text; `eot` one of its tokens, to separate documents, in place of the end of text of
@@ -131,14 +139,18 @@ def tokenize(
             name=name,
             split=split,
             revision=revision,
+            include=include,
+            format=format,
             text_field=text_field,
             separator=separator,
             skip_bad_rows=skip_bad_rows,
+            where=where,
+            sample=sample,
         )
         if shard_tokens is None:
             shard_tokens = SAMPLE_SHARD_TOKENS if isinstance(source, str) and source == "sample" else TOKENS_PER_SHARD
         is_default = isinstance(source, str) and source == DEFAULT_SOURCE
-        directory = user_path(DEFAULT_OUT if out is None and is_default else _required(out))
+        directory = user_path(DEFAULT_OUT if out is None and is_default else output_folder.required(out))
         prefix = output_folder.check_prefix(prefix or output_folder.default_prefix(opened.info.id))
         folder = stack.enter_context(output_folder.claim(directory, overwrite=overwrite))
         limits = {"max_docs": max_docs, "max_tokens": max_tokens}
@@ -146,15 +158,7 @@ def tokenize(
         stack.push(running)  # its processes start while this one loads the vocabulary
         spec = RunSpec(
             source=opened,
-            tokenizer=open_tokenizer(
-                tokenizer,
-                eot,
-                encoder,
-                opened,
-                **limits,
-                transform=transform,
-                filter=filter,
-            ),
+            tokenizer=open_tokenizer(tokenizer, eot, encoder, opened, **limits, transform=transform, filter=filter),
             prefix=prefix,
             tokens_per_shard=shard_tokens,
             val_shards=1 if val_shards is None else val_shards,
@@ -288,9 +292,3 @@ def _start_runner(
 
         return RayRunner(workers)
     raise UsageError(f"unknown runner {runner!r}: expected local or ray")
-
-
-def _required(out: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
-    if out is None:
-        raise UsageError("no output folder: give --out DIR")
-    return out

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shardkit.dataset.manifest import Manifest, ShardInfo, SourceFile
+from shardkit.dataset.records import bounded_maps
 from shardkit.dataset.shards import shard_header, shard_name
 from shardkit.errors import HubError
 from shardkit.sources.source import Source
@@ -98,6 +99,8 @@ class RunSpec:
             "file states": [[file.path, file.state] for file in self.source.files if file.version],
             "separator": options.separator,
             "skip bad rows": options.skip_bad_rows,
+            # not there where all rows are read, as in runs that were begun before there was a choice
+            **{n: v for n, v in (("where", options.where), ("sample", options.sample)) if v is not None},
             "tokenizer": tokenizer.info.name.split("@")[0],  # a model's commit changes with any of its files
             "vocabulary": tokenizer.info.ranks_sha256,
             "end of text": tokenizer.eot_id,
@@ -123,6 +126,8 @@ class RunSpec:
         options = {
             "separator": self.source.options.separator,
             "skip_bad_rows": self.source.options.skip_bad_rows or None,
+            "where": self.source.options.where,
+            "sample": self.source.options.sample,
             "max_docs": self.max_docs,
             "max_tokens": self.max_tokens,
             "transform": self.transform_id,
@@ -135,7 +140,7 @@ class RunSpec:
             dtype=tokenizer.dtype.name,
             tokens_per_shard=self.tokens_per_shard,
             encoder=tokenizer.encoder_facts,
-            source=dataclasses.replace(info, files=files, options=stated),
+            source=dataclasses.replace(info, files=bounded_maps(files), options=stated),
             shards=tuple(shards),
         )
 

@@ -236,7 +236,7 @@ def test_a_separator_cuts_the_text_files_of_a_hub_dataset_too(
 ) -> None:
     assert read(hub, "alice/whole", name="txt", separator="\n")["texts"] == whole_files["txt"][0].split("\n")
     assert (
-        "separator is for .txt files, gz/0.jsonl.gz is jsonl.gz"
+        "separator is for text files, gz/0.jsonl.gz is jsonl.gz"
         in read(hub, "alice/whole", name="gz", separator="\n")["message"]
     )
 
