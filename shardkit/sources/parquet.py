@@ -25,7 +25,7 @@ from shardkit.sources.columns import (
     payload_of,
 )
 from shardkit.sources.footers import Footers
-from shardkit.sources.ranges import AheadFile, DamagedSource, RangeFile, checked_read
+from shardkit.sources.ranges import AheadFile, DamagedSource, RangeFile, checked_read, read_range
 from shardkit.sources.read_ahead import ReadAhead
 from shardkit.sources.source import Chunk, Fetched, InputFile, Piece, ReadOptions, Source
 
@@ -167,8 +167,10 @@ def _iter_batches(
         with ExitStack() as stack:
             raw = None
             if ahead is not None and file.is_remote:
-                stop = max(stop for _, stop in column_ranges(chunk, options, footer))
-                raw = stack.enter_context(AheadFile(file, ahead, stop))
+                (_, stop), *others = column_ranges(chunk, options, footer)
+                pieces = checked_read(file, lambda: [(at, read_range(file, at, end)) for at, end in others])  # noqa: B023
+                fetched = Fetched(pieces=tuple(pieces))
+                raw = stack.enter_context(AheadFile(file, ahead, stop, fetched))
             handle = _checked(file, lambda held: _open_column(file, options.text_field, raw, held), footer)  # noqa: B023
             batches = handle.iter_batches(**how)
             try:

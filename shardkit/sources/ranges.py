@@ -144,10 +144,13 @@ class RangeFile(io.RawIOBase):
 
 
 class AheadFile(RangeFile):
-    """A remote file, read front to back from wherever it is read first, with its next bytes on their way already."""
+    """A remote file, read front to back from wherever it is read first, with its next bytes on their way already. Parts
+    that are read beside that were `fetched`."""
 
-    def __init__(self, file: InputFile, ahead: ReadAhead, stop: int | None = None) -> None:
-        super().__init__(file)
+    def __init__(
+        self, file: InputFile, ahead: ReadAhead, stop: int | None = None, fetched: Fetched | None = None
+    ) -> None:
+        super().__init__(file, fetched)
         self._ahead, self._stop = ahead, file.bytes if stop is None else stop
         self._spans: deque[Span] = deque()
         self._at = self._asked = 0
@@ -158,6 +161,8 @@ class AheadFile(RangeFile):
         super().close()
 
     def _fetch(self, start: int, size: int) -> bytes:
+        if self._fetched is not None and (found := self._fetched.find(start, start + size)) is not None:
+            return bytes(found)
         if start != self._at:
             self._restart(start)
         parts = []

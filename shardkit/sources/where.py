@@ -22,7 +22,7 @@ from typing import Any
 from shardkit.errors import UsageError
 
 Value = int | float | str | bool
-_LONGEST = 10_000  # characters of an expression
+_LONGEST, _DEEPEST = 10_000, 100  # characters of an expression; levels of what is within something else
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
 _NAMES: dict[type[ast.cmpop], str] = {
     ast.Lt: "<",
@@ -114,11 +114,14 @@ def _hint(text: str) -> str:
     return " (equality is written ==)" if "=" in text.replace("==", "").replace("<=", "").replace(">=", "") else ""
 
 
-def _read(node: ast.expr) -> Comparison | Joined:
+def _read(node: ast.expr, depth: int = 0) -> Comparison | Joined:
+    if depth > _DEEPEST:
+        raise _NotAllowed("nested too deep")
     if isinstance(node, ast.BoolOp):
-        return Joined("and" if isinstance(node.op, ast.And) else "or", tuple(map(_read, node.values)))
+        op = "and" if isinstance(node.op, ast.And) else "or"
+        return Joined(op, tuple(_read(part, depth + 1) for part in node.values))
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-        return Joined("not", (_read(node.operand),))
+        return Joined("not", (_read(node.operand, depth + 1),))
     if isinstance(node, ast.Compare):
         sides = [node.left, *node.comparators]
         tests = [_compared(sides[i], _NAMES[type(op)], sides[i + 1]) for i, op in enumerate(node.ops)]

@@ -61,7 +61,7 @@ def test_a_run_over_long_documents_that_was_stopped_ends_with_the_stream_of_the_
     assert figures == [(1, 1, SIZE + 1), (1, 1, 8), (1, 1, SIZE + 1)]
 
 
-@pytest.mark.parametrize("tokens", [text_files.TEXT_PIECE_BYTES + 1, texts.TEXT_PIECE_BYTES + 100, SIZE + 2])
+@pytest.mark.parametrize("tokens", [text_files.TEXT_PIECE_BYTES + 1, text_files.TEXT_PIECE_BYTES + 100, SIZE + 2])
 def test_a_limit_in_a_long_document_ends_the_stream_there(folder: Path, tmp_path: Path, tokens: int) -> None:
     manifest = tokenize(str(folder), tmp_path / "out", max_tokens=tokens, **OPTIONS)
     assert np.array_equal(made(tmp_path / "out"), stream_of(folder)[:tokens])
