@@ -201,11 +201,12 @@ def test_the_progress_bars_of_the_callers_process_stay_as_they_were(hub: HubServ
 def whole_files(hub: HubServer) -> dict[str, list[str]]:
     """A repo of files that are read from front to back, in a config for each kind; their texts."""
     texts = {"gz": prose("gz", 600), "small": prose("small", 3), "txt": ["\n".join(prose("txt", 900))]}
+    texts |= {"c4": prose("c4", 600), "array": prose("array", 600)}
 
     def lines(part: list[str]) -> bytes:
         return b"".join(json.dumps({"text": text}).encode() + b"\n" for text in part)
 
-    names = {"gz": "gz/*.jsonl.gz", "small": "small/*.txt", "txt": "txt/*.txt"}
+    names = {"gz": "gz/*.jsonl.gz", "small": "small/*.txt", "txt": "txt/*.txt", "c4": "c4/*.gz", "array": "array/*"}
     configs = "".join(f'- {{config_name: {name}, data_files: "{pattern}"}}\n' for name, pattern in names.items())
     hub.lfs_threshold = 10_000
     hub.seed_repo(
@@ -214,14 +215,16 @@ def whole_files(hub: HubServer) -> dict[str, list[str]]:
             "README.md": f"---\nconfigs:\n{configs}---\n".encode(),
             "gz/0.jsonl.gz": gzip.compress(lines(texts["gz"][:300])),
             "gz/1.jsonl.gz": gzip.compress(lines(texts["gz"][300:])),
+            "c4/0.json.gz": gzip.compress(lines(texts["c4"])),  # named as C4's files are
+            "array/0.json": json.dumps([{"text": text} for text in texts["array"]]).encode(),
             "small/0.txt": texts["small"][0].encode(),  # lies in the repo itself
             "txt/0.txt": texts["txt"][0].encode(),  # in LFS
         },
     )
-    return {"gz": texts["gz"], "small": texts["small"][:1], "txt": texts["txt"]}
+    return texts | {"small": texts["small"][:1]}
 
 
-@pytest.mark.parametrize("name", ["gz", "small", "txt"])
+@pytest.mark.parametrize("name", ["gz", "small", "txt", "c4", "array"])
 def test_a_file_that_is_read_whole_and_came_wrong_is_fetched_again(
     hub: HubServer, whole_files: dict[str, list[str]], name: str
 ) -> None:
