@@ -57,7 +57,7 @@ def open_source(
     (of a dataset, or of a file, folder or glob in it: `hub_address.py`), "-" or a FIFO (of that `format`), a list of
     names, or any iterable of texts or of rows with a `text_field` (a `datasets.Dataset`). A list (or tuple) is one of
     names if it is a `SourceNames`, if its first item is a `Path`, or if every item is a string that ends as the name of
-    a file of a known format does.
+    a file of a known format does, or begins with `hf://`.
 
     Of a folder, files of one kind are read: parquet, jsonl (compressed or not), txt or another, whichever has the most
     bytes. All others but hidden ones are named in a warning; a glob or a list of names reads any kinds together. Of the
@@ -209,7 +209,9 @@ def _names_in(source: Iterable[Any]) -> list[str] | None:
 
 
 def _is_file_name(item: Any) -> bool:
-    return isinstance(item, str) and len(item) < 4096 and "\n" not in item and format_of(item) is not None
+    if not isinstance(item, str) or len(item) >= 4096 or "\n" in item:
+        return False
+    return format_of(item) is not None or item.startswith("hf://")
 
 
 def _path(name: str) -> Path:

@@ -90,7 +90,7 @@ def tokenize(
     `source` is a Hub dataset id (or the address of its page or files on the Hub), a local file, folder or glob, a list
     of these, a URL, `sample`, a pipe (`-`, of that `format`), or any iterable of texts (a `datasets.Dataset` too). A
     list is one of names if its first item is a `Path`, or if every item is a string that ends as a file does that is
-    read (`.parquet`, `.jsonl`, ...; docs/tokenize.md). Of a folder, files of one kind are read and a warning names the
+    read (`.parquet`, `.csv`, ...; docs/tokenize.md). Of a folder, files of one kind are read and a warning names the
     others; a glob or a list reads any kinds together. `include`, a glob, means some of the files. A source must not
     change until the run ends (docs/tokenize.md says how that is found out).
 
