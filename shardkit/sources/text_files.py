@@ -22,7 +22,7 @@ def text_file_parts(chunk: Chunk, options: ReadOptions) -> Iterator[Texts]:
     """The document that a file (or what came through a pipe) is. With bad rows to be skipped, a long one is read to its
     end before its first part is given."""
     file = chunk.input
-    if options.skip_bad_rows and (file.packing or file.bytes > TEXT_PIECE_BYTES):
+    if options.skip_bad_rows and (file.packing or file.is_pipe or file.bytes > TEXT_PIECE_BYTES):
         try:
             for _ in _iter_parts(chunk):
                 pass

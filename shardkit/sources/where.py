@@ -250,7 +250,7 @@ class TextValue(str):
             return None
         if sort == "true or false" and self.lower() in ("true", "false"):
             return self.lower() == "true"
-        for number in (int, float) if sort == "a number" else ():
+        for number in (int, float) if sort == "a number" and "_" not in self else ():
             with suppress(ValueError):
                 return number(self)
         raise ValueError(f"{column!r} is {str(self)[:40]!r}, --where compares it with {sort}")
