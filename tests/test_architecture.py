@@ -149,8 +149,8 @@ SIGNATURES = {
     "pull": "repo directory revision split shards allow_gaps overwrite workers progress",
     "push": "directory repo private revision tag overwrite repair workers progress",
     "tokenize": "source out name split revision include format text_field separator skip_bad_rows where sample "
-    "tokenizer eot encoder shard_tokens val_shards prefix workers max_docs max_tokens transform filter runner "
-    "push private max_disk overwrite progress chunk_bytes",
+    "skip_duplicates tokenizer eot encoder shard_tokens val_shards prefix workers max_docs max_tokens transform filter "
+    "runner push private max_disk overwrite progress chunk_bytes",
     "verify": "directory hashes",
 }
 DEFAULTS = {
@@ -188,7 +188,7 @@ def test_the_methods_of_the_public_classes_are_pinned() -> None:
 OPTIONS = {
     "tokenize": "sources --out --name --split --revision --include --format --text-field --separator "
     "--skip-bad-rows --where --sample --tokenizer --eot --encoder --shard-tokens --val-shards --prefix --workers "
-    "--max-docs --max-tokens --push "
+    "--max-docs --max-tokens --skip-duplicates --push "
     "--private --max-disk --runner --overwrite --json",
     "train-tokenizer": "sources --out --name --split --revision --include --format --text-field --separator "
     "--skip-bad-rows --where --sample --vocab-size --pattern --max-bytes --json",

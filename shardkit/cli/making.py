@@ -50,6 +50,7 @@ def _source_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--workers", type=int, help="Worker processes. [all cores]")
 @click.option("--max-docs", type=Count(), help="End after that many documents.")
 @click.option("--max-tokens", type=Count(), help="End after that many tokens.")
+@click.option("--skip-duplicates", is_flag=True, help="Leave out documents with the tokens of an earlier one.")
 @click.option("--push", metavar="REPO", help="Send each finished shard there while the next is made.")
 @click.option("--private", is_flag=True, help="With --push: make the Hub repo private.")
 @click.option("--max-disk", type=Size(), help="With --push: keep shards here under SIZE, deleting sent ones.")

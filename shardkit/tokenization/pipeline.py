@@ -31,6 +31,7 @@ from shardkit.sources.sample import SAMPLE_SHARD_TOKENS
 from shardkit.sources.source import Source
 from shardkit.tokenization import live_push, output_folder
 from shardkit.tokenization.cores import available_cores
+from shardkit.tokenization.duplicates import Duplicates
 from shardkit.tokenization.live_push import LivePush
 from shardkit.tokenization.ordered_writer import OrderedWriter
 from shardkit.tokenization.output_folder import OwnFolder
@@ -66,6 +67,7 @@ def tokenize(
     skip_bad_rows: bool = False,
     where: str | None = None,
     sample: float | None = None,
+    skip_duplicates: bool = False,
     tokenizer: str | os.PathLike[str] = "gpt2",
     eot: str | None = None,
     encoder: str = "auto",
@@ -95,7 +97,8 @@ def tokenize(
     change until the run ends (docs/tokenize.md says how that is found out).
 
     `where` ("score >= 3 and language == 'en'") and `sample` (0.1) choose among the rows: by columns, and by a hash of
-    the file's name and the row's place in it, so that 0.1 is a part of 0.2.
+    the file's name and the row's place in it, so that 0.1 is a part of 0.2. `skip_duplicates` leaves out documents with
+    the same tokens as an earlier one.
 
     `tokenizer` is a tiktoken encoding, a `tokenizer.json`, a folder that holds one, a model on the Hub, `bytes`, or
     `chars`, the characters of the text; `eot` one of its tokens, to separate documents, in place of the end of text of
@@ -131,6 +134,8 @@ def tokenize(
     val_shards = whole_numbers(least=0, val_shards=val_shards)[0]
     if push is None and (max_disk is not None or private):
         raise UsageError("--max-disk and --private say how to push: give --push REPO too")
+    if max_disk is not None and skip_duplicates:
+        raise UsageError("--skip-duplicates reads the finished shards to go on, and --max-disk keeps none: give one")
     push = None if push is None else place_text(push)
     with ExitStack() as stack:
         tell = stack.enter_context(shown(progress, ProgressBar))
@@ -161,6 +166,7 @@ def tokenize(
             tokenizer=open_tokenizer(tokenizer, eot, encoder, opened, **limits, transform=transform, filter=filter),
             prefix=prefix,
             tokens_per_shard=shard_tokens,
+            skip_duplicates=bool(skip_duplicates),
             val_shards=1 if val_shards is None else val_shards,
             cuts_only_shard=val_shards is None,
             max_docs=max_docs,
@@ -250,17 +256,12 @@ def _run(
     total = sum(file.bytes for file in source.files)
     done = sum(file.bytes for file in source.files[: resume.file])
     with OrderedWriter(spec, seen, journal, uploads) as writer, ReadAhead(shared=runner.shared) as ahead:
-        chunks = iter_chunks(
-            source,
-            resume.file,
-            resume.start,
-            resume.part,
-            chunk_bytes=spec.chunk_bytes,
-            ahead=ahead if runner.reads_ahead else None,
-        )
+        place = resume.file, resume.start, resume.part
+        chunks = iter_chunks(source, *place, chunk_bytes=spec.chunk_bytes, ahead=ahead if runner.reads_ahead else None)
+        unique = Duplicates(seen.directory, journal, spec.tokenizer.eot_id) if spec.skip_duplicates else None
         over_network = runner.reads_ahead and any(file.is_remote for file in source.files)
         for result in runner.run(job, chunks, over_network=over_network):
-            writer.append_chunk(result)
+            writer.append_chunk(result if unique is None else unique.without(result))
             done += result.chunk.weight
             if tell is not None:
                 fetched = traffic().since(before).bytes

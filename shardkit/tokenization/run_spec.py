@@ -41,6 +41,7 @@ class RunSpec:
     filter: Callable[[str], bool] | None
     chunk_bytes: int
     cuts_only_shard: bool = False
+    skip_duplicates: bool = False
     transform_id: str | None = field(init=False)
     filter_id: str | None = field(init=False)
 
@@ -101,6 +102,7 @@ class RunSpec:
             "skip bad rows": options.skip_bad_rows,
             # not there where all rows are read, as in runs that were begun before there was a choice
             **{n: v for n, v in (("where", options.where), ("sample", options.sample)) if v is not None},
+            **({"skip duplicates": True} if self.skip_duplicates else {}),
             "tokenizer": tokenizer.info.name.split("@")[0],  # a model's commit changes with any of its files
             "vocabulary": tokenizer.info.ranks_sha256,
             "end of text": tokenizer.eot_id,
@@ -128,6 +130,7 @@ class RunSpec:
             "skip_bad_rows": self.source.options.skip_bad_rows or None,
             "where": self.source.options.where,
             "sample": self.source.options.sample,
+            "skip_duplicates": self.skip_duplicates or None,
             "max_docs": self.max_docs,
             "max_tokens": self.max_tokens,
             "transform": self.transform_id,
