@@ -7,6 +7,7 @@ machine, and a larger sample holds a smaller one. A row that is left out is know
 from __future__ import annotations
 
 import hashlib
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -53,6 +54,13 @@ class Choice:
 @lru_cache(maxsize=8)
 def choice(where: str | None, sample: float | None) -> Choice:
     """What the two options mean. Raises `UsageError`."""
-    if sample is not None and not 0 < sample <= 1:
-        raise UsageError(f"--sample is {sample}: expected a share of the rows, more than 0 and at most 1 (0.1 is 10 %)")
     return Choice(None if where is None else parse_where(where), None if sample == 1 else sample)
+
+
+def share(sample: Any) -> float:
+    """`sample` as a share. Raises `UsageError` for what is none."""
+    if type(sample) is bool or not isinstance(sample, int | float | np.floating) or not 0 < sample <= 1:
+        raise UsageError(
+            f"--sample is {reprlib.repr(sample)}: expected a share of the rows, more than 0 and at most 1 (0.1 is 10 %)"
+        )
+    return float(sample)

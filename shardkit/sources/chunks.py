@@ -22,7 +22,7 @@ from shardkit.sources.footers import Footers
 from shardkit.sources.json_values import HEAD_BYTES, JsonValues, is_lines
 from shardkit.sources.parquet import iter_parquet_chunks
 from shardkit.sources.pipe import Pipe
-from shardkit.sources.ranges import AheadFile, Rest, checked_read, open_stream, read_range
+from shardkit.sources.ranges import AheadFile, Rest, checked_read, open_stream
 from shardkit.sources.read_ahead import ReadAhead
 from shardkit.sources.source import MAX_ROW_BYTES, Chunk, InputFile, Source, check_row_bytes
 from shardkit.sources.whole_files import WholeCopies
@@ -89,8 +89,6 @@ def _is_read_by_ranges(file: InputFile) -> bool:
 def _iter_file_chunks(opened: _Opened, number: int, start: int, part: int) -> Iterator[Chunk]:
     source, chunk_bytes = opened.source, opened.chunk_bytes
     file = source.files[number]
-    if file.format == "json" and not (file.is_remote or file.is_pipe) and is_lines(_head(file)):
-        file = replace(file, format="jsonl")
     if file.kind == "parquet":
         yield from iter_parquet_chunks(source, number, start, part, chunk_bytes, opened.footers)
     elif file.kind == "texts":
@@ -111,10 +109,6 @@ def _iter_file_chunks(opened: _Opened, number: int, start: int, part: int) -> It
             yield Chunk(file=number, start=first, stop=stop, weight=stop - first, input=file)
     elif start == 0:
         yield Chunk(file=number, start=0, stop=1, weight=file.bytes, input=file)
-
-
-def _head(file: InputFile) -> bytes:
-    return checked_read(file, lambda: read_range(file, 0, min(HEAD_BYTES, file.bytes)))
 
 
 def _iter_front_to_back(source: Source, number: int, start: int, chunk_bytes: int, stream: Any) -> Iterator[Chunk]:

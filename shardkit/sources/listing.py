@@ -69,9 +69,15 @@ def _saved_files(folder: Path) -> list[str] | None:
     if it is no such folder."""
     try:
         state = json.loads((folder / _SAVED).read_bytes())
-        return [str(file["filename"]) for file in state["_data_files"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        names = [str(file["filename"]) for file in state["_data_files"]]
+        is_whole = not state.get("_indices_data_files") and all((folder / name).is_file() for name in names)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # no state.json, or one of somebody else's
+    if not is_whole or any(Path(name).name != name for name in names):
+        raise SourceError(
+            f"{folder / _SAVED} names files that are not there, or an order of rows: save the dataset again"
+        )
+    return names
 
 
 def url_files(url: str, included: Included = bool) -> tuple[InputFile, ...]:

@@ -18,7 +18,8 @@ from shardkit.errors import SourceError, UsageError
 from shardkit.hub_address import HubAddress, parse_address, parse_short
 from shardkit.redaction import public_address
 from shardkit.sources.asked import Asked, checked_source
-from shardkit.sources.formats import format_of
+from shardkit.sources.choice import share
+from shardkit.sources.formats import EXPECTED, format_of
 from shardkit.sources.iterables import iterable_source
 from shardkit.sources.listing import including, local_files, saved_splits, url_files
 from shardkit.sources.pipe import Pipe, pipe_file
@@ -82,10 +83,14 @@ def open_source(
         where=where,
     )
     options = ReadOptions(
-        text_field=text_field, separator=separator, skip_bad_rows=bool(skip_bad_rows), where=where, sample=sample
+        text_field=text_field,
+        separator=separator,
+        skip_bad_rows=bool(skip_bad_rows),
+        where=where,
+        sample=None if sample is None else share(sample),
     )
+    _ = options.choice  # raises for what it does not understand
     asked = Asked(name=name, split=split, revision=revision, include=include, format=format)
-    _ = options.choice  # is understood
     if isinstance(source, str | os.PathLike):
         opened = _from_name(place_text(source), asked, options)
     else:
@@ -116,8 +121,10 @@ def _from_name(text: str, asked: Asked, options: ReadOptions) -> Source:
                 "URL, or `sample`"
             )
         found = _from_hub(address, asked, options)
-    if not found.files:
+    if not found.files and asked.include is not None:
         raise SourceError(f"--include {asked.include!r} means none of the files of {found.info.id}")
+    if not found.files:
+        raise SourceError(f"{found.info.id} holds no files to read: expected {EXPECTED}")
     return replace(found, info=replace(found.info, options={**found.info.options, **stated}))
 
 

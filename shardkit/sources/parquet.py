@@ -193,6 +193,8 @@ def _leaves(handle: pq.ParquetFile, file: InputFile, options: ReadOptions) -> li
     check_text_column(file, handle.schema_arrow, options.text_field)
     check_chosen_columns(file, handle.schema_arrow, options.choice)
     leaves = [handle.metadata.schema.column(i).path for i in range(len(handle.metadata.schema))]
+    if twice := [name for name in _columns(options) if leaves.count(name) > 1]:  # with a dot, and within another
+        raise SourceError(f"{file.path} has two columns named {twice[0]!r}: write it again with each name once")
     return [leaves.index(name) for name in _columns(options)]
 
 

@@ -26,9 +26,9 @@ def pipe_file(name: str, format: str | None) -> InputFile | None:
             raise UsageError(f"--format says what comes through a pipe, and {name} is none: its name says its format")
         return None
     kind = format or (format_of(name) if is_fifo else None)
-    if kind is None or (format is not None and format not in FORMATS):
+    if kind not in FORMATS:
         raise UsageError(f"{name} is a pipe: say what comes through it with --format, one of {', '.join(FORMATS)}")
-    return InputFile(path="stdin" if name == STDIN else "pipe", url=name, bytes=0, format=kind, version=PIPE)
+    return InputFile(path="stdin" if name == STDIN else "pipe", url=name, bytes=0, format=str(kind), version=PIPE)
 
 
 class Pipe(Iterator[Any]):

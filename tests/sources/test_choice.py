@@ -166,9 +166,9 @@ def test_what_has_no_columns_and_a_share_that_is_none_are_refused(tmp_path: Path
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(UsageError, match=r"where= asks for columns, and a\.txt has none"):
         open_source(str(tmp_path / "a.txt"), where="x > 1")
-    for share in (0, -0.1, 1.5, float("nan")):
+    for share in (0, -0.1, 1.5, float("nan"), "0.1", True):
         with pytest.raises(UsageError, match="sample is .*: expected a share of the rows"):
-            open_source(str(tmp_path / "a.txt"), sample=share)
+            open_source(str(tmp_path / "a.txt"), sample=share)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -104,6 +104,11 @@ def test_arrows_files_and_what_datasets_saves_are_read(tmp_path: Path) -> None:
     datasets.enable_progress_bars()
     assert texts_of(tmp_path / "saved") == texts_of(tmp_path / "splits") == TEXTS
     assert texts_of(tmp_path / "splits", split="test") == TEXTS[:1]
+    state = json.loads((tmp_path / "saved" / "state.json").read_text())
+    for wrong in ({"_data_files": [{"filename": "gone.arrow"}]}, {"_indices_data_files": [{"filename": "i.arrow"}]}):
+        (tmp_path / "saved" / "state.json").write_text(json.dumps(state | wrong))
+        with pytest.raises(SourceError, match=r"state\.json names files that are not there, or an order of rows"):
+            open_source(str(tmp_path / "saved"))
     with pytest.raises(SourceError, match=r"has no split 'dev': expected one of train, test \(split=\)"):
         open_source(str(tmp_path / "splits"), split="dev")
 
