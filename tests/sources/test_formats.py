@@ -199,6 +199,7 @@ def test_a_row_of_a_table_that_is_wrong_is_named_or_skipped(
         ("a.csv", b"", "a.csv has no rows: expected one that names the columns"),
         ("a.csv", b"a;text\n1;x\n", "a.csv has no column 'text': expected one of a;text"),
         ("a.csv", b"text,text\n1,x\n", "a.csv has 2 columns 'text'"),
+        ("a.csv", b'id,"te\nxt"\n1,x\n', "a.csv has no column 'text': expected one of id, te xt"),
         ("a.csv", "text\nx".encode("utf-16"), "a.csv: UTF-16, and not UTF-8"),
         (
             "a.json",

@@ -125,6 +125,19 @@ def test_a_dataset_is_resolved_to_a_commit_and_read_in_the_order_of_its_files(hu
     assert hub.bytes_sent("/_cdn/") < whole / 2  # the text column alone
 
 
+def test_some_of_a_configs_files_and_rows_are_read(hub: HubServer) -> None:
+    every = read(hub)
+    name = every["files"][-1]
+    some = read(hub, include=name.rpartition("/")[2])
+    assert some["files"] == [name]
+    assert some["info"] == every["info"]
+    assert some["texts"] == every["texts"][-len(some["texts"]) :]
+    tenth = read(hub, sample=0.1)["texts"]
+    assert set(tenth) < set(read(hub, sample=0.3)["texts"]) < set(every["texts"])
+    assert 0 < len(tenth) < len(every["texts"]) // 4
+    assert "'x*' means none of the files of alice/texts" in read(hub, include="x*")["message"]
+
+
 def test_config_split_and_an_old_revision_are_found(hub: HubServer) -> None:
     found = read(hub, name="small", split="test")
     assert found["info"][:3] == [REPO, "small", "test"]
