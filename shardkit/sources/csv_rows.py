@@ -74,7 +74,7 @@ class _Rows:
         self._file = file
         # what is not UTF-8 stays what it is, and is found with the row that holds it
         self._lines = io.TextIOWrapper(
-            io.BufferedReader(_Blocks(file, stream), _BLOCK_BYTES),
+            _Blocks(_Raw(file, stream), _BLOCK_BYTES),
             encoding="utf-8-sig",
             errors="surrogateescape",
             newline="",
@@ -111,8 +111,15 @@ class _Rows:
         return line
 
 
-class _Blocks(io.RawIOBase):
-    """What reads `stream`, in the form that Python's text layer wants."""
+class _Blocks(io.BufferedReader):
+    """Python's text layer asks for 8 kB at a time; it gets more."""
+
+    def read1(self, size: int = -1) -> bytes:  # noqa: ARG002
+        return self.read(_BLOCK_BYTES)
+
+
+class _Raw(io.RawIOBase):
+    """What reads `stream`, in the form that Python's buffers want."""
 
     def __init__(self, file: InputFile, stream: Any) -> None:
         self._file, self._stream = file, stream

@@ -1,7 +1,8 @@
 """How the user's name for a source is understood: `sample`, a path, a glob, a URL, a Hub dataset, or an iterable.
 
-The files of a path or URL are found in `listing.py`, those of a Hub dataset in `hub.py`, the built-in sample is in
-`sample.py`. The formats are listed in `source.py`, cut into chunks in `chunks.py` and read in `texts.py`.
+The files of a path or URL are found in `listing.py`, those of a Hub dataset in `hub.py`, a pipe is in `pipe.py`, an
+iterable in `iterables.py`, the built-in sample in `sample.py`. The formats are listed in `formats.py`, cut into chunks
+in `chunks.py` and read in `texts.py`.
 """
 
 from __future__ import annotations
