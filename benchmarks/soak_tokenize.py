@@ -2,9 +2,9 @@
 
     python -m benchmarks.soak_tokenize [--source sample] [--kills 100] [--seed 0]
 
-Each kill is a SIGKILL of the whole process group at a random moment of the run (start-up, reading, writing, closing a
-shard); the next run of the same command goes on. When one ends by itself its folder is compared, file by file, and the
-next starts in a new folder. Prints one line at the end; exit code 1 if any byte differs.
+Each kill is a SIGKILL of the whole process group, or of one worker, at a random moment of the run (start-up, reading,
+writing, completing a shard); the next run of the same command goes on. When one ends by itself its folder is compared,
+file by file, and the next starts in a new folder. Prints one line at the end; exit code 1 if any byte differs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 
 def start(source: str, out: Path, options: list[str]) -> subprocess.Popen[bytes]:
@@ -32,6 +35,20 @@ def start(source: str, out: Path, options: list[str]) -> subprocess.Popen[bytes]
 def contents(folder: Path) -> dict[str, bytes]:
     """The dataset's files by name."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def kill(process: subprocess.Popen[bytes], moments: random.Random) -> bytes:
+    """Kill a run, or one of its workers, whose death must end the run in one line; what it said."""
+    workers = psutil.Process(process.pid).children()
+    if moments.random() < 0.5 and workers:
+        with suppress(psutil.NoSuchProcess):
+            moments.choice(workers).kill()
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
+    stderr = process.communicate()[1]
+    if b"Traceback" in stderr:
+        raise SystemExit(f"a worker was killed, and the run ended in a traceback:\n{stderr.decode()}")
+    return stderr
 
 
 def soak(source: str, kills: int, seed: int, options: list[str]) -> tuple[int, int, int]:
@@ -53,10 +70,10 @@ def soak(source: str, kills: int, seed: int, options: list[str]) -> tuple[int, i
                 wait = moments.uniform(0.0, duration) if killed < kills else None
                 _, stderr = process.communicate(timeout=wait)
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.communicate()
                 killed += 1
-                continue
+                stderr = kill(process, moments)
+                if process.returncode:
+                    continue
             finished += 1
             if process.returncode or contents(base / "out") != expected:
                 print(f"run {finished} after {killed} kills: exit {process.returncode} {stderr.decode()}")

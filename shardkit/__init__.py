@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from shardkit.redaction import printable, public_address
     from shardkit.remote.pull import pull
     from shardkit.remote.push import push
+    from shardkit.tokenization.merge import merge
     from shardkit.tokenization.pipeline import tokenize
     from shardkit.tokenization.tokenizer import Tokenizer
 
@@ -40,6 +41,7 @@ __all__ = [
     "hold_lock",
     "info",
     "machine_fault",
+    "merge",
     "merge_ledger",
     "open_shard",
     "peek",
@@ -57,6 +59,7 @@ _HOMES = {
     "Tokenizer": "shardkit.tokenization.tokenizer",
     "hold_lock": "shardkit.locks",
     "info": "shardkit.look.info",
+    "merge": "shardkit.tokenization.merge",
     "merge_ledger": "shardkit.batches.ledger",
     "open_shard": "shardkit.dataset.shards",
     "peek": "shardkit.look.peek",

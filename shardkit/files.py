@@ -8,6 +8,7 @@ import mmap
 import os
 import shutil
 import stat
+from collections.abc import Iterator
 from contextlib import suppress
 from io import BufferedReader, RawIOBase
 from pathlib import Path
@@ -19,7 +20,7 @@ from shardkit.errors import DiskFull, OutputError
 _BLOCK = 1 << 20
 _LOCAL = {"ntfs", "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs", "overlay", "squashfs", "apfs", "hfs"}
 SMALL_BYTES = 256 << 20  # of a file that is read as a whole: a manifest of half a million shards
-_DIRECT_BLOCK = 2 << 20
+DIRECT_BLOCK = 2 << 20
 
 
 def open_file(path: Path | str) -> BufferedReader:
@@ -91,20 +92,19 @@ class LongFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._direct = getattr(os, "O_DIRECT", 0)
-        self._block = mmap.mmap(-1, _DIRECT_BLOCK)  # page-aligned, as direct writes must be
+        self._block = mmap.mmap(-1, DIRECT_BLOCK)  # page-aligned, as direct writes must be
         self._filled = 0
-        self._fd = self._open(os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        self._fd, self._direct = open_past_cache(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
     def write(self, data: memoryview | bytes) -> None:
         """Append `data`."""
         view = memoryview(data)
         while view:
-            part = view[: _DIRECT_BLOCK - self._filled]
+            part = view[: DIRECT_BLOCK - self._filled]
             self._block[self._filled : self._filled + len(part)] = part
             self._filled += len(part)
             view = view[len(part) :]
-            if self._filled == _DIRECT_BLOCK:
+            if self._filled == DIRECT_BLOCK:
                 self._write_out()
 
     def sync(self) -> int:
@@ -124,13 +124,10 @@ class LongFile:
 
     def sha256(self) -> str:
         """The hex SHA-256 of the synced file, read back."""
-        try:
-            return self._read_back()
-        except OSError as error:
-            if not self._direct or error.errno != errno.EINVAL:
-                raise
-            self._direct = 0
-            return self._read_back()
+        digest = hashlib.sha256()
+        for block in blocks_past_cache(self._path, os.fstat(self._fd).st_size):
+            digest.update(block)
+        return digest.hexdigest()
 
     def close(self) -> None:
         """Close the file, as far as it is written."""
@@ -144,27 +141,6 @@ class LongFile:
         """Bytes that are not handed to the system yet."""
         return self._filled
 
-    def _read_back(self) -> str:
-        digest, size, done = hashlib.sha256(), os.fstat(self._fd).st_size, 0
-        with os.fdopen(self._open(os.O_RDONLY), "rb", buffering=0) as file, memoryview(self._block) as block:
-            while done < size:
-                count = file.readinto(block)
-                if not count:
-                    raise OSError(errno.EIO, f"only {done:,} of {size:,} bytes can be read back")
-                digest.update(block[:count])
-                done += count
-        return digest.hexdigest()
-
-    def _open(self, flags: int) -> int:
-        flags |= getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-        try:
-            return os.open(self._path, flags | self._direct, 0o666)
-        except OSError as error:
-            if not self._direct or error.errno != errno.EINVAL:  # some file systems have no direct access
-                raise
-            self._direct = 0
-            return os.open(self._path, flags, 0o666)
-
     def _write_out(self) -> None:
         with memoryview(self._block) as block:
             done = 0
@@ -175,14 +151,53 @@ class LongFile:
                     if not self._direct or error.errno != errno.EINVAL:
                         raise
                     self._write_through_cache()  # block sizes that this disk cannot take
-                    self._direct = 0
         self._filled = 0
 
     def _write_through_cache(self) -> None:
         if self._direct:
-            import fcntl  # there is O_DIRECT, so there is fcntl
+            write_through_cache(self._fd)
+            self._direct = False
 
-            fcntl.fcntl(self._fd, fcntl.F_SETFL, fcntl.fcntl(self._fd, fcntl.F_GETFL) & ~self._direct)
+
+def open_past_cache(path: Path | str, flags: int) -> tuple[int, bool]:
+    """Open a file so that reads and writes go past the page cache, if its file system can; whether it can."""
+    flags |= getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    if direct := getattr(os, "O_DIRECT", 0):
+        try:
+            return os.open(path, flags | direct, 0o666), True
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # some file systems have no direct access
+                raise
+    return os.open(path, flags, 0o666), False
+
+
+def write_through_cache(descriptor: int) -> None:
+    """From here on, write through the page cache to a file that `open_past_cache` opened."""
+    import fcntl  # there is O_DIRECT, so there is fcntl
+
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) & ~os.O_DIRECT)
+
+
+def blocks_past_cache(path: Path | str, size: int) -> Iterator[memoryview]:
+    """The first `size` bytes of a file, at most `DIRECT_BLOCK` at a time, read past the page cache where that can be;
+    each block is overwritten by the next. Raises `OSError`, also if the file has fewer."""
+    descriptor, direct = open_past_cache(path, os.O_RDONLY)
+    buffer = mmap.mmap(-1, DIRECT_BLOCK)
+    with os.fdopen(descriptor, "rb", buffering=0) as file, memoryview(buffer) as block:
+        done = 0
+        while done < size:
+            try:
+                count = file.readinto(block)
+            except OSError as error:
+                if not direct or error.errno != errno.EINVAL:
+                    raise
+                write_through_cache(descriptor)
+                direct = False
+                continue
+            if not count:
+                raise OSError(errno.EIO, f"only {done:,} of {size:,} bytes can be read back")
+            yield block[: min(count, size - done)]
+            done += count
 
 
 def write_error(error: OSError, path: Path, needed: int) -> OutputError:

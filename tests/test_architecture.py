@@ -123,8 +123,8 @@ def test_a_planted_long_file_class_or_function_is_found() -> None:
 
 def test_the_public_names_are_pinned() -> None:
     names = (
-        "Manifest ShardLoader ShardkitError Tokenizer UsageError __version__ hold_lock info machine_fault merge_ledger "
-        "open_shard peek printable public_address pull push tokenize verify"
+        "Manifest ShardLoader ShardkitError Tokenizer UsageError __version__ hold_lock info machine_fault merge "
+        "merge_ledger open_shard peek printable public_address pull push tokenize verify"
     )
     assert shardkit.__all__ == names.split()
     assert all(getattr(shardkit, name) is not None for name in shardkit.__all__)
@@ -140,6 +140,7 @@ SIGNATURES = {
     "hold_lock": "path busy remove",
     "info": "directory",
     "machine_fault": "error",
+    "merge": "directory part keep_parts progress",
     "merge_ledger": "folder",
     "open_shard": "path",
     "peek": "directory document run step micro_step rank row batch_size seq_len world_size seed split shuffle layout "
@@ -149,8 +150,8 @@ SIGNATURES = {
     "pull": "repo directory revision split shards allow_gaps overwrite workers progress",
     "push": "directory repo private revision tag overwrite repair workers progress",
     "tokenize": "source out name split revision text_field separator skip_bad_rows tokenizer eot encoder shard_tokens "
-    "val_shards prefix workers max_docs max_tokens transform filter runner push private max_disk overwrite progress "
-    "chunk_bytes",
+    "val_shards prefix workers max_docs max_tokens transform filter runner address part push private max_disk "
+    "overwrite progress chunk_bytes",
     "verify": "directory hashes",
 }
 DEFAULTS = {
@@ -159,7 +160,7 @@ DEFAULTS = {
     "pull": {"directory": None, "shards": None, "workers": 8},
     "push": {"private": False, "tag": None, "overwrite": False, "workers": 5},
     "tokenize": {"source": "HuggingFaceFW/fineweb-edu", "split": "train", "tokenizer": "gpt2", "val_shards": None}
-    | {"runner": "local", "overwrite": False, "skip_bad_rows": False, "chunk_bytes": 8 << 20},
+    | {"runner": "local", "part": None, "overwrite": False, "skip_bad_rows": False, "chunk_bytes": 8 << 20},
 }
 METHODS = {
     "Manifest": "documents fingerprint load of_folder save splits to_json tokens",
@@ -187,8 +188,9 @@ def test_the_methods_of_the_public_classes_are_pinned() -> None:
 
 OPTIONS = {
     "tokenize": "source --out --name --split --revision --text-field --separator --skip-bad-rows --tokenizer --eot "
-    "--encoder --shard-tokens --val-shards --prefix --workers --max-docs --max-tokens --push --private --max-disk "
-    "--runner --overwrite --json",
+    "--encoder --shard-tokens --val-shards --prefix --workers --max-docs --max-tokens --part --push --private "
+    "--max-disk --runner --address --overwrite --json",
+    "merge": "directory --part --keep-parts --json",
     "train-tokenizer": "source --out --name --split --revision --text-field --separator --skip-bad-rows --vocab-size "
     "--pattern --max-bytes --json",
     "push": "directory repo --private --revision --tag --overwrite --repair --json",

@@ -49,10 +49,12 @@ def _source_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--workers", type=int, help="Worker processes. [all cores]")
 @click.option("--max-docs", type=Count(), help="End after that many documents.")
 @click.option("--max-tokens", type=Count(), help="End after that many tokens.")
+@click.option("--part", metavar="I/N", help="Make part I of N, counted from 0, for `shardkit merge`.")
 @click.option("--push", metavar="REPO", help="Send each finished shard there while the next is made.")
 @click.option("--private", is_flag=True, help="With --push: make the Hub repo private.")
 @click.option("--max-disk", type=Size(), help="With --push: keep shards here under SIZE, deleting sent ones.")
 @click.option("--runner", type=click.Choice(["local", "ray"]), default="local", show_default=True)
+@click.option("--address", metavar="HOST:PORT", help="With --runner ray: the cluster; auto for the one that there is.")
 @click.option("--overwrite", is_flag=True, help="Remove what shardkit made in --out before, and start again.")
 @json_option
 def tokenize(source: str, as_json: bool, **options: Any) -> None:
@@ -62,7 +64,7 @@ def tokenize(source: str, as_json: bool, **options: Any) -> None:
     .jsonl[.gz|.zst], .txt), a URL, or `sample`.
     Killed or failed, the same command goes on from the last finished shard.
     """
-    from shardkit.look.next_steps import steps_for_folder, steps_for_place
+    from shardkit.look.next_steps import steps_for_folder, steps_for_part, steps_for_place
     from shardkit.look.run_summary import run_summary
     from shardkit.tokenization.pipeline import tokenize as run
     from shardkit.tokenization.progress_bar import ProgressBar
@@ -71,11 +73,37 @@ def tokenize(source: str, as_json: bool, **options: Any) -> None:
         manifest = run(source, progress=bar, **options)
     if manifest.directory is None and options["push"]:  # with --max-disk
         place, steps = public_address(options["push"]), steps_for_place(options["push"])
+    elif options["part"] and manifest.directory is not None:
+        place, steps = str(manifest.directory), steps_for_part(manifest.directory.parents[1])
     else:
         place = str(manifest.directory)
         steps = steps_for_folder(place, manifest.splits, push=not options["push"])
     pushed = {"pushed_to": public_address(options["push"])} if options["push"] else {}
     print_result({"dataset": place, **pushed, **run_summary(manifest, bar.last, bar.seconds)}, as_json, steps)
+
+
+@click.command()
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--part", metavar="J/M", help="Make that share of the shards, as job J of M, counted from 0.")
+@click.option("--keep-parts", is_flag=True, help="Leave the parts in DIR when the dataset is complete.")
+@json_option
+def merge(directory: Path, as_json: bool, **options: Any) -> None:
+    """Make one dataset of the parts that `tokenize --part` made in DIR: the bytes of a single run.
+
+    Killed or failed, the same command goes on. The job that finds all shards finished writes the manifest, and then
+    removes the parts.
+    """
+    from shardkit.look.next_steps import steps_for_folder
+    from shardkit.tokenization.merge import merge as run
+
+    with warnings_as_lines():
+        merged = run(directory, **options)
+    summary = {"dataset": str(directory), "shards": merged.shards, "made": merged.made, "missing": merged.missing}
+    steps = []
+    if merged.manifest is not None:
+        manifest, steps = merged.manifest, steps_for_folder(directory, merged.manifest.splits, push=True)
+        summary |= {"tokens": manifest.tokens, "documents": manifest.documents, "fingerprint": manifest.fingerprint}
+    print_result(summary, as_json, steps)
 
 
 @click.command("train-tokenizer")

@@ -243,7 +243,7 @@ def _is_unchecked(lines: Sequence[bytes]) -> bool:
         return False
 
 
-def differences(stated: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+def differences(stated: Mapping[str, Any], wanted: Mapping[str, Any], ours: str = "now") -> list[str]:
     """Each option that differs, as `name: theirs there, ours now`; a source file that differs alone, by its name.
 
     The states of the files (a list of [name, state]) are not in journals of earlier versions.
@@ -258,7 +258,7 @@ def differences(stated: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
         return changed[:3]
     stated, wanted = ({**identity, "file states": None} for identity in (stated, wanted))
     return [
-        f"{name}: {_brief(stated.get(name))} there, {_brief(wanted.get(name))} now"
+        f"{name}: {_brief(stated.get(name))} there, {_brief(wanted.get(name))} {ours}"
         for name in sorted({*stated, *wanted})
         if stated.get(name) != wanted.get(name)
     ]

@@ -22,6 +22,7 @@ from shardkit.dataset.consistency import check_shards, check_tokenizer, check_to
 from shardkit.dataset.folder import (
     INCOMING_FOLDER,
     MANIFEST_NAME,
+    MERGE_FOLDER,
     PLAN_FOLDER,
     PUSHED_TO_FILE,
     WORK_DIR,
@@ -178,11 +179,12 @@ class Manifest:
     def of_folder(cls, directory: str | Path) -> Manifest:
         """The manifest of `directory`, or one made from its bare shards where it has none.
 
-        Without a manifest, the journal of a tokenization or the incoming files of a pull say that the folder is
-        unfinished; nothing else in `.shardkit/` does. Raises `ManifestError` as `load` and `from_shards` do.
+        Without a manifest, the journal of a tokenization, the incoming files of a pull or those of a merge say that
+        the folder is unfinished; nothing else in `.shardkit/` does. Raises `ManifestError` as `load` and `from_shards`
+        do.
         """
         directory = user_path(directory)
-        unfinished = any((directory / name).exists() for name in (JOURNAL_FILE, INCOMING_FOLDER))
+        unfinished = any((directory / name).exists() for name in (JOURNAL_FILE, INCOMING_FOLDER, MERGE_FOLDER))
         if (directory / MANIFEST_NAME).exists() or unfinished or not directory.is_dir():
             return cls.load(directory)
         return cls.from_shards(directory)

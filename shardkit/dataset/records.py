@@ -84,6 +84,19 @@ def add_skipped(file: SourceFile, more: Iterable[tuple[int, int]]) -> SourceFile
     return replace(file, skipped_rows=tuple(rows), unlisted_rows=unlisted)
 
 
+def joined_figures(first: SourceFile, more: SourceFile) -> SourceFile:
+    """What a file gave of which one part read its `first` rows and the next one `more`."""
+    runs = ((start + first.rows, last + first.rows) for start, last in _runs(more.skipped_rows))
+    joined = add_skipped(first, runs)
+    return replace(
+        joined,
+        rows=first.rows + more.rows,
+        documents=first.documents + more.documents,
+        tokens=first.tokens + more.tokens,
+        unlisted_rows=joined.unlisted_rows + more.unlisted_rows,
+    )
+
+
 def _runs(rows: Iterable[int | tuple[int, int]]) -> list[tuple[int, int]]:
     """`rows` as the longest runs, (first, last), in order."""
     runs: list[tuple[int, int]] = []

@@ -19,6 +19,11 @@ def steps_for_folder(folder: str | os.PathLike[str], splits: Collection[str], *,
     return [*steps, f"shardkit push {name} USER/NAME"] if push else steps
 
 
+def steps_for_part(directory: str | os.PathLike[str]) -> list[str]:
+    """For a part of the dataset in a folder, once all are there."""
+    return [f"shardkit merge {shlex.quote(str(directory))}"]
+
+
 def steps_for_place(repo: str) -> list[str]:
     """For a dataset at a remote; of one on this disk the default folder would be itself."""
     is_here = repo.startswith("file:") or Path(repo).is_dir()

@@ -85,10 +85,13 @@ def _is_read_by_ranges(file: InputFile) -> bool:
 def _iter_file_chunks(opened: _Opened, number: int, start: int, part: int) -> Iterator[Chunk]:
     source, chunk_bytes = opened.source, opened.chunk_bytes
     file = source.files[number]
+    if file.stretch is not None:
+        start = max(start, file.stretch.start)
     if file.format == "parquet":
         yield from iter_parquet_chunks(source, number, start, part, chunk_bytes, opened.footers)
     elif file.format == "jsonl":
-        for first in range(start, file.bytes, chunk_bytes):
+        end = file.bytes if file.stretch is None or file.stretch.stop is None else file.stretch.stop
+        for first in range(start, end, chunk_bytes):
             stop = min(first + chunk_bytes, file.bytes)
             yield Chunk(file=number, start=first, stop=stop, weight=stop - first, input=file)
     elif file.format in ("jsonl.gz", "jsonl.zst", "txt.separated"):

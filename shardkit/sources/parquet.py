@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import lru_cache
-from itertools import count
+from itertools import accumulate, count
 
 import numpy as np
 import pyarrow as pa
@@ -35,17 +35,38 @@ def iter_parquet_chunks(
     _check_rows(file, sum(meta.row_group(g).num_rows for g in range(meta.num_row_groups)), meta.num_rows)
     sizes = [meta.row_group(g).column(index).total_uncompressed_size for g in range(meta.num_row_groups)]
     share = file.bytes / max(1, sum(sizes))
-    group = start
-    while group < meta.num_row_groups:
-        stop, size = group + 1, sizes[group]
-        while stop < meta.num_row_groups and size + sizes[stop] <= chunk_bytes:
-            size += sizes[stop]
-            stop += 1
+    end = len(sizes) if file.stretch is None or file.stretch.stop is None else file.stretch.stop
+    for group, stop in _runs(sizes[:end], start, chunk_bytes):
         if sizes[group] > _GIANT_CHUNKS * chunk_bytes:
             yield from _iter_giant(source, number, group, part if group == start else 0, chunk_bytes, ahead)
         else:
-            yield Chunk(file=number, start=group, stop=stop, weight=int(size * share), input=file)
-        group = stop
+            weight = int(sum(sizes[group:stop]) * share)
+            yield Chunk(file=number, start=group, stop=stop, weight=weight, input=file)
+
+
+def _runs(sizes: list[int], start: int, chunk_bytes: int) -> Iterator[tuple[int, int]]:
+    """The row groups from `start` on that a chunk holds, as half-open ranges: as many as have `chunk_bytes`, or one."""
+    while start < len(sizes):
+        stop, size = start + 1, sizes[start]
+        while stop < len(sizes) and size + sizes[stop] <= chunk_bytes:
+            size += sizes[stop]
+            stop += 1
+        yield start, stop
+        start = stop
+
+
+def chunk_starts(file: InputFile, column: str, chunk_bytes: int) -> list[tuple[int, int]]:
+    """Where the chunks of a parquet file begin: the row group, and how many of the file's bytes lie before it, about.
+    Raises `SourceError`."""
+
+    def sizes_in(held: Piece | None) -> list[int]:
+        handle = _open_footer(file, held)
+        index, meta = _text_column(handle, file, column), handle.metadata
+        return [meta.row_group(g).column(index).total_uncompressed_size for g in range(meta.num_row_groups)]
+
+    sizes = _checked(file, sizes_in, None, SourceError)
+    before = [0, *accumulate(sizes)]
+    return [(group, before[group] * file.bytes // max(1, before[-1])) for group, _ in _runs(sizes, 0, chunk_bytes)]
 
 
 def _right_footer(ahead: Footers, number: int, column: str) -> Piece | None:

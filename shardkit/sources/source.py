@@ -16,6 +16,16 @@ FORMATS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt")  # how a fil
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Stretch:
+    """What a part of a run reads of a file that it shares with others: chunks that begin in [`start`, `stop`), counted
+    as chunks count; `stop` is None at the file's end. `bytes` is its share of the file's."""
+
+    start: int
+    stop: int | None
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class InputFile:
     """A file to read: `path` names it in errors and manifests, `url` opens it (a local path, or an address of the
     Hub, http(s) or what fsspec reads, with the password or signature that this takes: it is never recorded or printed).
@@ -24,6 +34,7 @@ class InputFile:
     "docstrings" (the built-in sample) or "texts" (an iterable, with an empty `url`). `version` tells it from another
     file of that name and size (see `file_version.py`); it is empty where nothing does, or where nothing needs to: `url`
     names a commit. `oid` is the hash that the Hub states: SHA-256 (64 hex digits), or that of git, SHA-1 (40).
+    Where only a `stretch` of the file is read, `bytes` is the size of all of it.
     """
 
     path: str
@@ -32,6 +43,12 @@ class InputFile:
     format: str
     version: str = ""
     oid: str = ""
+    stretch: Stretch | None = None
+
+    @property
+    def weight(self) -> int:
+        """Bytes of it that are read."""
+        return self.bytes if self.stretch is None else self.stretch.bytes
 
     @property
     def is_remote(self) -> bool:

@@ -1,44 +1,38 @@
 """Worker processes on this machine: spawned, never forked, one chunk read ahead each, results in order.
 
-Each worker has one pipe. A task goes down it, the chunk's tokens come back as raw bytes after a small header. A thread
-in the worker always drains the pipe, so that the two sides cannot block each other. When the main process dies, even
-by SIGKILL, its end of the pipe closes and the workers leave.
+Each worker has one pipe. A chunk goes down it, what its pieces hold comes back, and where their tokens belong goes down
+again: the worker writes them to the shards. A thread in the worker always drains the pipe, so that the two sides cannot
+block each other. When the main process dies, even by SIGKILL, its end of the pipe closes and the workers leave.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import mmap
-import os
-import queue
 import signal
 import subprocess
-import threading
-import time
-import traceback
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, suppress
-from typing import Any, NamedTuple
 
-import numpy as np
-from multiprocess.connection import Connection, wait
-from numpy.typing import NDArray
+from multiprocess.connection import wait
 
+from shardkit.dataset.shard_parts import part_of_bytes
+from shardkit.dataset.shards import WrittenShard
 from shardkit.errors import WorkerError
+from shardkit.files import write_error
 from shardkit.sources.read_ahead import AHEAD_BYTES, SHARED_BYTES
-from shardkit.sources.remote_bytes import traffic
 from shardkit.sources.shared_memory import SharedMemory
-from shardkit.sources.source import Chunk, Fetched, Piece
+from shardkit.sources.source import Chunk
 from shardkit.tokenization.chunk_feed import ChunkFeed, WaitingFeed
-from shardkit.tokenization.pipes import as_bytes, receive, receive_bytes, send, send_bytes
+from shardkit.tokenization.pipes import as_bytes
+from shardkit.tokenization.runner import OpenShard
 from shardkit.tokenization.spawning import Task, Worker, bytes_in_hands, start_workers
-from shardkit.tokenization.worker import ChunkEncoder, EncodedChunk, Job
+from shardkit.tokenization.worker import EncodedChunk, Job
+from shardkit.tokenization.worker_messages import Drop, Finish, Finished, Put, Written, receive_message
 
 _AHEAD = 2  # chunks given to a worker: one it encodes, one it has read ahead of need
 _BUFFERED = 2  # finished chunks a worker may have waiting for their turn
-_WAITING_BYTES = 16 << 20  # of tokens of one chunk that wait for their turn; when there are as many, no more come
+_WORKERS_A_SHARD = 8  # so many make a shard in about the time in which another is completed
 
 
 class LocalRunner:
@@ -52,7 +46,9 @@ class LocalRunner:
         self._most = workers
         self._expected = workers if expected is None else expected
         self._job = b""
-        self._spare: list[Any] = []  # memory of results that have been used
+        self._ready: defaultdict[int, deque[EncodedChunk]] = defaultdict(deque)  # pieces, by their chunks' numbers
+        self._shards: dict[str, OpenShard] = {}  # those that are written, by the file's path
+        self.most_finishing = max(1, workers // _WORKERS_A_SHARD)
         self.shared = SharedMemory.make(SHARED_BYTES)  # for what is fetched for the workers
         self._workers = start_workers(workers if at_first is None else at_first, self.shared)
 
@@ -72,11 +68,8 @@ class LocalRunner:
         return tuple(worker.process.pid for worker in self._workers)
 
     def run(self, job: Job, chunks: Iterator[Chunk], *, over_network: bool = False) -> Iterator[EncodedChunk]:
-        """Encode `chunks`; yields the pieces of their results in the same order. At most four chunks a worker are in
-        flight, and a few pieces of one whose turn has not come. The next piece may take the memory of this one's.
-
-        Raises `WorkerError` naming the chunk of a worker that died.
-        """
+        """Encode `chunks`; yields the pieces of their results in the same order, as `Runner` says. At most four chunks
+        a worker are in flight, of whose tokens it holds some 32 MB."""
         self._job = as_bytes(job)
         for worker in self._workers:
             worker.outbox.put(self._job)
@@ -88,19 +81,19 @@ class LocalRunner:
 
     def _run(self, feed: ChunkFeed) -> Iterator[EncodedChunk]:
         upcoming: deque[Chunk] = deque()
-        ready: defaultdict[int, deque[EncodedChunk]] = defaultdict(deque)
+        ready = self._ready
         issued, yielded = 0, 0
         limit = (_AHEAD + _BUFFERED) * self._most
         while True:
             while issued - yielded < limit and (idle := self._idle(upcoming, feed, yielded)) is not None:
                 chunk = upcoming.popleft()
                 idle.tasks.append(Task(issued, dataclasses.replace(chunk, payload=None, fetched=None), chunk.fetched))
-                self._send_chunk(idle, chunk)
+                idle.chunks.send(chunk)
                 issued += 1
             while ready[yielded]:
                 result = ready[yielded].popleft()
                 yield result
-                self._spare.append(result.tokens.base)
+                self._release(result)
                 if result.last:
                     del ready[yielded]
                     yielded += 1
@@ -109,7 +102,45 @@ class LocalRunner:
             wants = issued - yielded < limit and not upcoming and not feed.over
             signal = feed.signal if wants and any(len(w.tasks) < _AHEAD for w in self._workers) else None
             if signal is not None or any(w.tasks for w in self._workers):
-                self._collect(ready, yielded, signal)
+                self._collect(signal)
+
+    def write(self, piece: EncodedChunk, begin: int, end: int, shard: OpenShard) -> None:
+        """Have the worker who holds the piece put tokens `begin` to `end` behind those that the shard has."""
+        worker, number = piece.holder
+        path = str(shard.temp)
+        self._shards[path] = shard
+        shard.waiting += 1
+        last = end == piece.count
+        worker.outbox.put(as_bytes(Put(number, begin, end, path, shard.append(end - begin), last)))
+        if last:
+            piece.holder = None
+
+    def finish(self, shard: OpenShard) -> None:
+        """Say that the shard has all its tokens. It is completed once they are all written."""
+        shard.parts.append(part_of_bytes(0, shard.header))
+        shard.is_whole = True
+        self._complete(shard)
+
+    def wait(self, shard: OpenShard) -> WrittenShard:
+        """Wait until a shard that has all its tokens is on the disk."""
+        while shard.made is None:
+            if shard.error is not None:  # it was raised before, and nothing more comes
+                raise shard.error
+            self._collect(None)
+        return shard.made
+
+    def _release(self, piece: EncodedChunk) -> None:
+        """What was not written of a piece is not wanted."""
+        if piece.holder is not None:
+            worker, number = piece.holder
+            worker.outbox.put(as_bytes(Drop(number)))
+
+    def _complete(self, shard: OpenShard) -> None:
+        """Have a shard completed, by the worker who has least to do, if all its tokens are written."""
+        if shard.is_whole and not shard.waiting:
+            worker = min(self._workers, key=lambda w: (w.finishing, len(w.tasks)))
+            worker.finishing += 1
+            worker.outbox.put(as_bytes(Finish(str(shard.temp), shard.parts)))
 
     def _idle(self, upcoming: deque[Chunk], feed: ChunkFeed, used: int) -> Worker | None:
         """The worker to give the first of `upcoming` to, which is filled from `feed`: a new one if all have something
@@ -133,60 +164,43 @@ class LocalRunner:
         is_much = bool(worker.tasks) and bytes_in_hands(self._workers) >= AHEAD_BYTES
         return worker if len(upcoming) >= wanted and not is_much else None
 
-    def _collect(self, ready: defaultdict[int, deque[EncodedChunk]], turn: int, signal: int | None) -> None:
-        """Wait for at least one piece, or for `signal`, and put it under its chunk's number. A worker that is far ahead
-        in a chunk whose turn has not come is left to wait with the next piece."""
-        ahead = [
-            w
-            for w in self._workers
-            if w.tasks and (n := w.tasks[0].number) != turn and sum(p.tokens.nbytes for p in ready[n]) >= _WAITING_BYTES
-        ]
-        pipes = [worker.pipe for worker in self._workers if worker not in ahead]
+    def _collect(self, signal: int | None) -> None:
+        """Wait until a worker says something, or for `signal`, and see to it."""
+        pipes = [worker.pipe for worker in self._workers]
         for pipe in [p for p in wait(pipes if signal is None else [*pipes, signal]) if p is not signal]:
             worker = next(w for w in self._workers if w.pipe is pipe)
             try:
-                result = self._receive_result(worker.pipe)
+                said = receive_message(worker.pipe)
             except (EOFError, OSError):
                 raise self._death(worker) from None
-            if isinstance(result.error, WorkerError):
-                raise result.error
-            ready[worker.tasks[0].number].append(result)
-            if result.last:
-                worker.tasks.pop(0)
+            if isinstance(said, EncodedChunk):
+                self._put_ready(worker, said)
+            else:
+                self._note_file(worker, said)
 
-    def _receive_result(self, pipe: Connection) -> EncodedChunk:
-        """What `_send_result` sent, its arrays in memory of ours. Raises `EOFError` if the worker is gone."""
-        result: EncodedChunk
-        result, dtype, tokens, documents = receive(pipe)
-        positions_bytes = 8 * documents
-        memory = self._memory(positions_bytes + tokens * np.dtype(dtype).itemsize)
-        receive_bytes(pipe, memory.data)
-        result.eot_positions = memory[:positions_bytes].view(np.int64)
-        result.tokens = memory[positions_bytes:].view(dtype)
-        return result
+    def _put_ready(self, worker: Worker, result: EncodedChunk) -> None:
+        if isinstance(result.error, WorkerError):
+            raise result.error
+        result.holder = None if result.holder is None else (worker, result.holder)
+        self._ready[worker.tasks[0].number].append(result)
+        if result.last:
+            worker.tasks.pop(0)
+            worker.has_answered = True
 
-    def _memory(self, count: int) -> NDArray[np.uint8]:
-        """`count` bytes to receive into, used before if possible: fresh memory costs more than filling it."""
-        spare: NDArray[np.uint8] = self._spare.pop() if self._spare else np.empty(0, np.uint8)
-        if len(spare) < count:
-            spare = np.empty(1 << (count - 1).bit_length(), np.uint8)
-        return spare[:count]
-
-    def _send_chunk(self, worker: Worker, chunk: Chunk) -> None:
-        """Send a chunk; what was fetched for it, and is not in shared memory, follows as raw bytes, a footer once."""
-        fetched, shared = chunk.fetched, self.shared
-        if fetched is None:
-            worker.outbox.put(as_bytes(_Parcel(chunk, False, [], False, None)))
-            return
-        footer, places = fetched.footer, [shared.place_of(data) if shared else None for _, data in fetched.pieces]
-        sizes = [(start, len(data), place) for (start, data), place in zip(fetched.pieces, places, strict=True)]
-        known = footer is not None and footer is worker.footer
-        worker.footer = footer
-        light = dataclasses.replace(chunk, fetched=None)
-        worker.outbox.put(as_bytes(_Parcel(light, True, sizes, known, None if known else footer)))
-        for (_, data), place in zip(fetched.pieces, places, strict=True):
-            if place is None:
-                worker.outbox.put(memoryview(data))
+    def _note_file(self, worker: Worker, said: Written | Finished) -> None:
+        shard = self._shards[said.path]
+        if said.error is not None:
+            written = sum(part.length - sum(len(edge.data) for edge in part.edges) for part in shard.parts)
+            shard.error = write_error(said.error, shard.temp, shard.bytes_to_come(written))
+            raise shard.error
+        if isinstance(said, Written):
+            shard.waiting -= 1
+            shard.parts.append(said.part)
+            self._complete(shard)
+        else:
+            worker.finishing -= 1
+            del self._shards[said.path]
+            shard.made = WrittenShard(tokens=shard.tokens, bytes=said.bytes, sha256=said.sha256)
 
     def _death(self, worker: Worker) -> WorkerError:
         with suppress(subprocess.TimeoutExpired):
@@ -195,101 +209,10 @@ class LocalRunner:
         reason = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
         hint = "; the system kills processes when memory runs out: try fewer --workers" if code == -9 else ""
         # It may have begun the second chunk while the tokens of the first were on their way.
-        where = " or ".join(f"at {chunk.where}" for _, chunk, _ in worker.tasks) or "before its first chunk"
+        where = " or ".join(f"at {chunk.where}" for _, chunk, _ in worker.tasks) or (
+            "while it wrote tokens" if worker.has_answered else "before its first chunk"
+        )
         return WorkerError(
             f"worker {worker.name} (pid {worker.process.pid}) died by {reason} {where}{hint}; run the same command "
             "again, it goes on from the last finished shard"
         )
-
-
-class _Parcel(NamedTuple):
-    """A chunk on its way to a worker: without its bytes, of which is stated where in the file they are, how many, and
-    where in shared memory; with the footer, unless it is `known` from the chunk before."""
-
-    chunk: Chunk
-    is_fetched: bool
-    sizes: list[tuple[int, int, int | None]]
-    known: bool
-    footer: Piece | None
-
-
-def _receive_chunks(pipe: Connection, shared: int | None, put: Callable[[Any], None]) -> None:
-    """Receive jobs and chunks, with what was fetched for them, until the pipe ends."""
-    footer: Piece | None = None
-    memory = memoryview(b"")  # of the file `shared`, once something is there
-    while True:
-        message = receive(pipe)
-        if isinstance(message, _Parcel):
-            pieces: list[Piece] = []
-            for start, size, place in message.sizes:
-                if place is not None and shared is not None:
-                    memory = memory or memoryview(mmap.mmap(shared, 0, prot=mmap.PROT_READ))
-                    pieces.append((start, memory[place : place + size]))
-                    continue
-                data = np.empty(size, np.uint8).data  # which, unlike a `bytearray`, is not filled before it is filled
-                receive_bytes(pipe, data)
-                pieces.append((start, data))
-            chunk = message.chunk
-            if message.is_fetched:
-                footer = footer if message.known else message.footer
-                chunk = dataclasses.replace(chunk, fetched=Fetched(pieces=tuple(pieces), footer=footer))
-            message = chunk
-        put(message)
-
-
-def work(descriptor: int, shared: int | None) -> None:
-    """A worker's life: the job, then chunks until the pipe closes, whose end is the file `descriptor`. What was fetched
-    for it may be in the memory of the file `shared`. One thread receives, so that the next task has come while the
-    present one is encoded; another sends, so that no worker waits for the main process to read its tokens."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    pipe = Connection(descriptor)
-    messages: queue.Queue[Any] = queue.Queue()
-    results: queue.Queue[EncodedChunk] = queue.Queue(maxsize=1)
-
-    def receive() -> None:
-        try:
-            _receive_chunks(pipe, shared, messages.put)
-        except (EOFError, OSError):
-            os._exit(0)  # the main process is gone
-        except BaseException:  # noqa: BLE001 (what cannot be unpickled: the main process would wait for ever)
-            traceback.print_exc()
-            os._exit(1)
-
-    def send_results() -> None:
-        try:
-            while True:
-                _send_result(pipe, results.get())
-        except (BrokenPipeError, ConnectionError):
-            os._exit(0)
-        except BaseException:  # noqa: BLE001 (a bug: without this the main process would wait for ever)
-            traceback.print_exc()
-            os._exit(1)
-
-    threading.Thread(target=receive, daemon=True).start()
-    threading.Thread(target=send_results, daemon=True).start()
-    for module in ("pyarrow.parquet", "tiktoken", "fastokens"):  # while the main process still loads the vocabulary
-        importlib.import_module(module)
-    encoder: ChunkEncoder | None = None
-    waits_since, fetched = 0.0, 0
-    while True:
-        message = messages.get()
-        if isinstance(message, Job):
-            encoder = ChunkEncoder(message)
-        elif encoder is None:
-            raise RuntimeError("a chunk came before the job")
-        else:
-            waited = time.monotonic() - waits_since if waits_since else 0.0
-            for result in encoder.encode(message):
-                result.waited, waited = waited, 0.0
-                result.fetched_bytes, fetched = traffic().bytes - fetched, traffic().bytes
-                results.put(result)
-            waits_since = time.monotonic()
-
-
-def _send_result(pipe: Connection, result: EncodedChunk) -> None:
-    """Send `result`; its arrays follow as raw bytes, the positions first: they must lie on 8-byte boundaries."""
-    tokens, positions = result.tokens, result.eot_positions
-    result.tokens, result.eot_positions = np.empty(0, np.uint16), np.empty(0, np.int64)
-    send(pipe, (result, tokens.dtype.str, len(tokens), len(positions)))
-    for array in (positions, tokens):
-        send_bytes(pipe, array.view(np.uint8).data)

@@ -1,7 +1,7 @@
-"""The ordered writer: appends encoded chunks, piece by piece in stream order, and cuts them into shards.
+"""The ordered writer: says, piece by piece in stream order, where in the shards the tokens of encoded chunks belong.
 
-A finished shard is synced, renamed and journalled on a thread of its own while the next one fills. The first worker
-error, or the first bad row, stops the stream at its place: everything before it is kept.
+It sees counts alone; the runner has the tokens put there. The first worker error, or the first bad row, stops the
+stream at its place: everything before it is kept.
 """
 
 from __future__ import annotations
@@ -10,39 +10,44 @@ import dataclasses
 import os
 import time
 import warnings
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from shardkit.dataset.journal import Journal, Resume
 from shardkit.dataset.known_files import SeenShards
 from shardkit.dataset.manifest import WORK_DIR, ShardInfo, SourceFile
-from shardkit.dataset.records import add_skipped
 from shardkit.dataset.shards import ShardWriter, shard_blocks
 from shardkit.errors import OutputError, ShardError, ShardkitWarning, SourceError
+from shardkit.files import write_error
 from shardkit.sources.source import Chunk
+from shardkit.tokenization.finished_shards import FinishedShards, remove
 from shardkit.tokenization.live_push import LivePush
-from shardkit.tokenization.piece_rows import eots_before, row_words, rows_of
+from shardkit.tokenization.piece_rows import eots_before, row_words, with_piece
 from shardkit.tokenization.run_checks import OTHER_TEXTS, no_documents
 from shardkit.tokenization.run_progress import TokenizeProgress
 from shardkit.tokenization.run_spec import RunSpec
+from shardkit.tokenization.runner import OpenShard, Runner
 from shardkit.tokenization.worker import EncodedChunk
 
 _LISTED = 20  # skipped rows that are named one by one
 
 
 class OrderedWriter:
-    """Cuts the stream into shards in the folder of `seen`, from where `journal` says it goes on. A context manager.
+    """Cuts the stream that `runner` gives into shards in the folder of `seen`, from where `journal` says it goes on. A
+    context manager.
 
     `seen` gets to know the shards that are written and, without `uploads`, the earlier ones. `uploads` is handed each
     finished shard; where it bounds the disk, no shard is begun before it fits.
     """
 
-    def __init__(self, spec: RunSpec, seen: SeenShards, journal: Journal, uploads: LivePush | None = None) -> None:
+    def __init__(
+        self, spec: RunSpec, seen: SeenShards, journal: Journal, runner: Runner, uploads: LivePush | None = None
+    ) -> None:
         self.spec, self.directory, self.journal, self.uploads = spec, seen.directory, journal, uploads
-        self._seen = seen
+        self._runner = runner
         self.tokens = sum(shard.tokens for shard in journal.shards)
         self.documents = journal.resume.documents
         self.full = False
@@ -57,10 +62,9 @@ class OrderedWriter:
         self._skip = journal.resume.skip_tokens  # more than a chunk has, where an earlier version made longer ones
         self._digest, self._first_digest = journal.resume.digest, ""
         self._shards = len(journal.shards)
-        self._writer: ShardWriter | None = None
+        self._shard: OpenShard | None = None
         self._shard_documents = 0
-        self._finisher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shardkit-finish")
-        self._finishing: Future[None] | None = None
+        self._finished = FinishedShards(runner, seen, journal, uploads)
         self._checker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shardkit-check")
         to_check = journal.shards if uploads is None else []  # with a remote, `pull` checks them at the end
         self._checks = [self._checker.submit(_check_earlier, seen, shard) for shard in to_check]
@@ -68,11 +72,11 @@ class OrderedWriter:
     def __enter__(self) -> OrderedWriter:
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
         self._checker.shutdown(wait=True, cancel_futures=True)
-        self._finisher.shutdown(wait=True)
-        if self._writer is not None:
-            self._writer.abort()
+        self._finished.close(settle=kind is None or issubclass(kind, Exception))
+        if self._shard is not None:
+            remove(self._shard.temp)
 
     def append_chunk(self, result: EncodedChunk) -> None:
         """Append the tokens of a chunk's next piece to the stream. Raises what went wrong in its worker."""
@@ -90,14 +94,14 @@ class OrderedWriter:
             row, why = result.bad_row
             where = f"{chunk.input.path}, {row_words(chunk, max(0, before.rows + row))}"
             raise SourceError(f"{where}: {why}; mend it, or pass over such rows with --skip-bad-rows")
-        skip = min(self._skip, len(result.tokens))
+        skip = min(self._skip, result.count)
         self._skip -= skip
         tokens = self._up_to_limits(result, skip)
         self._write(tokens, result, skip)
         self.session_text_bytes += result.text_bytes
         self.audited += result.audited
-        self._chunk_tokens += len(result.tokens)
-        self._file = self._added(before, result, len(tokens), eots_before(result, len(tokens)))
+        self._chunk_tokens += result.count
+        self._file = self._added(before, result, tokens, eots_before(result, tokens))
         if result.last or self.full:
             self._files[chunk.file], self._file, self._chunk_tokens = self._file, None, 0
             self._changed.add(chunk.file)
@@ -110,14 +114,14 @@ class OrderedWriter:
         if self._skip:
             raise SourceError(OTHER_TEXTS)
         past_the_end = Resume(file=len(self._files), digest=self._digest)  # also where a limit ended the stream
-        if self._writer is not None and self._is_cut(self._writer):
-            self._cut_in_two(self._writer, past_the_end)
-        elif self._writer is not None:
-            self._close_shard(past_the_end)
-        self._wait()
+        if self._shard is not None and self._is_cut(self._shard):
+            self._cut_in_two(self._shard, past_the_end)
+        elif self._shard is not None:
+            self._close_shard(self._shard, past_the_end)
+        self._finished.settle()
         for check in self._checks:
             check.result()  # the earlier shards are what the journal says
-        if not self.journal.shards:
+        if not self.journal.shards and self.spec.part is None:
             raise SourceError(no_documents(self.spec, self._files.values()))
         return tuple(self._files[i] for i in sorted(self._files))
 
@@ -145,45 +149,37 @@ class OrderedWriter:
             end_of_text=self.spec.tokenizer.vocabulary.end_of_text,
         )
 
-    def _up_to_limits(self, result: EncodedChunk, skip: int) -> NDArray[np.unsignedinteger]:
-        """The piece's tokens up to the run's limits; the first `skip` of them are in earlier shards."""
-        tokens, spec = result.tokens, self.spec
+    def _up_to_limits(self, result: EncodedChunk, skip: int) -> int:
+        """How many of the piece's tokens are within the run's limits; the first `skip` are in earlier shards."""
+        tokens, spec = result.count, self.spec
         if spec.max_tokens is not None:
-            tokens = tokens[: spec.max_tokens - self.tokens + skip]
+            tokens = min(tokens, spec.max_tokens - self.tokens + skip)
         if spec.max_docs is not None:
             allowed = spec.max_docs - self.documents + eots_before(result, skip)
             if len(result.eot_positions) > allowed:
-                tokens = tokens[: result.eot_positions[allowed]]
+                tokens = min(tokens, int(result.eot_positions[allowed]))
         return tokens
 
-    def _write(self, tokens: NDArray[np.unsignedinteger], result: EncodedChunk, done: int) -> None:
-        """Put `tokens`, the first ones of a piece, into shards, from number `done` on."""
-        while done < len(tokens):
-            if self._writer is not None and self._writer.room == 0:  # not before it is known not to be the last
-                self._close_shard(self._place(result.chunk, done))
-            writer = self._writer or self._open_shard()
-            part = tokens[done : done + writer.room]
-            writer.write(part)
-            documents = eots_before(result, done + len(part)) - eots_before(result, done)
+    def _write(self, tokens: int, result: EncodedChunk, done: int) -> None:
+        """Have the first `tokens` of a piece put into shards, from number `done` on."""
+        while done < tokens:
+            if self._shard is not None and self._shard.room == 0:  # not before it is known not to be the last
+                self._close_shard(self._shard, self._place(result.chunk, done))
+            shard = self._shard or self._open_shard()
+            end = min(tokens, done + shard.room)
+            self._runner.write(result, done, end, shard)
+            documents = eots_before(result, end) - eots_before(result, done)
             self._shard_documents += documents
             self.documents += documents
-            self.tokens += len(part)
-            self.session_tokens += len(part)
-            done += len(part)
-        self.full = self._skip == 0 and self._at_limit(ends=result.last or len(tokens) < len(result.tokens))
+            self.tokens += end - done
+            self.session_tokens += end - done
+            done = end
+        self.full = self._skip == 0 and self._at_limit(ends=result.last or tokens < result.count)
 
     def _added(self, before: SourceFile, result: EncodedChunk, tokens: int, documents: int) -> SourceFile:
         """A file's figures `before`, and what of a piece is in the stream (all, or up to where the stream ends)."""
-        rows = result.rows if tokens == len(result.tokens) else rows_of(result, documents)
         self._name_skipped(result, before.rows)
-        runs = result.skipped[result.skipped[:, 0] < rows].clip(max=rows - 1) + before.rows
-        added = add_skipped(before, runs.tolist()) if len(runs) else before
-        return dataclasses.replace(
-            added,
-            rows=before.rows + rows,
-            documents=before.documents + documents,
-            tokens=before.tokens + tokens,
-        )
+        return with_piece(before, result, tokens, documents, whole=tokens == result.count)
 
     def _name_skipped(self, result: EncodedChunk, rows: int) -> None:
         for number, (row, why) in enumerate(result.bad, self.skipped):
@@ -192,20 +188,31 @@ class OrderedWriter:
                 warnings.warn(f"skipped {where}: {why}", ShardkitWarning, stacklevel=2)
         self.skipped += result.bad_rows
 
-    def _open_shard(self) -> ShardWriter:
+    def _open_shard(self) -> OpenShard:
         if self.uploads is not None:
-            self._wait()  # so that the shard before counts
+            self._finished.settle()  # so that the shards before count
             self.uploads.wait_for_room()
-        temp = self.directory / WORK_DIR / f"{self._shards:06d}.{os.getpid()}.tmp"  # nobody else's, whatever happens
-        self._writer = ShardWriter(temp, self.spec.tokenizer.dtype, self.spec.tokens_per_shard)
-        self._shard_documents = 0
-        return self._writer
+        shard = OpenShard(self._temp(), self.spec.tokenizer.dtype, self.spec.tokens_per_shard)
+        try:
+            shard.temp.write_bytes(b"")
+        except OSError as error:
+            raise write_error(error, shard.temp, shard.bytes_to_come()) from None
+        self._shard, self._shard_documents = shard, 0
+        return shard
 
-    def _close_shard(self, resume: Resume) -> None:
-        """Hand the shard to the finishing thread; at most one is being finished at a time."""
-        if self._writer is None:
-            raise RuntimeError("no shard is open")
-        self._wait()
+    def _temp(self) -> Path:
+        """The file of the shard that comes next, while it is written: nobody else's, whatever happens."""
+        return self.directory / WORK_DIR / f"{self._shards:06d}.{os.getpid()}.tmp"
+
+    def _close_shard(self, shard: OpenShard, resume: Resume) -> None:
+        """The shard has all its tokens."""
+        info, resume = self._described(resume)
+        self._shard = None
+        self._finished.add(shard, info, resume)
+
+    def _described(self, resume: Resume) -> tuple[ShardInfo, Resume]:
+        """What is known of the shard that has all its tokens, and where the stream goes on. It is the present one no
+        more."""
         info = ShardInfo(
             file=self.spec.shard_file(self._shards),
             split=self.spec.split(self._shards),
@@ -218,65 +225,44 @@ class OrderedWriter:
         )
         files = {i: self._files[i] for i in self._changed}
         self._changed.clear()
-        resume = dataclasses.replace(resume, documents=self.documents, files=files)
-        self._finishing = self._finisher.submit(self._finish_shard, self._writer, info, resume)
-        self._writer = None
         self._shards += 1
+        return info, dataclasses.replace(resume, documents=self.documents, files=files)
 
     def _place(self, chunk: Chunk, done: int) -> Resume:
         """Where the stream goes on after the first `done` tokens of a chunk's present piece."""
         skip = self._chunk_tokens + done
         return Resume(file=chunk.file, start=chunk.start, part=chunk.part, skip_tokens=skip, digest=chunk.digest)
 
-    def _is_cut(self, writer: ShardWriter) -> bool:
+    def _is_cut(self, shard: OpenShard) -> bool:
         """Whether the shard that is written is cut in two, if the stream ends here."""
-        return self.spec.cuts_only_shard and self._shards == 0 and writer.tokens > 1
+        return self.spec.cuts_only_shard and self._shards == 0 and shard.tokens > 1
 
-    def _cut_in_two(self, whole: ShardWriter, past_the_end: Resume) -> None:
+    def _cut_in_two(self, whole: OpenShard, past_the_end: Resume) -> None:
         """Write the stream that ends in its first shard as two: a small one for val, and the rest.
 
         A run that is killed between the two reads its source from the beginning, and passes over the first.
         """
-        path, changed = self.directory / WORK_DIR / f"whole.{os.getpid()}.tmp", set(self._changed)
-        val = self.spec.val_tokens(whole.tokens)
+        changed, val = set(self._changed), self.spec.val_tokens(whole.tokens)
         self.documents = 0
-        try:
-            whole.finish(path)
-            self._writer = None
-            for begin, end, files, resume in (
-                (0, val, set(), Resume(skip_tokens=val, digest=self._first_digest)),
-                (val, whole.tokens, changed, past_the_end),
-            ):
-                writer = self._open_shard()
-                for block in shard_blocks(path, begin, end):
-                    writer.write(block)
-                    self._shard_documents += int(np.count_nonzero(block == self.spec.tokenizer.eot_id))
-                self.documents += self._shard_documents
-                self._changed = files
-                self._close_shard(resume)
-            self._wait()
-        finally:
-            with suppress(OSError):  # the disk that failed; a later run removes it
-                path.unlink(missing_ok=True)
-
-    def _finish_shard(self, writer: ShardWriter, info: ShardInfo, resume: Resume) -> None:
-        made = writer.finish(self.directory / info.file)
-        info = dataclasses.replace(info, tokens=made.tokens, bytes=made.bytes, sha256=made.sha256)
-        try:
-            self._seen.note(info)
-        except ShardError:
-            raise OutputError(
-                f"{self.directory} was written to by somebody else, {info.file} is not the file that was put there: "
-                "run the same command again"
-            ) from None
-        self.journal.append(info, resume)
-        if self.uploads is not None:
-            self.uploads.submit(info)
-
-    def _wait(self) -> None:
-        if self._finishing is not None:
-            self._finishing.result()
-            self._finishing = None
+        self._runner.finish(whole)
+        self._runner.wait(whole)
+        for begin, end, files, resume in (
+            (0, val, set(), Resume(skip_tokens=val, digest=self._first_digest)),
+            (val, whole.tokens, changed, past_the_end),
+        ):
+            if self.uploads is not None:
+                self.uploads.wait_for_room()
+            writer = ShardWriter(self._temp().with_suffix(".cut.tmp"), whole.dtype, whole.capacity)
+            self._shard_documents = 0
+            for block in shard_blocks(whole.temp, begin, end):
+                writer.write(block)
+                self._shard_documents += int(np.count_nonzero(block == self.spec.tokenizer.eot_id))
+            self.documents += self._shard_documents
+            self._changed = files
+            info, resume = self._described(resume)
+            self._finished.record(writer.finish(self.directory / info.file), info, resume)
+        remove(whole.temp)
+        self._shard = None
 
     def _at_limit(self, *, ends: bool) -> bool:
         """Whether the stream is as long as it may be; `ends` says that its last document is whole."""

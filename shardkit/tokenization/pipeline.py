@@ -1,8 +1,8 @@
 """`tokenize()`: chunks become tokens, tokens become shards, the manifest comes last.
 
-Workers encode chunks in any order, and their results are put into shards in source order: any number of workers, any
-engine, any interruption gives the same bytes. Memory and the number of chunks in flight are bounded. Less than one
-shard of work is lost at any `kill -9`.
+Workers encode chunks in any order, and their tokens are put into shards in source order: any number of workers, any
+engine, any interruption gives the same bytes. Memory and the number of chunks in flight are bounded. What is lost at
+any `kill -9` is the shard that was being filled, and those that were being completed (`Runner.most_finishing`).
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, nullcontext
+from typing import Any
 
 from shardkit.arguments import place_text, user_path, whole_numbers
 from shardkit.bars import end_bar, shown
@@ -28,23 +28,20 @@ from shardkit.sources.open import DEFAULT_SOURCE, open_source
 from shardkit.sources.read_ahead import ReadAhead
 from shardkit.sources.remote_bytes import traffic
 from shardkit.sources.sample import SAMPLE_SHARD_TOKENS
-from shardkit.sources.source import Source
 from shardkit.tokenization import live_push, output_folder
-from shardkit.tokenization.cores import available_cores
 from shardkit.tokenization.live_push import LivePush
 from shardkit.tokenization.ordered_writer import OrderedWriter
 from shardkit.tokenization.output_folder import OwnFolder
+from shardkit.tokenization.part_folders import begin_part
+from shardkit.tokenization.piece_log import PieceLog
 from shardkit.tokenization.progress_bar import ProgressBar
 from shardkit.tokenization.run_checks import check_same_texts, warn_of_missing_splits
 from shardkit.tokenization.run_progress import TokenizeProgress
-from shardkit.tokenization.run_size import useful_workers
 from shardkit.tokenization.run_spec import RunSpec
 from shardkit.tokenization.run_tokenizer import open_tokenizer
+from shardkit.tokenization.runner import Runner
+from shardkit.tokenization.start_runner import start_runner
 from shardkit.tokenization.worker import Filter, Job, Transform
-
-if TYPE_CHECKING:
-    from shardkit.tokenization.local_runner import LocalRunner
-    from shardkit.tokenization.ray_runner import RayRunner
 
 DEFAULT_OUT = "edu_fineweb10B"
 TOKENS_PER_SHARD = 100_000_000
@@ -74,6 +71,8 @@ def tokenize(
     transform: Transform | None = None,
     filter: Filter | None = None,
     runner: str = "local",
+    address: str | None = None,
+    part: str | None = None,
     push: str | os.PathLike[str] | None = None,
     private: bool = False,
     max_disk: int | None = None,
@@ -100,11 +99,14 @@ def tokenize(
     document, in the workers. A run goes on only with functions that do the same: their code and all that they use are
     compared, or the version that `transform.shardkit_version = "1"` names.
 
+    `part`, "3/64", makes the fourth of 64 parts of the dataset, in `out/parts/3-of-64`: on any machine that sees the
+    files, in any order. `merge` puts them together (docs/clusters.md).
+
     `push` sends each finished shard to that repo (as `shardkit.push` understands it) while the next is made. The same
     call in an empty folder, on another machine, goes on from the remote; not so for local files, of which a copy counts
     as another source. It ends with the whole dataset in `out` too: shards that are only at the remote are fetched. With
     `max_disk`, in bytes, no shard stays in `out`: each is deleted once the remote has acknowledged it, the tokenizer
-    waits for room, and no manifest is written there.
+    waits for room, and no manifest is written there. `runner` is `local`, or `ray` for the cluster at `address`.
 
     Killed or failed, the same call goes on from the last finished shard and ends with the same bytes. Called again on a
     finished folder, it checks the sizes and returns the manifest. A bar, or lines on stderr, say how far it is;
@@ -123,6 +125,8 @@ def tokenize(
     val_shards = whole_numbers(least=0, val_shards=val_shards)[0]
     if push is None and (max_disk is not None or private):
         raise UsageError("--max-disk and --private say how to push: give --push REPO too")
+    if part is not None and push is not None:
+        raise UsageError("--part and --push do not go together: merge the parts, and push the dataset")
     push = None if push is None else place_text(push)
     with ExitStack() as stack:
         tell = stack.enter_context(shown(progress, ProgressBar))
@@ -140,9 +144,12 @@ def tokenize(
         is_default = isinstance(source, str) and source == DEFAULT_SOURCE
         directory = user_path(DEFAULT_OUT if out is None and is_default else _required(out))
         prefix = output_folder.check_prefix(prefix or output_folder.default_prefix(opened.info.id))
+        read, cut = opened, None
+        if part is not None:
+            directory, cut, read = begin_part(directory, part, opened, chunk_bytes)
         folder = stack.enter_context(output_folder.claim(directory, overwrite=overwrite))
         limits = {"max_docs": max_docs, "max_tokens": max_tokens}
-        running = _start_runner(runner, workers, opened, chunk_bytes, limits)
+        running = start_runner(runner, address, workers, read, chunk_bytes, limits)
         stack.push(running)  # its processes start while this one loads the vocabulary
         spec = RunSpec(
             source=opened,
@@ -165,6 +172,7 @@ def tokenize(
             filter=filter,
             chunk_bytes=chunk_bytes,
         )
+        spec = spec if cut is None else spec.for_part(cut, read)
         job = spec.job()
         stack.enter_context(hint_at_folder(push))  # from here on it is the place that may be refused
         remote_run = None if push is None else live_push.fetch_journal_for(push, directory, spec.identity())
@@ -181,7 +189,8 @@ def tokenize(
                 seen = SeenShards(directory)
                 manifest = _run(spec, seen, journal, running, job, None, tell)
                 manifest = output_folder.complete(manifest, seen, spec.tokenizer.file)
-                warn_of_missing_splits(manifest, spec)
+                if cut is None:
+                    warn_of_missing_splits(manifest, spec)
             return manifest
         return _run_and_push(
             spec, folder, running, job, push, remote_run, private=private, max_disk=max_disk, tell=tell
@@ -191,7 +200,7 @@ def tokenize(
 def _run_and_push(
     spec: RunSpec,
     folder: OwnFolder,
-    runner: LocalRunner | RayRunner,
+    runner: Runner,
     job: Job,
     repo: str,
     remote_run: live_push.RemoteRun,
@@ -235,7 +244,7 @@ def _run(
     spec: RunSpec,
     seen: SeenShards,
     journal: Journal,
-    runner: LocalRunner | RayRunner,
+    runner: Runner,
     job: Job,
     uploads: LivePush | None,
     tell: Callable[[TokenizeProgress], None] | None,
@@ -243,9 +252,13 @@ def _run(
     """Make the shards that are not made yet, and the manifest (not saved)."""
     started, before = time.time(), traffic()
     source, resume = spec.source, journal.resume
-    total = sum(file.bytes for file in source.files)
-    done = sum(file.bytes for file in source.files[: resume.file])
-    with OrderedWriter(spec, seen, journal, uploads) as writer, ReadAhead(shared=runner.shared) as ahead:
+    total = sum(file.weight for file in source.files)
+    done = sum(file.weight for file in source.files[: resume.file])
+    with (
+        OrderedWriter(spec, seen, journal, runner, uploads) as writer,
+        ReadAhead(shared=runner.shared) as ahead,
+        PieceLog(seen.directory, journal) if spec.may_be_cut else nullcontext() as pieces,
+    ):
         chunks = iter_chunks(
             source,
             resume.file,
@@ -257,6 +270,8 @@ def _run(
         over_network = runner.reads_ahead and any(file.is_remote for file in source.files)
         for result in runner.run(job, chunks, over_network=over_network):
             writer.append_chunk(result)
+            if pieces is not None:
+                pieces.append(result)
             done += result.chunk.weight
             if tell is not None:
                 fetched = traffic().since(before).bytes
@@ -273,21 +288,6 @@ def _run(
     }
     atomic_write(seen.directory / WORK_DIR / "summary.json", json.dumps(summary) + "\n")
     return spec.manifest(journal.shards, files)
-
-
-def _start_runner(
-    runner: str, workers: int | None, source: Source, chunk_bytes: int, limits: dict[str, int | None]
-) -> LocalRunner | RayRunner:
-    if runner == "local":
-        from shardkit.tokenization.local_runner import LocalRunner
-
-        useful = useful_workers(workers or available_cores(), source, chunk_bytes, **limits)
-        return LocalRunner(useful.most, at_first=useful.at_first, expected=useful.expected)
-    if runner == "ray":
-        from shardkit.tokenization.ray_runner import RayRunner
-
-        return RayRunner(workers)
-    raise UsageError(f"unknown runner {runner!r}: expected local or ray")
 
 
 def _required(out: str | os.PathLike[str] | None) -> str | os.PathLike[str]:

@@ -1,23 +1,32 @@
 """Workers on a Ray cluster: each chunk is a task, results in order; a chunk whose worker or node dies is encoded again.
 
 Chunks name their files by path or URL, so local sources must be on a disk that every node sees; Hub datasets and URLs
-need nothing. The main process still writes the shards.
+need nothing. Tokens stay in Ray's object store until a task has gathered those of a shard and written it: on any node
+where the folder is on a network mount, which all nodes then must see, else on this one.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import psutil
+from numpy.typing import NDArray
 
+from shardkit.dataset.shards import ShardWriter, WrittenShard
 from shardkit.errors import ShardkitError, ShardkitWarning, WorkerError, missing_package
+from shardkit.files import is_on_local_disk
+from shardkit.sources.shared_memory import SharedMemory
 from shardkit.sources.source import Chunk
+from shardkit.tokenization.runner import OpenShard
 from shardkit.tokenization.worker import ChunkEncoder, EncodedChunk, Job, until_error
 
 _IN_FLIGHT = 4  # chunks a worker: those it encodes, those that wait for a CPU, and those that wait for their turn
@@ -33,13 +42,40 @@ class _Encoder(NamedTuple):
 _encoder: _Encoder | None = None  # of this worker process of Ray, for the chunks to come
 
 
-def _encode(job_id: str, job: Job, chunk: Chunk) -> Iterator[EncodedChunk]:
-    """A task. Its errors are put into words by the process that asked for the run."""
+def _encode(
+    job_id: str, job: Job, versions: dict[str, str], chunk: Chunk
+) -> Iterator[EncodedChunk | NDArray[np.unsignedinteger]]:
+    """A task: each piece, and its tokens. Its errors are put into words by the process that asked for the run."""
     global _encoder
     with ShardkitError.naming_flags():
         if _encoder is None or _encoder.job_id != job_id:
+            _check_versions(versions)
             _encoder = _Encoder(job_id, ChunkEncoder(job))
-        yield from _encoder.encoder.encode(chunk)
+        for result in _encoder.encoder.encode(chunk):
+            tokens, result.tokens = result.tokens, np.empty(0, np.uint16)
+            yield result
+            yield tokens
+
+
+def _versions() -> dict[str, str]:
+    """What must be the same on all nodes, for the same tokens."""
+    return {name: version(name) for name in ("shardkit", "tiktoken", "fastokens", "tokenizers")}
+
+
+def _check_versions(wanted: dict[str, str]) -> None:
+    here = _versions()
+    differ = [f"{name} is {here[name]} and not {there}" for name, there in wanted.items() if here[name] != there]
+    if differ:
+        raise WorkerError(f"on node {platform.node()} {', '.join(differ)}: install the same versions on all nodes")
+
+
+def _write_shard(path: str, dtype: str, capacity: int, ranges: list[tuple[int, int]], *pieces: Any) -> WrittenShard:
+    """A task: write a shard to the file `path`, of such `ranges` of so many `pieces`."""
+    with ShardkitError.naming_flags():
+        writer = ShardWriter(Path(path), np.dtype(dtype), capacity)
+        for (begin, end), tokens in zip(ranges, pieces, strict=True):
+            writer.write(tokens[begin:end])
+        return writer.finish(Path(path))
 
 
 def _started_here() -> str | None:
@@ -59,15 +95,17 @@ def _words_of_a_raylet(process: dict[str, Any]) -> list[str]:
 
 
 class RayRunner:
-    """At most `workers` chunks at a time (default: one for each CPU) on the cluster that `RAY_ADDRESS` names, that the
-    process is connected to, or that `ray start` began on this machine; else on a cluster of this machine's own. A
-    context manager: leaving it ends what is under way, and that cluster."""
+    """At most `workers` chunks at a time (default: one for each CPU) on the cluster at `address` (`auto`: which there
+    is); without one on that which `RAY_ADDRESS` names, that the process is connected to, or that `ray start` began on
+    this machine; else on a cluster of this machine's own. A context manager: leaving it ends what is under way, and
+    that cluster."""
 
     process_ids: tuple[int, ...] = ()
     reads_ahead = False  # each task fetches its chunk's bytes itself: they need not pass through this process
-    shared = None
+    shared: SharedMemory | None = None
+    most_finishing = 2  # until it is written, a shard is in the object store
 
-    def __init__(self, workers: int | None) -> None:
+    def __init__(self, workers: int | None, address: str | None = None) -> None:
         try:
             import ray
         except ImportError as error:
@@ -75,7 +113,7 @@ class RayRunner:
         self._ray = ray
         self._connected = not ray.is_initialized()
         if self._connected:
-            self._connect(workers)
+            self._connect(workers, address)
         processors = max(1, int(self._resources()[1].get("CPU", 1)))
         self._count = workers or processors
         # a chunk that waits for a CPU begins without a word from here; where there are CPUs for more, it would not wait
@@ -83,8 +121,13 @@ class RayRunner:
         self._under_way: list[Any] = []  # the ends of chunks that are encoded, or wait for a CPU
         self._told = False  # that nothing comes
 
-    def _connect(self, workers: int | None) -> None:
-        address = os.environ.get("RAY_ADDRESS") or _started_here()
+    def _connect(self, workers: int | None, address: str | None) -> None:
+        named = address
+        address = (None if named == "auto" else named) or os.environ.get("RAY_ADDRESS") or _started_here()
+        if address is None and named is not None:
+            raise WorkerError(
+                "no Ray cluster was found on this machine: give --address HOST:PORT, or `ray start --head`"
+            )
         if address is None:
             self._ray.init("local", num_cpus=workers, include_dashboard=False, log_to_driver=False)
             return
@@ -92,8 +135,8 @@ class RayRunner:
             self._ray.init(address, log_to_driver=False)
         except ConnectionError:
             raise WorkerError(
-                f"no Ray cluster answers at {address}: check `ray status`, or unset RAY_ADDRESS (or `ray stop`) for a "
-                "cluster of this machine's own"
+                f"no Ray cluster answers at {address}: check `ray status`, or leave out --address and RAY_ADDRESS (or "
+                "`ray stop`) for a cluster of this machine's own"
             ) from None
 
     def __enter__(self) -> RayRunner:
@@ -119,7 +162,7 @@ class RayRunner:
             while len(waiting) < _IN_FLIGHT * self._count and len(self._under_way) < self._most_under_way:
                 if (chunk := next(chunks, None)) is None:
                     break
-                pieces = encode.remote(shared.hex(), shared, chunk)
+                pieces = encode.remote(shared.hex(), shared, _versions(), chunk)
                 self._under_way.append(pieces.completed())
                 waiting.append((chunk, pieces))
             if not waiting:
@@ -131,8 +174,31 @@ class RayRunner:
             chunk, pieces = waiting[0]
             if (piece := next(pieces, None)) is None:
                 waiting.popleft()
-            else:
-                yield self._get(chunk, piece)
+                continue
+            result: EncodedChunk = self._get(piece, f"at {chunk.where}")
+            result.holder = next(pieces)
+            yield result
+
+    def write(self, piece: EncodedChunk, begin: int, end: int, shard: OpenShard) -> None:
+        """Note that tokens `begin` to `end` of the piece are the next ones of the shard."""
+        shard.append(end - begin)
+        shard.parts.append((piece.holder, begin, end))
+
+    def finish(self, shard: OpenShard) -> None:
+        """Have the shard written."""
+        task: Any = self._ray.remote(
+            num_cpus=0,
+            max_retries=_RETRIES,
+            scheduling_strategy=self._here if is_on_local_disk(shard.temp.parent) else "SPREAD",
+        )(_write_shard)
+        ranges = [(begin, end) for _, begin, end in shard.parts]
+        pieces = [piece for piece, _, _ in shard.parts]
+        shard.parts = [task.remote(str(shard.temp), shard.dtype.str, shard.tokens, ranges, *pieces)]
+
+    def wait(self, shard: OpenShard) -> WrittenShard:
+        """Wait until a shard is written."""
+        made: WrittenShard = self._get(shard.parts[0], f"while {shard.temp} was written")
+        return made
 
     def _wait(self, pieces: Any) -> bool:
         """Wait for the next of `pieces`, or for the end of a chunk, in whose place another can be begun; whether the
@@ -164,12 +230,23 @@ class RayRunner:
         there: Any = self._ray.cluster_resources
         return free(), there()
 
-    def _get(self, chunk: Chunk, piece: Any) -> EncodedChunk:
+    @property
+    def _here(self) -> Any:
+        """That a task runs on this machine."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        return NodeAffinitySchedulingStrategy(self._ray.get_runtime_context().get_node_id(), soft=False)
+
+    def _get(self, made: Any, where: str) -> Any:
+        """What a task made. Raises its errors as they were raised there."""
         try:
-            encoded: EncodedChunk = self._ray.get(piece)
+            return self._ray.get(made)
+        except self._ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, ShardkitError):
+                raise error.cause from None
+            raise
         except (self._ray.exceptions.WorkerCrashedError, self._ray.exceptions.ObjectLostError):
             raise WorkerError(
-                f"a Ray worker died at {chunk.where} and again on {_RETRIES} retries: run the same command again, it "
-                "goes on from the last finished shard"
+                f"a Ray worker died {where} and again on {_RETRIES} retries: run the same command again, it goes on "
+                "from the last finished shard"
             ) from None
-        return encoded

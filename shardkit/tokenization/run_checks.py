@@ -13,7 +13,7 @@ from shardkit.dataset.manifest import MANIFEST_NAME, Manifest, SourceFile
 from shardkit.errors import OutputError, ShardkitWarning
 from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.source import can_be_read_again
-from shardkit.tokenization.run_spec import RunSpec
+from shardkit.tokenization.run_spec import RunSpec, ShardShape
 
 _OTHERS = "the source gives other texts than when the run began"
 OTHER_TEXTS = f"{_OTHERS}: give the same ones as then, start again with --overwrite, or choose another --out"
@@ -56,16 +56,16 @@ def no_documents(spec: RunSpec, files: Iterable[SourceFile]) -> str:
     return "the source holds no documents: nothing was written"
 
 
-def warn_of_missing_splits(manifest: Manifest, spec: RunSpec) -> None:
+def warn_of_missing_splits(manifest: Manifest, shape: ShardShape) -> None:
     """Warn (`ShardkitWarning`) where the stream has no train split, with options that give it one, if any do."""
     shards, tokens = len(manifest.shards), manifest.tokens
-    if shards > spec.val_shards:
+    if shards > shape.val_shards:
         return
-    fitting = max(1, tokens // (spec.val_shards + 9))
+    fitting = max(1, tokens // (shape.val_shards + 9))
     filled = f"{_counted(tokens, 'token')} filled {_counted(shards, 'shard')}, so there is no train split"
     if tokens == manifest.documents:
         advice = "every document is empty"
-    elif -(-tokens // fitting) > spec.val_shards:
+    elif -(-tokens // fitting) > shape.val_shards:
         advice = (
             f"run again with --overwrite, and --shard-tokens {fitting} for about {tokens // fitting} shards or "
             "--val-shards 0"

@@ -17,7 +17,7 @@ _CHUNK_PARTS = 8  # less than that part of a chunk is encoded sooner than a work
 def source_bytes(source: Source, *, max_docs: int | None, max_tokens: int | None, count_to: int = 0) -> int:
     """Bytes of the source that a run with these limits reads, about: of files, or, counted in characters up to
     `count_to`, of the texts of an iterable that can be read again. 0 if nobody knows."""
-    bounds = [sum(file.bytes for file in source.files) or _count_characters(source, count_to)]
+    bounds = [sum(file.weight for file in source.files) or _count_characters(source, count_to)]
     bounds += [most * each for most, each in ((max_docs, _BYTES_A_DOCUMENT), (max_tokens, _BYTES_A_TOKEN)) if most]
     return min(bounds)
 

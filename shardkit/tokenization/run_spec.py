@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from shardkit.dataset.manifest import Manifest, ShardInfo, SourceFile
 from shardkit.dataset.shards import shard_header, shard_name
 from shardkit.errors import HubError
+from shardkit.sources.parts import Part
 from shardkit.sources.source import Source
 from shardkit.tokenization.function_id import function_id
 from shardkit.tokenization.tokenizer import Tokenizer
@@ -19,39 +20,38 @@ from shardkit.tokenization.user_functions import by_value
 from shardkit.tokenization.worker import AUDIT_STRIDE, Job
 from shardkit.version import __version__
 
+# What the identity of a part has beside the whole's. That has the states of all files in one hash, as each of many
+# parts has it: by name those of the part's files alone.
+PART, BEGINS, ENDS, FILE_STATES = "part", "begins at", "ends at", "file states"
+_EXACTLY_ONE = "exactly 1"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RunSpec:
-    """A source, a tokenizer, the shape of the shards, where the stream ends (None: with the source), and the caller's
-    functions. Workers, runner and remote do not count: any of them gives the same bytes. With `cuts_only_shard` a
-    stream that would fill no more than one shard is cut into one of `val_tokens` and one of the rest.
+class ShardShape:
+    """How a stream is cut into shards. With `cuts_only_shard` one that would fill no more than one shard is cut into
+    one of `val_tokens` and one of the rest."""
 
-    Raises `UsageError` for a function of which nobody can say what it does (`function_id.py`).
-    """
-
-    source: Source
-    tokenizer: Tokenizer
     prefix: str
     tokens_per_shard: int
     val_shards: int
-    max_docs: int | None
-    max_tokens: int | None
-    transform: Callable[[str], str | None] | None
-    filter: Callable[[str], bool] | None
-    chunk_bytes: int
     cuts_only_shard: bool = False
-    transform_id: str | None = field(init=False)
-    filter_id: str | None = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "transform_id", function_id(self.transform))
-        object.__setattr__(self, "filter_id", function_id(self.filter))
+    @classmethod
+    def of_identity(cls, identity: Mapping[str, Any]) -> ShardShape:
+        """The shape that `identity` states. Raises `LookupError`, `ValueError`."""
+        val = identity["val shards"]
+        return cls(
+            prefix=str(identity["prefix"]),
+            tokens_per_shard=int(identity["shard tokens"]),
+            val_shards=1 if val == _EXACTLY_ONE else int(val),
+            cuts_only_shard=val == 1,
+        )
 
     @property
-    def shard_bytes(self) -> int:
-        """Bytes of a full shard's file."""
-        dtype = self.tokenizer.dtype
-        return len(shard_header(self.tokens_per_shard, dtype)) + self.tokens_per_shard * dtype.itemsize
+    def stated_val_shards(self) -> int | str:
+        """`val_shards` in an identity: the default, which cuts the only shard, is another run than one of exactly one
+        val shard."""
+        return self.val_shards if self.cuts_only_shard or self.val_shards != 1 else _EXACTLY_ONE
 
     def split(self, index: int) -> str:
         """The split of shard number `index`."""
@@ -72,6 +72,51 @@ class RunSpec:
         full, rest = divmod(tokens, self.tokens_per_shard)
         return [self.tokens_per_shard] * full + [rest] * (rest > 0)
 
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSpec(ShardShape):
+    """A source, a tokenizer, the shape of the shards, where the stream ends (None: with the source), and the caller's
+    functions. Workers, runner and remote do not count: any of them gives the same bytes. Of a run that makes one part
+    of a dataset (`for_part`), `whole` is the identity of all of it.
+
+    Raises `UsageError` for a function of which nobody can say what it does (`function_id.py`).
+    """
+
+    source: Source
+    tokenizer: Tokenizer
+    max_docs: int | None
+    max_tokens: int | None
+    transform: Callable[[str], str | None] | None
+    filter: Callable[[str], bool] | None
+    chunk_bytes: int
+    part: Part | None = None
+    whole: Mapping[str, Any] | None = None
+    transform_id: str | None = field(init=False)
+    filter_id: str | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "transform_id", function_id(self.transform))
+        object.__setattr__(self, "filter_id", function_id(self.filter))
+
+    def for_part(self, part: Part, source: Source) -> RunSpec:
+        """The run that makes that part, of which it reads `source`: all of it is train, and what is val is known where
+        the parts are merged. The limits stay: no part is longer than the whole may be."""
+        whole = self.identity()
+        states = json.dumps(whole.pop(FILE_STATES))
+        whole["states of all files"] = hashlib.sha256(states.encode()).hexdigest()
+        return dataclasses.replace(self, source=source, val_shards=0, cuts_only_shard=False, part=part, whole=whole)
+
+    @property
+    def may_be_cut(self) -> bool:
+        """Whether it makes a part in which a limit may end the stream when the parts are merged."""
+        return self.part is not None and (self.max_docs is not None or self.max_tokens is not None)
+
+    @property
+    def shard_bytes(self) -> int:
+        """Bytes of a full shard's file."""
+        dtype = self.tokenizer.dtype
+        return len(shard_header(self.tokens_per_shard, dtype)) + self.tokens_per_shard * dtype.itemsize
+
     def job(self) -> Job:
         """What the workers need of it. Raises `UsageError` for a function that cannot travel to them."""
         return Job(
@@ -85,6 +130,10 @@ class RunSpec:
 
     def identity(self) -> dict[str, Any]:
         """The first line of the journal: a folder whose line differs holds another run."""
+        states = [[file.path, file.state] for file in self.source.files if file.version]
+        if self.whole is not None and self.part is not None:
+            ours = {PART: self.part.name, BEGINS: self.part.begin, ENDS: self.part.end, FILE_STATES: states}
+            return {**self.whole, **ours}
         info, options, tokenizer = self.source.info, self.source.options, self.tokenizer
         files = json.dumps([[file.path, file.bytes] for file in self.source.files])
         return {
@@ -95,7 +144,7 @@ class RunSpec:
             **info.options,
             "text field": info.text_field,
             "input files": hashlib.sha256(files.encode()).hexdigest(),
-            "file states": [[file.path, file.state] for file in self.source.files if file.version],
+            FILE_STATES: states,
             "separator": options.separator,
             "skip bad rows": options.skip_bad_rows,
             "tokenizer": tokenizer.info.name.split("@")[0],  # a model's commit changes with any of its files
@@ -104,8 +153,7 @@ class RunSpec:
             # of engines that give the same ids any may go on with what another began
             "encoder": tokenizer.exact_as,
             "shard tokens": self.tokens_per_shard,
-            # the default, which cuts the only shard, is another run than one of exactly one val shard
-            "val shards": self.val_shards if self.cuts_only_shard or self.val_shards != 1 else "exactly 1",
+            "val shards": self.stated_val_shards,
             "prefix": self.prefix,
             "max docs": self.max_docs,
             "max tokens": self.max_tokens,
@@ -127,6 +175,7 @@ class RunSpec:
             "max_tokens": self.max_tokens,
             "transform": self.transform_id,
             "filter": self.filter_id,
+            "part": None if self.part is None else self.part.name,
         }
         stated = dict(info.options) | {name: value for name, value in options.items() if value is not None}
         return Manifest(

@@ -20,8 +20,9 @@ from typing import NamedTuple
 from multiprocess.connection import Connection, Pipe
 
 from shardkit.sources.shared_memory import SharedMemory
-from shardkit.sources.source import Chunk, Fetched, Piece
+from shardkit.sources.source import Chunk, Fetched
 from shardkit.tokenization.pipes import Outbox
+from shardkit.tokenization.worker_messages import ChunkSender
 
 # Workers are the parallelism: inside one, the engine's and Arrow's own thread pools stay at one thread (with its helper
 # thread fastokens takes 40 % more processor time). One allocator, glibc's, serves Arrow too; it keeps the memory of one
@@ -40,7 +41,7 @@ WORKER_ENVIRONMENT = {
 # The caller's `sys.path` before any import: modules that `transform` names must be found, and none in its folder of
 # which the caller does not know.
 _COMMAND = (
-    "import sys; sys.path[:] = {path!r}; from shardkit.tokenization.local_runner import work; "
+    "import sys; sys.path[:] = {path!r}; from shardkit.tokenization.worker_process import work; "
     "from shardkit.errors import ShardkitError; ShardkitError.naming_flags()(work)({pipe}, {shared})"
 )
 
@@ -57,14 +58,16 @@ class Task(NamedTuple):
 @dataclass(slots=True)
 class Worker:
     """A worker process, our end of its pipe, what is to go down it, the chunks that it was given and has not answered,
-    and the footer of a parquet file that it was given last."""
+    whether it has answered one, and how many shards it completes."""
 
     name: str
     process: subprocess.Popen[bytes]
     pipe: Connection
     outbox: Outbox
+    chunks: ChunkSender
     tasks: list[Task] = field(default_factory=list)
-    footer: Piece | None = None
+    has_answered: bool = False
+    finishing: int = 0
 
     def end(self) -> None:
         """Kill it. Its end of the pipe closes with it."""
@@ -129,4 +132,5 @@ def _start_worker(name: str, shared: SharedMemory | None) -> Worker:
             stdin=subprocess.DEVNULL,
             pass_fds=inherited,
         )
-    return Worker(name, process, ours, Outbox(ours))
+    outbox = Outbox(ours)
+    return Worker(name, process, ours, outbox, ChunkSender(outbox, shared))

@@ -56,6 +56,7 @@ class Job:
 class EncodedChunk:
     """A piece of a chunk's stream: `tokens`, shape `(n,)`, of the shard dtype, `[EOT] + document` for each document (of
     one that goes on from the piece before, the tokens alone), and `eot_positions`, int64, where the EOTs are in it.
+    Outside the worker `tokens` is empty, `count` says how many there are, and `holder`, who has them.
 
     `rows` were read; document `i` came from row `document_rows[i]` (None: row `i`) of the piece. `skipped` rows gave
     none, as runs (first, last), shape `(runs, 2)`: blank ones, and `bad_rows` bad ones, of which `bad` says why of the
@@ -66,6 +67,8 @@ class EncodedChunk:
 
     chunk: Chunk
     tokens: NDArray[np.unsignedinteger] = field(default_factory=lambda: np.empty(0, np.uint16))
+    count: int = 0
+    holder: Any = None
     eot_positions: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     read_at: float = 0.0
     waited: float = 0.0
@@ -149,6 +152,7 @@ class ChunkEncoder:
                 rows = [*rows[: failure.number], *rows[failure.number + 1 :]]
         result.audited = self._audit(chunk, texts, rows, ids, offsets, earlier)
         result.tokens = self.tokenizer.with_eot(ids, offsets, continued=read.continued)
+        result.count = len(result.tokens)
         result.eot_positions = self.tokenizer.eot_positions(result.tokens, offsets, continued=read.continued)
         result.text_bytes, result.rows = read.text_bytes, read.read_rows
         result.bad, result.bad_rows = [*read.bad, *passed_over], read.bad_rows + len(passed_over)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import groupby
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from shardkit.dataset import records
 from shardkit.dataset.manifest import Manifest, ShardInfo, SourceInfo
-from shardkit.dataset.records import SourceFile, add_skipped
+from shardkit.dataset.records import SourceFile, add_skipped, joined_figures
 from shardkit.dataset.typed_json import read_record
 
 
@@ -54,6 +55,21 @@ def test_beyond_the_bound_rows_are_counted_and_the_rows_of_documents_are_not_kno
     assert file.row_of(0) is None
     file = add_skipped(file, [(22, 22)])  # no run may grow after some were left out
     assert (file.unlisted_rows, file.skipped) == (3, 8)
+
+
+@given(rows=st.sets(st.integers(0, 40)).map(sorted), cuts=st.lists(st.integers(0, 41), max_size=3).map(sorted))
+def test_what_parts_say_of_a_file_joined_is_what_one_run_says(rows: list[int], cuts: list[int]) -> None:
+    def figures(first: int, stop: int) -> SourceFile:
+        skipped = [row - first for row in rows if first <= row < stop]
+        file = SourceFile(path="a", bytes=1, rows=stop - first, documents=stop - first - len(skipped), tokens=stop)
+        return add_skipped(file, runs_of(skipped))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "LISTED_RUNS", 3)
+        joined = SourceFile(path="a", bytes=1)
+        for first, stop in zip([0, *cuts], [*cuts, 41], strict=True):
+            joined = joined_figures(joined, figures(first, stop))
+        assert replace(joined, tokens=41) == figures(0, 41)
 
 
 def test_manifests_hold_runs_as_pairs_and_older_lists_of_rows_are_read() -> None:

@@ -14,7 +14,10 @@ HOMES = {
     # user's own functions travel to workers by dill.
     "pickle": ("trainer/checkpoint.py", PIPES),
     "dill": ("shardkit/tokenization/user_functions.py", "shardkit/tokenization/worker.py"),
-    "multiprocess": ("shardkit/tokenization/local_runner.py", "shardkit/tokenization/spawning.py", PIPES),
+    "multiprocess": (
+        *(f"shardkit/tokenization/{name}.py" for name in ("local_runner", "spawning", "worker_messages")),
+        *("shardkit/tokenization/worker_process.py", PIPES),
+    ),
     **dict.fromkeys(("cloudpickle", "joblib", "marshal", "multiprocessing", "shelve", "yaml"), ()),
 }
 INSIDE_FUNCTIONS = {"matplotlib", "ray", "datasets"}  # where the file's own import would make every start slow

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from shardkit import Manifest, tokenize
 from shardkit.dataset.journal import JOURNAL_FILE
+from shardkit.dataset.shards import ShardWriter, WrittenShard
+from shardkit.sources.source import Chunk
+from shardkit.tokenization.runner import OpenShard
+from shardkit.tokenization.worker import ChunkEncoder, EncodedChunk, Job
 
 TEXTS = [f"document {number} " * 40 for number in range(400)]
 
@@ -42,3 +46,33 @@ def change_line(folder: Path, number: int, change: Callable[[dict[str, Any]], ob
     change(record)
     lines[number] = json.dumps(record).encode() + b"\n"
     path.write_bytes(b"".join(lines))
+
+
+class InProcess:
+    """A runner without processes: runs of a few milliseconds, where it is not the runner that is tested."""
+
+    reads_ahead, shared, process_ids, most_finishing = False, None, (), 1
+
+    def __enter__(self) -> InProcess:
+        return self
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def run(self, job: Job, chunks: Iterator[Chunk], *, over_network: bool = False) -> Iterator[EncodedChunk]:
+        encoder = ChunkEncoder(job)
+        for chunk in chunks:
+            yield from encoder.encode(chunk)
+
+    def write(self, piece: EncodedChunk, begin: int, end: int, shard: OpenShard) -> None:
+        shard.append(end - begin)
+        shard.parts.append(piece.tokens[begin:end].copy())
+
+    def finish(self, shard: OpenShard) -> None:
+        writer = ShardWriter(shard.temp, shard.dtype, shard.tokens)
+        for tokens in shard.parts:
+            writer.write(tokens)
+        shard.made = writer.finish(shard.temp)
+
+    def wait(self, shard: OpenShard) -> WrittenShard:
+        assert shard.made is not None
+        return shard.made

@@ -24,6 +24,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,13 @@ class Ended:
 
 
 class Victims:
-    """The process that the commands are forked from; a context manager. `environment` is added to this process's."""
+    """The process that the commands are forked from; a context manager. It has imported `modules`, so that not each
+    command has to; `environment` is added to this process's."""
 
-    def __init__(self, **environment: str) -> None:
+    def __init__(self, *modules: str, **environment: str) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="victims-")
         self._process = subprocess.Popen(
-            [sys.executable, __file__],
+            [sys.executable, __file__, *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -113,6 +115,8 @@ def main() -> None:
     from shardkit import network
 
     network.FIRST_WAIT_SECONDS = 0.001  # between tries; everything else is the product's own
+    for name in sys.argv[1:]:
+        import_module(name)
 
     processes: dict[int, int] = {}
     for line in sys.stdin:

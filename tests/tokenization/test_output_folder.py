@@ -17,7 +17,6 @@ from run_data import after, change_line, make, stop
 from shardkit import Manifest
 from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.manifest import MANIFEST_NAME
-from shardkit.dataset.shards import ShardWriter
 from shardkit.errors import OutputError, ShardkitWarning
 from shardkit.tokenization.output_folder import claim, clear
 
@@ -129,17 +128,17 @@ def test_a_run_whose_folder_became_another_runs_writes_nothing_into_it(stopped: 
 def test_a_shard_that_is_taken_away_when_it_was_just_finished_ends_the_run_in_one_line(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    finish = ShardWriter.finish
+    replace = os.replace
 
-    def finish_and_lose(writer: ShardWriter, target: Path) -> Any:
-        made = finish(writer, target)
-        target.unlink()
-        if what == "another":
-            target.write_bytes(b"short")
-        return made
+    def replace_and_lose(temp: Path, target: Path) -> None:
+        replace(temp, target)
+        if target.suffix == ".npy":
+            target.unlink()
+            if what == "another":
+                target.write_bytes(b"short")
 
     with monkeypatch.context() as patch:
-        patch.setattr(ShardWriter, "finish", finish_and_lose)
+        patch.setattr(os, "replace", replace_and_lose)
         with pytest.raises(OutputError, match=r"out was written to by somebody else, p_val_000000\.npy is not"):
             make(tmp_path / "out")
     make(tmp_path / "out")

@@ -1,9 +1,10 @@
-"""Ray: on a cluster of two nodes of this machine, whatever happens to workers, CPUs and nodes, the local bytes."""
+"""Ray: on one to three nodes of this machine, whatever happens to workers, CPUs and nodes, the local bytes."""
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import types
@@ -23,6 +24,7 @@ import ray
 from ray.cluster_utils import Cluster
 from shardkit import ShardkitError, tokenize
 from shardkit.tokenization import ray_runner
+from shardkit.tokenization.worker import EncodedChunk
 
 corpus, out = Path(sys.argv[1]), Path(sys.argv[2])
 said = {}
@@ -59,20 +61,32 @@ def deadly(text):
     os.kill(os.getpid(), signal.SIGKILL)
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-second = cluster.add_node(num_cpus=1)
 cluster.connect()
+get = ray_runner.RayRunner._get
+came = []
+ray_runner.RayRunner._get = lambda self, *given: came.append(get(self, *given)) or came[-1]
+run("one node")
+ray_runner.RayRunner._get = get
+said["tokens that came here"] = sum(len(one.tokens) for one in came if isinstance(one, EncodedChunk))
+said["came here"] = sorted({type(one).__name__ for one in came})
+versions = ray_runner._versions
+ray_runner._versions = lambda: {**versions(), "tiktoken": "0.1"}
+run("another version")
+ray_runner._versions = versions
+second, third = cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)
 run("more workers than CPUs", workers=5)
 somebody = occupied()
 run("a CPU that is taken", workers=2)
 ray_runner._SILENT_SECONDS = 0.2
-other = occupied()
+others = [occupied(), occupied()]
 warn = ray_runner.RayRunner._say_that_nothing_comes
-ray_runner.RayRunner._say_that_nothing_comes = lambda self: (warn(self), ray.kill(somebody), ray.kill(other))
+ray_runner.RayRunner._say_that_nothing_comes = lambda self: (warn(self), [ray.kill(one) for one in (somebody, *others)])
 run("all CPUs are taken")
 ray_runner._SILENT_SECONDS, ray_runner.RayRunner._say_that_nothing_comes = 1e6, warn
 run("a worker that dies", transform=deadly_once)
 run("a worker that always dies", transform=deadly)
 run("a limit", max_docs=100)
+run("pushed through a small disk", push=str(out / "remote"), max_disk=500_000)
 nodes = [second]
 run("a node that dies", progress=lambda now: nodes and now.shards > 1 and cluster.remove_node(nodes.pop(), False))
 said["nodes left"] = len(nodes)
@@ -83,6 +97,7 @@ cluster.shutdown()
 
 
 GIVE_THE_LOCAL_BYTES = (
+    "one node",
     "more workers than CPUs",
     "a CPU that is taken",
     "all CPUs are taken",
@@ -106,10 +121,17 @@ def test_whatever_happens_to_a_cluster_its_shards_are_the_local_ones_or_it_is_sa
     assert (tmp_path / "killed").exists()
     assert said["nodes left"] == 0
     assert folder_bytes(tmp_path / "a limit") == shard_bytes(texts[:100], 50_000, "p", tokenizer="bytes")
+    assert "pushed through a small disk" not in said, said
+    assert folder_bytes(tmp_path / "remote") == whole
+    assert not folder_bytes(tmp_path / "pushed through a small disk")
     assert said["a worker that always dies"].startswith("a Ray worker died at a.parquet, row groups 0-")
     (line,) = said["all CPUs are taken warned"]
-    assert line.startswith("nothing has come from the Ray cluster for 0.2 s; 0 of its 2 CPUs are free")
+    assert line.startswith("nothing has come from the Ray cluster for 0.2 s; 0 of its 3 CPUs are free")
     assert said["more workers than CPUs warned"] == []
+    assert said["came here"] == ["EncodedChunk", "WrittenShard"]
+    assert said["tokens that came here"] == 0
+    assert said["another version"].startswith(f"on node {platform.node()} tiktoken is ")
+    assert said["another version"].endswith(" and not 0.1: install the same versions on all nodes")
 
 
 def test_a_cluster_that_is_no_more_or_somebody_elses_is_not_connected_to(

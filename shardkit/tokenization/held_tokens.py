@@ -1,0 +1,90 @@
+"""The tokens that a worker has encoded and holds until it is known where in the shards they belong.
+
+One thread writes them there, another completes the shards that have all their tokens, while the next piece is encoded:
+all three let go of the interpreter's lock for most of the time.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardkit.dataset.shard_parts import PartFile, finish_parts
+from shardkit.tokenization.worker_messages import Drop, Finish, Finished, Put, Written
+
+_HELD_BYTES = 32 << 20  # of tokens whose place is not known yet; when there are as many, no more are encoded
+
+
+class HeldTokens:
+    """Pieces of tokens, by number. `say` gets what was written, and why something was not."""
+
+    def __init__(self, say: Callable[[Written | Finished], None]) -> None:
+        self._say = say
+        self._pieces: dict[int, NDArray[np.unsignedinteger]] = {}
+        self._bytes, self._number = 0, 0
+        self._changed = threading.Condition()
+        self._orders: queue.SimpleQueue[Put | Drop] = queue.SimpleQueue()
+        self._finishes: queue.SimpleQueue[Finish] = queue.SimpleQueue()
+        self._file: PartFile | None = None
+
+    def threads(self) -> tuple[Callable[[], None], ...]:
+        """What is to be done again and again, in a thread each."""
+        return self._write_next, self._finish_next
+
+    def hold(self, tokens: NDArray[np.unsignedinteger]) -> int:
+        """Hold a piece, and return its number; waits while more is held than may be. The pieces that are next in the
+        stream are never waited for: they are given their place, and go, as they come."""
+        with self._changed:
+            while self._pieces and self._bytes + tokens.nbytes > _HELD_BYTES:
+                self._changed.wait()
+            self._number += 1
+            self._pieces[self._number] = tokens
+            self._bytes += tokens.nbytes
+            return self._number
+
+    def do(self, order: Put | Drop | Finish) -> None:
+        """Have it done: what concerns pieces in the order in which it came."""
+        if isinstance(order, Finish):
+            self._finishes.put(order)
+        else:
+            self._orders.put(order)
+
+    def _release(self, piece: int) -> None:
+        with self._changed:
+            self._bytes -= self._pieces.pop(piece).nbytes
+            self._changed.notify_all()
+
+    def _write_next(self) -> None:
+        put = self._orders.get()
+        if isinstance(put, Drop):
+            self._release(put.piece)
+            return
+        tokens = self._pieces[put.piece][put.begin : put.end]
+        try:
+            written = Written(put.path, self._open(put.path).write(put.place, tokens.view(np.uint8).data))
+        except OSError as error:
+            written = Written(put.path, None, error.with_traceback(None))
+        if put.last:
+            del tokens
+            self._release(put.piece)
+        self._say(written)
+
+    def _open(self, path: str) -> PartFile:
+        if self._file is None or self._file.path != path:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+            self._file = PartFile(path)
+        return self._file
+
+    def _finish_next(self) -> None:
+        path, parts = self._finishes.get()
+        try:
+            finished = Finished(path, *finish_parts(path, parts))
+        except OSError as error:
+            finished = Finished(path, 0, "", error)
+        self._say(finished)

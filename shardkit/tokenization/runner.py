@@ -1,0 +1,87 @@
+"""What a runner is: where chunks are encoded, and where the tokens stay until a shard is written.
+
+Counts travel, tokens stay: a runner hands the main process what each piece of a chunk holds, in order of the stream;
+that says where each token's place is (`Runner.write`), and whoever has the tokens puts them there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from shardkit.dataset.shards import WrittenShard, shard_header
+from shardkit.errors import OutputError
+from shardkit.sources.shared_memory import SharedMemory
+from shardkit.sources.source import Chunk
+from shardkit.tokenization.worker import EncodedChunk, Job
+
+
+class OpenShard:
+    """A shard that is being written, in the file `temp`: how many `tokens` have their place in it, of at most
+    `capacity`. The others are the runner's: `parts` that were written, how many it is `waiting` for, whether the shard
+    has all its tokens (`is_whole`), what the completed file is (`made`), and why it will not be (`error`)."""
+
+    def __init__(self, temp: Path, dtype: np.dtype[np.unsignedinteger], capacity: int) -> None:
+        self.temp, self.dtype, self.capacity = temp, dtype, capacity
+        self.tokens = self.waiting = 0
+        self.is_whole = False
+        self.parts: list[Any] = []
+        self.made: WrittenShard | None = None
+        self.error: OutputError | None = None
+        self._header_bytes = len(shard_header(capacity, dtype))
+
+    @property
+    def room(self) -> int:
+        """Tokens that still fit."""
+        return self.capacity - self.tokens
+
+    @property
+    def header(self) -> bytes:
+        """The header of the file, as long as it is for any number of tokens."""
+        return shard_header(self.tokens, self.dtype)
+
+    def append(self, tokens: int) -> int:
+        """Give the next `tokens` their place: where it begins, in bytes of the file."""
+        place = self._header_bytes + self.tokens * self.dtype.itemsize
+        self.tokens += tokens
+        return place
+
+    def bytes_to_come(self, written: int = 0) -> int:
+        """How many bytes its file may still grow by, if so many of its tokens' are in it."""
+        return self._header_bytes + (self.tokens if self.is_whole else self.capacity) * self.dtype.itemsize - written
+
+
+class Runner(Protocol):
+    """Encodes chunks, and writes the tokens to shards. A context manager: leaving it ends what is under way."""
+
+    reads_ahead: bool  # chunks may come with the bytes that they need
+    shared: SharedMemory | None  # for these bytes
+    most_finishing: int  # shards at a time
+
+    def __enter__(self) -> Runner: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    @property
+    def process_ids(self) -> tuple[int, ...]:
+        """The workers' process ids on this machine."""
+
+    def run(self, job: Job, chunks: Iterator[Chunk], *, over_network: bool = False) -> Iterator[EncodedChunk]:
+        """Encode `chunks`; yields the pieces of their results in the same order, without their tokens. Those of a piece
+        that are to be written must be given their place before the next piece is asked for.
+
+        Raises `WorkerError` naming the chunk of a worker that died, `OutputError` where tokens cannot be written.
+        """
+
+    def write(self, piece: EncodedChunk, begin: int, end: int, shard: OpenShard) -> None:
+        """Put tokens `begin` to `end` of the piece behind those that the shard has."""
+
+    def finish(self, shard: OpenShard) -> None:
+        """Say that the shard has all its tokens; its file is completed and hashed meanwhile."""
+
+    def wait(self, shard: OpenShard) -> WrittenShard:
+        """Wait until a shard that was said to have all its tokens is on the disk, and return what its file is. Raises
+        as `run` does."""

@@ -1,0 +1,147 @@
+"""What the main process and a worker of this machine say to each other, and how it goes through their pipe.
+
+A chunk goes to the worker, with what was fetched for it; what its pieces hold comes back, without their tokens. Where
+these belong goes to the worker again (`Put`), and that they are there comes back (`Written`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import mmap
+from typing import Any, NamedTuple
+
+import numpy as np
+from multiprocess.connection import Connection
+
+from shardkit.dataset.shard_parts import Part
+from shardkit.sources.shared_memory import SharedMemory
+from shardkit.sources.source import Chunk, Fetched, Piece
+from shardkit.tokenization.pipes import Outbox, as_bytes, receive, receive_bytes, send, send_bytes
+from shardkit.tokenization.worker import EncodedChunk
+
+
+class Put(NamedTuple):
+    """Write tokens `begin` to `end` of a piece to the file `path`, at byte `place`. After the `last` the piece goes."""
+
+    piece: int
+    begin: int
+    end: int
+    path: str
+    place: int
+    last: bool
+
+
+class Drop(NamedTuple):
+    """No more tokens of a piece are wanted."""
+
+    piece: int
+
+
+class Finish(NamedTuple):
+    """Complete and hash the file `path`, which `parts` make up."""
+
+    path: str
+    parts: list[Part]
+
+
+class Written(NamedTuple):
+    """What was written to the file `path`, or why it was not."""
+
+    path: str
+    part: Part | None
+    error: OSError | None = None
+
+
+class Finished(NamedTuple):
+    """Size in bytes and SHA-256 of the file `path`, or why it could not be completed."""
+
+    path: str
+    bytes: int
+    sha256: str
+    error: OSError | None = None
+
+
+class _Parcel(NamedTuple):
+    """A chunk on its way to a worker: without its bytes, of which is stated where in the file they are, how many, and
+    where in shared memory; with the footer, unless it is `known` from the chunk before."""
+
+    chunk: Chunk
+    is_fetched: bool
+    sizes: list[tuple[int, int, int | None]]
+    known: bool
+    footer: Piece | None
+
+
+class ChunkSender:
+    """Sends chunks down one pipe; what was fetched for one, and is not in `shared` memory, follows as raw bytes, a
+    footer once."""
+
+    def __init__(self, outbox: Outbox, shared: SharedMemory | None) -> None:
+        self._outbox, self._shared = outbox, shared
+        self._footer: Piece | None = None
+
+    def send(self, chunk: Chunk) -> None:
+        """Send one chunk."""
+        fetched, shared = chunk.fetched, self._shared
+        if fetched is None:
+            self._outbox.put(as_bytes(_Parcel(chunk, False, [], False, None)))
+            return
+        footer, places = fetched.footer, [shared.place_of(data) if shared else None for _, data in fetched.pieces]
+        sizes = [(start, len(data), place) for (start, data), place in zip(fetched.pieces, places, strict=True)]
+        known = footer is not None and footer is self._footer
+        self._footer = footer
+        light = dataclasses.replace(chunk, fetched=None)
+        self._outbox.put(as_bytes(_Parcel(light, True, sizes, known, None if known else footer)))
+        for (_, data), place in zip(fetched.pieces, places, strict=True):
+            if place is None:
+                self._outbox.put(memoryview(data))
+
+
+class MessageReceiver:
+    """Receives, in a worker, what the main process sends; `shared` is the file of the shared memory."""
+
+    def __init__(self, pipe: Connection, shared: int | None) -> None:
+        self._pipe, self._shared = pipe, shared
+        self._footer: Piece | None = None
+        self._memory = memoryview(b"")  # of the file `shared`, once something is there
+
+    def receive(self) -> Any:
+        """The next message: a job, a chunk with what was fetched for it, or what to do with tokens. Raises `EOFError`
+        when the main process is gone."""
+        message = receive(self._pipe)
+        if not isinstance(message, _Parcel):
+            return message
+        pieces = tuple((start, self._bytes(size, place)) for start, size, place in message.sizes)
+        if not message.is_fetched:
+            return message.chunk
+        self._footer = self._footer if message.known else message.footer
+        return dataclasses.replace(message.chunk, fetched=Fetched(pieces=pieces, footer=self._footer))
+
+    def _bytes(self, size: int, place: int | None) -> memoryview:
+        if place is not None and self._shared is not None:
+            self._memory = self._memory or memoryview(mmap.mmap(self._shared, 0, prot=mmap.PROT_READ))
+            return self._memory[place : place + size]
+        data = np.empty(size, np.uint8).data  # which, unlike a `bytearray`, is not filled before it is filled
+        receive_bytes(self._pipe, data)
+        return data
+
+
+def send_result(pipe: Connection, result: EncodedChunk) -> None:
+    """Send what a piece holds, without its tokens; the positions of its EOTs follow as raw bytes."""
+    positions = result.eot_positions
+    result.eot_positions = np.empty(0, np.int64)
+    send(pipe, (result, len(positions)))
+    send_bytes(pipe, positions.view(np.uint8).data)
+
+
+def receive_message(pipe: Connection) -> EncodedChunk | Written | Finished:
+    """What a worker says next. Raises `EOFError` or `OSError` if it is gone."""
+    message: Any = receive(pipe)
+    if isinstance(message, Written | Finished):
+        return message
+    result: EncodedChunk
+    result, documents = message
+    memory = np.empty(8 * documents, np.uint8)
+    receive_bytes(pipe, memory.data)
+    result.eot_positions = memory.view(np.int64)
+    return result

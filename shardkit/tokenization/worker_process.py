@@ -1,0 +1,95 @@
+"""A worker process's life: it reads and encodes chunks, holds their tokens, and writes them where it is told to.
+
+One thread receives, so that the next chunk has come while the present one is encoded; another sends, so that no worker
+waits for the main process; two write (`held_tokens.py`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import queue
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from multiprocess.connection import Connection
+
+from shardkit.sources.remote_bytes import traffic
+from shardkit.tokenization.held_tokens import HeldTokens
+from shardkit.tokenization.pipes import send
+from shardkit.tokenization.worker import ChunkEncoder, EncodedChunk, Job
+from shardkit.tokenization.worker_messages import (
+    Drop,
+    Finish,
+    Finished,
+    MessageReceiver,
+    Put,
+    Written,
+    send_result,
+)
+
+
+def work(descriptor: int, shared: int | None) -> None:
+    """Do what comes down the pipe whose end is the file `descriptor`, until it closes. What was fetched for a chunk may
+    be in the memory of the file `shared`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pipe = Connection(descriptor)
+    receiver = MessageReceiver(pipe, shared)
+    messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    answers: queue.SimpleQueue[EncodedChunk | Written | Finished] = queue.SimpleQueue()
+    held = HeldTokens(answers.put)
+
+    def receive() -> None:
+        message = receiver.receive()
+        held.do(message) if isinstance(message, Put | Drop | Finish) else messages.put(message)
+
+    def answer() -> None:
+        said = answers.get()
+        send_result(pipe, said) if isinstance(said, EncodedChunk) else send(pipe, said)
+
+    for step in (receive, answer, *held.threads()):
+        threading.Thread(target=_repeat, args=(step,), daemon=True).start()
+    for module in ("pyarrow.parquet", "tiktoken", "fastokens"):  # while the main process still loads the vocabulary
+        importlib.import_module(module)
+    _encode(messages, held, answers)
+
+
+def _repeat(step: Callable[[], None]) -> None:
+    """Do a step for ever; the process ends with it."""
+    try:
+        while True:
+            step()
+    except (EOFError, ConnectionError):
+        os._exit(0)  # the main process is gone
+    except BaseException:  # noqa: BLE001 (a bug, or what cannot be unpickled: the main process would wait for ever)
+        traceback.print_exc()
+        os._exit(1)
+
+
+def _encode(
+    messages: queue.SimpleQueue[Any], held: HeldTokens, answers: queue.SimpleQueue[EncodedChunk | Written | Finished]
+) -> None:
+    """Encode the chunks that come; the job comes before them."""
+    encoder: ChunkEncoder | None = None
+    waits_since, fetched = 0.0, 0
+    while True:
+        message = messages.get()
+        if isinstance(message, Job):
+            encoder = ChunkEncoder(message)
+            continue
+        if encoder is None:
+            raise RuntimeError("a chunk came before the job")
+        waited = time.monotonic() - waits_since if waits_since else 0.0
+        for result in encoder.encode(message):
+            result.waited, waited = waited, 0.0
+            result.fetched_bytes, fetched = traffic().bytes - fetched, traffic().bytes
+            tokens, result.tokens = result.tokens, np.empty(0, np.uint16)
+            result.holder = held.hold(tokens) if len(tokens) else None
+            answers.put(result)
+            del tokens
+        waits_since = time.monotonic()
