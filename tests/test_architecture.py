@@ -151,7 +151,7 @@ SIGNATURES = {
     "tokenize": "source out name split revision text_field separator skip_bad_rows tokenizer eot encoder shard_tokens "
     "val_shards prefix workers max_docs max_tokens transform filter runner push private max_disk overwrite progress "
     "chunk_bytes",
-    "verify": "directory hashes",
+    "verify": "place hashes deep progress",
 }
 DEFAULTS = {
     "ShardLoader": {"split": "train", "shuffle": True, "seed": 0, "verify": False, "layout": "contiguous"},
@@ -194,7 +194,7 @@ OPTIONS = {
     "push": "directory repo --private --revision --tag --overwrite --repair --json",
     "pull": "repo directory --revision --split --shards --allow-gaps --overwrite --json",
     "info": "directory --json",
-    "verify": "directory --hashes --json",
+    "verify": "place --hashes --deep --json",
     "peek": "directory --document --run --step --micro-step --rank --row --batch-size --seq-len --world-size --seed "
     "--split --shuffle --layout --span --eot-id --tokens --tokenizer --json",
 }
