@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from shardkit.dataset.shards import open_shard
     from shardkit.loader.loader import ShardLoader
     from shardkit.locks import hold_lock
+    from shardkit.look.diff import diff
     from shardkit.look.info import info
     from shardkit.look.peek import peek
     from shardkit.look.verify import verify
@@ -37,6 +38,7 @@ __all__ = [
     "Tokenizer",
     "UsageError",
     "__version__",
+    "diff",
     "hold_lock",
     "info",
     "machine_fault",
@@ -55,6 +57,7 @@ _HOMES = {
     "Manifest": "shardkit.dataset.manifest",
     "ShardLoader": "shardkit.loader.loader",
     "Tokenizer": "shardkit.tokenization.tokenizer",
+    "diff": "shardkit.look.diff",
     "hold_lock": "shardkit.locks",
     "info": "shardkit.look.info",
     "merge_ledger": "shardkit.batches.ledger",

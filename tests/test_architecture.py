@@ -123,8 +123,8 @@ def test_a_planted_long_file_class_or_function_is_found() -> None:
 
 def test_the_public_names_are_pinned() -> None:
     names = (
-        "Manifest ShardLoader ShardkitError Tokenizer UsageError __version__ hold_lock info machine_fault merge_ledger "
-        "open_shard peek printable public_address pull push tokenize verify"
+        "Manifest ShardLoader ShardkitError Tokenizer UsageError __version__ diff hold_lock info machine_fault "
+        "merge_ledger open_shard peek printable public_address pull push tokenize verify"
     )
     assert shardkit.__all__ == names.split()
     assert all(getattr(shardkit, name) is not None for name in shardkit.__all__)
@@ -137,6 +137,7 @@ SIGNATURES = {
     "ShardLoader.from_env": "source batch_size seq_len split shuffle seed device prefetch verify ledger layout "
     "documents ignore_index eot_id span cache cache_bytes revision format",
     "Tokenizer": "name encoder",
+    "diff": "a b progress",
     "hold_lock": "path busy remove",
     "info": "directory",
     "machine_fault": "error",
@@ -195,6 +196,7 @@ OPTIONS = {
     "pull": "repo directory --revision --split --shards --allow-gaps --overwrite --json",
     "info": "directory --json",
     "verify": "place --hashes --deep --json",
+    "diff": "a b --json",
     "peek": "directory --document --run --step --micro-step --rank --row --batch-size --seq-len --world-size --seed "
     "--split --shuffle --layout --span --eot-id --tokens --tokenizer --json",
 }

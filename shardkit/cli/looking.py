@@ -1,4 +1,4 @@
-"""The commands that look: `info`, `verify`, `peek`."""
+"""The commands that look: `info`, `verify`, `peek`, `diff`."""
 
 from __future__ import annotations
 
@@ -83,3 +83,21 @@ def peek(directory: str | None, as_json: bool, **options: Any) -> None:
     with warnings_as_lines():
         shown = look(directory, **options)
     print_result(shown, as_json)
+
+
+@click.command()
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@json_option
+@click.pass_context
+def diff(context: click.Context, a: str, b: str, as_json: bool) -> None:
+    """Say whether A and B (folders or repos, or two ledgers) hold the same tokens, and what differs.
+
+    Exit code 1 if the tokens are not the same: then the first that differs is shown, with its document, on both sides.
+    """
+    from shardkit.look.diff import diff as look
+
+    with warnings_as_lines():
+        found = look(a, b)
+    print_result(found, as_json)
+    context.exit(0 if found.same else 1)

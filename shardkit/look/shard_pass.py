@@ -17,7 +17,7 @@ from shardkit.dataset.manifest import Manifest, ShardInfo
 from shardkit.dataset.shards import MEND, read_header
 from shardkit.errors import ShardError
 
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
