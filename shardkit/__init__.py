@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from shardkit.look.diff import diff
     from shardkit.look.info import info
     from shardkit.look.peek import peek
+    from shardkit.look.plan import plan
     from shardkit.look.verify import verify
     from shardkit.redaction import printable, public_address
     from shardkit.remote.pull import pull
@@ -45,6 +46,7 @@ __all__ = [
     "merge_ledger",
     "open_shard",
     "peek",
+    "plan",
     "printable",
     "public_address",
     "pull",
@@ -63,6 +65,7 @@ _HOMES = {
     "merge_ledger": "shardkit.batches.ledger",
     "open_shard": "shardkit.dataset.shards",
     "peek": "shardkit.look.peek",
+    "plan": "shardkit.look.plan",
     "printable": "shardkit.redaction",
     "public_address": "shardkit.redaction",
     "pull": "shardkit.remote.pull",

@@ -26,6 +26,7 @@ MAY_BE_LONG = {
     ("shardkit/tokenization/pipeline.py", "tokenize"),
     ("shardkit/loader/loader.py", "__init__"),
     ("shardkit/look/peek.py", "peek"),
+    ("shardkit/look/plan.py", "plan"),
 }
 HEAVY = {"torch", "click", "datasets", "pyarrow", "ray", "huggingface_hub", "tiktoken", "matplotlib", "pandas"}
 
@@ -124,7 +125,7 @@ def test_a_planted_long_file_class_or_function_is_found() -> None:
 def test_the_public_names_are_pinned() -> None:
     names = (
         "Manifest ShardLoader ShardkitError Tokenizer UsageError __version__ diff hold_lock info machine_fault "
-        "merge_ledger open_shard peek printable public_address pull push tokenize verify"
+        "merge_ledger open_shard peek plan printable public_address pull push tokenize verify"
     )
     assert shardkit.__all__ == names.split()
     assert all(getattr(shardkit, name) is not None for name in shardkit.__all__)
@@ -145,6 +146,8 @@ SIGNATURES = {
     "open_shard": "path",
     "peek": "directory document run step micro_step rank row batch_size seq_len world_size seed split shuffle layout "
     "span eot_id tokens tokenizer",
+    "plan": "place batch_size seq_len world_size layout eot_id tokens_per_second dollars_per_hour out name split "
+    "revision text_field separator skip_bad_rows tokenizer shard_tokens workers upload_rate progress",
     "printable": "text lines",
     "public_address": "address",
     "pull": "repo directory revision split shards allow_gaps overwrite workers progress",
@@ -197,6 +200,9 @@ OPTIONS = {
     "info": "directory --json",
     "verify": "place --hashes --deep --json",
     "diff": "a b --json",
+    "plan": "place --batch-size --seq-len --world-size --layout --eot-id --tokens-per-second --dollars-per-hour --out "
+    "--name --split --revision --text-field --separator --skip-bad-rows --tokenizer --shard-tokens --workers "
+    "--upload-rate --json",
     "peek": "directory --document --run --step --micro-step --rank --row --batch-size --seq-len --world-size --seed "
     "--split --shuffle --layout --span --eot-id --tokens --tokenizer --json",
 }

@@ -1,4 +1,4 @@
-"""The commands that look: `info`, `verify`, `peek`, `diff`."""
+"""The commands that look: `info`, `verify`, `peek`, `diff`, `plan`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from shardkit.cli.options import json_option, print_result, warnings_as_lines
+from shardkit.cli.making import source_options
+from shardkit.cli.options import Count, Size, json_option, print_result, warnings_as_lines
 
 
 @click.command()
@@ -101,3 +102,35 @@ def diff(context: click.Context, a: str, b: str, as_json: bool) -> None:
         found = look(a, b)
     print_result(found, as_json)
     context.exit(0 if found.same else 1)
+
+
+@click.command()
+@click.argument("place", metavar="DIR|REPO|SOURCE")
+@click.option("--batch-size", type=Count(), help="Of a dataset: rows of a rank's batch.")
+@click.option("--seq-len", type=Count(), help="Of a dataset: tokens of a row.")
+@click.option("--world-size", type=Count(), default=1, show_default=True, help="Of a dataset: ranks.")
+@click.option("--layout", default="contiguous", show_default=True, help="Of a dataset: contiguous, document or packed.")
+@click.option("--eot-id", type=int, help="Of bare shards: the end-of-text token's id.")
+@click.option("--tokens-per-second", type=float, help="Of a dataset: the rate of the run, all ranks together.")
+@click.option("--dollars-per-hour", type=float, help="Of all machines together.")
+@click.option("--out", type=click.Path(path_type=Path), help="Of a source: a folder on the disk to be measured. [.]")
+@source_options
+@click.option("--tokenizer", default="gpt2", show_default=True, help="Of a source: as tokenize takes it.")
+@click.option("--shard-tokens", type=Count(), help="Of a source: tokens in a shard. [100,000,000]")
+@click.option("--workers", type=int, help="Of a source: worker processes. [all cores]")
+@click.option("--upload-rate", type=Size(), help="Of a source: bytes a second that --push would send.")
+@json_option
+def plan(place: str, as_json: bool, **options: Any) -> None:
+    """Say what an epoch over DIR or REPO is, or what tokenizing SOURCE will take on this machine.
+
+    \b
+    shardkit plan out --batch-size 16 --seq-len 1024 --world-size 8 --tokens-per-second 2e6 --dollars-per-hour 20
+    shardkit plan 'books/*.parquet'
+
+    SOURCE is sampled, and its beginning tokenized for some seconds into a folder that is removed again.
+    """
+    from shardkit.look.plan import plan as look
+
+    with warnings_as_lines():
+        found = look(place, **options)
+    print_result(found, as_json)
