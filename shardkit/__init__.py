@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from shardkit.look.info import info
     from shardkit.look.peek import peek
     from shardkit.look.plan import plan
+    from shardkit.look.report import report
     from shardkit.look.verify import verify
     from shardkit.redaction import printable, public_address
     from shardkit.remote.pull import pull
@@ -51,6 +52,7 @@ __all__ = [
     "public_address",
     "pull",
     "push",
+    "report",
     "tokenize",
     "verify",
 ]
@@ -70,6 +72,7 @@ _HOMES = {
     "public_address": "shardkit.redaction",
     "pull": "shardkit.remote.pull",
     "push": "shardkit.remote.push",
+    "report": "shardkit.look.report",
     "tokenize": "shardkit.tokenization.pipeline",
     "verify": "shardkit.look.verify",
 }

@@ -125,7 +125,7 @@ def test_a_planted_long_file_class_or_function_is_found() -> None:
 def test_the_public_names_are_pinned() -> None:
     names = (
         "Manifest ShardLoader ShardkitError Tokenizer UsageError __version__ diff hold_lock info machine_fault "
-        "merge_ledger open_shard peek plan printable public_address pull push tokenize verify"
+        "merge_ledger open_shard peek plan printable public_address pull push report tokenize verify"
     )
     assert shardkit.__all__ == names.split()
     assert all(getattr(shardkit, name) is not None for name in shardkit.__all__)
@@ -152,6 +152,7 @@ SIGNATURES = {
     "public_address": "address",
     "pull": "repo directory revision split shards allow_gaps overwrite workers progress",
     "push": "directory repo private revision tag overwrite repair workers progress",
+    "report": "place other out sample eot_id progress",
     "tokenize": "source out name split revision text_field separator skip_bad_rows tokenizer eot encoder shard_tokens "
     "val_shards prefix workers max_docs max_tokens transform filter runner push private max_disk overwrite progress "
     "chunk_bytes",
@@ -203,6 +204,7 @@ OPTIONS = {
     "plan": "place --batch-size --seq-len --world-size --layout --eot-id --tokens-per-second --dollars-per-hour --out "
     "--name --split --revision --text-field --separator --skip-bad-rows --tokenizer --shard-tokens --workers "
     "--upload-rate --json",
+    "report": "place other --out --sample --eot-id --json",
     "peek": "directory --document --run --step --micro-step --rank --row --batch-size --seq-len --world-size --seed "
     "--split --shuffle --layout --span --eot-id --tokens --tokenizer --json",
 }

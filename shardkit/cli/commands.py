@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from shardkit import __version__
-from shardkit.cli.looking import diff, info, peek, plan, verify
+from shardkit.cli.looking import diff, info, peek, plan, report, verify
 from shardkit.cli.making import tokenize, train_tokenizer
 from shardkit.cli.options import ShardRange, json_option, print_result, warnings_as_lines
 from shardkit.errors import ShardkitError, UsageError, machine_fault
@@ -60,7 +60,7 @@ def main() -> None:
     """
 
 
-for command in (tokenize, train_tokenizer, info, verify, peek, diff, plan):
+for command in (tokenize, train_tokenizer, info, verify, peek, diff, plan, report):
     main.add_command(command)
 
 

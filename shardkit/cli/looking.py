@@ -1,4 +1,4 @@
-"""The commands that look: `info`, `verify`, `peek`, `diff`, `plan`."""
+"""The commands that look: `info`, `verify`, `peek`, `diff`, `plan`, `report`."""
 
 from __future__ import annotations
 
@@ -133,4 +133,24 @@ def plan(place: str, as_json: bool, **options: Any) -> None:
 
     with warnings_as_lines():
         found = look(place, **options)
+    print_result(found, as_json)
+
+
+@click.command()
+@click.argument("place", metavar="DIR|REPO|RUN")
+@click.argument("other", metavar="[RUN]", required=False)
+@click.option("--out", type=click.Path(path_type=Path), default="report.html", show_default=True, help="The page.")
+@click.option("--sample", type=float, help="Of a dataset: that share of the shards, from all over it. [all]")
+@click.option("--eot-id", type=int, help="Of bare shards: the end-of-text token's id.")
+@json_option
+def report(place: str, other: str | None, as_json: bool, **options: Any) -> None:
+    """Write a page (one file, no script, no network) about a dataset, or about a training run or two.
+
+    Of a dataset: lengths, copies, near-empty and repetitive documents, tokens, what each layout pads and crops.
+    Of RUN, the folder of a training run: losses, rate, norm, waits; a second RUN is drawn over it.
+    """
+    from shardkit.look.report import report as look
+
+    with warnings_as_lines():
+        found = look(place, other, **options)
     print_result(found, as_json)
