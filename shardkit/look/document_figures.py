@@ -127,39 +127,46 @@ class DocumentCounter:
 
 
 class _CopyFinder:
-    """Hashes of documents with their numbers and lengths: all of them, or, where they are too many, one in `_thinned`,
-    by the hash, so that of a document either all copies are here or none."""
+    """Hashes of documents, each with how often it came, the number of the first such document, and its length: of all
+    documents, or, where there are too many different ones, of one in `_thinned`, by the hash."""
 
     def __init__(self) -> None:
-        self._parts: list[tuple[Hashes, Ints, Ints]] = []
+        self._parts: list[tuple[Hashes, Ints, Ints, Ints]] = []
         self._kept, self._thinned = 0, 1
 
     def add(self, hashes: Hashes, numbers: Ints, lengths: Ints) -> None:
-        self._keep(hashes, numbers, lengths)
-        while self._kept > _MOST_HASHES:
+        self._keep(hashes, np.ones(len(hashes), np.int64), numbers, lengths)
+        if self._kept <= _MOST_HASHES:
+            return
+        self._join()
+        while self._kept > _MOST_HASHES // 2 and self._thinned < 1 << 32:
             self._thinned *= 2
-            all_parts = self._joined()
-            self._parts, self._kept = [], 0
-            self._keep(*all_parts)
+            (part,), self._parts, self._kept = self._parts, [], 0
+            self._keep(*part)
 
     def found(self) -> Copies:
         if not self._kept:
-            return Copies()
-        hashes, numbers, lengths = self._joined()
-        _, first, counts = np.unique(hashes, return_index=True, return_counts=True)
+            return Copies(thinned=self._thinned)
+        self._join()
+        _, counts, numbers, lengths = self._parts[0]
         most = [place for place in np.argsort(-counts, kind="stable")[:_EXAMPLES].tolist() if counts[place] > 1]
         return Copies(
             documents=int((counts - 1).sum()) * self._thinned,
-            tokens_share=int(((counts - 1) * lengths[first]).sum()) / int(lengths.sum()),
+            tokens_share=int(((counts - 1) * lengths).sum()) / int((counts * lengths).sum()),
             thinned=self._thinned,
-            examples=tuple((int(counts[place]), int(numbers[first[place]])) for place in most),
+            examples=tuple((int(counts[place]), int(numbers[place])) for place in most),
         )
 
-    def _keep(self, hashes: Hashes, numbers: Ints, lengths: Ints) -> None:
+    def _keep(self, hashes: Hashes, counts: Ints, numbers: Ints, lengths: Ints) -> None:
         kept = hashes % np.uint64(self._thinned) == 0
-        self._parts.append((hashes[kept], numbers[kept], lengths[kept]))
+        self._parts.append((hashes[kept], counts[kept], numbers[kept], lengths[kept]))
         self._kept += int(np.count_nonzero(kept))
 
-    def _joined(self) -> tuple[Hashes, Ints, Ints]:
-        hashes, numbers, lengths = zip(*self._parts, strict=True)
-        return np.concatenate(hashes), np.concatenate(numbers), np.concatenate(lengths)
+    def _join(self) -> None:
+        """Put the parts together, a line for each hash."""
+        hashes, counts, numbers, lengths = map(np.concatenate, zip(*self._parts, strict=True))
+        order = np.argsort(hashes, kind="stable")  # the first document of a hash comes first
+        firsts = np.flatnonzero(np.diff(hashes[order], prepend=~hashes[order[0]]))
+        chosen = order[firsts]
+        self._parts = [(hashes[chosen], np.add.reduceat(counts[order], firsts), numbers[chosen], lengths[chosen])]
+        self._kept = len(chosen)
