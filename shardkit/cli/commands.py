@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from shardkit import __version__
-from shardkit.cli.looking import diff, info, peek, plan, report, verify
+from shardkit.cli.looking import LOOKING
 from shardkit.cli.making import tokenize, train_tokenizer
 from shardkit.cli.options import ShardRange, json_option, print_result, warnings_as_lines
 from shardkit.errors import ShardkitError, UsageError, machine_fault
@@ -22,11 +22,14 @@ from shardkit.interrupt import end_quietly, prompt_interrupt
 from shardkit.redaction import public_address
 
 _STOPPED = "stopped: run the same command again, it goes on from the last finished shard, if there is one"
+_STOPPED_LOOKING = "stopped: nothing was changed"
 _STOPPED_TRAINING = "stopped: if --out has no tokenizer.json, nothing was made, and the same command begins again"
 
 
 def _stopped(command: str | None = None) -> str:
     """What Ctrl-C leaves, in words."""
+    if command in [looking.name for looking in LOOKING]:
+        return _STOPPED_LOOKING
     return _STOPPED_TRAINING if command == train_tokenizer.name else _STOPPED
 
 
@@ -60,7 +63,7 @@ def main() -> None:
     """
 
 
-for command in (tokenize, train_tokenizer, info, verify, peek, diff, plan, report):
+for command in (tokenize, train_tokenizer, *LOOKING):
     main.add_command(command)
 
 

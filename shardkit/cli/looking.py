@@ -33,7 +33,7 @@ def verify(context: click.Context, place: str, hashes: bool, deep: bool, as_json
 
     One line for each shard that is not what the manifest says, and exit code 1. Of REPO a few shards are here at once.
     """
-    from shardkit.look.next_steps import steps_for_folder
+    from shardkit.look.next_steps import steps_for_folder, steps_for_place
     from shardkit.look.verify import check_all
 
     with warnings_as_lines():
@@ -41,7 +41,7 @@ def verify(context: click.Context, place: str, hashes: bool, deep: bool, as_json
     for problem in problems:
         click.echo(f"error: {problem}", err=True)
     if as_json or not problems:
-        print_result(result, as_json, steps_for_folder(place, ()) if Path(place).is_dir() else ())
+        print_result(result, as_json, steps_for_folder(place, ()) if Path(place).is_dir() else steps_for_place(place))
     context.exit(1 if problems else 0)
 
 
@@ -154,3 +154,6 @@ def report(place: str, other: str | None, as_json: bool, **options: Any) -> None
     with warnings_as_lines():
         found = look(place, other, **options)
     print_result(found, as_json)
+
+
+LOOKING = (info, verify, peek, diff, plan, report)

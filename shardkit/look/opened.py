@@ -49,6 +49,9 @@ class OpenedDataset(Protocol):
     def threads(self, shards: list[ShardInfo]) -> int:
         """How many of `shards` to look at at once. Raises `DiskFull` where there is no room to fetch one."""
 
+    def stop(self) -> None:
+        """Cut what is being fetched, in whichever thread."""
+
 
 @contextmanager
 def opened(place: str | os.PathLike[str]) -> Iterator[OpenedDataset]:
@@ -62,11 +65,7 @@ def opened(place: str | os.PathLike[str]) -> Iterator[OpenedDataset]:
     address = place_text(place)
     with hint_at_folder(address), tempfile.TemporaryDirectory(prefix="shardkit-") as folder:
         remote = open_remote(address)
-        try:
-            yield _Fetched(remote, Path(folder))
-        except BaseException:
-            remote.stopping.set()  # cuts the waits between tries, and what is arriving
-            raise
+        yield _Fetched(remote, Path(folder))
 
 
 class _Folder:
@@ -87,6 +86,9 @@ class _Folder:
 
     def threads(self, shards: list[ShardInfo]) -> int:
         return max(1, min(available_cores(), _MOST_THREADS, len(shards)))
+
+    def stop(self) -> None:
+        pass
 
 
 class _Fetched:
@@ -136,3 +138,6 @@ class _Fetched:
                 "free: make room, or set TMPDIR to a folder on another disk"
             )
         return max(1, min(_FETCHED_AT_ONCE, free // largest, len(shards)))
+
+    def stop(self) -> None:
+        self._remote.stopping.set()

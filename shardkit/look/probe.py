@@ -140,7 +140,7 @@ def measure_run(source: Any, out: Path, tell: Tell, **options: Any) -> MeasuredR
         run.waited_share = now.waited_share
         run.start_seconds = run.start_seconds or max(1e-9, time.monotonic() - began - now.session_seconds)
         run.tokens_per_second = now.session_tokens / max(now.session_seconds, 1e-9)
-        tell("tokenizing", now.session_tokens, _RUN_TOKENS)
+        tell("tokenizing", now.source_bytes_done, now.source_bytes)
         if now.session_tokens >= _RUN_TOKENS or now.session_seconds >= _RUN_SECONDS:
             raise _Enough
 

@@ -12,6 +12,8 @@ from shardkit.errors import UsageError
 from shardkit.files import open_file
 
 RUN_LOG = "log.jsonl"
+FIGURES = ("loss", "val_loss", "lr", "grad_norm", "tokens_per_second", "data_wait", "mfu", "epoch", "hellaswag")
+_LONGEST_LINE = 1 << 20
 _MOST_POINTS = 1 << 20  # of a figure; of longer runs every second one is left out, again and again
 
 
@@ -45,7 +47,7 @@ def read_run(folder: Path) -> RunLog:
     every: dict[str, int] = {}
     try:
         with open_file(path) as file:
-            for text in file:
+            for text in iter(lambda: file.readline(_LONGEST_LINE), b""):
                 try:
                     entry = json.loads(text)
                 except (ValueError, RecursionError):
@@ -69,12 +71,12 @@ def _take(run: RunLog, entry: dict[str, Any], every: dict[str, int]) -> None:
         return
     run.steps = max(run.steps, int(step))
     run.seconds += (_number(entry.get("ms")) or 0.0) / 1e3
-    for name, given in entry.items():
-        value = _number(given)
-        if name == "step" or value is None:
+    for name in FIGURES:
+        value = _number(entry.get(name))
+        if value is None:
             continue
-        points = run.figures.setdefault(str(name)[:100], [])
-        if int(step) % every.setdefault(name, 1) == 0 or "val" in name:
+        points = run.figures.setdefault(name, [])
+        if int(step) % every.setdefault(name, 1) == 0 or name == "val_loss":
             points.append((step, value))
         if len(points) > _MOST_POINTS:
             del points[::2]

@@ -9,7 +9,7 @@ from functools import partial
 
 from shardkit.bars import TransferBar, shown
 from shardkit.dataset.manifest import ShardInfo
-from shardkit.errors import AuthError, DiskFull, HubError, ShardError, ShardkitError, UsageError
+from shardkit.errors import AuthError, HubError, ShardError, ShardkitError, UsageError
 from shardkit.look.opened import OpenedDataset, opened
 from shardkit.look.reencode import Reencoding
 from shardkit.look.result_lines import ShownAsLines
@@ -86,11 +86,14 @@ def check_all(
             for shard, found in zip(shards, looks, strict=True):
                 try:
                     reencoded += found.result()
-                except (AuthError, DiskFull):
-                    threads.close(wait=False)
-                    raise
                 except (ShardError, HubError) as error:
+                    if isinstance(error, AuthError):
+                        dataset.stop()
+                        raise
                     problems.append(error)
+                except BaseException:
+                    dataset.stop()
+                    raise
                 done += shard.bytes
                 if tell is not None:
                     tell(shard.file, done, total)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from file_server import serving
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loader_data import write_shards, write_tokens
@@ -114,6 +115,18 @@ def test_a_source_that_is_read_to_its_end_is_known_exactly(tmp_path: Path) -> No
     assert (found.shards, found.dataset_bytes) == (len(made.shards), sum(shard.bytes for shard in made.shards))
     assert found.memory_bytes > 10_000_000
     assert {path.name for path in tmp_path.iterdir()} == {"in.jsonl", "out"}
+
+
+def test_a_source_over_the_network_has_its_rate_too(tmp_path: Path) -> None:
+    write_source(tmp_path)
+    with serving(tmp_path) as server:
+        words = ["plan", f"{server.url}/in.jsonl", "--tokenizer", "bytes", "--workers", "1", "--out", str(tmp_path)]
+        done = CliRunner().invoke(main, [*words, "--upload-rate", "1MB", "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert [step["step"] for step in found["steps"]] == ["fetch", "read", "encode", "write", "upload"]
+    assert found["steps"][-1]["seconds"] == pytest.approx(found["dataset_bytes"] / 1e6)
+    assert found["source_bytes"] == (tmp_path / "in.jsonl").stat().st_size
 
 
 def test_a_sample_from_all_over_a_source_has_its_tokens_within_its_error(
