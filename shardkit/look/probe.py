@@ -27,8 +27,9 @@ from shardkit.tokenization.tokenizer import Tokenizer
 
 _CHUNKS, _CHUNK_BYTES = 32, 1 << 20
 _ENCODED_BYTES = 256 << 10  # of a chunk's text
-_SAMPLE_SECONDS, _RUN_SECONDS, _RUN_TOKENS = 15.0, 10.0, 20_000_000
+_SAMPLE_SECONDS, _RUN_SECONDS, _RUN_TOKENS = 15.0, 10.0, 40_000_000
 _WRITTEN_BYTES = 64 << 20
+_LEAST_SEEN = 5  # results of chunks, to draw a line through
 # Student's t for 95 %, by the degrees of freedom from 1
 _STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10)
 Tell = Callable[[str, int, int], object]
@@ -109,8 +110,8 @@ def _count(sample: SourceSample, weight: int, pieces: list[Texts], tokenizer: To
 
 @dataclass(slots=True)
 class MeasuredRun:
-    """A real run of `tokenize` here, cut short or not (`finished`): tokens a second since its first read, how long it
-    took to get going, the most memory, and of a source over the network the bytes a second and the share of time that
+    """A real run of `tokenize` here, cut short or not (`finished`): tokens a second once it goes, what it took to get
+    going beside that, the most memory, and of a source over the network the bytes a second and the share of time that
     workers waited."""
 
     seconds: float = 0.0
@@ -129,17 +130,17 @@ class _Enough(Exception):
 
 
 def measure_run(source: Any, out: Path, tell: Tell, **options: Any) -> MeasuredRun:
-    """Tokenize the beginning of `source` into a folder beside `out` that is removed again: for ten seconds, or 20M
+    """Tokenize the beginning of `source` into a folder beside `out` that is removed again: for ten seconds, or 40M
     tokens. Raises what `tokenize` does."""
     run, began = MeasuredRun(), time.monotonic()
+    seen: list[tuple[int, float]] = []
 
     def watch(now: TokenizeProgress) -> None:
         run.memory_bytes = max(run.memory_bytes, tree_rss(now.process_ids))
         run.workers = max(run.workers, len(now.process_ids))
         run.tokens, run.network_rate = now.session_tokens, now.network_bytes / max(now.network_seconds, 1e-9)
         run.waited_share = now.waited_share
-        run.start_seconds = run.start_seconds or max(1e-9, time.monotonic() - began - now.session_seconds)
-        run.tokens_per_second = now.session_tokens / max(now.session_seconds, 1e-9)
+        seen.append((now.session_tokens, time.monotonic() - began))
         tell("tokenizing", now.source_bytes_done, now.source_bytes)
         if now.session_tokens >= _RUN_TOKENS or now.session_seconds >= _RUN_SECONDS:
             raise _Enough
@@ -151,7 +152,20 @@ def measure_run(source: Any, out: Path, tell: Tell, **options: Any) -> MeasuredR
         except _Enough:
             pass
         run.seconds = time.monotonic() - began
+    run.tokens_per_second, run.start_seconds = steady_rate(seen)
     return run
+
+
+def steady_rate(seen: list[tuple[int, float]]) -> tuple[float, float]:
+    """Tokens a second once a run goes, and the seconds that it took beside that: of the line through (tokens, seconds)
+    that was `seen`, the first quarter left out, in which workers begin, and results of all of them come at once."""
+    tokens, seconds = np.array(seen, np.float64).reshape(-1, 2).T
+    late = tokens >= tokens[-1] / 4 if len(tokens) else np.empty(0, np.bool_)
+    if np.count_nonzero(late) >= _LEAST_SEEN and np.ptp(tokens[late]) > 0:
+        slope, start = np.polyfit(tokens[late], seconds[late], 1)
+        if slope > 0:
+            return float(1 / slope), max(0.0, float(start))
+    return (float(tokens[-1] / max(seconds[-1], 1e-9)), 0.0) if len(tokens) else (0.0, 0.0)
 
 
 def measure_disk(out: Path) -> float:

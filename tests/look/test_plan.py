@@ -19,7 +19,7 @@ from shardkit.cli import main
 from shardkit.look import probe
 from shardkit.look.plan_tokenizing import TokenizingPlan, _Facts, _plan
 from shardkit.look.plan_training import TrainingPlan
-from shardkit.look.probe import MeasuredRun, SourceSample, sample_source
+from shardkit.look.probe import MeasuredRun, SourceSample, sample_source, steady_rate
 from shardkit.sources.open import open_source
 
 WORDS = ["some", "words", "of", "very", "different", "lengths", "and", "a", "few", "more", "characterizations"]
@@ -146,6 +146,15 @@ def test_a_sample_from_all_over_a_source_has_its_tokens_within_its_error(
 def tokenize_all(source: Path) -> Manifest:
     with tempfile.TemporaryDirectory() as folder:
         return tokenize(source, Path(folder) / "out", tokenizer="bytes", workers=1, progress=False)
+
+
+def test_the_rate_of_a_run_is_the_lines_once_it_goes() -> None:
+    seen = [(0, 3.0), (100, 3.1), (200, 3.2), *((tokens, 2.0 + tokens / 100) for tokens in range(300, 1001, 100))]
+    rate, start = steady_rate(seen)
+    assert (rate, start) == (pytest.approx(100), pytest.approx(2))
+    assert steady_rate([(50, 5.0), (100, 10.0)]) == (10.0, 0.0)
+    assert steady_rate([(7, 1.0)] * 9) == (7.0, 0.0)
+    assert steady_rate([]) == (0.0, 0.0)
 
 
 def test_the_slowest_step_is_the_bottleneck_and_more_machines_pay_up_to_it(tmp_path: Path) -> None:
