@@ -63,7 +63,10 @@ def opened(place: str | os.PathLike[str]) -> Iterator[OpenedDataset]:
         yield _Folder(user_path(place))
         return
     address = place_text(place)
-    with hint_at_folder(address), tempfile.TemporaryDirectory(prefix="shardkit-") as folder:
+    with (
+        hint_at_folder(address),
+        tempfile.TemporaryDirectory(prefix="shardkit-", ignore_cleanup_errors=True) as folder,
+    ):  # threads that Ctrl-C has left to themselves may still write there
         remote = open_remote(address)
         yield _Fetched(remote, Path(folder))
 

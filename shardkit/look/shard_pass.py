@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
@@ -66,18 +67,20 @@ def check_tokens(
     eot_id = tokenizer.eot_id if tokenizer else 0
     mask = np.empty(_BLOCK_BYTES // header.dtype.itemsize, np.bool_)
     largest = documents = done = 0
-    wrong = ""
+    wrong, to_come = "", deque(starts)
     for block in _blocks(file, header.dtype):
         if hashed:
             digest.update(block.data)
         if looks:
             largest = max(largest, int(block.max()))
             is_eot = np.equal(block, eot_id, out=mask[: len(block)])
-            for start in starts:
-                if not wrong and done <= start.offset < done + len(block):
-                    before = documents + int(np.count_nonzero(is_eot[: start.offset - done]))
-                    if before != start.documents or not is_eot[start.offset - done]:
-                        wrong = f"{start.path} does not begin at its token {start.offset:,}, where the manifest says so"
+            while to_come and to_come[0].offset < done + len(block):
+                start = to_come.popleft()
+                before = documents + int(np.count_nonzero(is_eot[: start.offset - done]))
+                if before != start.documents or not is_eot[start.offset - done]:
+                    wrong = (
+                        wrong or f"{start.path} does not begin at token {start.offset:,}, where its manifest says so"
+                    )
             documents += int(np.count_nonzero(is_eot))
         done += len(block)
     if done < shard.tokens:
@@ -95,7 +98,7 @@ def check_tokens(
             f"{path} holds {documents:,} EOT tokens, the manifest says {shard.documents:,}: it is damaged, {MEND}"
         )
     if wrong:
-        raise ShardError(f"{path}: {wrong}: its manifest was edited, or is of other shards, {MEND}")
+        raise ShardError(f"{path}: {wrong}: the manifest was edited, or is of other shards, {MEND}")
 
 
 def _blocks(file: BufferedReader, dtype: np.dtype[np.unsignedinteger]) -> Iterator[NDArray[np.unsignedinteger]]:
