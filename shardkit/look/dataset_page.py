@@ -73,7 +73,7 @@ class DatasetPage:
                 "split": source.split,
                 "revision": source.revision,
                 "field": source.text_field,
-                "options": ", ".join(f"{name} {value}" for name, value in source.options.items()),
+                "options": ", ".join(f"{name} {str(value)[:200]}" for name, value in source.options.items()),
                 "source files": len(source.files),
                 "rows": sum(file.rows for file in source.files),
                 "rows left out": sum(file.skipped for file in source.files),

@@ -28,6 +28,7 @@ from shardkit.tokenization.tokenizer import Tokenizer
 
 _BLOCK_TOKENS = 1 << 20
 _TOKENS_BEFORE, _TOKENS_AFTER = 8, 24  # of the text that is shown
+_MOST_CHARACTERS = 300  # of what a manifest says of one thing
 Block = NDArray[np.unsignedinteger]
 
 
@@ -246,7 +247,7 @@ def _differences(a: Manifest, b: Manifest) -> Iterator[Difference]:
     for what in [*facts, *(facts_of_b for facts_of_b in others if facts_of_b not in facts)]:
         one, other = facts.get(what, "none"), others.get(what, "none")
         if one != other:
-            yield Difference(what=what, a=one, b=other)
+            yield Difference(what=what, a=one[:_MOST_CHARACTERS], b=other[:_MOST_CHARACTERS])
     files, other_files = ((m.source.files if m.source else ()) for m in (a, b))
     for one_file, other_file in zip(files, other_files, strict=False):
         if one_file != other_file:

@@ -78,9 +78,7 @@ def check_tokens(
                 start = to_come.popleft()
                 before = documents + int(np.count_nonzero(is_eot[: start.offset - done]))
                 if before != start.documents or not is_eot[start.offset - done]:
-                    wrong = (
-                        wrong or f"{start.path} does not begin at token {start.offset:,}, where its manifest says so"
-                    )
+                    wrong = wrong or f"{start.path} does not begin at token {start.offset:,}, as the manifest says"
             documents += int(np.count_nonzero(is_eot))
         done += len(block)
     if done < shard.tokens:
