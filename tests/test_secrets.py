@@ -141,6 +141,10 @@ def test_no_secret_of_a_remote_is_in_any_file_message_log_or_object(watch: Watch
     watch.command("pull", remote, tmp_path / "part", "--split", "no", code=2)
     watch.command("push", tmp_path / "out", remote, "--tag", "v1", code=2)
     watch.command("push", tmp_path / "out", remote, "--revision", "main", code=2)
+    for words in (["verify", "--deep"], ["report", "--out", tmp_path / "page.html"], ["diff", tmp_path / "out"]):
+        watch.command(words[0], remote, *words[1:])
+        watch.command(words[0], remote, *words[1:], "--json")
+    watch.command("plan", remote, "--batch-size", "1", "--seq-len", "8", "--json")
     make_tokens(tmp_path / "other", shards=3)
     watch.command("push", tmp_path / "other", remote, code=1)
     cache = ShardCache.open(remote, split="train", folder=None, cache_bytes=None, revision=None)

@@ -244,7 +244,7 @@ def _text(manifest: Manifest, ids: Block) -> str | None:
 
 def _differences(a: Manifest, b: Manifest) -> Iterator[Difference]:
     facts, others = _facts(a), _facts(b)
-    for what in [*facts, *(facts_of_b for facts_of_b in others if facts_of_b not in facts)]:
+    for what in dict.fromkeys([*facts, *others]):
         one, other = facts.get(what, "none"), others.get(what, "none")
         if one != other:
             yield Difference(what=what, a=one[:_MOST_CHARACTERS], b=other[:_MOST_CHARACTERS])
