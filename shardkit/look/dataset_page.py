@@ -93,7 +93,8 @@ class DatasetPage:
         groups = [shards[first : first + each] for first in range(0, len(shards), each)]
         labels = [f"{g[0].index}" if len(g) == 1 else f"{g[0].index} to {g[-1].index}" for g in groups]
         tokens = [float(sum(shard.tokens for shard in group)) for group in groups]
-        charts = [bar_chart("Tokens a shard", labels, [("tokens", tokens)], label_name="shard")]
+        title = "Tokens a shard" if each == 1 else f"Tokens of each {each:,} shards"
+        charts = [bar_chart(title, labels, [("tokens", tokens)], label_name="shard")]
         if self.manifest.documents:
             means = [t / max(1, sum(s.documents for s in group)) for t, group in zip(tokens, groups, strict=True)]
             charts.append(bar_chart("Tokens a document, by shard", labels, [("tokens", means)], label_name="shard"))
@@ -145,7 +146,7 @@ class DatasetPage:
             "Repetition",
             [f"{number * 10}" for number in range(10)],
             [("documents", [float(count) for count in bins])],
-            label_name="per cent of a document's 8-token runs that stood in it before",
+            label_name="% of its 8-token runs that stood in it before",
         )
         said = note(f"Of {len(looked):,} documents of 64 tokens and more, from all over the stream.")
         parts += ["<h3>Repetitive</h3>", said, cards(chart)]

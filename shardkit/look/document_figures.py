@@ -114,6 +114,8 @@ class DocumentCounter:
         self.repetition.append(repeated)
         if len(self.repetition) % self._kept_every == 0:
             self.looked_at.append(ids)
+        if any(np.array_equal(ids, other) for *_, other in self.repetitive):
+            return
         heapq.heappush(self.repetitive, (repeated, -number, ids))
         if len(self.repetitive) > _EXAMPLES:
             heapq.heappop(self.repetitive)
