@@ -12,7 +12,11 @@ from shardkit.errors import UsageError
 from shardkit.files import open_file
 
 RUN_LOG = "log.jsonl"
-FIGURES = ("loss", "val_loss", "lr", "grad_norm", "tokens_per_second", "data_wait", "mfu", "epoch", "hellaswag")
+FIGURES = (
+    *("loss", "val_loss", "bits_per_byte", "hellaswag"),
+    *("lr", "grad_norm", "tokens_per_second", "data_wait", "mfu", "epoch"),
+)
+_OF_VALIDATION = FIGURES[1:4]  # few points, and none of them is left out
 _LONGEST_LINE = 1 << 20
 _MOST_POINTS = 1 << 20  # of a figure; of longer runs every second one is left out, again and again
 
@@ -76,7 +80,7 @@ def _take(run: RunLog, entry: dict[str, Any], every: dict[str, int]) -> None:
         if value is None:
             continue
         points = run.figures.setdefault(name, [])
-        if int(step) % every.setdefault(name, 1) == 0 or name == "val_loss":
+        if int(step) % every.setdefault(name, 1) == 0 or name in _OF_VALIDATION:
             points.append((step, value))
         if len(points) > _MOST_POINTS:
             del points[::2]

@@ -13,6 +13,7 @@ from shardkit.redaction import redact
 _MOST_POINTS = 400
 _SMOOTHED = 50  # a mean over a fiftieth of the run
 _DRAWN: tuple[tuple[str, str, Words], ...] = (
+    ("bits_per_byte", "Bits a byte, of the validation", short),
     ("lr", "Learning rate", short),
     ("grad_norm", "Gradient norm", short),
     ("tokens_per_second", "Tokens a second", short),

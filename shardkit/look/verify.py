@@ -74,7 +74,9 @@ def check_all(
 ) -> tuple[VerifyResult, list[ShardkitError]]:
     """`verify`, and all that is wrong: one error a shard, in the order of the stream."""
     if is_remote(place) and not hashes:
-        raise UsageError("--no-hashes is for a folder: what a remote serves is always hashed, leave it out")
+        raise UsageError(
+            f"{place} is a remote, and what that serves is always hashed: a check without hashes is for a folder"
+        )
     with shown(progress, lambda: TransferBar("verify")) as tell, opened(place) as dataset:
         manifest, shards = dataset.manifest, list(dataset.manifest.shards)
         reencoding = Reencoding(manifest) if deep else None

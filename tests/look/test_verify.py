@@ -245,7 +245,7 @@ def test_a_remote_is_verified_from_what_it_serves(copy: Path, tmp_path: Path) ->
     assert "x_train_000003.npy arrives with other bytes than its manifest.json promises" in done.stderr
     assert "x_train_000004.npy is not there" in done.stderr
     assert len(done.stderr.splitlines()) == 2
-    with pytest.raises(UsageError, match="is for a folder: what a remote serves is always hashed"):
+    with pytest.raises(UsageError, match="is a remote, and what that serves is always hashed"):
         verify(f"file://{far}", hashes=False, progress=False)
 
 
