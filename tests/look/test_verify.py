@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from attacks import LONG
 from click.testing import CliRunner, Result
+from hub_data import make_dataset
 from hub_server import HubServer
 
 from shardkit import Manifest, open_shard, push, tokenize, verify
 from shardkit.cli import main
-from shardkit.errors import HubError, ManifestError, ShardError, ShardkitError, UsageError
+from shardkit.errors import DiskFull, HubError, ManifestError, ShardError, ShardkitError, UsageError
 from shardkit.files import sha256_file
 
 EOT = 256
@@ -247,6 +248,16 @@ def test_a_remote_is_verified_from_what_it_serves(copy: Path, tmp_path: Path) ->
     assert len(done.stderr.splitlines()) == 2
     with pytest.raises(UsageError, match="is a remote, and what that serves is always hashed"):
         verify(f"file://{far}", hashes=False, progress=False)
+
+
+def test_a_shard_that_the_disk_has_no_room_for_is_said_before_it_is_fetched(
+    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_dataset(tmp_path / "made", shards=2, tokens=800_000)
+    push(tmp_path / "made", f"file://{tmp_path}/far", progress=False)
+    monkeypatch.setattr("tempfile.tempdir", str(small_disk))
+    with pytest.raises(DiskFull, match=r"no room in .*disk for a shard of 1\.6 MB, .* or set TMPDIR"):
+        verify(f"file://{tmp_path}/far", progress=False)
 
 
 def test_a_repo_is_verified_and_nothing_of_it_stays(
