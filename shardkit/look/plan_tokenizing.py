@@ -35,7 +35,7 @@ class PlannedStep:
     how: str
 
     def __str__(self) -> str:
-        return f"{self.step}: {self.seconds:,.0f} s ({self.how})"
+        return f"{self.step}: {self.seconds:,.1f} s ({self.how})"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,9 +128,10 @@ def _plan(
     whole = run.seconds if run.finished else run.start_seconds + tokens / max(run.tokens_per_second, 1e-9)
     beside = [step.seconds for step in steps if step.step in ("write", "upload")]
     seconds = max([whole, *beside])
-    slowest = max(steps, key=lambda step: step.seconds)
-    shared = sum(step.seconds for step in steps if step.step in ("read", "encode"))
-    alone = max(_WORTH_SECONDS, *(step.seconds for step in steps if step.step not in ("read", "encode")))
+    known = [step for step in steps if step.step != "fetch" or _is_network_bound(run)]  # else it was never at its limit
+    slowest = max(known, key=lambda step: step.seconds)
+    shared = sum(step.seconds for step in known if step.step in ("read", "encode"))
+    alone = max(_WORTH_SECONDS, *(step.seconds for step in known if step.step not in ("read", "encode")))
     return TokenizingPlan(
         source=facts.source.info.id,
         files=len(facts.source.files),
@@ -160,10 +161,11 @@ def _steps(facts: _Facts, tokens: float, dataset_bytes: int, upload_rate: int | 
     text = sample.total(sample.text_bytes, facts.size)
     read = sample.read_seconds / max(1e-9, sum(sample.text_bytes)) * text
     encode = sample.encode_seconds / max(1, sample.encoded_tokens) * tokens
+    both = (read + encode) or 1.0
     together = tokens / max(run.tokens_per_second, 1e-9) * (1 - (run.waited_share or 0.0))
     steps = [
-        PlannedStep(step="read", seconds=together * read / (read + encode), how=f"by {facts.workers} workers"),
-        PlannedStep(step="encode", seconds=together * encode / (read + encode), how=f"by {facts.workers} workers"),
+        PlannedStep(step="read", seconds=together * read / both, how=f"by {facts.workers} workers"),
+        PlannedStep(step="encode", seconds=together * encode / both, how=f"by {facts.workers} workers"),
         PlannedStep(
             step="write", seconds=dataset_bytes / facts.disk_rate, how=f"at {format_bytes(facts.disk_rate)}/s, measured"
         ),
@@ -201,7 +203,7 @@ def _assumed(facts: _Facts, upload_rate: int | None) -> list[str]:
     said += ["how the processor's time divides into read and encode is as on one core"]
     said += ["machines: each does as much as this one, and has five minutes of work; one of them writes all shards"]
     if facts.run.network_rate and not _is_network_bound(facts.run):
-        said.append("the network gives as much as it gave here, though it was never asked for all it has")
+        said.append("the network never was the limit here, and is none elsewhere: nobody asked for all it has")
     if not upload_rate:
         said.append("no upload: state its rate with --upload-rate")
     return said
