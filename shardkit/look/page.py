@@ -89,13 +89,20 @@ def quoted(text: str) -> str:
     return f"<pre>{chr(10).join(map(escaped, lines))}</pre>"
 
 
-def write_page(path: Path, title: str, sections: Iterable[str]) -> None:
-    """Write the page, in place of an earlier one of ours. Raises `OutputError` where another file is there."""
+def check_page(path: Path) -> None:
+    """Raise `OutputError` where a page cannot be written, or another file is there than an earlier page of ours."""
+    if not path.parent.is_dir():
+        raise OutputError(f"there is no folder {path.parent} to write {path.name} into: make it, or give another --out")
     try:
         if path.exists() and _MARK.encode() not in read_small_file(path)[:2000]:
             raise OutputError(f"{path} is no report of ours: give another --out, or move it away")
     except OSError as error:
         raise write_error(error, path, 0) from None
+
+
+def write_page(path: Path, title: str, sections: Iterable[str]) -> None:
+    """Write the page, in place of an earlier one of ours. Raises `OutputError`."""
+    check_page(path)
     head = (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'

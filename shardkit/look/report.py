@@ -14,7 +14,7 @@ from shardkit.errors import UsageError
 from shardkit.look.dataset_page import DatasetPage, tokenizer_of
 from shardkit.look.dataset_scan import scan_dataset
 from shardkit.look.opened import opened
-from shardkit.look.page import write_page
+from shardkit.look.page import check_page, write_page
 from shardkit.look.result_lines import ShownAsLines
 from shardkit.look.run_log import is_run, read_run
 from shardkit.look.run_page import run_sections
@@ -70,6 +70,7 @@ def report(
     True
     """
     page = user_path(out)
+    check_page(page)  # before an hour of reading
     runs = [user_path(run) for run in (place, other) if run is not None and not is_remote(run)]
     if runs and is_run(runs[0]):
         return _report_runs(page, runs)

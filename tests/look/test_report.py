@@ -276,3 +276,6 @@ def test_what_cannot_be_reported_is_said(made: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="is no report of ours"):
         report(made / "out", out=page, progress=False)
     assert page.read_text() == "<p>mine</p>"
+    for out, words in ((tmp_path, "it is a folder"), (tmp_path / "none" / "x.html", "there is no folder .*none")):
+        with pytest.raises(OutputError, match=words):
+            report(made / "out", out=out, progress=False)
