@@ -31,7 +31,6 @@ _SHOWN_TOKENS, _SHOWN_CHARACTERS = 120, 600
 class DatasetPage:
     """What a dataset's report is made of; `folder` is the dataset's, where it is on this machine."""
 
-    name: str
     manifest: Manifest
     scan: DatasetScan
     folder: Path | None

@@ -87,7 +87,6 @@ def report(
         scan = scan_dataset(dataset, known, sample, tell)
         tokenizer, why_no_text = tokenizer_of(manifest)
         sections = DatasetPage(
-            name=dataset.name,
             manifest=manifest,
             scan=scan,
             folder=None if is_remote(place) else manifest.directory,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from shardkit.files import read_small_file
 from shardkit.look.charts import Line, Words, line_chart, share, short
-from shardkit.look.page import cards, facts, note, quoted, section
+from shardkit.look.page import cards, facts, quoted, section
 from shardkit.look.run_log import RunLog
 from shardkit.redaction import redact
 
@@ -80,7 +80,7 @@ def _config(run: RunLog) -> str:
         text = read_small_file(run.folder / "config.toml", most=1 << 16).decode(errors="replace")
     except OSError:
         return ""
-    return f"<details><summary>config.toml</summary>{quoted(redact(text))}</details>" if text else note("")
+    return f"<details><summary>config.toml</summary>{quoted(redact(text))}</details>" if text else ""
 
 
 def _lines(run: RunLog, figure: str, name: str, *, smooth: bool = False) -> list[Line]:
