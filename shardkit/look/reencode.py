@@ -12,7 +12,7 @@ from shardkit.errors import AuthError, HubError, ShardError, TokenizerError, Usa
 from shardkit.look.shard_pass import whole_documents
 from shardkit.tokenization.tokenizer import Tokenizer
 
-_DOCUMENTS, _A_SHARD = 128, 4  # of a dataset, and at least of each shard
+_DOCUMENTS, _A_SHARD = 64, 4  # of a dataset, and at least of each shard
 _LONGEST = 1 << 14  # tokens; longer documents are passed over
 
 
