@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from shardkit.dataset.shards import open_shard
     from shardkit.loader.loader import ShardLoader
     from shardkit.locks import hold_lock
+    from shardkit.look.diff import diff
     from shardkit.look.info import info
     from shardkit.look.peek import peek
+    from shardkit.look.plan import plan
+    from shardkit.look.report import report
     from shardkit.look.verify import verify
     from shardkit.redaction import printable, public_address
     from shardkit.remote.pull import pull
@@ -38,6 +41,7 @@ __all__ = [
     "Tokenizer",
     "UsageError",
     "__version__",
+    "diff",
     "hold_lock",
     "info",
     "machine_fault",
@@ -45,10 +49,12 @@ __all__ = [
     "merge_ledger",
     "open_shard",
     "peek",
+    "plan",
     "printable",
     "public_address",
     "pull",
     "push",
+    "report",
     "tokenize",
     "verify",
 ]
@@ -57,16 +63,19 @@ _HOMES = {
     "Manifest": "shardkit.dataset.manifest",
     "ShardLoader": "shardkit.loader.loader",
     "Tokenizer": "shardkit.tokenization.tokenizer",
+    "diff": "shardkit.look.diff",
     "hold_lock": "shardkit.locks",
     "info": "shardkit.look.info",
     "merge": "shardkit.tokenization.merge",
     "merge_ledger": "shardkit.batches.ledger",
     "open_shard": "shardkit.dataset.shards",
     "peek": "shardkit.look.peek",
+    "plan": "shardkit.look.plan",
     "printable": "shardkit.redaction",
     "public_address": "shardkit.redaction",
     "pull": "shardkit.remote.pull",
     "push": "shardkit.remote.push",
+    "report": "shardkit.look.report",
     "tokenize": "shardkit.tokenization.pipeline",
     "verify": "shardkit.look.verify",
 }

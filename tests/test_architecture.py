@@ -26,6 +26,7 @@ MAY_BE_LONG = {
     ("shardkit/tokenization/pipeline.py", "tokenize"),
     ("shardkit/loader/loader.py", "__init__"),
     ("shardkit/look/peek.py", "peek"),
+    ("shardkit/look/plan.py", "plan"),
 }
 HEAVY = {"torch", "click", "datasets", "pyarrow", "ray", "huggingface_hub", "tiktoken", "matplotlib", "pandas"}
 
@@ -123,8 +124,8 @@ def test_a_planted_long_file_class_or_function_is_found() -> None:
 
 def test_the_public_names_are_pinned() -> None:
     names = (
-        "Manifest ShardLoader ShardkitError Tokenizer UsageError __version__ hold_lock info machine_fault merge "
-        "merge_ledger open_shard peek printable public_address pull push tokenize verify"
+        "Manifest ShardLoader ShardkitError Tokenizer UsageError __version__ diff hold_lock info machine_fault merge "
+        "merge_ledger open_shard peek plan printable public_address pull push report tokenize verify"
     )
     assert shardkit.__all__ == names.split()
     assert all(getattr(shardkit, name) is not None for name in shardkit.__all__)
@@ -137,6 +138,7 @@ SIGNATURES = {
     "ShardLoader.from_env": "source batch_size seq_len split shuffle seed device prefetch verify ledger layout "
     "documents ignore_index eot_id span cache cache_bytes revision format",
     "Tokenizer": "name encoder",
+    "diff": "a b progress",
     "hold_lock": "path busy remove",
     "info": "directory",
     "machine_fault": "error",
@@ -145,14 +147,18 @@ SIGNATURES = {
     "open_shard": "path",
     "peek": "directory document run step micro_step rank row batch_size seq_len world_size seed split shuffle layout "
     "span eot_id tokens tokenizer",
+    "plan": "place batch_size seq_len world_size layout eot_id tokens_per_second dollars_per_hour out name split "
+    "revision include format text_field separator skip_bad_rows where sample tokenizer shard_tokens workers "
+    "upload_rate progress",
     "printable": "text lines",
     "public_address": "address",
     "pull": "repo directory revision split shards allow_gaps overwrite workers progress",
     "push": "directory repo private revision tag overwrite repair workers progress",
+    "report": "place other out sample eot_id progress",
     "tokenize": "source out name split revision include format text_field separator skip_bad_rows where sample "
     "skip_duplicates tokenizer eot encoder shard_tokens val_shards prefix workers max_docs max_tokens transform filter "
     "runner address part push private max_disk overwrite progress chunk_bytes",
-    "verify": "directory hashes",
+    "verify": "place hashes deep progress",
 }
 DEFAULTS = {
     "ShardLoader": {"split": "train", "shuffle": True, "seed": 0, "verify": False, "layout": "contiguous"},
@@ -197,7 +203,12 @@ OPTIONS = {
     "push": "directory repo --private --revision --tag --overwrite --repair --json",
     "pull": "repo directory --revision --split --shards --allow-gaps --overwrite --json",
     "info": "directory --json",
-    "verify": "directory --hashes --json",
+    "verify": "place --hashes --deep --json",
+    "diff": "a b --json",
+    "plan": "place --batch-size --seq-len --world-size --layout --eot-id --tokens-per-second --dollars-per-hour --out "
+    "--name --split --revision --include --format --text-field --separator --skip-bad-rows --where --sample "
+    "--tokenizer --shard-tokens --workers --upload-rate --json",
+    "report": "place other --out --sample --eot-id --json",
     "peek": "directory --document --run --step --micro-step --rank --row --batch-size --seq-len --world-size --seed "
     "--split --shuffle --layout --span --eot-id --tokens --tokenizer --json",
 }

@@ -14,7 +14,7 @@ from click import Option
 from click.testing import CliRunner
 from hub_data import make_dataset
 
-from shardkit import ShardLoader, errors, peek, pull, push, tokenize, verify
+from shardkit import ShardLoader, diff, errors, peek, plan, pull, push, report, tokenize, verify
 from shardkit.cli import main
 from shardkit.errors import ShardkitError, ShardkitWarning, SourceError, machine_fault
 from shardkit.tokenization.training import train_tokenizer
@@ -41,7 +41,7 @@ def test_a_command_ends_with_the_line_for_the_machine_and_with_a_traceback_for_a
     def fail(*arguments: object, **options: object) -> None:
         raise error
 
-    monkeypatch.setattr("shardkit.look.verify.verify", fail)
+    monkeypatch.setattr("shardkit.look.verify.check_all", fail)
     result = CliRunner().invoke(main, ["verify", str(tmp_path)])
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1].startswith("error: Too many open files (x): allow more open files")
@@ -89,7 +89,7 @@ def test_a_worker_leaves_it_to_who_asked_how_an_option_is_named(tmp_path: Path) 
     assert "or give --separator" in result.stderr
 
 
-SPEAKERS = (ShardLoader, peek, pull, push, tokenize, train_tokenizer, verify)
+SPEAKERS = (ShardLoader, diff, peek, plan, pull, push, report, tokenize, train_tokenizer, verify)
 
 
 def test_every_option_that_a_message_of_ours_names_is_an_argument_too() -> None:

@@ -12,7 +12,7 @@ from hub_server import HubServer
 from shardkit.cli import main
 
 COMMANDS = sorted(main.commands)
-READERS = ("info", "verify", "peek")  # of a dataset's folder
+READERS = ("info", "verify", "peek", "report")  # of a dataset's folder
 
 
 @pytest.fixture
@@ -137,6 +137,30 @@ def test_a_pull_of_no_dataset_is_refused(words: list[str], place: Path) -> None:
 def test_a_first_tokenize_with_a_slip_says_what_is_wrong(command: str, words: list[str], place: Path) -> None:
     assert_one_line(use(command, *words))
     assert not list(place.rglob("manifest.json"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["plan", "nowhere.txt"],
+        ["plan", "empty"],
+        ["plan", "user/name"],
+        ["plan", "broken.jsonl"],
+        ["plan", ""],
+        ["plan", "nothing.txt"],
+        ["plan", "notes.txt", "--tokenizer", "gpt5"],
+        ["plan", "empty", "--batch-size", "4", "--seq-len", "8"],
+        ["plan", "user/name", "--batch-size", "4", "--seq-len", "8"],
+        ["diff", "empty", "docs"],
+        ["diff", "nowhere", "user/name"],
+        ["diff", "notes.txt", "notes.txt"],
+        ["report", "docs", "docs"],
+    ],
+)
+def test_a_look_at_what_is_not_there_is_refused(words: list[str], place: Path) -> None:
+    before = sorted(place.iterdir())
+    assert_one_line(use(*words))
+    assert sorted(place.iterdir()) == before
 
 
 @pytest.mark.parametrize("source", ["nowhere.txt", "empty", "docs", "table.csv", "broken.jsonl", "user/name", ""])

@@ -1,4 +1,5 @@
-"""`shardkit`, and its commands that move datasets and look at them.
+"""`shardkit`, and its commands that move datasets. Those that make them are in `making.py`, those that look at them in
+`looking.py`.
 
 An option's name is a keyword of the function that the command calls: a new option needs both.
 """
@@ -6,7 +7,6 @@ An option's name is a keyword of the function that the command calls: a new opti
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from shardkit import __version__
+from shardkit.cli.looking import LOOKING
 from shardkit.cli.making import merge, tokenize, train_tokenizer
 from shardkit.cli.options import ShardRange, json_option, print_result, warnings_as_lines
 from shardkit.errors import ShardkitError, UsageError, machine_fault
@@ -21,11 +22,14 @@ from shardkit.interrupt import end_quietly, prompt_interrupt
 from shardkit.redaction import public_address
 
 _STOPPED = "stopped: run the same command again, it goes on from the last finished shard, if there is one"
+_STOPPED_LOOKING = "stopped: nothing was changed"
 _STOPPED_TRAINING = "stopped: if --out has no tokenizer.json, nothing was made, and the same command begins again"
 
 
 def _stopped(command: str | None = None) -> str:
     """What Ctrl-C leaves, in words."""
+    if command in [looking.name for looking in LOOKING]:
+        return _STOPPED_LOOKING
     return _STOPPED_TRAINING if command == train_tokenizer.name else _STOPPED
 
 
@@ -59,9 +63,8 @@ def main() -> None:
     """
 
 
-main.add_command(tokenize)
-main.add_command(merge)
-main.add_command(train_tokenizer)
+for command in (tokenize, merge, train_tokenizer, *LOOKING):
+    main.add_command(command)
 
 
 @main.command()
@@ -126,69 +129,6 @@ def pull(
     summary |= {"shards": len(manifest.shards), "tokens": manifest.tokens, "documents": manifest.documents}
     summary |= {"fingerprint": manifest.fingerprint, "verified": verified}
     print_result(summary, as_json, steps_for_folder(folder, manifest.splits))
-
-
-@main.command()
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@json_option
-def info(directory: Path, as_json: bool) -> None:
-    """Say what is in the dataset folder DIR."""
-    from shardkit.look.info import info as look
-
-    print_result(look(directory), as_json, [f"shardkit verify {shlex.quote(str(directory))}"])
-
-
-@main.command()
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--hashes/--no-hashes", default=True, show_default=True, help="Compare hashes, else `verified: no`.")
-@json_option
-def verify(directory: Path, hashes: bool, as_json: bool) -> None:
-    """Check every shard of DIR against the manifest: size, header, hash, largest id, EOT count."""
-    from shardkit.look.next_steps import steps_for_folder
-    from shardkit.look.verify import verify as check
-
-    print_result(check(directory, hashes=hashes), as_json, steps_for_folder(directory, ()))
-
-
-@main.command()
-@click.argument("directory", metavar="[DIR]", required=False)
-@click.option("--document", type=int, help="Ordinal of the document in the dataset. [0]")
-@click.option(
-    "--run", type=click.Path(path_type=Path), help="Folder of a training run; DIR then, if its data has moved."
-)
-@click.option(
-    "--step",
-    type=click.IntRange(0, 1 << 40),
-    help="Show a row of that batch; with --run, of that step as its log counts.",
-)
-@click.option("--micro-step", type=int, default=0, show_default=True, help="With --run: the step's forward pass.")
-@click.option("--rank", type=int, default=0, show_default=True, help="The batch of that rank.")
-@click.option("--row", type=int, default=0, show_default=True, help="That row of the batch.")
-@click.option("--batch-size", type=int, help="Rows of a batch, as the loader was given.")
-@click.option("--seq-len", type=int, help="Tokens of a row, as the loader was given.")
-@click.option("--world-size", type=int, default=1, show_default=True, help="Ranks, as the loader was given.")
-@click.option("--seed", type=int, default=0, show_default=True, help="The loader's seed.")
-@click.option("--split", default="train", show_default=True, help="The loader's split.")
-@click.option("--shuffle/--no-shuffle", default=True, show_default=True, help="Whether the loader shuffles.")
-@click.option("--layout", default="contiguous", show_default=True, help="contiguous, document or packed.")
-@click.option("--span", type=int, help="The loader's span, in shards.")
-@click.option("--eot-id", type=int, help="Of bare shards: the end-of-text token's id.")
-@click.option("--tokens", type=click.IntRange(1), default=300, show_default=True, help="Show at most that many tokens.")
-@click.option("--tokenizer", help="Tokenizer to decode with. [the manifest's]")
-@json_option
-def peek(directory: str | None, as_json: bool, **options: Any) -> None:
-    """Print a document of DIR, or a row of a batch, decoded, and where it came from.
-
-    \b
-    shardkit peek out --document 42
-    shardkit peek out --step 1200 --rank 3 --row 7 --batch-size 16 --seq-len 1024 --world-size 8
-    shardkit peek --run RUN --step 1200       the run's log knows the rest
-    """
-    from shardkit.look.peek import peek as look
-
-    with warnings_as_lines():
-        shown = look(directory, **options)
-    print_result(shown, as_json)
 
 
 def run() -> None:

@@ -27,15 +27,15 @@ _SOURCE_OPTIONS = (
 )
 
 
-def _source_options(command: Callable[..., None]) -> Callable[..., None]:
-    """What both commands say of their SOURCE."""
+def source_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What commands say of their SOURCE."""
     return reduce(lambda decorated, option: option(decorated), reversed(_SOURCE_OPTIONS), command)
 
 
 @click.command()
 @click.argument("sources", metavar="[SOURCE]...", nargs=-1)
 @click.option("--out", type=click.Path(path_type=Path), help="Output folder. [edu_fineweb10B for the default SOURCE]")
-@_source_options
+@source_options
 @click.option(
     "--tokenizer",
     default="gpt2",
@@ -113,7 +113,7 @@ def merge(directory: Path, as_json: bool, **options: Any) -> None:
 @click.command("train-tokenizer")
 @click.argument("sources", metavar="[SOURCE]...", nargs=-1)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for tokenizer.json.")
-@_source_options
+@source_options
 @click.option("--vocab-size", type=Count(), default=32_768, show_default=True, help="Ids, the end of text among them.")
 @click.option("--pattern", default="gpt4", show_default=True, help="How text is cut into words: gpt2, gpt4 or gpt4o.")
 @click.option("--max-bytes", type=Size(), default="2GB", show_default=True, help="Text to read, from all over SOURCE.")

@@ -52,10 +52,16 @@ def check_hash(file: BufferedReader, path: Path, shard: ShardInfo) -> None:
 
     Raises `ShardError`, and `OSError`.
     """
-    if shard.sha256 and (sha256 := sha256_open(file)) != shard.sha256:
-        raise ShardError(f"{path} has SHA-256 {sha256[:12]}..., expected {shard.sha256[:12]}...: it is damaged, {MEND}")
+    if shard.sha256:
+        check_sha256(path, sha256_open(file), shard)
     if not shard.sha256 and shard.edges not in ("", edges_sha256(file)):
         raise ShardError(f"{path} is not the file that its manifest was made of: it is damaged, or was replaced")
+
+
+def check_sha256(path: Path, sha256: str, shard: ShardInfo) -> None:
+    """Check the `sha256` of all bytes of the file at `path`. Raises `ShardError`."""
+    if sha256 != shard.sha256:
+        raise ShardError(f"{path} has SHA-256 {sha256[:12]}..., expected {shard.sha256[:12]}...: it is damaged, {MEND}")
 
 
 def check_size(path: Path, size: int, shard: ShardInfo) -> None:

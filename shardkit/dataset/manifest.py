@@ -112,7 +112,8 @@ class Manifest:
             (split, len(shards), sum(shard.tokens for shard in shards), sum(shard.documents for shard in shards))
             for split, shards in self.splits.items()
         ]
-        words = [str(part) for part in (self.directory, self.dtype, self.tokenizer) if part]
+        source = self.source and f"of {self.source.id}"
+        words = [str(part) for part in (self.directory, self.dtype, self.tokenizer, source) if part]
         return html_table(", ".join(["Manifest", *words]), rows, ("split", "shards", "tokens", "documents"))
 
     def to_json(self) -> str:

@@ -22,6 +22,7 @@ def _facts(loader: Any) -> dict[str, str]:
     return {
         "source": f"{first.name}{f' and {len(others)} more' if others else ''}",
         "split": loader.split,
+        "layout": loader._sequence.identity["layout"],
         "rows": f"{loader.windows_per_epoch:,} of {loader.seq_len:,} tokens",
         "batch": f"{loader.batch_size:,} rows, {loader.steps_per_epoch:,} an epoch",
         "rank": f"{loader.rank} of {loader.world_size}",

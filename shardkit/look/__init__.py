@@ -1,1 +1,1 @@
-"""What a person sees: info, verify, peek, progress."""
+"""What a person sees: info, verify, peek, diff, plan, report."""

@@ -29,11 +29,12 @@ class ShownAsLines:
 
 
 def result_lines(result: Result) -> Iterator[str]:
-    """The lines of `result`; values that are None, or no words, are left out. Control characters are escaped."""
+    """The lines of `result`; what is None, no words or no items is left out. Control characters are escaped."""
     for name, value in _fields(result).items():
         label = name.replace("_", " ")
         if isinstance(value, list | tuple):
-            yield f"{label}:"
+            if value:
+                yield f"{label}:"
             for item in value:
                 yield "  " + "  ".join(_words(v) for v in (item.values() if isinstance(item, dict) else [item]))
         elif name == "text":

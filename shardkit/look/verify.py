@@ -1,28 +1,29 @@
-"""`verify`: whether a dataset folder is what its manifest says, byte for byte and token for token."""
+"""`verify`: whether a dataset, in a folder or at a remote, is what its manifest says, byte for byte and token for
+token."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
-import numpy as np
-
-from shardkit.arguments import user_path
-from shardkit.dataset.check import check_hash
-from shardkit.dataset.known_files import KnownFiles
-from shardkit.dataset.manifest import Manifest
-from shardkit.dataset.records import ShardInfo
-from shardkit.dataset.shards import MEND, map_tokens
-from shardkit.errors import ShardError
+from shardkit.bars import TransferBar, shown
+from shardkit.dataset.manifest import ShardInfo
+from shardkit.errors import AuthError, HubError, ShardError, ShardkitError, UsageError
+from shardkit.look.opened import OpenedDataset, opened
+from shardkit.look.reencode import Reencoding
 from shardkit.look.result_lines import ShownAsLines
-
-_BLOCK_TOKENS = 1 << 22
+from shardkit.look.shard_pass import FileStart, check_tokens, file_starts
+from shardkit.remote.address import is_remote
+from shardkit.remote.threads import TransferThreads
+from shardkit.remote.uploader import TransferProgress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerifyResult(ShownAsLines):
     """What was checked. `verified` says that every byte was compared with a SHA-256: it is False where hashes were left
-    out, or `shards_without_hash` have none."""
+    out, or `shards_without_hash` have none. With `deep`, so many documents were encoded again, or why none was
+    (`not_reencoded`). `problems` are what `verify` raises: of what it returns there are none."""
 
     dataset: str
     verified: bool
@@ -30,51 +31,116 @@ class VerifyResult(ShownAsLines):
     tokens: int
     documents: int
     shards_without_hash: int
+    reencoded_documents: int | None = None
+    not_reencoded: str | None = None
     fingerprint: str
+    problems: tuple[str, ...] = ()
 
 
-def verify(directory: str | Path, *, hashes: bool = True) -> VerifyResult:
-    """Check every shard of the dataset folder `directory` against its manifest: length, dtype, SHA-256 (not with
-    `hashes=False`), ids below the vocabulary's size, EOT count. Sizes and headers come first, for they are quick.
+def verify(
+    place: str | os.PathLike[str],
+    *,
+    hashes: bool = True,
+    deep: bool = False,
+    progress: TransferProgress | bool | None = True,
+) -> VerifyResult:
+    """Check every shard of the dataset at `place` against its manifest: length, dtype, SHA-256 (not with
+    `hashes=False`), ids below the vocabulary's size, EOT count.
 
-    Raises `ShardError` naming the first shard that is not what the manifest says, and `ManifestError`.
+    `place` is a folder, or a remote as `pull` takes it: of that each shard is fetched, some at a time, checked and
+    removed again, so that what it really serves is checked. With `deep`, source files must begin where the manifest
+    says, no other shard may lie beside those that it lists, and a sample of documents is decoded and encoded again:
+    that must give the same ids. A bar says how far it is; `progress=False` silences it, and `progress(file, done_bytes,
+    total_bytes)` is called in its place.
+
+    Raises `ShardError` (of a remote `HubError`) naming the first shard that is not what the manifest says, and how many
+    more are not; `ManifestError`.
 
     >>> verify("out").verified
     True
+    >>> verify("out", deep=True).reencoded_documents > 50
+    True
     """
-    directory = user_path(directory)
-    known = KnownFiles(directory)
-    manifest = Manifest.of_folder(directory)
-    manifest.check_files(directory)
-    for shard in manifest.shards:
-        path = directory / shard.file
-        with known.open(shard, manifest.dtype) as file:  # one file for all that is said of it
-            if hashes:
-                check_hash(file, path, shard)
-                file.seek(0)
-            if manifest.tokenizer is not None:
-                tokens = map_tokens(file, path)
-                _check_ids(tokens, path, shard, manifest.tokenizer.vocab_size, manifest.tokenizer.eot_id)
-    unhashed = sum(not (hashes and shard.sha256) for shard in manifest.shards)
-    return VerifyResult(
-        dataset=str(directory),
-        verified=unhashed == 0,
-        shards=len(manifest.shards),
-        tokens=manifest.tokens,
-        documents=manifest.documents,
-        shards_without_hash=unhashed,
-        fingerprint=manifest.fingerprint,
-    )
+    result, problems = check_all(place, hashes=hashes, deep=deep, progress=progress)
+    if len(problems) > 1:
+        raise type(problems[0])(f"{problems[0]} ({len(problems) - 1:,} more of {result.shards:,} shards too)")
+    if problems:
+        raise problems[0]
+    return result
 
 
-def _check_ids(tokens: np.memmap, path: Path, shard: ShardInfo, vocab_size: int, eot_id: int) -> None:
-    documents = 0
-    for begin in range(0, len(tokens), _BLOCK_TOKENS):
-        block = tokens[begin : begin + _BLOCK_TOKENS]
-        if (largest := int(block.max())) >= vocab_size:
-            raise ShardError(f"{path} holds id {largest}, the vocabulary has {vocab_size:,}: not its shard, {MEND}")
-        documents += int(np.count_nonzero(block == eot_id))
-    if documents != shard.documents:
-        raise ShardError(
-            f"{path} holds {documents:,} EOT tokens, the manifest says {shard.documents:,}: it is damaged, {MEND}"
+def check_all(
+    place: str | os.PathLike[str], *, hashes: bool, deep: bool, progress: TransferProgress | bool | None
+) -> tuple[VerifyResult, list[ShardkitError]]:
+    """`verify`, and all that is wrong: one error a shard, in the order of the stream."""
+    if is_remote(place) and not hashes:
+        raise UsageError(
+            f"{place} is a remote, and what that serves is always hashed: a check without hashes is for a folder"
         )
+    with shown(progress, lambda: TransferBar("verify")) as tell, opened(place) as dataset:
+        manifest, shards = dataset.manifest, list(dataset.manifest.shards)
+        reencoding = Reencoding(manifest) if deep else None
+        look = _Look(dataset, hashes, file_starts(manifest) if deep else {}, reencoding)
+        problems, done, reencoded = list[ShardkitError](), 0, 0
+        total = sum(shard.bytes for shard in shards)
+        with TransferThreads(dataset.threads(shards), "shardkit-verify") as threads:
+            looks = [threads.submit(partial(look.at, number)) for number in range(len(shards))]
+            for shard, found in zip(shards, looks, strict=True):
+                try:
+                    reencoded += found.result()
+                except (ShardError, HubError) as error:
+                    if isinstance(error, AuthError):
+                        dataset.stop()
+                        raise
+                    problems.append(error)
+                except BaseException:
+                    dataset.stop()
+                    raise
+                done += shard.bytes
+                if tell is not None:
+                    tell(shard.file, done, total)
+        problems += [_unlisted(dataset, name) for name in (dataset.unlisted() if deep else ())]
+        unhashed = sum(not (hashes and shard.sha256) for shard in shards)
+        result = VerifyResult(
+            dataset=dataset.name,
+            verified=unhashed == 0 and not problems,
+            shards=len(shards),
+            tokens=manifest.tokens,
+            documents=manifest.documents,
+            shards_without_hash=unhashed,
+            reencoded_documents=reencoded if deep else None,
+            not_reencoded=reencoding.why_not if reencoding else None,
+            fingerprint=manifest.fingerprint,
+            problems=tuple(map(str, problems)),
+        )
+        return result, problems
+
+
+class _Look:
+    """Looks at shards of one dataset, in any thread."""
+
+    def __init__(
+        self,
+        dataset: OpenedDataset,
+        hashes: bool,
+        starts: dict[int, list[FileStart]],
+        reencoding: Reencoding | None,
+    ) -> None:
+        self._dataset, self._hashes, self._starts, self._reencoding = dataset, hashes, starts, reencoding
+
+    def at(self, number: int) -> int:
+        """Check that shard; how many of its documents were encoded again."""
+        dataset = self._dataset
+        shard: ShardInfo = dataset.manifest.shards[number]
+        path = dataset.place_of(shard)
+        with dataset.shard(shard) as file:
+            starts = self._starts.get(number, ())
+            check_tokens(file, path, shard, dataset.manifest, hashed=self._hashes, starts=starts)
+            return self._reencoding.check(file, path, shard) if self._reencoding else 0
+
+
+def _unlisted(dataset: OpenedDataset, name: str) -> ShardError:
+    return ShardError(
+        f"{dataset.name} holds {name}, which its manifest.json does not list: scripts that choose shards by name would "
+        "read it; move it away"
+    )

@@ -23,6 +23,7 @@ from shardkit.dataset.shards import ShardWriter, shard_blocks
 from shardkit.errors import OutputError, ShardError, ShardkitWarning, SourceError
 from shardkit.files import write_error
 from shardkit.sources.source import Chunk
+from shardkit.tokenization.cores import available_cores
 from shardkit.tokenization.finished_shards import FinishedShards, remove
 from shardkit.tokenization.live_push import LivePush
 from shardkit.tokenization.piece_rows import eots_before, row_words, with_piece
@@ -65,7 +66,7 @@ class OrderedWriter:
         self._shard: OpenShard | None = None
         self._shard_documents = 0
         self._finished = FinishedShards(runner, seen, journal, uploads)
-        self._checker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shardkit-check")
+        self._checker = ThreadPoolExecutor(max_workers=available_cores(), thread_name_prefix="shardkit-check")
         to_check = journal.shards if uploads is None else []  # with a remote, `pull` checks them at the end
         self._checks = [self._checker.submit(_check_earlier, seen, shard) for shard in to_check]
 

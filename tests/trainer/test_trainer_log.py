@@ -11,6 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from trainer_data import losses, write_dataset
 
+from shardkit import report
 from trainer.config import Config
 from trainer.log import RunLog, step_line
 from trainer.plot import draw_losses, short_count, smoothed
@@ -57,6 +58,10 @@ def test_a_line_comes_every_log_every_steps_and_log_jsonl_has_them_all(
         "12/12",
     ]
     assert [step for step, _ in losses(tmp_path / "run")] == list(range(1, 13))
+    page = report(tmp_path / "run", out=tmp_path / "report.html")
+    assert (page.steps, page.losses) == ((12,), (losses(tmp_path / "run")[-1][1],))
+    drawn = (tmp_path / "report.html").read_text()
+    assert all(title in drawn for title in ("Learning rate", "Gradient norm", "Tokens a second", "waits for data"))
     paths = [line for line in said if str(tmp_path) in line]  # a path is not broken in two
     assert max(len(line) for line in said if line not in paths) <= 100
 
