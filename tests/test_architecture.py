@@ -149,9 +149,9 @@ SIGNATURES = {
     "public_address": "address",
     "pull": "repo directory revision split shards allow_gaps overwrite workers progress",
     "push": "directory repo private revision tag overwrite repair workers progress",
-    "tokenize": "source out name split revision text_field separator skip_bad_rows tokenizer eot encoder shard_tokens "
-    "val_shards prefix workers max_docs max_tokens transform filter runner address part push private max_disk "
-    "overwrite progress chunk_bytes",
+    "tokenize": "source out name split revision include format text_field separator skip_bad_rows where sample "
+    "skip_duplicates tokenizer eot encoder shard_tokens val_shards prefix workers max_docs max_tokens transform filter "
+    "runner address part push private max_disk overwrite progress chunk_bytes",
     "verify": "directory hashes",
 }
 DEFAULTS = {
@@ -187,12 +187,13 @@ def test_the_methods_of_the_public_classes_are_pinned() -> None:
 
 
 OPTIONS = {
-    "tokenize": "source --out --name --split --revision --text-field --separator --skip-bad-rows --tokenizer --eot "
-    "--encoder --shard-tokens --val-shards --prefix --workers --max-docs --max-tokens --part --push --private "
-    "--max-disk --runner --address --overwrite --json",
+    "tokenize": "sources --out --name --split --revision --include --format --text-field --separator "
+    "--skip-bad-rows --where --sample --tokenizer --eot --encoder --shard-tokens --val-shards --prefix --workers "
+    "--max-docs --max-tokens --skip-duplicates --part --push --private --max-disk --runner --address "
+    "--overwrite --json",
     "merge": "directory --part --keep-parts --json",
-    "train-tokenizer": "source --out --name --split --revision --text-field --separator --skip-bad-rows --vocab-size "
-    "--pattern --max-bytes --json",
+    "train-tokenizer": "sources --out --name --split --revision --include --format --text-field --separator "
+    "--skip-bad-rows --where --sample --vocab-size --pattern --max-bytes --json",
     "push": "directory repo --private --revision --tag --overwrite --repair --json",
     "pull": "repo directory --revision --split --shards --allow-gaps --overwrite --json",
     "info": "directory --json",

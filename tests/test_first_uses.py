@@ -20,7 +20,7 @@ def place(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     """A working folder with what a newcomer has lying about; the Hub has nothing."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "readme.md").write_text("# Notes")
+    (tmp_path / "docs" / "readme.pdf").write_text("%PDF")
     (tmp_path / "notes.txt").write_text("Some notes.")
     (tmp_path / "nothing.txt").touch()
     (tmp_path / "table.csv").write_text("a,b\n1,2\n")

@@ -13,16 +13,17 @@ import click
 from shardkit.cli.options import Count, Size, json_option, print_result, warnings_as_lines
 from shardkit.redaction import public_address
 
-DEFAULT_SOURCE = "HuggingFaceFW/fineweb-edu"
-
-
 _SOURCE_OPTIONS = (
     click.option("--name", help="Config of a Hub dataset. [sample-10BT for the default SOURCE]"),
     click.option("--split", default="train", show_default=True, help="Split of a Hub dataset."),
     click.option("--revision", help="Branch, tag or commit of a Hub dataset; resolved to a commit once."),
-    click.option("--text-field", default="text", show_default=True, help="Column or field that holds the text."),
+    click.option("--include", metavar="GLOB", help="Only the files of that name, as sample/10BT/00[0-3]*."),
+    click.option("--format", help="What comes through a pipe (-): jsonl, json, csv, tsv or txt."),
+    click.option("--text-field", default="text", show_default=True, help="Column or field (a.b) that holds the text."),
     click.option("--separator", help="Text between two documents of a .txt file. [one document a file]"),
     click.option("--skip-bad-rows", is_flag=True, help="Pass over rows that are not JSON or not UTF-8, and list them."),
+    click.option("--where", metavar="TEST", help="Only rows for which that is true: score >= 3 and lang == 'en'."),
+    click.option("--sample", type=float, metavar="SHARE", help="Only that share of the rows, 0.1: always the same."),
 )
 
 
@@ -32,7 +33,7 @@ def _source_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command()
-@click.argument("source", default=DEFAULT_SOURCE)
+@click.argument("sources", metavar="[SOURCE]...", nargs=-1)
 @click.option("--out", type=click.Path(path_type=Path), help="Output folder. [edu_fineweb10B for the default SOURCE]")
 @_source_options
 @click.option(
@@ -50,6 +51,7 @@ def _source_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--max-docs", type=Count(), help="End after that many documents.")
 @click.option("--max-tokens", type=Count(), help="End after that many tokens.")
 @click.option("--part", metavar="I/N", help="Make part I of N, counted from 0, for `shardkit merge`.")
+@click.option("--skip-duplicates", is_flag=True, help="Leave out documents with the tokens of an earlier one.")
 @click.option("--push", metavar="REPO", help="Send each finished shard there while the next is made.")
 @click.option("--private", is_flag=True, help="With --push: make the Hub repo private.")
 @click.option("--max-disk", type=Size(), help="With --push: keep shards here under SIZE, deleting sent ones.")
@@ -57,20 +59,22 @@ def _source_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--address", metavar="HOST:PORT", help="With --runner ray: the cluster; auto for the one that there is.")
 @click.option("--overwrite", is_flag=True, help="Remove what shardkit made in --out before, and start again.")
 @json_option
-def tokenize(source: str, as_json: bool, **options: Any) -> None:
-    """Tokenize SOURCE into exact .npy shards and a manifest.
+def tokenize(sources: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Tokenize SOURCE (one or several) into exact .npy shards and a manifest.
 
     SOURCE: a Hub dataset (user/name, or the address of its page or files), a local file, folder or glob (.parquet,
-    .jsonl[.gz|.zst], .txt), a URL, or `sample`.
+    .jsonl, .json, .csv, .tsv, .arrow, .txt, .md, .html; text also .gz, .zst, .bz2, .xz), a URL, a pipe (-), or
+    `sample`.
     Killed or failed, the same command goes on from the last finished shard.
     """
     from shardkit.look.next_steps import steps_for_folder, steps_for_part, steps_for_place
     from shardkit.look.run_summary import run_summary
+    from shardkit.sources.open import named
     from shardkit.tokenization.pipeline import tokenize as run
     from shardkit.tokenization.progress_bar import ProgressBar
 
     with warnings_as_lines(), ProgressBar() as bar:
-        manifest = run(source, progress=bar, **options)
+        manifest = run(named(sources), progress=bar, **options)
     if manifest.directory is None and options["push"]:  # with --max-disk
         place, steps = public_address(options["push"]), steps_for_place(options["push"])
     elif options["part"] and manifest.directory is not None:
@@ -107,25 +111,26 @@ def merge(directory: Path, as_json: bool, **options: Any) -> None:
 
 
 @click.command("train-tokenizer")
-@click.argument("source", default=DEFAULT_SOURCE)
+@click.argument("sources", metavar="[SOURCE]...", nargs=-1)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for tokenizer.json.")
 @_source_options
 @click.option("--vocab-size", type=Count(), default=32_768, show_default=True, help="Ids, the end of text among them.")
 @click.option("--pattern", default="gpt4", show_default=True, help="How text is cut into words: gpt2, gpt4 or gpt4o.")
 @click.option("--max-bytes", type=Size(), default="2GB", show_default=True, help="Text to read, from all over SOURCE.")
 @json_option
-def train_tokenizer(source: str, as_json: bool, out: Path, **options: Any) -> None:
+def train_tokenizer(sources: tuple[str, ...], as_json: bool, out: Path, **options: Any) -> None:
     """Train a byte-level BPE vocabulary on SOURCE, and compare it with OpenAI's on text that was left out.
 
     SOURCE is one that `tokenize` takes. The same command gives the same file. Then: shardkit tokenize SOURCE
     --tokenizer OUT.
     """
+    from shardkit.sources.open import DEFAULT_SOURCE, named
     from shardkit.tokenization.training import TrainingBar
     from shardkit.tokenization.training import train_tokenizer as run
     from shardkit.tokenization.training_report import compare
 
     with warnings_as_lines(), TrainingBar() as bar:
-        trained = run(source, out, progress=bar, **options)
+        trained = run(named(sources), out, progress=bar, **options)
         bar("comparing", trained.text_bytes, trained.text_bytes)
         rows = compare(trained.path, trained.held_out)
     summary = {
@@ -136,7 +141,8 @@ def train_tokenizer(source: str, as_json: bool, out: Path, **options: Any) -> No
         "trained_on_bytes": trained.text_bytes,
         "held_out_documents": len(trained.held_out),
     }
-    steps = [f"shardkit tokenize {shlex.quote(public_address(source))} --tokenizer {shlex.quote(str(out))} --out OUT"]
+    again = " ".join(shlex.quote(public_address(source)) for source in sources or [DEFAULT_SOURCE])
+    steps = [f"shardkit tokenize {again} --tokenizer {shlex.quote(str(out))} --out OUT"]
     words = rows if as_json else [_row_words(row) for row in rows]
     print_result({**summary, "bytes_per_token": words}, as_json, steps)
 

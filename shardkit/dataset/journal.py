@@ -20,7 +20,7 @@ from typing import Any
 from shardkit.dataset.checked_lines import CheckedLines
 from shardkit.dataset.consistency import check_shards
 from shardkit.dataset.folder import MANIFEST_NAME, WORK_DIR, shard_files
-from shardkit.dataset.records import ShardInfo, SourceFile
+from shardkit.dataset.records import MAPS_BYTES, ShardInfo, SourceFile, without_maps
 from shardkit.dataset.typed_json import parse_json, read_record
 from shardkit.errors import OutputError, ShardkitWarning
 from shardkit.files import atomic_write, read_small_file, write_error
@@ -83,6 +83,8 @@ class Journal:
         self.resume = content.resume
         self._check = content.check
         self._bytes = sum(map(len, content.lines))
+        self._maps = {number: len(file.skipped_maps) for number, file in content.resume.files.items()}
+        self._map_bytes = sum(len(text) for file in content.resume.files.values() for text in file.skipped_maps)
 
     @classmethod
     def open(cls, directory: Path, identity: Mapping[str, Any]) -> Journal:
@@ -120,7 +122,7 @@ class Journal:
 
         Raises `OutputError` if it cannot be written, or is not the file that it was: then the folder is not ours.
         """
-        line = self._check.seal({"shard": dataclasses.asdict(shard), "next": dataclasses.asdict(resume)})
+        line = self._check.seal({"shard": dataclasses.asdict(shard), "next": self._as_json(resume)})
         try:
             with open(self.path, "r+b") as file:  # which makes none
                 if file.seek(0, os.SEEK_END) != self._bytes:
@@ -133,6 +135,26 @@ class Journal:
         self.lines.append(line)
         self.shards.append(shard)
         self._bytes += len(line)
+
+    def _as_json(self, resume: Resume) -> dict[str, Any]:
+        """A place as a line has it: of the maps of a file's skipped rows those that no line before has, while there is
+        room for them."""
+        files: dict[int, SourceFile] = {}
+        for number, file in resume.files.items():
+            known = self._maps.get(number, 0)
+            more = sum(map(len, file.skipped_maps[known:]))
+            if self._map_bytes + more > MAPS_BYTES:
+                self._map_bytes = MAPS_BYTES  # for good
+                file = without_maps(file, known)
+            else:
+                self._map_bytes += more
+                self._maps[number] = len(file.skipped_maps)
+            files[number] = dataclasses.replace(file, skipped_maps=file.skipped_maps[known:])
+        stated = dataclasses.asdict(dataclasses.replace(resume, files=files))
+        for stated_file in stated["files"].values():
+            if not stated_file["skipped_maps"]:  # which most have not
+                del stated_file["skipped_maps"]
+        return stated
 
 
 def read_local(directory: Path) -> JournalContent | None:
@@ -197,7 +219,12 @@ def parse_journal(journal: bytes, *, where: str, way_out: str = "start again wit
         for record in records:  # of which only what is needed is kept: there may be 150,000
             step = read_record(_Step, record)
             shards.append(step.shard)
-            files.update(step.next.files)
+            for (
+                number,
+                file,
+            ) in step.next.files.items():  # of whose maps a line has those that the lines before have not
+                earlier = files[number].skipped_maps if number in files else ()
+                files[number] = dataclasses.replace(file, skipped_maps=(*earlier, *file.skipped_maps))
             place = step.next
         if [shard.index for shard in shards] != list(range(len(shards))):
             raise ValueError("its shards are not 0, 1, 2 and so on")

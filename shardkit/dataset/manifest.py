@@ -126,8 +126,9 @@ class Manifest:
             if not shard["edges"]:
                 del shard["edges"]
         for file in data["source"]["files"] if data["source"] else ():
-            if not file["unlisted_rows"]:
-                del file["unlisted_rows"]
+            for name in ("skipped_maps", "unlisted_rows"):  # which most have not
+                if not file[name]:
+                    del file[name]
         return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
 
     def save(self, directory: str | Path) -> Path:

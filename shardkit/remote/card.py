@@ -143,6 +143,9 @@ def _origin(manifest: Manifest) -> list[str]:
         details = {"config": source.config, "split": source.split, "revision": source.revision}
         details["path"] = path if isinstance(path, str) else None
         lines.append(f"- Source: {_code(source.id)}{_details(details)}")
+        chosen = {name: source.options.get(name) for name in ("include", "where", "sample", "skip_duplicates")}
+        if some := {name: str(value) for name, value in chosen.items() if value is not None}:
+            lines.append(f"- Not all of it{_details(some)}")
     if (tokenizer := manifest.tokenizer) is not None:
         lines.append(
             f"- Tokenizer: {_code(tokenizer.name)} ({tokenizer.vocab_size:,} ids); each document starts with the "

@@ -30,11 +30,11 @@ def needed(chunk: Chunk, options: ReadOptions, footer: Piece | None = None) -> l
     """The ranges of the chunk's file that a worker will read, ascending, but for those in the `footer`; none for what
     it reads by itself."""
     kind, size = chunk.input.format, chunk.input.bytes
-    if chunk.payload is not None:
+    if chunk.payload is not None or chunk.unread_rows:
         return []
     if kind == "parquet":
         held = Fetched(footer=footer)
-        ranges = column_ranges(chunk, options.text_field, footer)
+        ranges = column_ranges(chunk, options, footer)
         return [(start, stop) for start, stop in ranges if held.find(start, stop) is None]
     if kind == "jsonl":
         return [(max(0, chunk.start - 1), chunk.stop)]
@@ -63,8 +63,9 @@ def fetched_now(chunk: Chunk, options: ReadOptions) -> Chunk:
     return dataclasses.replace(chunk, fetched=checked_read(file, fetch))
 
 
-def chunk_lines(chunk: Chunk) -> bytes:
-    """The bytes of the lines that start in the chunk's byte range, the last one to its end."""
+def chunk_lines(chunk: Chunk) -> tuple[int, bytes]:
+    """The lines that start in the chunk's byte range, the last one to its end: the byte where the first one begins, and
+    their bytes."""
     file, begin, fetched = chunk.input, max(0, chunk.start - 1), chunk.fetched
     if file.is_remote and chunk.stop - begin == file.bytes:
         fetched = whole_file(file, fetched)
@@ -72,9 +73,9 @@ def chunk_lines(chunk: Chunk) -> bytes:
     if chunk.start > 0:
         first_end = data.find(b"\n")
         if first_end < 0 or first_end == len(data) - 1:
-            return b""
+            return chunk.stop, b""
         data = data[first_end + 1 :]
-    blocks, position = [data], chunk.stop
+    blocks, position, first = [data], chunk.stop, chunk.stop - len(data)
     row_start = chunk.stop - len(data) + data.rfind(b"\n") + 1
     while position < file.bytes and not blocks[-1].endswith(b"\n"):
         block = fetched.rest(position) if fetched is not None else b""
@@ -84,7 +85,7 @@ def chunk_lines(chunk: Chunk) -> bytes:
         end = len(block) if end < 0 else end
         check_row_bytes(file, f"the row that starts at byte {row_start:,}", position + end - row_start)
         position += len(block)
-    return b"".join(blocks)
+    return first, b"".join(blocks)
 
 
 def with_bytes(files: Iterator[tuple[int, Iterator[Chunk]]], footers: Footers, options: ReadOptions) -> Iterator[Chunk]:

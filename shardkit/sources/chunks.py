@@ -1,8 +1,8 @@
 """How files are cut into chunks; `texts.py` reads them.
 
 `iter_chunks` runs in the main process. A worker reads parquet by row groups and jsonl by byte ranges. What can only be
-read front to back (compressed files, separated text, giant row groups, iterables) is read by the main process, once,
-and its bytes travel in the chunk.
+read front to back (compressed files, separated text, tables of other formats, giant row groups, pipes, iterables) is
+read by the main process, once, and its bytes travel in the chunk.
 """
 
 from __future__ import annotations
@@ -10,17 +10,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
-from typing import IO, Any
+from typing import Any
 
 from shardkit.errors import SourceError
+from shardkit.sources.arrow_files import iter_arrow_chunks
 from shardkit.sources.chunk_bytes import with_bytes
+from shardkit.sources.csv_rows import iter_csv_chunks
 from shardkit.sources.footers import Footers
+from shardkit.sources.json_values import HEAD_BYTES, JsonValues, is_lines
 from shardkit.sources.parquet import iter_parquet_chunks
-from shardkit.sources.ranges import AheadFile, checked_read, open_stream
+from shardkit.sources.pipe import Pipe
+from shardkit.sources.ranges import AheadFile, Rest, checked_read, open_stream
 from shardkit.sources.read_ahead import ReadAhead
-from shardkit.sources.source import Chunk, InputFile, Source, check_row_bytes
+from shardkit.sources.source import MAX_ROW_BYTES, Chunk, InputFile, Source, check_row_bytes
 from shardkit.sources.whole_files import WholeCopies
 
 
@@ -79,7 +83,7 @@ class _Opened:
 
 
 def _is_read_by_ranges(file: InputFile) -> bool:
-    return file.is_remote and file.format in ("parquet", "jsonl", "txt")
+    return file.is_remote and file.kind in ("parquet", "jsonl", "txt") and not file.is_read_front_to_back
 
 
 def _iter_file_chunks(opened: _Opened, number: int, start: int, part: int) -> Iterator[Chunk]:
@@ -87,60 +91,106 @@ def _iter_file_chunks(opened: _Opened, number: int, start: int, part: int) -> It
     file = source.files[number]
     if file.stretch is not None:
         start = max(start, file.stretch.start)
-    if file.format == "parquet":
+    if file.kind == "parquet":
         yield from iter_parquet_chunks(source, number, start, part, chunk_bytes, opened.footers)
-    elif file.format == "jsonl":
+    elif file.kind == "texts":
+        yield from _iter_batches(source, number, start, chunk_bytes)
+    elif file.is_read_front_to_back:
+        with ExitStack() as stack:
+            raw: Any = opened.copies.open(number)
+            if file.is_pipe:
+                raw = stack.enter_context(Pipe(file))
+            elif raw is None and file.is_remote:
+                raw = stack.enter_context(AheadFile(file, opened.connections))
+            stream = stack.enter_context(checked_read(file, lambda: open_stream(file, raw)))
+            chunks = _iter_front_to_back(source, number, start, chunk_bytes, stream)
+            yield from raw.noted(chunks) if isinstance(raw, Pipe) else chunks
+    elif file.kind == "jsonl":
         end = file.bytes if file.stretch is None or file.stretch.stop is None else file.stretch.stop
         for first in range(start, end, chunk_bytes):
             stop = min(first + chunk_bytes, file.bytes)
             yield Chunk(file=number, start=first, stop=stop, weight=stop - first, input=file)
-    elif file.format in ("jsonl.gz", "jsonl.zst", "txt.separated"):
-        with ExitStack() as stack:
-            raw: IO[bytes] | AheadFile | None = opened.copies.open(number)
-            if raw is None and file.is_remote:
-                raw = stack.enter_context(AheadFile(file, opened.connections))
-            yield from _iter_stream_chunks(source, number, start, chunk_bytes, raw)
-    elif file.format == "texts":
-        yield from _iter_batches(source, number, start, chunk_bytes)
     elif start == 0:
         yield Chunk(file=number, start=0, stop=1, weight=file.bytes, input=file)
 
 
+def _iter_front_to_back(source: Source, number: int, start: int, chunk_bytes: int, stream: Any) -> Iterator[Chunk]:
+    """The chunks of a file that `stream` reads, from row `start` on."""
+    file = source.files[number]
+    if file.kind == "json":
+        head = checked_read(file, lambda: stream.read(HEAD_BYTES))
+        kind, stream = "jsonl" if is_lines(head) else "json.values", Rest(head, stream)
+        file = replace(file, format=f"{kind}.{file.packing}".rstrip("."))
+    if file.kind in ("csv", "tsv"):
+        yield from iter_csv_chunks(file, number, start, chunk_bytes, stream, source.options)
+    elif file.kind == "arrow":
+        yield from iter_arrow_chunks(file, number, start, chunk_bytes, stream, source.options)
+    elif file.kind == "json.values":
+        yield from _iter_value_chunks(file, number, start, chunk_bytes, stream)
+    elif file.kind == "txt":  # of a pipe: no worker could read it
+        data = checked_read(file, lambda: stream.read(MAX_ROW_BYTES + 1))
+        check_row_bytes(file, "its only row", len(data))
+        if start == 0:
+            yield Chunk(file=number, start=0, stop=1, weight=0, input=file, payload=data)
+    else:
+        separator = (source.options.separator or "\n").encode()
+        yield from _iter_stream_chunks(file, number, start, chunk_bytes, stream, separator)
+
+
+def _iter_value_chunks(file: InputFile, number: int, start: int, chunk_bytes: int, stream: Any) -> Iterator[Chunk]:
+    """Chunks of JSON values, each made a line."""
+    values: list[bytes] = []
+    size = row = 0
+
+    def chunk() -> Chunk:
+        weight = min(file.bytes, size // 3 if file.packing else size)
+        payload = b"".join([value + b"\n" for value in values])
+        return Chunk(file=number, start=row - len(values), stop=row, weight=weight, input=file, payload=payload)
+
+    for value in JsonValues(file, stream, chunk_bytes):
+        values.append(value)
+        size += len(value)
+        row += 1
+        if size >= chunk_bytes:
+            if row > start:
+                yield chunk()
+            values, size = [], 0
+    if values and row > start:
+        yield chunk()
+
+
 def _iter_stream_chunks(
-    source: Source, number: int, start: int, chunk_bytes: int, raw: IO[bytes] | AheadFile | None
+    file: InputFile, number: int, start: int, chunk_bytes: int, stream: Any, separator: bytes
 ) -> Iterator[Chunk]:
-    """Chunks of whole rows of a file that can only be read front to back; `start` counts rows already done. `raw` gives
-    the bytes of a remote one.
+    """Chunks of whole rows of a file that can only be read front to back; `start` counts rows already done.
 
     Each byte is searched once: `pending` holds the blocks of the row in progress (of `row_bytes` so far), and of these
     only `overlap`, in which a separator may have begun, is looked at again.
     """
-    file, separator = source.files[number], (source.options.separator or "\n").encode()
     pending: list[bytes] = []
     overlap, row_bytes, row = b"", 0, 0
-    with checked_read(file, lambda: open_stream(file, raw)) as stream:
-        while True:
-            block = checked_read(file, lambda: stream.read(chunk_bytes))
-            window = overlap + block
-            end = _last_end(window, separator) - len(overlap)  # in `block`; not positive: no row ends in it
-            first_end = window.find(separator) if end > 0 else len(window)
-            which = f"line {row + 1:,}" if file.format != "txt.separated" else f"row {row:,}"
-            check_row_bytes(file, which, row_bytes - len(overlap) + first_end)
-            if block and end <= 0:
-                pending.append(block)
-                row_bytes += len(block)
-                overlap = window[max(0, len(window) - len(separator) + 1) :]
-                continue
-            payload, rest = b"".join([*pending, block[:end]]) if block else b"".join(pending), block[max(0, end) :]
-            rows = _count_rows(payload, separator)
-            if rows and row >= start:
-                weight = min(file.bytes, len(payload) // 3 if file.format != "txt.separated" else len(payload))
-                yield Chunk(file=number, start=row, stop=row + rows, weight=weight, input=file, payload=payload)
-            if not block:
-                return
-            row += rows
-            pending, row_bytes = [rest], len(rest)
-            overlap = rest[max(0, len(rest) - len(separator) + 1) :]
+    while True:
+        block = checked_read(file, lambda: stream.read(chunk_bytes))
+        window = overlap + block
+        end = _last_end(window, separator) - len(overlap)  # in `block`; not positive: no row ends in it
+        first_end = window.find(separator) if end > 0 else len(window)
+        which = f"line {row + 1:,}" if file.kind != "txt.separated" else f"row {row:,}"
+        check_row_bytes(file, which, row_bytes - len(overlap) + first_end)
+        if block and end <= 0:
+            pending.append(block)
+            row_bytes += len(block)
+            overlap = window[max(0, len(window) - len(separator) + 1) :]
+            continue
+        payload, rest = b"".join([*pending, block[:end]]) if block else b"".join(pending), block[max(0, end) :]
+        rows = _count_rows(payload, separator)
+        if rows and row >= start:
+            weight = min(file.bytes, len(payload) // 3 if file.packing else len(payload))
+            yield Chunk(file=number, start=row, stop=row + rows, weight=weight, input=file, payload=payload)
+        if not block:
+            return
+        row += rows
+        pending, row_bytes = [rest], len(rest)
+        overlap = rest[max(0, len(rest) - len(separator) + 1) :]
 
 
 def _last_end(data: bytes, separator: bytes) -> int:

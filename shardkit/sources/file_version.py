@@ -43,7 +43,7 @@ def stated_version(details: Mapping[str, Any]) -> str:
 
 def check_unchanged(file: InputFile) -> None:
     """Raise `SourceError` if the file is not the one that was listed. Over HTTP every answer says so."""
-    if file.version and not file.url.startswith(("http://", "https://")):
+    if file.version and not file.is_pipe and not file.url.startswith(("http://", "https://")):
         _refuse_another(file, _present_state(file) if file.is_remote else _local_state(file))
 
 

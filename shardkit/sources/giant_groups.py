@@ -12,14 +12,14 @@ import pyarrow.compute as pc
 _MOST_BYTES = 128 << 20  # that a batch may decode to
 
 
-def batches_of(rows: int, first: pa.DictionaryArray | None, has_dictionary: bool) -> tuple[int, bool]:
+def batches_of(rows: int, first: pa.Array | None, has_dictionary: bool) -> tuple[int, bool]:
     """How many rows of the row group to read at a time, at most `rows`, and whether they may be read decoded.
 
     `first` is the text of its first row, read as a dictionary; `has_dictionary` is what the footer says. All of the
     dictionary comes with it, but where the text is not in there: then that is a dictionary of one, as if there were no
     other.
     """
-    values = [] if first is None else first.dictionary
+    values = first.dictionary if isinstance(first, pa.DictionaryArray) else []  # none of a field within others
     if len(values) < 2:
         return rows, not has_dictionary
     longest = pc.max(pc.binary_length(values)).as_py() or 1
@@ -28,6 +28,8 @@ def batches_of(rows: int, first: pa.DictionaryArray | None, has_dictionary: bool
 
 def encoded(batch: pa.RecordBatch, column: str) -> pa.RecordBatch:
     """A batch that was read decoded, with its texts in a dictionary of its own."""
+    if column not in batch.schema.names:  # it is within others
+        return batch
     texts = batch.column(column)
     if isinstance(texts, pa.DictionaryArray):  # as the file's own schema says
         return batch

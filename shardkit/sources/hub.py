@@ -17,12 +17,21 @@ from shardkit.hub_address import HubAddress
 from shardkit.hub_answers import WrongAnswer, or_mirror
 from shardkit.network import Result, with_retries
 from shardkit.redaction import public_address
-from shardkit.sources.listing import natural_key, of_one_kind, warn_of_others
-from shardkit.sources.source import FORMATS, InputFile, ReadOptions, Source, format_of
+from shardkit.sources.formats import EXPECTED, format_of
+from shardkit.sources.listing import Included, natural_key, of_one_kind, warn_of_others, without_notes
+from shardkit.sources.source import InputFile, ReadOptions, Source
 
 
-def hub_source(dataset: str, *, name: str | None, split: str, revision: str | None, options: ReadOptions) -> Source:
-    """Resolve `dataset` (`user/name`) to the files of one config (`name`) and split at one commit.
+def hub_source(
+    dataset: str,
+    *,
+    name: str | None,
+    split: str,
+    revision: str | None,
+    options: ReadOptions,
+    included: Included = bool,
+) -> Source:
+    """Resolve `dataset` (`user/name`) to the files of one config (`name`) and split at one commit that are `included`.
 
     Raises `SourceError` (no such revision, config or split; no network) or `AuthError` (no such dataset, or not for
     this account).
@@ -34,9 +43,9 @@ def hub_source(dataset: str, *, name: str | None, split: str, revision: str | No
     commit = str(_ask(where, partial(api.dataset_info, dataset, revision=revision)).sha)
     config, urls = _ask(where, lambda: _resolve(dataset, name, split, commit))
     prefix = f"hf://datasets/{dataset}@{commit}/"
-    paths = [url.removeprefix(prefix) for url in urls]
+    paths = [path for url in urls if included(path := url.removeprefix(prefix))]
     if bad := [path for path in paths if format_of(path) is None]:
-        raise SourceError(f"dataset {dataset} has {bad[0]}, of no known format: expected {', '.join(FORMATS)}")
+        raise SourceError(f"dataset {dataset} has {bad[0]}, of no known format: expected {EXPECTED}")
     listed = _ask(where, lambda: _list(api, dataset, commit, paths))
     if missing := [path for path in paths if path not in listed]:
         raise SourceError(f"dataset {dataset} at {commit} lists {missing[0]}, but does not hold it{or_mirror(prefix)}")
@@ -45,9 +54,11 @@ def hub_source(dataset: str, *, name: str | None, split: str, revision: str | No
     return Source(info=info, files=files, options=options)
 
 
-def hub_files(dataset: str, path: str, *, revision: str | None, options: ReadOptions) -> Source:
-    """The files of `dataset` (`user/name`) that `path` means, a file, a folder or a glob (`*`, `**`, `[...]`), at one
-    commit, in natural order. Of a folder, files of one kind, as of a local one.
+def hub_files(
+    dataset: str, path: str, *, revision: str | None, options: ReadOptions, included: Included = bool
+) -> Source:
+    """The files of `dataset` (`user/name`) that `path` means, a file, a folder or a glob (`*`, `**`, `[...]`), and that
+    are `included`, at one commit, in natural order. Of a folder, files of one kind, as of a local one.
 
     Raises `SourceError` (no such revision or path, nothing to read; no network) or `AuthError`.
     """
@@ -59,12 +70,13 @@ def hub_files(dataset: str, path: str, *, revision: str | None, options: ReadOpt
     listed = {item.path: item for item in _ask(address.url, lambda: _files_below(api, dataset, commit, path))}
     if not listed:
         raise SourceError(f"{address.url}: no such file or folder at commit {commit}: check the address")
+    listed = {name: item for name, item in listed.items() if included(name)}
     readable = {name: item.size for name, item in listed.items() if format_of(name) is not None}
-    if not readable:
-        raise SourceError(f"{address.url} holds no files to read: expected {', '.join(FORMATS)}")
+    if listed and not readable:
+        raise SourceError(f"{address.url} holds no files to read: expected {EXPECTED}")
     if _is_glob(path):
-        warn_of_others(address.url, f"files that end in {', '.join(FORMATS)}", sorted(listed.keys() - readable.keys()))
-        chosen = list(readable)
+        warn_of_others(address.url, "files of known formats", sorted(listed.keys() - readable.keys()))
+        chosen = without_notes(address.url, list(readable))
     else:
         chosen = of_one_kind(address.url, readable, sorted(listed.keys() - readable.keys()))
     prefix = f"hf://datasets/{dataset}@{commit}/"

@@ -1,12 +1,98 @@
-"""What `texts.py` asks of lines of JSON, beside what the parser says of them."""
+"""Lines of JSON: the text of each, and what else is asked of it beside what the parser says."""
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardkit.sources.pieces import UTF16, UTF16_MARKS, Texts, convert_rows, no_text
+from shardkit.sources.source import ReadOptions
 
 _SPACE = re.compile(rb"[ \t\n\r\x0b\x0c]*")
+_MISSING = object()
+
+
+def json_rows(
+    data: bytes, options: ReadOptions, path: str, *, place: int, in_bytes: bool, first: bool, values: bool = False
+) -> Texts:
+    """The documents of lines of JSON of the file `path`. The first one is at `place`: its byte (`in_bytes`), or its
+    row; `first` says that the file begins with it. Of `values` a string is a document too, as of an array of texts."""
+    if first and data.startswith(codecs.BOM_UTF8):
+        data = data[len(codecs.BOM_UTF8) :]
+        place += len(codecs.BOM_UTF8) if in_bytes else 0
+    chosen, is_utf16 = options.choice, first and data.startswith(UTF16_MARKS)
+    names = {n: [json.dumps(part) for part in {n, *n.split(".")}] for n in (options.text_field, *chosen.columns)}
+
+    def text(line: bytes) -> str | None:
+        if not line or line.isspace():
+            return None
+        if is_utf16:
+            raise ValueError(UTF16)
+        decoded = line.decode("utf-8")  # json.loads(bytes) would guess UTF-16, and let surrogates through
+        try:
+            row = json.loads(decoded)
+            repeated = [name for name, parts in names.items() if any(decoded.count(part) > 1 for part in parts)]
+            twice = next((name for name in repeated if is_key_twice(decoded, _path(row, name))), None)
+        except RecursionError:
+            raise ValueError("JSON nested too deep to read") from None
+        if values and isinstance(row, str) and not chosen.columns:
+            return row
+        if not isinstance(row, dict):
+            raise ValueError(f"a JSON {type(row).__name__}, not an object")
+        if twice is not None:
+            raise ValueError(f"field {twice!r} is there twice")
+        if chosen.columns and not chosen.keeps({name: _given(row, name) for name in chosen.columns}):
+            return None
+        value = _field(row, options.text_field)
+        if value is _MISSING:
+            has = ", ".join(map(repr, list(row)[:8]))
+            raise ValueError(f"no field {options.text_field!r} among {has} (--text-field)")
+        if value is not None and not isinstance(value, str):
+            is_chat = isinstance(value, list) and bool(value) and isinstance(value[0], dict) and "role" in value[0]
+            raise ValueError(no_text("field", options.text_field, f"a {type(value).__name__}", is_chat=is_chat))
+        return value or ""
+
+    count = data.count(b"\n") + (not data.endswith(b"\n") and bool(data))
+    # where there is no room for many blank lines, to split is the fastest way
+    rows: Iterable[tuple[int, bytes]] = filled_lines(data) if count > len(data) >> 5 else enumerate(data.split(b"\n"))
+    if chosen.sample is not None:
+        places = place + (_line_starts(data)[:count] if in_bytes else np.arange(count))
+        sampled = np.append(chosen.in_sample(path, places), False)  # after the last line end there is nothing
+        rows = (item for item in rows if sampled[item[0]])
+    return convert_rows(rows, count, text, options, surely_bad=None if values else is_no_object)
+
+
+def _line_starts(data: bytes) -> NDArray[np.int64]:
+    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
+    return np.concatenate([[0], ends + 1])
+
+
+def _path(row: Any, name: str) -> Sequence[str]:
+    """The names that lead to a field: itself, or, of one within others, its parts."""
+    return (name,) if isinstance(row, dict) and name in row else name.split(".")
+
+
+def _field(row: dict[str, Any], name: str) -> Any:
+    """The value of a field, which may be within others (`meta.text`); `_MISSING` if there is none."""
+    value: Any = row
+    for part in _path(row, name):
+        if value is None:
+            return None
+        if not isinstance(value, dict) or part not in value:
+            return _MISSING
+        value = value[part]
+    return value
+
+
+def _given(row: dict[str, Any], name: str) -> Any:
+    value = _field(row, name)
+    return None if value is _MISSING else value
 
 
 def filled_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -25,11 +111,20 @@ def filled_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
         at, row = end + 1, row + 1
 
 
-def is_key_twice(text: str, key: str) -> bool:
-    """Whether the object that `text` is has `key` more than once; `json.loads` gives the last value of several."""
-    objects: list[list[str]] = []  # the keys of each; the outermost ends last
-    json.loads(text, object_pairs_hook=lambda pairs: objects.append([name for name, _ in pairs]))
-    return bool(objects) and objects[-1].count(key) > 1
+class _Pairs(tuple[tuple[str, Any], ...]):
+    """An object as it is written: all its names with their values."""
+
+
+def is_key_twice(text: str, path: Sequence[str]) -> bool:
+    """Whether a name on the `path` to a field stands twice in its object: `json.loads` gives the last value of
+    several."""
+    value = json.loads(text, object_pairs_hook=_Pairs)
+    for name in path:
+        found = [item for key, item in value if key == name] if isinstance(value, _Pairs) else []
+        if len(found) != 1:
+            return len(found) > 1
+        value = found[0]
+    return False
 
 
 def is_no_object(line: bytes) -> bool:

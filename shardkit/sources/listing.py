@@ -5,10 +5,11 @@ others, so that nothing is left out in silence.
 from __future__ import annotations
 
 import glob
+import json
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,13 @@ from shardkit.errors import ShardkitWarning, SourceError, missing_package
 from shardkit.network import open_filesystem, with_retries
 from shardkit.redaction import public_address
 from shardkit.sources.file_version import local_version, stated_version
-from shardkit.sources.source import FORMATS, InputFile, format_of
+from shardkit.sources.formats import EXPECTED, KINDS, NOTES, family_of, format_of
+from shardkit.sources.source import InputFile
 
 _NAMED = 5  # files left out that are named one by one
+_SAVED, _SAVED_SPLITS = "state.json", "dataset_dict.json"  # in a folder that `datasets` saved
+_ORDER = list(dict.fromkeys(map(family_of, (f"x.{ending}" for ending in KINDS))))  # of equal bytes, the first one
+Included = Callable[[str], bool]  # whether a file of that name is one to read
 
 
 def natural_key(path: str) -> tuple[list[tuple[int, int | str]], str]:
@@ -27,18 +32,56 @@ def natural_key(path: str) -> tuple[list[tuple[int, int | str]], str]:
     return [(0, int(part)) if at % 2 else (1, part) for at, part in enumerate(parts) if part], path
 
 
-def local_files(path: Path) -> tuple[InputFile, ...]:
-    """The files of a local file, folder or glob, in natural order, named relative to the folder that they share."""
+def including(pattern: str | None) -> Included:
+    """Which names `--include` means: all without it. A pattern without a slash is one of the last part of a name."""
+    from fsspec.utils import glob_translate
+
+    if pattern is None:
+        return lambda name: True  # noqa: ARG005
+    wanted = re.compile(glob_translate(pattern))
+    return lambda name: bool(wanted.match(name) or ("/" not in pattern and wanted.match(name.rpartition("/")[2])))
+
+
+def local_files(path: Path, included: Included = bool) -> tuple[InputFile, ...]:
+    """The files of a local file, folder or glob that are `included` (named relative to the folder that they share), in
+    natural order."""
     if max(map(len, path.parts), default=0) > 255:
         raise SourceError(f"no such file or folder: {str(path)[:80]}... (a name of more than 255 characters)")
-    base, paths = _local_paths(path)
+    base, paths = _local_paths(path, included)
     if bad := [p for p in paths if format_of(p.name) is None]:
-        raise SourceError(f"{bad[0]} has a name that says no known format: expected {', '.join(FORMATS)}")
+        raise SourceError(f"{bad[0]} has a name that says no known format: expected {EXPECTED}")
     return tuple(_local_file(base, p) for p in sorted(paths, key=lambda p: natural_key(p.relative_to(base).as_posix())))
 
 
-def url_files(url: str) -> tuple[InputFile, ...]:
-    """The files of a URL that fsspec reads (a file, a folder or a glob), in natural order."""
+def saved_splits(folder: Path) -> list[str]:
+    """The splits in a folder that `DatasetDict.save_to_disk` made, each a folder in it; none if it is none."""
+    try:
+        splits = json.loads((folder / _SAVED_SPLITS).read_bytes())["splits"]
+        return [str(split) for split in splits]
+    except OSError:
+        return []
+    except (ValueError, KeyError, TypeError):
+        raise SourceError(f"{folder / _SAVED_SPLITS} does not list the splits: save the dataset again") from None
+
+
+def _saved_files(folder: Path) -> list[str] | None:
+    """The files of a dataset that `Dataset.save_to_disk` made in a folder: others there (caches) are none of it. None
+    if it is no such folder."""
+    try:
+        state = json.loads((folder / _SAVED).read_bytes())
+        names = [str(file["filename"]) for file in state["_data_files"]]
+        is_whole = not state.get("_indices_data_files") and all((folder / name).is_file() for name in names)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # no state.json, or one of somebody else's
+    if not is_whole or any(Path(name).name != name for name in names):
+        raise SourceError(
+            f"{folder / _SAVED} names files that are not there, or an order of rows: save the dataset again"
+        )
+    return names
+
+
+def url_files(url: str, included: Included = bool) -> tuple[InputFile, ...]:
+    """The files of a URL that fsspec reads (a file, a folder or a glob) that are `included`, in natural order."""
     from fsspec.implementations.local import LocalFileSystem
 
     shown = public_address(url)
@@ -52,12 +95,14 @@ def url_files(url: str) -> tuple[InputFile, ...]:
         others = [p for p in paths if p not in details]
         if is_folder:
             above = root.rstrip("/") + "/"
-            named = {p.removeprefix(above): p for p in details}
+            named = {p.removeprefix(above): p for p in details if included(p.removeprefix(above))}
             sizes = {name: details[p]["size"] or 0 for name, p in named.items()}
-            chosen = of_one_kind(shown, sizes, [p.removeprefix(above) for p in others])
+            rest = [p.removeprefix(above) for p in others if included(p.removeprefix(above))]
+            chosen = of_one_kind(shown, sizes, rest)
             return {named[name]: details[named[name]] for name in chosen}
-        warn_of_others(shown, f"files that end in {', '.join(FORMATS)}", others)
-        return details
+        warn_of_others(shown, "files of known formats", others)
+        wanted = [p for p in details if included(public_address(p).rpartition("/")[2])]
+        return {p: details[p] for p in without_notes(shown, wanted)}
 
     try:
         filesystem, root = open_filesystem(url, error=SourceError)
@@ -65,7 +110,7 @@ def url_files(url: str) -> tuple[InputFile, ...]:
         raise missing_package(error, shown) or SourceError(f"cannot open {shown}: {error}") from None
     found = with_retries(list_files, shown, "list the source", error=SourceError)
     if not found:
-        raise SourceError(f"{shown} holds no files to read: expected {', '.join(FORMATS)}")
+        raise SourceError(f"{shown} holds no files to read: expected {EXPECTED}")
     if unsized := [path for path, info in found.items() if info["size"] is None]:
         raise SourceError(f"the server does not say how long {unsized[0]} is: download it first, and give the file")
     is_local = isinstance(filesystem, LocalFileSystem)
@@ -100,16 +145,17 @@ def _local_file(base: Path, path: Path) -> InputFile:
     )
 
 
-def _local_paths(path: Path) -> tuple[Path, list[Path]]:
+def _local_paths(path: Path, included: Included) -> tuple[Path, list[Path]]:
     """The paths that a local file, folder or glob names, and the folder that their names are relative to."""
     if path.is_dir():
-        names = _names_below(path)
+        saved = _saved_files(path)
+        names = [name for name in (_names_below(path) if saved is None else saved) if included(name)]
         sizes = {name: (path / name).stat().st_size for name in names if format_of(name) and (path / name).is_file()}
         if not sizes:
-            raise SourceError(f"{path} holds no files to read: expected {', '.join(FORMATS)}")
+            raise SourceError(f"{path} holds no files to read: expected {EXPECTED}")
         return path, [path / name for name in of_one_kind(str(path), sizes, [n for n in names if n not in sizes])]
     if path.is_file():
-        return path.parent, [path]
+        return path.parent, [path] if included(path.name) else []
     found = [p for p in map(Path, glob.glob(str(path), recursive=True)) if not p.is_dir() and not _is_in_a_link_loop(p)]
     files = [p for p in found if p.is_file()]
     if not files:
@@ -118,7 +164,9 @@ def _local_paths(path: Path) -> tuple[Path, list[Path]]:
             "hf://datasets/user/name/path"
         )
     warn_of_others(str(path), "whole files", [str(p) for p in found if not p.is_file()])
-    return Path(os.path.commonpath([p.parent for p in files])), files
+    base = Path(os.path.commonpath([p.parent for p in files]))
+    names = [p.relative_to(base).as_posix() for p in files]
+    return base, [base / name for name in without_notes(str(path), [name for name in names if included(name)])]
 
 
 def _names_below(folder: Path) -> list[str]:
@@ -141,22 +189,31 @@ def _names_below(folder: Path) -> list[str]:
 
 
 def of_one_kind(where: str, sizes: Mapping[str, int], others: Iterable[str]) -> list[str]:
-    """The names of one kind, of those in `sizes`: parquet, jsonl (compressed or not) or txt, whichever has the most
-    bytes. The rest and the `others` are named in a warning."""
+    """The names of one kind, of those in `sizes`: parquet, jsonl (compressed or not), txt or another, whichever has the
+    most bytes. The rest and the `others` are named in a warning."""
     kinds: dict[str, list[str]] = {}
     for name in sizes:
         kinds.setdefault(_kind(name), []).append(name)
     if not kinds:
         return []
-    order = [ending[1:] for ending in FORMATS]
-    kind = max(kinds, key=lambda kind: (sum(sizes[name] for name in kinds[kind]), -order.index(kind)))
+    bytes_of = {kind: sum(sizes[name] for name in names) for kind, names in kinds.items()}
+    kind = max(kinds, key=lambda kind: (kind not in NOTES, bytes_of[kind], -_ORDER.index(kind)))
     rest = sorted((name for name in sizes if _kind(name) != kind), key=lambda name: (-sizes[name], name))
     warn_of_others(where, f"its {kind} files", [*rest, *sorted(others)])
     return kinds[kind]
 
 
+def without_notes(where: str, names: list[str]) -> list[str]:
+    """The names of a glob's files, of any kinds, but for a README.md (or page) beside data, which a warning names."""
+    notes = [name for name in names if _kind(name) in NOTES]
+    if len(notes) == len(names):
+        return names
+    warn_of_others(where, "data files", notes)
+    return [name for name in names if name not in notes]
+
+
 def _kind(name: str) -> str:
-    return (_format_behind(name) or "").partition(".")[0]
+    return family_of(public_address(name))
 
 
 def _format_behind(path: str) -> str | None:

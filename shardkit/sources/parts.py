@@ -106,10 +106,10 @@ def _places(source: Source, number: int, offset: int, chunk_bytes: int) -> list[
     """Where a border near `offset` of file `number` may lie, in order: its ends, and where chunks begin."""
     file, ends = source.files[number], (Border(number), Border(number + 1))
     between: list[Border] = []
-    if file.format == "jsonl":
+    if file.kind == "jsonl" and not file.is_read_front_to_back:
         near = offset // chunk_bytes * chunk_bytes
         between = [Border(number, at, at) for at in (near, near + chunk_bytes) if 0 < at < file.bytes]
-    elif file.format == "parquet":
-        found = chunk_starts(file, source.options.text_field, chunk_bytes)
+    elif file.kind == "parquet":
+        found = chunk_starts(file, source.options, chunk_bytes)
         between = [Border(number, group, before) for group, before in found if group > 0]
     return [ends[0], *between, ends[1]]

@@ -18,6 +18,7 @@ from shardkit.errors import SourceError
 from shardkit.network import Result, with_retries
 from shardkit.sources.file_version import check_unchanged
 from shardkit.sources.gzip_stream import GzipStream
+from shardkit.sources.packed_stream import PackedStream
 from shardkit.sources.read_ahead import SPAN_BYTES, WORKER_AHEAD_BYTES, ReadAhead, Span
 from shardkit.sources.remote_bytes import read_into
 from shardkit.sources.source import Fetched, InputFile
@@ -70,9 +71,26 @@ def open_stream(file: InputFile, raw: IO[bytes] | io.RawIOBase | None) -> Any:
     """Open a file to be read front to back, decompressed if its format says so; `raw` gives the bytes of a remote one,
     or is a copy of it."""
     raw = raw or open(file.url, "rb")  # noqa: SIM115 (the caller closes what it gets)
-    if file.format == "jsonl.gz":
+    if file.packing == "gz":
         return GzipStream(raw)
-    return pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd") if file.format == "jsonl.zst" else raw
+    if file.packing in ("bz2", "xz"):
+        return PackedStream(raw, file.packing)
+    return pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd") if file.packing == "zst" else raw
+
+
+class Rest:
+    """A stream of which the first bytes, `head`, were read already: it is read from its start again."""
+
+    closed = False  # as pyarrow asks
+
+    def __init__(self, head: bytes, stream: Any) -> None:
+        self._head, self._stream = head, stream
+
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes, fewer only at the end."""
+        part, self._head = self._head[:size], self._head[size:]
+        data: bytes = part + self._stream.read(size - len(part)) if len(part) < size else part
+        return data
 
 
 class RangeFile(io.RawIOBase):
@@ -126,10 +144,13 @@ class RangeFile(io.RawIOBase):
 
 
 class AheadFile(RangeFile):
-    """A remote file, read front to back from wherever it is read first, with its next bytes on their way already."""
+    """A remote file, read front to back from wherever it is read first, with its next bytes on their way already. Parts
+    that are read beside that were `fetched`."""
 
-    def __init__(self, file: InputFile, ahead: ReadAhead, stop: int | None = None) -> None:
-        super().__init__(file)
+    def __init__(
+        self, file: InputFile, ahead: ReadAhead, stop: int | None = None, fetched: Fetched | None = None
+    ) -> None:
+        super().__init__(file, fetched)
         self._ahead, self._stop = ahead, file.bytes if stop is None else stop
         self._spans: deque[Span] = deque()
         self._at = self._asked = 0
@@ -140,6 +161,8 @@ class AheadFile(RangeFile):
         super().close()
 
     def _fetch(self, start: int, size: int) -> bytes:
+        if self._fetched is not None and (found := self._fetched.find(start, start + size)) is not None:
+            return bytes(found)
         if start != self._at:
             self._restart(start)
         parts = []

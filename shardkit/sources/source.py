@@ -1,5 +1,5 @@
-"""What a source is: an ordered list of files (`Source`) in the input formats (`FORMATS`), and the pieces of them that
-workers read (`Chunk`). How each format is cut is in `chunks.py`, how it is read in `texts.py`.
+"""What a source is: an ordered list of files (`Source`) in the input formats (`formats.py`), and the pieces of them
+that workers read (`Chunk`). How each format is cut is in `chunks.py`, how it is read in `texts.py`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from typing import Any
 
 from shardkit.dataset.manifest import SourceInfo
 from shardkit.errors import SourceError
+from shardkit.sources.choice import Choice, choice
+from shardkit.sources.formats import kind_of, packing_of
 
+PIPE = "a pipe"
 MAX_ROW_BYTES = 256 << 20  # a row is held in memory; one with no end would fill it
-FORMATS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt")  # how a file's name must end
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,8 +32,9 @@ class InputFile:
     """A file to read: `path` names it in errors and manifests, `url` opens it (a local path, or an address of the
     Hub, http(s) or what fsspec reads, with the password or signature that this takes: it is never recorded or printed).
 
-    `format` is its name's ending in `FORMATS` without the first dot, or "txt.separated" (a text file with a separator),
-    "docstrings" (the built-in sample) or "texts" (an iterable, with an empty `url`). `version` tells it from another
+    `format` is what its name says (`formats.py`), or "txt.separated" (text with a separator, packed or not),
+    "json.values" (JSON that is no lines), "docstrings" (the built-in sample) or "texts" (an iterable, with an empty
+    `url`). A pipe, which is read once, has the url "-" or the path of one, and no size. `version` tells it from another
     file of that name and size (see `file_version.py`); it is empty where nothing does, or where nothing needs to: `url`
     names a commit. `oid` is the hash that the Hub states: SHA-256 (64 hex digits), or that of git, SHA-1 (40).
     Where only a `stretch` of the file is read, `bytes` is the size of all of it.
@@ -49,6 +52,28 @@ class InputFile:
     def weight(self) -> int:
         """Bytes of it that are read."""
         return self.bytes if self.stretch is None else self.stretch.bytes
+
+    @property
+    def kind(self) -> str:
+        """What the file holds, unpacked: its `format` without the packing."""
+        return kind_of(self.format)
+
+    @property
+    def packing(self) -> str:
+        """How its bytes are packed, as in `PACKINGS`; empty if they are not."""
+        return packing_of(self.format)
+
+    @property
+    def is_read_front_to_back(self) -> bool:
+        """Whether the main process reads it so, and its data travel in the chunks."""
+        if self.kind == "jsonl":
+            return bool(self.packing) or self.is_pipe
+        return self.kind in ("json", "json.values", "csv", "tsv", "arrow", "txt.separated") or self.is_pipe
+
+    @property
+    def is_pipe(self) -> bool:
+        """Whether it can be read only once."""
+        return self.version == PIPE
 
     @property
     def is_remote(self) -> bool:
@@ -116,9 +141,10 @@ class Chunk:
 
     `file` is the file's number in the source. `start` and `stop` count row groups (parquet), bytes (jsonl) or rows (all
     formats that the main process reads front to back; their data travels in `payload`). `part` is the first row of a
-    piece of a giant row group. `weight` is the chunk's share of the file's bytes, for progress. `digest`, of an
-    iterable, is a hash of its texts up to the chunk's end. `fetched` are bytes of a remote file that the worker need
-    not fetch.
+    piece of a giant row group. `first_row`, of parquet, is the number of the chunk's first row in the file. `weight` is
+    the chunk's share of the file's bytes, for progress. `digest`, of an iterable or a pipe, is a hash of its texts or
+    bytes up to the chunk's end. `fetched` are bytes of a remote file that the worker need not fetch. `unread_rows`, if
+    there are any, are all that the chunk has: rows of which the file's footer says that none is chosen.
     """
 
     file: int
@@ -127,6 +153,8 @@ class Chunk:
     weight: int
     input: InputFile
     part: int = 0
+    first_row: int = 0
+    unread_rows: int = 0
     digest: str = ""
     payload: bytes | tuple[str | None, ...] | None = field(default=None, repr=False)
     fetched: Fetched | None = field(default=None, repr=False)
@@ -145,6 +173,13 @@ class ReadOptions:
     text_field: str = "text"
     separator: str | None = None
     skip_bad_rows: bool = False
+    where: str | None = None
+    sample: float | None = None
+
+    @property
+    def choice(self) -> Choice:
+        """Which rows are read."""
+        return choice(self.where, self.sample)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,11 +190,6 @@ class Source:
     files: tuple[InputFile, ...]
     options: ReadOptions
     texts: Iterable[Any] | None = field(default=None, repr=False)
-
-
-def format_of(path: str) -> str | None:
-    """The format that a file's name says, or None."""
-    return next((ending[1:] for ending in FORMATS if path.lower().endswith(ending)), None)
 
 
 def check_row_bytes(file: InputFile, which: str, size: int) -> None:

@@ -1,8 +1,8 @@
 """Hub files that are read from front to back: checked against the hash that the Hub states, before any byte is used.
 Bytes that came wrong are fetched again.
 
-A compressed or separated file is copied into an unnamed temporary file (`TMPDIR` says where); the next one is fetched
-while it is read, and as many after it as are small.
+What the main process reads front to back is copied into an unnamed temporary file (`TMPDIR` says where); the next one
+is fetched while it is read, and as many after it as are small.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class WholeCopies:
 
 
 def _needs_copy(file: InputFile) -> bool:
-    return bool(file.oid) and file.format in ("jsonl.gz", "jsonl.zst", "txt.separated")
+    return bool(file.oid) and file.is_read_front_to_back
 
 
 class _Coming(threading.Thread):

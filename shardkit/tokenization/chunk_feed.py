@@ -11,7 +11,15 @@ from collections.abc import Iterator
 
 from shardkit.sources.read_ahead import AHEAD_BYTES
 from shardkit.sources.source import Chunk
-from shardkit.tokenization.worker import until_error
+
+
+def until_error(chunks: Iterator[Chunk], failed: list[Exception]) -> Iterator[Chunk]:
+    """`chunks` up to the first error, which goes into `failed`: the chunks before it come first in the stream, and with
+    them what may be wrong there, or the end of the run."""
+    try:
+        yield from chunks
+    except Exception as error:  # noqa: BLE001 (the runner raises it, in its turn)
+        failed.append(error)
 
 
 def carried_bytes(chunk: Chunk) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardkit.dataset.shard_parts import PartFile, finish_parts
-from shardkit.tokenization.worker_messages import Drop, Finish, Finished, Put, Written
+from shardkit.tokenization.worker_messages import Drop, Finish, Finished, Keep, Put, Written
 
 _HELD_BYTES = 32 << 20  # of tokens whose place is not known yet; when there are as many, no more are encoded
 
@@ -27,7 +27,7 @@ class HeldTokens:
         self._pieces: dict[int, NDArray[np.unsignedinteger]] = {}
         self._bytes, self._number = 0, 0
         self._changed = threading.Condition()
-        self._orders: queue.SimpleQueue[Put | Drop] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[Put | Keep | Drop] = queue.SimpleQueue()
         self._finishes: queue.SimpleQueue[Finish] = queue.SimpleQueue()
         self._file: PartFile | None = None
 
@@ -46,7 +46,7 @@ class HeldTokens:
             self._bytes += tokens.nbytes
             return self._number
 
-    def do(self, order: Put | Drop | Finish) -> None:
+    def do(self, order: Put | Keep | Drop | Finish) -> None:
         """Have it done: what concerns pieces in the order in which it came."""
         if isinstance(order, Finish):
             self._finishes.put(order)
@@ -58,10 +58,21 @@ class HeldTokens:
             self._bytes -= self._pieces.pop(piece).nbytes
             self._changed.notify_all()
 
+    def _keep(self, order: Keep) -> None:
+        with self._changed:
+            before = self._pieces[order.piece]
+            kept = [before[begin:end] for begin, end in order.ranges.tolist()]
+            self._pieces[order.piece] = np.concatenate(kept) if kept else before[:0]
+            self._bytes += self._pieces[order.piece].nbytes - before.nbytes
+            self._changed.notify_all()
+
     def _write_next(self) -> None:
         put = self._orders.get()
         if isinstance(put, Drop):
             self._release(put.piece)
+            return
+        if isinstance(put, Keep):
+            self._keep(put)
             return
         tokens = self._pieces[put.piece][put.begin : put.end]
         try:

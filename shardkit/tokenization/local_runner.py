@@ -14,7 +14,9 @@ from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import closing, suppress
 
+import numpy as np
 from multiprocess.connection import wait
+from numpy.typing import NDArray
 
 from shardkit.dataset.shard_parts import part_of_bytes
 from shardkit.dataset.shards import WrittenShard
@@ -28,7 +30,7 @@ from shardkit.tokenization.pipes import as_bytes
 from shardkit.tokenization.runner import OpenShard
 from shardkit.tokenization.spawning import Task, Worker, bytes_in_hands, start_workers
 from shardkit.tokenization.worker import EncodedChunk, Job
-from shardkit.tokenization.worker_messages import Drop, Finish, Finished, Put, Written, receive_message
+from shardkit.tokenization.worker_messages import Drop, Finish, Finished, Keep, Put, Written, receive_message
 
 _AHEAD = 2  # chunks given to a worker: one it encodes, one it has read ahead of need
 _BUFFERED = 2  # finished chunks a worker may have waiting for their turn
@@ -103,6 +105,12 @@ class LocalRunner:
             signal = feed.signal if wants and any(len(w.tasks) < _AHEAD for w in self._workers) else None
             if signal is not None or any(w.tasks for w in self._workers):
                 self._collect(signal)
+
+    def keep(self, piece: EncodedChunk, ranges: NDArray[np.int64]) -> None:
+        """Of the piece's tokens those in `ranges` stay."""
+        if piece.holder is not None:
+            worker, number = piece.holder
+            worker.outbox.put(as_bytes(Keep(number, ranges)))
 
     def write(self, piece: EncodedChunk, begin: int, end: int, shard: OpenShard) -> None:
         """Have the worker who holds the piece put tokens `begin` to `end` behind those that the shard has."""

@@ -21,7 +21,7 @@ import numpy as np
 
 from shardkit.dataset.known_files import SeenShards
 from shardkit.dataset.manifest import Manifest, ShardInfo, SourceFile
-from shardkit.dataset.records import joined_figures
+from shardkit.dataset.records import bounded_maps, joined_figures
 from shardkit.dataset.shards import shard_blocks
 from shardkit.errors import OutputError, ShardError
 from shardkit.tokenization.output_folder import check_prefix
@@ -178,7 +178,7 @@ class MergePlan:
             tokens, documents = after
             for number, file in enumerate(given, part.first_file):
                 found[number] = joined_figures(found[number], file) if number in found else file
-        return tuple(found[number] for number in sorted(found))
+        return bounded_maps(found[number] for number in sorted(found))
 
     def _cut(self, part: FinishedPart, files: list[SourceFile], tokens: int, documents: int) -> list[SourceFile]:
         """What each of the files of `part`, within which the stream ends, gave up to there; so many tokens and

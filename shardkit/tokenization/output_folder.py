@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -142,6 +143,13 @@ def complete(manifest: Manifest, seen: SeenShards, tokenizer: bytes) -> Manifest
         )
     manifest.save(seen.directory)
     return dataclasses.replace(manifest, directory=seen.directory)
+
+
+def required(out: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
+    """`out`, which has no default for this source. Raises `UsageError`."""
+    if out is None:
+        raise UsageError("no output folder: give --out DIR")
+    return out
 
 
 def default_prefix(source_id: str) -> str:

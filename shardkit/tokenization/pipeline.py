@@ -7,33 +7,25 @@ any `kill -9` is the shard that was being filled, and those that were being comp
 
 from __future__ import annotations
 
-import json
 import os
-import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 from shardkit.arguments import place_text, user_path, whole_numbers
 from shardkit.bars import end_bar, shown
 from shardkit.dataset.journal import Journal
 from shardkit.dataset.known_files import SeenShards
-from shardkit.dataset.manifest import WORK_DIR, Manifest
+from shardkit.dataset.manifest import Manifest
 from shardkit.errors import UsageError
-from shardkit.files import atomic_write
 from shardkit.remote.address import hint_at_folder
 from shardkit.remote.pull import pull
-from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.open import DEFAULT_SOURCE, open_source
-from shardkit.sources.read_ahead import ReadAhead
-from shardkit.sources.remote_bytes import traffic
 from shardkit.sources.sample import SAMPLE_SHARD_TOKENS
 from shardkit.tokenization import live_push, output_folder
-from shardkit.tokenization.live_push import LivePush
-from shardkit.tokenization.ordered_writer import OrderedWriter
+from shardkit.tokenization.make_shards import make_shards
 from shardkit.tokenization.output_folder import OwnFolder
 from shardkit.tokenization.part_folders import begin_part
-from shardkit.tokenization.piece_log import PieceLog
 from shardkit.tokenization.progress_bar import ProgressBar
 from shardkit.tokenization.run_checks import check_same_texts, warn_of_missing_splits
 from shardkit.tokenization.run_progress import TokenizeProgress
@@ -56,9 +48,14 @@ def tokenize(
     name: str | None = None,
     split: str = "train",
     revision: str | None = None,
+    include: str | None = None,
+    format: str | None = None,
     text_field: str = "text",
     separator: str | None = None,
     skip_bad_rows: bool = False,
+    where: str | None = None,
+    sample: float | None = None,
+    skip_duplicates: bool = False,
     tokenizer: str | os.PathLike[str] = "gpt2",
     eot: str | None = None,
     encoder: str = "auto",
@@ -83,10 +80,15 @@ def tokenize(
     """Tokenize `source` into `.npy` shards and a manifest in the folder `out`; return the manifest.
 
     `source` is a Hub dataset id (or the address of its page or files on the Hub), a local file, folder or glob, a list
-    of local paths, a URL, `sample`, or any iterable of texts (a `datasets.Dataset` too). A list is one of paths if its
-    first item is a `Path`, or if every item is a string that ends in `.parquet`, `.jsonl`, `.jsonl.gz`, `.jsonl.zst` or
-    `.txt`. Of a folder, files of one kind are read and a warning names the others; a glob or a list reads any kinds
-    together. A source must not change until the run ends (docs/tokenize.md says how that is found out).
+    of these, a URL, `sample`, a pipe (`-`, of that `format`), or any iterable of texts (a `datasets.Dataset` too). A
+    list is one of names if its first item is a `Path`, or if every item is a string that ends as a file does that is
+    read (`.parquet`, `.csv`, ...; docs/tokenize.md). Of a folder, files of one kind are read and a warning names the
+    others; a glob or a list reads any kinds together. `include`, a glob, means some of the files. A source must not
+    change until the run ends (docs/tokenize.md says how that is found out).
+
+    `where` ("score >= 3 and language == 'en'") and `sample` (0.1) choose among the rows: by columns, and by a hash of
+    the file's name and the row's place in it, so that 0.1 is a part of 0.2. `skip_duplicates` leaves out documents with
+    the same tokens as an earlier one.
 
     `tokenizer` is a tiktoken encoding, a `tokenizer.json`, a folder that holds one, a model on the Hub, `bytes`, or
     `chars`, the characters of the text; `eot` one of its tokens, to separate documents, in place of the end of text of
@@ -127,6 +129,10 @@ def tokenize(
         raise UsageError("--max-disk and --private say how to push: give --push REPO too")
     if part is not None and push is not None:
         raise UsageError("--part and --push do not go together: merge the parts, and push the dataset")
+    if part is not None and skip_duplicates:
+        raise UsageError("--part and --skip-duplicates do not go together: no part knows the documents of the others")
+    if max_disk is not None and skip_duplicates:
+        raise UsageError("--skip-duplicates reads the finished shards to go on, and --max-disk keeps none: give one")
     push = None if push is None else place_text(push)
     with ExitStack() as stack:
         tell = stack.enter_context(shown(progress, ProgressBar))
@@ -135,14 +141,18 @@ def tokenize(
             name=name,
             split=split,
             revision=revision,
+            include=include,
+            format=format,
             text_field=text_field,
             separator=separator,
             skip_bad_rows=skip_bad_rows,
+            where=where,
+            sample=sample,
         )
         if shard_tokens is None:
             shard_tokens = SAMPLE_SHARD_TOKENS if isinstance(source, str) and source == "sample" else TOKENS_PER_SHARD
         is_default = isinstance(source, str) and source == DEFAULT_SOURCE
-        directory = user_path(DEFAULT_OUT if out is None and is_default else _required(out))
+        directory = user_path(DEFAULT_OUT if out is None and is_default else output_folder.required(out))
         prefix = output_folder.check_prefix(prefix or output_folder.default_prefix(opened.info.id))
         read, cut = opened, None
         if part is not None:
@@ -153,17 +163,10 @@ def tokenize(
         stack.push(running)  # its processes start while this one loads the vocabulary
         spec = RunSpec(
             source=opened,
-            tokenizer=open_tokenizer(
-                tokenizer,
-                eot,
-                encoder,
-                opened,
-                **limits,
-                transform=transform,
-                filter=filter,
-            ),
+            tokenizer=open_tokenizer(tokenizer, eot, encoder, opened, **limits, transform=transform, filter=filter),
             prefix=prefix,
             tokens_per_shard=shard_tokens,
+            skip_duplicates=bool(skip_duplicates),
             val_shards=1 if val_shards is None else val_shards,
             cuts_only_shard=val_shards is None,
             max_docs=max_docs,
@@ -187,7 +190,7 @@ def tokenize(
             check_same_texts(spec, journal, directory)
             if manifest is None:
                 seen = SeenShards(directory)
-                manifest = _run(spec, seen, journal, running, job, None, tell)
+                manifest = make_shards(spec, seen, journal, running, job, None, tell)
                 manifest = output_folder.complete(manifest, seen, spec.tokenizer.file)
                 if cut is None:
                     warn_of_missing_splits(manifest, spec)
@@ -229,7 +232,7 @@ def _run_and_push(
         live_push.place_left_if_nothing_is_made(repo, journal, remote_run, folder),
         live_push.LivePush(spec, directory, journal, remote_run, private=private, max_disk=max_disk) as uploads,
     ):
-        manifest = _run(spec, seen, journal, runner, job, uploads, tell)
+        manifest = make_shards(spec, seen, journal, runner, job, uploads, tell)
         uploads.complete(manifest)
     warn_of_missing_splits(manifest, spec)
     if max_disk is not None:
@@ -238,59 +241,3 @@ def _run_and_push(
     if gone_on_with:  # shards of earlier sessions may be at the remote alone
         return pull(repo, directory, progress=end_bar(tell))
     return output_folder.complete(manifest, seen, spec.tokenizer.file)
-
-
-def _run(
-    spec: RunSpec,
-    seen: SeenShards,
-    journal: Journal,
-    runner: Runner,
-    job: Job,
-    uploads: LivePush | None,
-    tell: Callable[[TokenizeProgress], None] | None,
-) -> Manifest:
-    """Make the shards that are not made yet, and the manifest (not saved)."""
-    started, before = time.time(), traffic()
-    source, resume = spec.source, journal.resume
-    total = sum(file.weight for file in source.files)
-    done = sum(file.weight for file in source.files[: resume.file])
-    with (
-        OrderedWriter(spec, seen, journal, runner, uploads) as writer,
-        ReadAhead(shared=runner.shared) as ahead,
-        PieceLog(seen.directory, journal) if spec.may_be_cut else nullcontext() as pieces,
-    ):
-        chunks = iter_chunks(
-            source,
-            resume.file,
-            resume.start,
-            resume.part,
-            chunk_bytes=spec.chunk_bytes,
-            ahead=ahead if runner.reads_ahead else None,
-        )
-        over_network = runner.reads_ahead and any(file.is_remote for file in source.files)
-        for result in runner.run(job, chunks, over_network=over_network):
-            writer.append_chunk(result)
-            if pieces is not None:
-                pieces.append(result)
-            done += result.chunk.weight
-            if tell is not None:
-                fetched = traffic().since(before).bytes
-                tell(writer.progress(done, total, runner.process_ids, fetched, time.time() - started))
-            if writer.full:
-                break
-        files = writer.finish()
-    summary = {
-        "started": started,
-        "first_read": writer.first_read,
-        "finished": time.time(),
-        "tokens": writer.session_tokens,
-        "audited": writer.audited,
-    }
-    atomic_write(seen.directory / WORK_DIR / "summary.json", json.dumps(summary) + "\n")
-    return spec.manifest(journal.shards, files)
-
-
-def _required(out: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
-    if out is None:
-        raise UsageError("no output folder: give --out DIR")
-    return out

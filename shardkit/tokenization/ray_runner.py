@@ -26,8 +26,9 @@ from shardkit.errors import ShardkitError, ShardkitWarning, WorkerError, missing
 from shardkit.files import is_on_local_disk
 from shardkit.sources.shared_memory import SharedMemory
 from shardkit.sources.source import Chunk
+from shardkit.tokenization.chunk_feed import until_error
 from shardkit.tokenization.runner import OpenShard
-from shardkit.tokenization.worker import ChunkEncoder, EncodedChunk, Job, until_error
+from shardkit.tokenization.worker import ChunkEncoder, EncodedChunk, Job
 
 _IN_FLIGHT = 4  # chunks a worker: those it encodes, those that wait for a CPU, and those that wait for their turn
 _RETRIES = 3
@@ -67,6 +68,11 @@ def _check_versions(wanted: dict[str, str]) -> None:
     differ = [f"{name} is {here[name]} and not {there}" for name, there in wanted.items() if here[name] != there]
     if differ:
         raise WorkerError(f"on node {platform.node()} {', '.join(differ)}: install the same versions on all nodes")
+
+
+def _kept(tokens: NDArray[np.unsignedinteger], ranges: NDArray[np.int64]) -> NDArray[np.unsignedinteger]:
+    """A task: the tokens in such `ranges`."""
+    return np.concatenate([tokens[:0], *(tokens[begin:end] for begin, end in ranges.tolist())])
 
 
 def _write_shard(path: str, dtype: str, capacity: int, ranges: list[tuple[int, int]], *pieces: Any) -> WrittenShard:
@@ -178,6 +184,11 @@ class RayRunner:
             result: EncodedChunk = self._get(piece, f"at {chunk.where}")
             result.holder = next(pieces)
             yield result
+
+    def keep(self, piece: EncodedChunk, ranges: NDArray[np.int64]) -> None:
+        """Of the piece's tokens those in `ranges` stay."""
+        task: Any = self._ray.remote(num_cpus=0, max_retries=_RETRIES)(_kept)
+        piece.holder = task.remote(piece.holder, ranges)
 
     def write(self, piece: EncodedChunk, begin: int, end: int, shard: OpenShard) -> None:
         """Note that tokens `begin` to `end` of the piece are the next ones of the shard."""

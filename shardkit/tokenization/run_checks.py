@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 
 from shardkit.dataset.journal import Journal
@@ -47,12 +47,16 @@ def check_same_texts(spec: RunSpec, journal: Journal, directory: Path, *, place:
     )
 
 
-def no_documents(spec: RunSpec, files: Iterable[SourceFile]) -> str:
+def no_documents(spec: RunSpec, files: Collection[SourceFile]) -> str:
     """Why a stream is empty, of whose source each of `files` gave something or not."""
     rows = sum(file.rows - file.skipped for file in files)
     given = " and ".join(name for name in ("transform", "filter") if getattr(spec, name) is not None)
     if rows and given:
         return f"{given} left none of the source's {rows:,} documents: nothing was written"
+    read, options = sum(file.rows for file in files), spec.source.options
+    chosen = " and ".join(f"--{name}" for name in ("where", "sample") if getattr(options, name) is not None)
+    if read and chosen:
+        return f"{chosen} left none of the source's {read:,} rows: nothing was written"
     return "the source holds no documents: nothing was written"
 
 

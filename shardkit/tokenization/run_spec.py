@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shardkit.dataset.manifest import Manifest, ShardInfo, SourceFile
+from shardkit.dataset.records import bounded_maps
 from shardkit.dataset.shards import shard_header, shard_name
 from shardkit.errors import HubError
 from shardkit.sources.parts import Part
@@ -89,6 +90,7 @@ class RunSpec(ShardShape):
     transform: Callable[[str], str | None] | None
     filter: Callable[[str], bool] | None
     chunk_bytes: int
+    skip_duplicates: bool = False
     part: Part | None = None
     whole: Mapping[str, Any] | None = None
     transform_id: str | None = field(init=False)
@@ -123,6 +125,7 @@ class RunSpec(ShardShape):
             vocabulary=self.tokenizer.vocabulary,
             encoder="fast" if self.tokenizer.is_fast else "tiktoken",
             read=self.source.options,
+            hashes_documents=self.skip_duplicates,
             audit_stride=max(1, min(AUDIT_STRIDE, self.tokens_per_shard // 4096)),
             transform=by_value(self.transform),
             filter=by_value(self.filter),
@@ -147,6 +150,9 @@ class RunSpec(ShardShape):
             FILE_STATES: states,
             "separator": options.separator,
             "skip bad rows": options.skip_bad_rows,
+            # not there where all rows are read, as in runs that were begun before there was a choice
+            **{n: v for n, v in (("where", options.where), ("sample", options.sample)) if v is not None},
+            **({"skip duplicates": True} if self.skip_duplicates else {}),
             "tokenizer": tokenizer.info.name.split("@")[0],  # a model's commit changes with any of its files
             "vocabulary": tokenizer.info.ranks_sha256,
             "end of text": tokenizer.eot_id,
@@ -171,6 +177,9 @@ class RunSpec(ShardShape):
         options = {
             "separator": self.source.options.separator,
             "skip_bad_rows": self.source.options.skip_bad_rows or None,
+            "where": self.source.options.where,
+            "sample": self.source.options.sample,
+            "skip_duplicates": self.skip_duplicates or None,
             "max_docs": self.max_docs,
             "max_tokens": self.max_tokens,
             "transform": self.transform_id,
@@ -184,7 +193,7 @@ class RunSpec(ShardShape):
             dtype=tokenizer.dtype.name,
             tokens_per_shard=self.tokens_per_shard,
             encoder=tokenizer.encoder_facts,
-            source=dataclasses.replace(info, files=files, options=stated),
+            source=dataclasses.replace(info, files=bounded_maps(files), options=stated),
             shards=tuple(shards),
         )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shardkit.dataset.shards import WrittenShard, shard_header
 from shardkit.errors import OutputError
@@ -75,6 +76,9 @@ class Runner(Protocol):
 
         Raises `WorkerError` naming the chunk of a worker that died, `OutputError` where tokens cannot be written.
         """
+
+    def keep(self, piece: EncodedChunk, ranges: NDArray[np.int64]) -> None:
+        """Before anything of the piece is written: of its tokens those in `ranges` stay, (begin, end), shape (n, 2)."""
 
     def write(self, piece: EncodedChunk, begin: int, end: int, shard: OpenShard) -> None:
         """Put tokens `begin` to `end` of the piece behind those that the shard has."""

@@ -78,9 +78,13 @@ def train_tokenizer(
     name: str | None = None,
     split: str = "train",
     revision: str | None = None,
+    include: str | None = None,
+    format: str | None = None,
     text_field: str = "text",
     separator: str | None = None,
     skip_bad_rows: bool = False,
+    where: str | None = None,
+    sample: float | None = None,
     progress: Callable[[str, int, int], object] | bool | None = True,
 ) -> Trained:
     """Train a vocabulary of `vocab_size` ids on `source` (as `tokenize` understands it) into `out/tokenizer.json`.
@@ -101,9 +105,13 @@ def train_tokenizer(
         name=name,
         split=split,
         revision=revision,
+        include=include,
+        format=format,
         text_field=text_field,
         separator=separator,
         skip_bad_rows=skip_bad_rows,
+        where=where,
+        sample=sample,
     )
     trained = Trained(directory / TOKENIZER_NAME, vocab_size, "")
     made = _new_tokenizer(pattern)
@@ -111,6 +119,11 @@ def train_tokenizer(
         _train(made, _documents(opened, max_bytes, trained, tell or (lambda *_: None)), vocab_size - 1)
     if not trained.documents:
         raise SourceError(f"{opened.info.id} has no text to train on")
+    _write(directory, made, trained)
+    return trained
+
+
+def _write(directory: Path, made: Any, trained: Trained) -> None:
     data = made.to_str().encode()
     trained.sha256, trained.vocab_size = hashlib.sha256(data).hexdigest(), made.get_vocab_size(with_added_tokens=True)
     info = TokenizerInfo(
@@ -124,7 +137,6 @@ def train_tokenizer(
     except OSError as error:
         raise write_error(error, directory, len(data)) from None
     write_tokenizer_files(directory, tokenizer_files(info, data))
-    return trained
 
 
 def _check(directory: Path, vocab_size: int, pattern: str, max_bytes: int) -> None:

@@ -23,6 +23,7 @@ from shardkit.errors import ShardkitError, SourceError
 from shardkit.redaction import redact
 from shardkit.sources.source import MAX_ROW_BYTES, Chunk, ReadOptions
 from shardkit.tokenization import cutting
+from shardkit.tokenization.document_hashes import DocumentHashes
 from shardkit.tokenization.engine_calls import Unencodable
 from shardkit.tokenization.tokenizer import Tokenizer
 from shardkit.tokenization.vocabulary import Vocabulary
@@ -50,6 +51,7 @@ class Job:
     audit_stride: int
     transform: bytes | None = None
     filter: bytes | None = None
+    hashes_documents: bool = False
 
 
 @dataclass(slots=True)
@@ -60,9 +62,10 @@ class EncodedChunk:
 
     `rows` were read; document `i` came from row `document_rows[i]` (None: row `i`) of the piece. `skipped` rows gave
     none, as runs (first, last), shape `(runs, 2)`: blank ones, and `bad_rows` bad ones, of which `bad` says why of the
-    first few. `audited` documents were encoded by the reference too. `bad_row` or `error` says why the piece has no
-    tokens. Reading began at `read_at` (`time.time()`), after the worker had `waited` for the chunk, in seconds; it
-    fetched `fetched_bytes` over the network itself. After the `last` piece comes the next chunk.
+    first few. `hashes`, if the job asks for them, are of the documents that end in it. `audited` documents were encoded
+    by the reference too. `bad_row` or `error` says why the piece has no tokens. Reading began at `read_at`
+    (`time.time()`), after the worker had `waited` for the chunk, in seconds; it fetched `fetched_bytes` over the
+    network itself. After the `last` piece comes the next chunk.
     """
 
     chunk: Chunk
@@ -79,19 +82,11 @@ class EncodedChunk:
     skipped: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64))
     bad: list[tuple[int, str]] = field(default_factory=list)
     bad_rows: int = 0
+    hashes: list[bytes] = field(default_factory=list)
     audited: int = 0
     bad_row: tuple[int, str] | None = None
     error: Exception | None = None
     last: bool = True
-
-
-def until_error(chunks: Iterator[Chunk], failed: list[Exception]) -> Iterator[Chunk]:
-    """`chunks` up to the first error, which goes into `failed`: the chunks before it come first in the stream, and with
-    them what may be wrong there, or the end of the run."""
-    try:
-        yield from chunks
-    except Exception as error:  # noqa: BLE001 (the runner raises it, in its turn)
-        failed.append(error)
 
 
 class WorkerBug(RuntimeError):
@@ -106,6 +101,7 @@ class ChunkEncoder:
         self.tokenizer = Tokenizer(job.vocabulary, encoder=job.encoder)
         self.tokenizer.warm_up()
         self.has_audited = False
+        self.hashes = DocumentHashes() if job.hashes_documents else None
         self.transform: Transform | None = dill.loads(job.transform) if job.transform else None
         self.filter: Filter | None = dill.loads(job.filter) if job.filter else None
 
@@ -123,6 +119,8 @@ class ChunkEncoder:
                 weight -= share
                 result.chunk = dataclasses.replace(light, weight=share)
                 result.read_at, result.last = began, last
+                if self.hashes is not None:
+                    result.hashes = self.hashes.of(result.tokens, result.eot_positions, ends=not texts.unfinished)
                 yield result
                 if last:
                     return

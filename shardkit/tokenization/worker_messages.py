@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from multiprocess.connection import Connection
+from numpy.typing import NDArray
 
 from shardkit.dataset.shard_parts import Part
 from shardkit.sources.shared_memory import SharedMemory
@@ -29,6 +30,13 @@ class Put(NamedTuple):
     path: str
     place: int
     last: bool
+
+
+class Keep(NamedTuple):
+    """Of a piece's tokens those in `ranges` stay, (begin, end), shape (n, 2)."""
+
+    piece: int
+    ranges: NDArray[np.int64]
 
 
 class Drop(NamedTuple):

@@ -27,6 +27,7 @@ from shardkit.tokenization.worker_messages import (
     Drop,
     Finish,
     Finished,
+    Keep,
     MessageReceiver,
     Put,
     Written,
@@ -46,7 +47,7 @@ def work(descriptor: int, shared: int | None) -> None:
 
     def receive() -> None:
         message = receiver.receive()
-        held.do(message) if isinstance(message, Put | Drop | Finish) else messages.put(message)
+        held.do(message) if isinstance(message, Put | Keep | Drop | Finish) else messages.put(message)
 
     def answer() -> None:
         said = answers.get()

@@ -13,9 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shardkit.dataset import journal as journal_module
+from shardkit.dataset import records
 from shardkit.dataset.checked_lines import CheckedLines
 from shardkit.dataset.journal import Journal, Resume, parse_journal
 from shardkit.dataset.manifest import ShardInfo, SourceFile
+from shardkit.dataset.records import add_skipped
 from shardkit.errors import OutputError, ShardkitWarning
 
 IDENTITY = {"source": "corpus", "shard tokens": 100, "max docs": None}
@@ -53,6 +56,32 @@ def opened(folder: Path) -> Journal:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ShardkitWarning)
         return Journal.open(folder, IDENTITY)
+
+
+def test_a_line_has_the_maps_of_skipped_rows_that_no_line_before_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "LISTED_RUNS", 0)
+    journal, file = Journal.open(tmp_path, IDENTITY), SourceFile(path="a", bytes=9)
+    states = []
+    for number in range(4):
+        if number == 2:  # a run goes on
+            journal = opened(tmp_path)
+            assert journal.resume.files == {0: file}
+        file = add_skipped(file, [(9 * number, 9 * number), (9 * number + 3, 9 * number + 3)])
+        states.append(file)
+        journal.append(shard(number), Resume(file=0, start=number, files={0: file}))
+        (tmp_path / shard(number).file).touch()
+    assert opened(tmp_path).resume.files == {0: file}
+    lines = [json.loads(line) for line in journal.path.read_text().splitlines()[1:]]
+    assert [line["next"]["files"]["0"]["skipped_maps"] for line in lines] == [[text] for text in file.skipped_maps]
+    again = Journal.open(tmp_path / "bounded", IDENTITY)
+    monkeypatch.setattr(journal_module, "MAPS_BYTES", sum(map(len, file.skipped_maps[:2])))
+    for number, state in enumerate(states):
+        again.append(shard(number), Resume(file=0, start=number, files={0: state}))
+        (tmp_path / "bounded" / shard(number).file).touch()
+    found = opened(tmp_path / "bounded").resume.files[0]
+    assert (found.skipped_maps, found.unlisted_rows, found.skipped) == (file.skipped_maps[:2], 4, 8)
 
 
 def test_a_new_journal_starts_at_the_beginning(tmp_path: Path) -> None:

@@ -90,6 +90,15 @@ def test_a_manifest_that_knows_little_makes_a_card_that_says_little(data: tuple[
     assert "None" not in card
 
 
+def test_a_card_says_which_rows_were_read(data: tuple[Path, Manifest]) -> None:
+    assert data[1].source is not None
+    assert "Not all of it" not in updated_card(None, data[1], "user/name")
+    options = {"where": "score >= 3 and lang == '`en`'", "sample": 0.1, "skip_duplicates": True}
+    some = dataclasses.replace(data[1], source=dataclasses.replace(data[1].source, options=options))
+    card = updated_card(None, some, "user/name")
+    assert "- Not all of it, where ``score >= 3 and lang == '`en`'``, sample `0.1`, skip_duplicates `True`\n" in card
+
+
 LINES = st.lists(st.text(alphabet="ab-#<>! \n", max_size=20), max_size=5).map("\n".join)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from source_data import packed, texts_of
 
-from shardkit.sources import texts
+from shardkit.sources import text_files
 from shardkit.sources.texts import BadRow
 
 MARK = codecs.BOM_UTF8
@@ -20,7 +20,7 @@ MARK = codecs.BOM_UTF8
 def test_a_text_file_begins_after_its_mark(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, piece_bytes: int
 ) -> None:
-    monkeypatch.setattr(texts, "TEXT_PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(text_files, "TEXT_PIECE_BYTES", piece_bytes)
     (tmp_path / "a.txt").write_bytes(MARK + text.encode())
     assert texts_of(tmp_path / "a.txt") == [text]
 

@@ -22,7 +22,7 @@ from shardkit.sources import chunk_bytes, footers, read_ahead
 from shardkit.sources.chunk_bytes import merged
 from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.open import open_source
-from shardkit.sources.parquet import close_parquet_files
+from shardkit.sources.parquet_files import close_parquet_files
 from shardkit.sources.read_ahead import ReadAhead
 from shardkit.sources.source import Source
 

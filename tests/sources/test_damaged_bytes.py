@@ -14,7 +14,7 @@ from source_data import chunk_texts, lines
 
 from shardkit import network
 from shardkit.errors import SourceError
-from shardkit.sources import texts
+from shardkit.sources import text_files
 from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.open import open_source
 from shardkit.sources.ranges import RangeFile
@@ -93,9 +93,9 @@ def test_a_character_that_came_wrong_at_the_end_of_a_piece_is_fetched_again(
             data = data[:-1] + bytes([data[-1] ^ 0x80])  # a letter now, and what follows it is found in the next piece
         return data
 
-    read_range = texts.read_range
-    monkeypatch.setattr(texts, "TEXT_PIECE_BYTES", 100)
-    monkeypatch.setattr(texts, "read_range", damage)
+    read_range = text_files.read_range
+    monkeypatch.setattr(text_files, "TEXT_PIECE_BYTES", 100)
+    monkeypatch.setattr(text_files, "read_range", damage)
     text = "x" * 99 + "漢" + "y" * 200
     (tmp_path / "a.txt").write_text(text)
     assert read(f"{server.url}/a.txt") == [text]

@@ -18,7 +18,7 @@ from shardkit.errors import AuthError, OutputError, ShardkitWarning, SourceError
 from shardkit.look.info import info
 from shardkit.remote.push import push
 from shardkit.sources.chunks import iter_chunks
-from shardkit.sources.open import open_source
+from shardkit.sources.open import SourceNames, open_source
 from shardkit.sources.source import Source
 from shardkit.sources.texts import read_chunk
 from shardkit.tokenization.pipeline import tokenize
@@ -43,7 +43,7 @@ def texts(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     lines = json.dumps({"text": "line"}).encode() + b"\n"
     hub.seed_repo(REPO, {**parts, "data/notes.jsonl": lines, "data/.hidden.parquet": b"x", "data/deep/er.jsonl": lines})
     hub.repo(REPO).branches["refs/convert/parquet"] = hub.repo(REPO).branches["main"]
-    hub.seed_repo(REPO, {"later.txt": b"later"})
+    hub.seed_repo(REPO, {"later.txt": b"later", "docs/LICENSE": b"mine"})
     HfFileSystem.clear_instance_cache()
     yield hub
     HfFileSystem.clear_instance_cache()
@@ -94,8 +94,26 @@ def test_a_glob_reads_all_kinds_and_its_star_ends_at_a_slash(texts: HubServer) -
     assert found("data/*.jsonl") == ["data/notes.jsonl"]
     assert found("**/*.jsonl") == ["data/deep/er.jsonl", "data/notes.jsonl"]
     assert found("data/part-[12].parquet") == ["data/part-1.parquet", "data/part-2.parquet"]
-    with pytest.warns(ShardkitWarning, match=r"only files that end in .* are read, not README\.md"):
+    with pytest.warns(ShardkitWarning, match=r"only data files are read, not README\.md"):
         assert found("*") == ["later.txt"]
+
+
+def test_some_of_a_datasets_files_are_read_and_it_stands_among_other_sources(texts: HubServer, tmp_path: Path) -> None:
+    def found(source: Source) -> list[str]:
+        return [file.path for file in source.files]
+
+    source = open_source(f"hf://datasets/{REPO}/data", include="data/part-?.parquet")
+    assert found(source) == ["data/part-1.parquet", "data/part-2.parquet"]
+    assert source.info.options == {"path": "data", "include": "data/part-?.parquet"}
+    with pytest.raises(SourceError, match="means none of the files of alice/texts"):
+        open_source(f"hf://datasets/{REPO}/data", include="x*")
+    (tmp_path / "local.jsonl").write_text('{"text": "local"}\n')
+    mixed = open_source(SourceNames(["local.jsonl", f"hf://datasets/{REPO}/data/part-2.parquet"]))
+    assert found(mixed) == ["local.jsonl", f"{REPO}/data/part-2.parquet"]
+    assert read(mixed) == ["local", "part 2"]
+    stated = {"id": REPO, "revision": source.info.revision, "path": "data/part-2.parquet"}
+    assert mixed.info.options == {"sources": [{"id": "local.jsonl"}, stated]}
+    assert mixed.info.id == "local.jsonl and 1 more"
 
 
 def test_an_old_revision_and_a_local_folder_of_that_name(texts: HubServer, tmp_path: Path) -> None:
@@ -113,7 +131,7 @@ def test_an_old_revision_and_a_local_folder_of_that_name(texts: HubServer, tmp_p
         (f"{SITE}/tree/main/none", {}, SourceError, "texts@main/none: no such file or folder at commit"),
         (f"hf://datasets/{REPO}/none/*.txt", {}, SourceError, "no such file or folder at commit"),
         (f"hf://datasets/{REPO}/data/*.txt", {}, None, ""),
-        (f"{SITE}/blob/main/README.md", {}, SourceError, "README.md holds no files to read: expected .parquet"),
+        (f"{SITE}/blob/main/docs/LICENSE", {}, SourceError, "docs/LICENSE holds no files to read: expected .parquet"),
         (f"{SITE}/tree/v9/data", {}, SourceError, "has no such revision: check revision="),
         (f"{SITE}/tree/v1/data", {"revision": "main"}, UsageError, "one revision and revision= another (main)"),
         (f"{SITE}/tree/v1", {"revision": "main"}, UsageError, "one revision and revision= another (main)"),

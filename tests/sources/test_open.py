@@ -49,9 +49,9 @@ def write(folder: Path, **files: int) -> None:
         ({"a_parquet": 9, "LICENSE_txt": 3, "requirements_txt": 2}, ["a.parquet"], "LICENSE.txt, requirements.txt"),
         ({"a_txt": 5, "b_txt": 5, "index_jsonl": 9}, ["a.txt", "b.txt"], "index.jsonl"),
         ({"a_jsonl": 1, "b_jsonl_gz": 1, "c_jsonl_zst": 1}, ["a.jsonl", "b.jsonl.gz", "c.jsonl.zst"], None),
-        ({"p1_jsonl_gz": 9, "p2_json_gz": 9, "p3_jsonl_xz": 9}, ["p1.jsonl.gz"], "p2.json.gz, p3.jsonl.xz"),
+        ({"p1_jsonl_gz": 9, "p2_json_gz": 9, "p3_jsonl_xz": 9}, ["p1.jsonl.gz", "p3.jsonl.xz"], "p2.json.gz"),
         ({"a_txt": 4, "b_jsonl": 4}, ["b.jsonl"], "a.txt"),
-        ({"a_txt": 9, "README_md": 9, "x_npy": 9}, ["a.txt"], "README.md, x.npy"),
+        ({"a_txt": 1, "README_md": 9, "x_npy": 9}, ["a.txt"], "README.md, x.npy"),
         ({"a_txt": 9} | {f"{n}_md": 1 for n in range(8)}, ["a.txt"], "0.md, 1.md, 2.md, 3.md, 4.md and 3 more"),
     ],
 )
@@ -155,9 +155,8 @@ def test_a_list_of_texts_stays_texts_whatever_files_there_are(
     ("source", "error", "words"),
     [
         (["a.txt", "gone.txt"], SourceError, "no such file or folder: gone.txt"),
-        ([Path("a.txt"), "a text"], SourceError, "no such file or folder: a text"),
+        ([Path("a.txt"), "a text"], UsageError, "cannot tell what source 'a text' is"),
         ([Path("a.txt"), 3], UsageError, "a list of paths holds a int: expected paths only"),
-        (["https://host/a.txt", "a.txt"], UsageError, "https://host/a.txt stands in a list of files: expected local"),
         (["a text", Path("a.txt")], SourceError, "document 1 is a PosixPath: expected text"),
     ],
 )
@@ -197,11 +196,11 @@ def test_a_path_that_is_not_there_is_one_clear_error(
 
 
 def test_a_folder_or_file_of_no_known_format_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("x")
+    (tmp_path / "a.doc").write_text("x")
     with pytest.raises(SourceError, match=r"holds no files to read: expected \.parquet"):
         open_source(str(tmp_path))
-    for name in ("a.csv", "*.csv"):
-        with pytest.raises(SourceError, match=r"a\.csv has a name that says no known format"):
+    for name in ("a.doc", "*.doc"):
+        with pytest.raises(SourceError, match=r"a\.doc has a name that says no known format"):
             open_source(str(tmp_path / name))
 
 

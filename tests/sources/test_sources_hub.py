@@ -125,6 +125,19 @@ def test_a_dataset_is_resolved_to_a_commit_and_read_in_the_order_of_its_files(hu
     assert hub.bytes_sent("/_cdn/") < whole / 2  # the text column alone
 
 
+def test_some_of_a_configs_files_and_rows_are_read(hub: HubServer) -> None:
+    every = read(hub)
+    name = every["files"][-1]
+    some = read(hub, include=name.rpartition("/")[2])
+    assert some["files"] == [name]
+    assert some["info"] == every["info"]
+    assert some["texts"] == every["texts"][-len(some["texts"]) :]
+    tenth = read(hub, sample=0.1)["texts"]
+    assert set(tenth) < set(read(hub, sample=0.3)["texts"]) < set(every["texts"])
+    assert 0 < len(tenth) < len(every["texts"]) // 4
+    assert "'x*' means none of the files of alice/texts" in read(hub, include="x*")["message"]
+
+
 def test_config_split_and_an_old_revision_are_found(hub: HubServer) -> None:
     found = read(hub, name="small", split="test")
     assert found["info"][:3] == [REPO, "small", "test"]
@@ -201,11 +214,12 @@ def test_the_progress_bars_of_the_callers_process_stay_as_they_were(hub: HubServ
 def whole_files(hub: HubServer) -> dict[str, list[str]]:
     """A repo of files that are read from front to back, in a config for each kind; their texts."""
     texts = {"gz": prose("gz", 600), "small": prose("small", 3), "txt": ["\n".join(prose("txt", 900))]}
+    texts |= {"c4": prose("c4", 600), "array": prose("array", 600)}
 
     def lines(part: list[str]) -> bytes:
         return b"".join(json.dumps({"text": text}).encode() + b"\n" for text in part)
 
-    names = {"gz": "gz/*.jsonl.gz", "small": "small/*.txt", "txt": "txt/*.txt"}
+    names = {"gz": "gz/*.jsonl.gz", "small": "small/*.txt", "txt": "txt/*.txt", "c4": "c4/*.gz", "array": "array/*"}
     configs = "".join(f'- {{config_name: {name}, data_files: "{pattern}"}}\n' for name, pattern in names.items())
     hub.lfs_threshold = 10_000
     hub.seed_repo(
@@ -214,14 +228,16 @@ def whole_files(hub: HubServer) -> dict[str, list[str]]:
             "README.md": f"---\nconfigs:\n{configs}---\n".encode(),
             "gz/0.jsonl.gz": gzip.compress(lines(texts["gz"][:300])),
             "gz/1.jsonl.gz": gzip.compress(lines(texts["gz"][300:])),
+            "c4/0.json.gz": gzip.compress(lines(texts["c4"])),  # named as C4's files are
+            "array/0.json": json.dumps([{"text": text} for text in texts["array"]]).encode(),
             "small/0.txt": texts["small"][0].encode(),  # lies in the repo itself
             "txt/0.txt": texts["txt"][0].encode(),  # in LFS
         },
     )
-    return {"gz": texts["gz"], "small": texts["small"][:1], "txt": texts["txt"]}
+    return texts | {"small": texts["small"][:1]}
 
 
-@pytest.mark.parametrize("name", ["gz", "small", "txt"])
+@pytest.mark.parametrize("name", ["gz", "small", "txt", "c4", "array"])
 def test_a_file_that_is_read_whole_and_came_wrong_is_fetched_again(
     hub: HubServer, whole_files: dict[str, list[str]], name: str
 ) -> None:
@@ -236,7 +252,7 @@ def test_a_separator_cuts_the_text_files_of_a_hub_dataset_too(
 ) -> None:
     assert read(hub, "alice/whole", name="txt", separator="\n")["texts"] == whole_files["txt"][0].split("\n")
     assert (
-        "separator is for .txt files, gz/0.jsonl.gz is jsonl.gz"
+        "separator is for text files, gz/0.jsonl.gz is jsonl.gz"
         in read(hub, "alice/whole", name="gz", separator="\n")["message"]
     )
 

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from source_data import chunk_texts, lines, texts_of
 
 from shardkit.errors import SourceError
+from shardkit.sources import pieces as row_pieces
 from shardkit.sources import source as sources
-from shardkit.sources import texts
+from shardkit.sources import text_files, texts
 from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.json_lines import filled_lines
 from shardkit.sources.open import open_source
@@ -55,7 +56,7 @@ def test_bad_lines_that_are_skipped_are_counted_and_only_the_first_are_named(tmp
     assert peak_bytes(tmp_path / "a.jsonl", skip_bad_rows=True) < 4 * len(data) + 200_000
     (piece,) = pieces(tmp_path / "a.jsonl", skip_bad_rows=True)
     assert (piece.rows, piece.read_rows, piece.bad_rows) == ([0, 20_001], 20_002, 20_000)
-    assert [row for row, _ in piece.bad] == list(range(1, texts.LISTED_BAD_ROWS + 1))
+    assert [row for row, _ in piece.bad] == list(range(1, row_pieces.LISTED_BAD_ROWS + 1))
 
 
 @settings(max_examples=100, deadline=None)
@@ -106,7 +107,7 @@ def test_a_text_file_is_read_in_parts_that_add_up_to_it(
     path = tmp_path_factory.getbasetemp() / "parts.txt"
     path.write_bytes(text.encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(texts, "TEXT_PIECE_BYTES", piece_bytes)
+        patch.setattr(text_files, "TEXT_PIECE_BYTES", piece_bytes)
         found = pieces(path)
         assert texts_of(path) == [text.removeprefix("\ufeff")]
     assert "".join(piece.texts[0] for piece in found) == text.removeprefix("\ufeff")
@@ -121,7 +122,7 @@ def test_a_text_file_is_read_in_parts_that_add_up_to_it(
 def test_a_byte_that_is_not_utf8_is_named_by_its_place_in_the_whole_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
-    monkeypatch.setattr(texts, "TEXT_PIECE_BYTES", 4)
+    monkeypatch.setattr(text_files, "TEXT_PIECE_BYTES", 4)
     data = bytearray(b"abcdefghijkl")
     data[at] = 0xFF
     (tmp_path / "a.txt").write_bytes(data)
@@ -134,7 +135,7 @@ def test_a_byte_that_is_not_utf8_is_named_by_its_place_in_the_whole_file(
 def test_a_character_that_is_cut_off_at_the_files_end_is_not_utf8(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(texts, "TEXT_PIECE_BYTES", 4)
+    monkeypatch.setattr(text_files, "TEXT_PIECE_BYTES", 4)
     (tmp_path / "a.txt").write_bytes("abcde日".encode()[:-1])
     with pytest.raises(BadRow, match="byte 0xe6 at offset 5"):
         pieces(tmp_path / "a.txt")

@@ -11,7 +11,7 @@ from source_data import job_of
 
 from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.open import open_source
-from shardkit.sources.texts import TEXT_PIECE_BYTES
+from shardkit.sources.text_files import TEXT_PIECE_BYTES
 from shardkit.tokenization import worker
 from shardkit.tokenization.tokenizer import Tokenizer
 from shardkit.tokenization.worker import ChunkEncoder

@@ -15,14 +15,14 @@ from texts import documents
 
 from shardkit import tokenize
 from shardkit.errors import SourceError
-from shardkit.sources import parquet, texts
+from shardkit.sources import parquet, text_files, texts
 from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.open import open_source
 from shardkit.tokenization import cutting
 from shardkit.tokenization.tokenizer import Tokenizer
 from shardkit.tokenization.worker import ChunkEncoder, EncodedChunk
 
-SIZE = texts.TEXT_PIECE_BYTES * 9 // 4
+SIZE = text_files.TEXT_PIECE_BYTES * 9 // 4
 OPTIONS: dict[str, Any] = {"tokenizer": "bytes", "shard_tokens": 1_250_000, "val_shards": 0, "workers": 2}
 
 
@@ -61,7 +61,7 @@ def test_a_run_over_long_documents_that_was_stopped_ends_with_the_stream_of_the_
     assert figures == [(1, 1, SIZE + 1), (1, 1, 8), (1, 1, SIZE + 1)]
 
 
-@pytest.mark.parametrize("tokens", [texts.TEXT_PIECE_BYTES + 1, texts.TEXT_PIECE_BYTES + 100, SIZE + 2])
+@pytest.mark.parametrize("tokens", [text_files.TEXT_PIECE_BYTES + 1, text_files.TEXT_PIECE_BYTES + 100, SIZE + 2])
 def test_a_limit_in_a_long_document_ends_the_stream_there(folder: Path, tmp_path: Path, tokens: int) -> None:
     manifest = tokenize(str(folder), tmp_path / "out", max_tokens=tokens, **OPTIONS)
     assert np.array_equal(made(tmp_path / "out"), stream_of(folder)[:tokens])
@@ -103,7 +103,7 @@ def test_a_text_file_in_pieces_has_the_ids_of_the_whole_and_one_eot(
 ) -> None:
     text = "\n".join(text or "" for text in documents(40))
     (tmp_path / "a.txt").write_text(text, newline="")
-    monkeypatch.setattr(texts, "TEXT_PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(text_files, "TEXT_PIECE_BYTES", piece_bytes)
     found = encoded(tmp_path / "a.txt")
     assert all(piece.error is None and piece.bad_row is None for piece in found), found
     assert len(found) > 3
@@ -120,13 +120,13 @@ def test_a_transform_gets_a_long_document_whole(tmp_path: Path, monkeypatch: pyt
     import dill
 
     (tmp_path / "a.txt").write_text("word " * 2000)
-    monkeypatch.setattr(texts, "TEXT_PIECE_BYTES", 1000)
+    monkeypatch.setattr(text_files, "TEXT_PIECE_BYTES", 1000)
     (piece,) = encoded(tmp_path / "a.txt", "bytes", transform=dill.dumps(lambda text: str(len(text))))
     assert piece.tokens.tolist() == [256, *b"10000"]
 
 
 def test_a_document_that_cannot_be_cut_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(texts, "TEXT_PIECE_BYTES", 1000)
+    monkeypatch.setattr(text_files, "TEXT_PIECE_BYTES", 1000)
     monkeypatch.setattr(cutting, "LONGEST_RUN", 5000)
     monkeypatch.setattr(cutting, "PART_CHARACTERS", 500)
     (tmp_path / "a.txt").write_text("a word and then " + "x" * 20_000)
@@ -187,7 +187,7 @@ def test_a_run_goes_on_where_an_earlier_version_cut_a_giant_row_group_into_longe
     options: dict[str, Any] = {**OPTIONS, "shard_tokens": 3000, "workers": 1, "chunk_bytes": 4000}
     tokenize(str(tmp_path / "a.parquet"), tmp_path / "whole", **options)
     with monkeypatch.context() as patch:
-        patch.setattr(parquet, "_decoded", lambda file, column, most, where, row: iter([column.dictionary_decode()]))
+        patch.setattr(parquet, "decoded", lambda file, column, most, where, row: iter([column.dictionary_decode()]))
         with pytest.raises(KeyboardInterrupt):
             tokenize(str(tmp_path / "a.parquet"), tmp_path / "out", progress=stop, **options)
     tokenize(str(tmp_path / "a.parquet"), tmp_path / "out", **options)

@@ -22,6 +22,7 @@ from victim import Victims
 
 from shardkit import Manifest, merge
 from shardkit.errors import ManifestError, OutputError, ShardkitWarning, SourceError, UsageError
+from shardkit.sources import text_files
 from shardkit.sources import texts as texts_module
 from shardkit.tokenization import pipeline
 
@@ -62,7 +63,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(texts_module, "PIECE_BYTES", 700)
-    monkeypatch.setattr(texts_module, "TEXT_PIECE_BYTES", 200)
+    monkeypatch.setattr(text_files, "TEXT_PIECE_BYTES", 200)
 
 
 def tokenize(source: str, out: Path, **options: Any) -> Manifest:
@@ -87,7 +88,7 @@ def single(source: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, b
     out = tmp_path_factory.mktemp("single") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(texts_module, "PIECE_BYTES", 700)
-        patch.setattr(texts_module, "TEXT_PIECE_BYTES", 200)
+        patch.setattr(text_files, "TEXT_PIECE_BYTES", 200)
         tokenize(source, out)
     return contents(out)
 

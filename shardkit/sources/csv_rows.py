@@ -1,0 +1,157 @@
+"""Comma- or tab-separated files: read front to back by the main process, since only what comes before tells whether a
+line end is within quotes. The first row names the columns. Values are text, and what `--where` compares them with.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from shardkit.errors import SourceError
+from shardkit.sources.pieces import UTF16, Texts, convert_rows
+from shardkit.sources.ranges import checked_read
+from shardkit.sources.source import MAX_ROW_BYTES, Chunk, InputFile, ReadOptions, check_row_bytes
+from shardkit.sources.where import TextValue
+
+_MOST_ROWS = 1 << 16  # of a chunk
+_BLOCK_BYTES = 1 << 20
+
+
+def iter_csv_chunks(
+    file: InputFile, number: int, start: int, chunk_bytes: int, stream: Any, options: ReadOptions
+) -> Iterator[Chunk]:
+    """The chunks of the file that `stream` reads, from row `start` on (the names are no row). Each row travels as its
+    values of the columns that are asked for, or what is wrong with it."""
+    rows = _Rows(file, stream)
+    names = rows.header()
+    wanted = [_place(file, names, name) for name in (options.text_field, *options.choice.columns)]
+    batch: list[tuple[str | None, ...]] = []
+    size = row = 0
+    for values in rows.after_header():
+        if isinstance(values, str):
+            batch.append((values, *(None for _ in wanted)))
+        elif len(values) != len(names):
+            batch.append((f"{len(values)} values, the first row names {len(names)} columns", *(None for _ in wanted)))
+        else:
+            batch.append((None, *(values[place] for place in wanted)))
+            size += len(values[wanted[0]])
+        row += 1
+        if size >= chunk_bytes or len(batch) >= _MOST_ROWS:
+            if row > start:
+                yield _chunk(file, number, row, batch, size)
+            batch, size = [], 0
+    if batch and row > start:
+        yield _chunk(file, number, row, batch, size)
+
+
+def csv_texts(chunk: Chunk, options: ReadOptions) -> Texts:
+    """The documents of a chunk's rows."""
+    columns = pa.ipc.open_stream(chunk.payload).read_all().columns
+    whys, texts, *others = (column.to_pylist() for column in columns)
+    chosen, names = options.choice, options.choice.columns
+
+    def text(row: int) -> str | None:
+        if whys[row] is not None:
+            raise ValueError(whys[row].decode("utf-8", "replace"))
+        given = {name: TextValue(values[row].decode()) for name, values in zip(names, others, strict=True)}
+        return texts[row].decode() if chosen.keeps(given) else None
+
+    sampled = np.flatnonzero(chosen.in_sample(chunk.input.path, chunk.start + np.arange(len(texts)))).tolist()
+    return convert_rows(((row, row) for row in sampled), len(texts), text, options)
+
+
+class _Rows:
+    """The rows of a file, by Python's csv in its strict form: a quote that is not closed is an error, not the rest of
+    the file."""
+
+    def __init__(self, file: InputFile, stream: Any) -> None:
+        csv.field_size_limit(MAX_ROW_BYTES)
+        self._file = file
+        # what is not UTF-8 stays what it is, and is found with the row that holds it
+        self._lines = io.TextIOWrapper(
+            _Blocks(_Raw(file, stream), _BLOCK_BYTES),
+            encoding="utf-8-sig",
+            errors="surrogateescape",
+            newline="",
+        )
+        delimiter = "\t" if file.kind == "tsv" else ","
+        self._reader = csv.reader(iter(self._line, ""), delimiter=delimiter, strict=True)
+
+    def header(self) -> list[str]:
+        """The names of the columns."""
+        for values in self.after_header():
+            if isinstance(values, list):
+                if values[0].startswith(("\udcff\udcfe", "\udcfe\udcff")):
+                    raise SourceError(f"{self._file.path}: {UTF16}")
+                return values
+            raise SourceError(f"{self._file.path}, its first row: {values}")
+        raise SourceError(f"{self._file.path} has no rows: expected one that names the columns")
+
+    def after_header(self) -> Iterator[list[str] | str]:
+        """The rows that are not blank, or what is wrong with one."""
+        while True:
+            try:
+                values = next(self._reader, None)
+            except csv.Error as error:
+                yield f"not {self._file.kind} ({error})"
+                continue
+            if values is None:
+                return
+            if values:
+                yield values
+
+    def _line(self) -> str:
+        line = self._lines.readline(MAX_ROW_BYTES + 1)
+        check_row_bytes(self._file, f"line {self._reader.line_num + 1:,}", len(line))
+        return line
+
+
+class _Blocks(io.BufferedReader):
+    """Python's text layer asks for 8 kB at a time; it gets more."""
+
+    def read1(self, size: int = -1) -> bytes:  # noqa: ARG002
+        return self.read(_BLOCK_BYTES)
+
+
+class _Raw(io.RawIOBase):
+    """What reads `stream`, in the form that Python's buffers want."""
+
+    def __init__(self, file: InputFile, stream: Any) -> None:
+        self._file, self._stream = file, stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = checked_read(self._file, lambda: self._stream.read(len(buffer)))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _place(file: InputFile, names: list[str], name: str) -> int:
+    if names.count(name) == 1:
+        return names.index(name)
+    has = f"{names.count(name)} columns" if name in names else "no column"
+    named = ", ".join(" ".join(name.split()) for name in names)[:300]  # which may have line ends in them
+    raise SourceError(f"{file.path} has {has} {name!r}: expected one of {named} (--text-field, --where)")
+
+
+def _chunk(file: InputFile, number: int, stop: int, batch: list[tuple[str | None, ...]], size: int) -> Chunk:
+    columns = [
+        pa.array([None if value is None else value.encode("utf-8", "surrogateescape") for value in values], pa.binary())
+        for values in zip(*batch, strict=True)
+    ]
+    payload = pa.BufferOutputStream()
+    table = pa.record_batch(columns, names=[str(place) for place in range(len(columns))])
+    with pa.ipc.new_stream(payload, table.schema) as writer:
+        writer.write_batch(table)
+    weight = min(file.bytes, size if not file.packing else size // 3)
+    start = stop - len(batch)
+    return Chunk(
+        file=number, start=start, stop=stop, weight=weight, input=file, payload=payload.getvalue().to_pybytes()
+    )

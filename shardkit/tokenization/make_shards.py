@@ -1,0 +1,71 @@
+"""From chunks to finished shards: the loop of a run."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+
+from shardkit.dataset.journal import Journal
+from shardkit.dataset.known_files import SeenShards
+from shardkit.dataset.manifest import WORK_DIR, Manifest
+from shardkit.files import atomic_write
+from shardkit.sources.chunks import iter_chunks
+from shardkit.sources.read_ahead import ReadAhead
+from shardkit.sources.remote_bytes import traffic
+from shardkit.tokenization.duplicates import Duplicates
+from shardkit.tokenization.live_push import LivePush
+from shardkit.tokenization.ordered_writer import OrderedWriter
+from shardkit.tokenization.piece_log import PieceLog
+from shardkit.tokenization.run_progress import TokenizeProgress
+from shardkit.tokenization.run_spec import RunSpec
+from shardkit.tokenization.runner import Runner
+from shardkit.tokenization.worker import Job
+
+
+def make_shards(
+    spec: RunSpec,
+    seen: SeenShards,
+    journal: Journal,
+    runner: Runner,
+    job: Job,
+    uploads: LivePush | None,
+    tell: Callable[[TokenizeProgress], None] | None,
+) -> Manifest:
+    """Make the shards that are not made yet, and the manifest (not saved)."""
+    started, before = time.time(), traffic()
+    source, resume = spec.source, journal.resume
+    total = sum(file.weight for file in source.files)
+    done = sum(file.weight for file in source.files[: resume.file])
+    unique = Duplicates(seen.directory, journal, spec.tokenizer.eot_id) if spec.skip_duplicates else None
+    with (
+        OrderedWriter(spec, seen, journal, runner, uploads) as writer,
+        ReadAhead(shared=runner.shared) as ahead,
+        PieceLog(seen.directory, journal) if spec.may_be_cut else nullcontext() as pieces,
+    ):
+        place = resume.file, resume.start, resume.part
+        chunks = iter_chunks(source, *place, chunk_bytes=spec.chunk_bytes, ahead=ahead if runner.reads_ahead else None)
+        over_network = runner.reads_ahead and any(file.is_remote for file in source.files)
+        for result in runner.run(job, chunks, over_network=over_network):
+            if unique is not None:
+                unique.leave_out(result, runner)
+            writer.append_chunk(result)
+            if pieces is not None:
+                pieces.append(result)
+            done += result.chunk.weight
+            if tell is not None:
+                fetched = traffic().since(before).bytes
+                tell(writer.progress(done, total, runner.process_ids, fetched, time.time() - started))
+            if writer.full:
+                break
+        files = writer.finish()
+    summary = {
+        "started": started,
+        "first_read": writer.first_read,
+        "finished": time.time(),
+        "tokens": writer.session_tokens,
+        "audited": writer.audited,
+    }
+    atomic_write(seen.directory / WORK_DIR / "summary.json", json.dumps(summary) + "\n")
+    return spec.manifest(journal.shards, files)
