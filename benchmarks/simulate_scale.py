@@ -29,6 +29,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shardkit.batches.order import Cut, Order, count_windows
 from shardkit.batches.rows import DatasetRows, RowOptions
@@ -111,6 +112,10 @@ class CountingRunner(Runner):
 
     def run(self, job: Job, chunks: Iterator[Chunk], *, over_network: bool = False) -> Iterator[EncodedChunk]:
         """Not called: `pieces` has the counts."""
+        raise NotImplementedError
+
+    def keep(self, piece: EncodedChunk, ranges: NDArray[np.int64]) -> None:
+        """Not called: no document is a duplicate."""
         raise NotImplementedError
 
     def write(self, piece: EncodedChunk, begin: int, end: int, shard: OpenShard) -> None:
