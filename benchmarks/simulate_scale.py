@@ -3,10 +3,11 @@
     python -m benchmarks.simulate_scale [--sizes 10B 100B 1.4T 15T] [--folder /dev/shm]
 
 Shards of 100M tokens, of chunks with made-up counts (4.7M tokens on average, 64 chunks a source file), go through the
-real journal, manifest, push segments, checks of a folder and loader order. Each step runs in a process of its own, and
-its memory is the peak beyond what Python and the library take before. Shard files are sparse: the folder's file system
-must have holes, and inodes for 150,000 files. Prints one Markdown row a step. What a rank of a loader asks of a shared
-folder before its first batch is counted by `strace`, where that is installed, less what Python asks for by itself.
+real ordered writer, journal, manifest, push segments, checks of a folder and loader order. Each step runs in a process
+of its own, and its memory is the peak beyond what Python and the library take before. Shard files are sparse: the
+folder's file system must have holes, and inodes for 150,000 files. Prints one Markdown row a step. What a rank of a
+loader asks of a shared folder before its first batch is counted by `strace`, where that is installed, less what Python
+asks for by itself.
 
 `tests/torture/test_scale_simulation.py` runs the steps at small sizes, and counts that they grow with the shards alone.
 """
@@ -23,18 +24,28 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shardkit.batches.order import Cut, Order, count_windows
 from shardkit.batches.rows import DatasetRows, RowOptions
 from shardkit.batches.spans import ShardRows, SpanOrder
 from shardkit.dataset.journal import JOURNAL_FILE, Journal, Resume, parse_journal
 from shardkit.dataset.journal_segments import SentSegments, joined_segments
-from shardkit.dataset.manifest import MANIFEST_NAME, Manifest, ShardInfo, SourceFile, SourceInfo, TokenizerInfo
-from shardkit.dataset.shards import shard_header, shard_name
+from shardkit.dataset.known_files import SeenShards
+from shardkit.dataset.manifest import MANIFEST_NAME, Manifest, SourceFile, SourceInfo
+from shardkit.dataset.shards import WrittenShard
+from shardkit.sources.shared_memory import SharedMemory
+from shardkit.sources.source import Chunk, InputFile, ReadOptions, Source
+from shardkit.tokenization.ordered_writer import OrderedWriter
+from shardkit.tokenization.run_spec import RunSpec
+from shardkit.tokenization.runner import OpenShard, Runner
+from shardkit.tokenization.tokenizer import Tokenizer
+from shardkit.tokenization.worker import EncodedChunk, Job
 
 SEQ_LEN = 2048
 _DTYPE = np.dtype("<u2")
@@ -58,7 +69,7 @@ class Scale:
 
     @property
     def chunks(self) -> int:
-        """How many chunks the source has: enough for the stream, which a limit ends in the last one."""
+        """How many chunks the source has: enough for the stream, which a limit ends in one of the last."""
         return self.tokens // self.chunk_tokens + 2
 
     @property
@@ -66,73 +77,112 @@ class Scale:
         """How many files the source has."""
         return -(-self.chunks // _CHUNKS_A_FILE)
 
-    @property
-    def shard_bytes(self) -> int:
-        """Bytes of a shard's file."""
-        return len(shard_header(self.tokens_per_shard, _DTYPE)) + self.tokens_per_shard * _DTYPE.itemsize
+    def spec(self) -> RunSpec:
+        """The run that would make it."""
+        size = 5 * self.chunk_tokens * _CHUNKS_A_FILE
+        names = [f"data/CC-MAIN-2024-10/train-{number:05d}.parquet" for number in range(self.files)]
+        files = tuple(InputFile(path=name, url=name, bytes=size, format="parquet", version="v" * 40) for name in names)
+        return RunSpec(
+            source=Source(info=SourceInfo(id="simulated"), files=files, options=ReadOptions()),
+            tokenizer=Tokenizer("bytes"),
+            prefix="simulated",
+            tokens_per_shard=self.tokens_per_shard,
+            val_shards=1,
+            max_docs=None,
+            max_tokens=self.tokens,
+            transform=None,
+            filter=None,
+            chunk_bytes=8 << 20,
+        )
 
-    def identity(self) -> dict[str, Any]:
-        """The first line of the journal, which names each source file and its state, as that of a run does."""
-        states = [[_file(number), f"{number:040x}"] for number in range(self.files)]
-        return {"source": "simulated", "shard tokens": self.tokens_per_shard, "file states": states}
+
+class CountingRunner(Runner):
+    """A runner that has no tokens: what is to be written is counted, and a shard is a header and a hole."""
+
+    reads_ahead = False
+    shared: SharedMemory | None = None
+    most_finishing = 1
+    process_ids = ()
+
+    def __enter__(self) -> CountingRunner:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    def run(self, job: Job, chunks: Iterator[Chunk], *, over_network: bool = False) -> Iterator[EncodedChunk]:
+        """Not called: `pieces` has the counts."""
+        raise NotImplementedError
+
+    def keep(self, piece: EncodedChunk, ranges: NDArray[np.int64]) -> None:
+        """Not called: no document is a duplicate."""
+        raise NotImplementedError
+
+    def write(self, piece: EncodedChunk, begin: int, end: int, shard: OpenShard) -> None:
+        """Give them their place."""
+        if not 0 <= begin < end <= piece.count:
+            raise ValueError(f"tokens {begin} to {end} of a piece of {piece.count}")
+        shard.append(end - begin)
+
+    def finish(self, shard: OpenShard) -> None:
+        """Nothing is under way."""
+
+    def wait(self, shard: OpenShard) -> WrittenShard:
+        """Make the file."""
+        size = len(shard.header) + shard.tokens * shard.dtype.itemsize
+        with open(shard.temp, "r+b") as file:
+            file.write(shard.header)
+            file.truncate(size)
+        return WrittenShard(tokens=shard.tokens, bytes=size, sha256=_hash_of_hole(shard.header, size))
 
 
-def _file(number: int) -> str:
-    return f"data/CC-MAIN-2024-10/train-{number:05d}.parquet"
+@lru_cache(maxsize=4)
+def _hash_of_hole(header: bytes, size: int) -> str:
+    """The SHA-256 of a file of `size` bytes with that header and zeros."""
+    digest, left, block = sha256(header), size - len(header), bytes(1 << 20)
+    for _ in range(left >> 20):
+        digest.update(block)
+    digest.update(block[: left & ((1 << 20) - 1)])
+    return digest.hexdigest()
 
 
-def finished_shards(scale: Scale) -> Iterator[tuple[ShardInfo, Resume]]:
-    """Each shard and where the stream goes on after it, by the counts of the chunks alone: a prefix sum."""
+def pieces(scale: Scale, spec: RunSpec, resume: Resume) -> Iterator[EncodedChunk]:
+    """What workers say of the chunks from `resume` on: counts, and where documents begin."""
     random = np.random.default_rng(0)
     counts = random.integers(scale.chunk_tokens, scale.chunk_tokens + scale.chunk_tokens // 50, scale.chunks).tolist()
-    shards = scale.tokens // scale.tokens_per_shard
-    index = begin = documents = 0  # the shard's number; the chunk's first token; documents before the shard
-    in_file: dict[int, int] = {}  # tokens of each file that the shard has a chunk of
-    for chunk, count in enumerate(counts):
-        file, start = divmod(chunk, _CHUNKS_A_FILE)
-        in_file[file] = in_file.get(file, 0) + count if start else count
-        while index < shards and (index + 1) * scale.tokens_per_shard <= begin + count:
-            end = (index + 1) * scale.tokens_per_shard
-            held = end // _DOCUMENT_TOKENS - documents
-            shard = ShardInfo(
-                file=shard_name("simulated", "train" if index else "val", index),
-                split="train" if index else "val",
-                index=index,
-                tokens=scale.tokens_per_shard,
-                documents=held,
-                first_document=documents,
-                sha256=f"{index:064x}",
-                bytes=scale.shard_bytes,
-            )
-            documents += held
-            yield (
-                shard,
-                Resume(
-                    file=file,
-                    start=start,
-                    skip_tokens=end - begin,
-                    documents=documents,
-                    files={number: _source_file(number, tokens) for number, tokens in in_file.items()},
-                ),
-            )
-            in_file, index = {file: in_file[file]}, index + 1
-        begin += count
+    begins = np.arange(0, 2 * scale.chunk_tokens, _DOCUMENT_TOKENS)
+    for number in range(resume.file * _CHUNKS_A_FILE + resume.start, len(counts)):
+        file, start = divmod(number, _CHUNKS_A_FILE)
+        documents = -(-counts[number] // _DOCUMENT_TOKENS)
+        yield EncodedChunk(
+            chunk=Chunk(file=file, start=start, stop=start + 1, weight=1, input=spec.source.files[file]),
+            count=counts[number],
+            eot_positions=begins[:documents],
+            read_at=1.0,
+            rows=documents,
+        )
 
 
-def _source_file(number: int, tokens: int) -> SourceFile:
-    documents = tokens // _DOCUMENT_TOKENS
-    return SourceFile(path=_file(number), bytes=5 * tokens, rows=documents, documents=documents, tokens=tokens)
+def sequence(scale: Scale, folder: Path) -> Manifest:
+    """Put all chunks into shards, from where the journal in `folder` says; the manifest of the whole."""
+    spec = scale.spec()
+    journal = Journal.open(folder, spec.identity())
+    with OrderedWriter(spec, SeenShards(folder), journal, CountingRunner()) as writer:
+        for piece in pieces(scale, spec, journal.resume):
+            writer.append_chunk(piece)
+            if writer.full:
+                break
+        files = writer.finish()
+    return spec.manifest(journal.shards, files)
 
 
 # The steps: each is given the folder that the ones before it left, and returns what it counted, in bytes.
 
 
 def write_journal(scale: Scale, folder: Path) -> dict[str, int]:
-    """Sequence all chunks, and append a line for each shard as it is finished."""
-    journal = Journal.open(folder, scale.identity())
-    for shard, resume in finished_shards(scale):
-        journal.append(shard, resume)
-    return {"bytes": journal.path.stat().st_size}
+    """Put all chunks into shards, each noted in the journal as it is finished."""
+    sequence(scale, folder)
+    return {"bytes": (folder / JOURNAL_FILE).stat().st_size}
 
 
 def resume_at_90_percent(scale: Scale, folder: Path) -> dict[str, int]:
@@ -141,7 +191,7 @@ def resume_at_90_percent(scale: Scale, folder: Path) -> dict[str, int]:
     (folder / "killed" / JOURNAL_FILE).parent.mkdir(parents=True, exist_ok=True)
     (folder / "killed" / JOURNAL_FILE).write_bytes(b"".join(lines[: 1 + (len(lines) - 1) * 9 // 10]))
     del lines
-    journal = Journal.open(folder / "killed", scale.identity())
+    journal = Journal.open(folder / "killed", scale.spec().identity())
     return {"bytes": journal.path.stat().st_size, "shards": len(journal.shards)}
 
 
@@ -159,15 +209,13 @@ def push_journal(_scale: Scale, folder: Path) -> dict[str, int]:
 
 def write_manifest(scale: Scale, folder: Path) -> dict[str, int]:
     """The manifest of what the journal names, written."""
-    journal = Journal.open(folder, scale.identity())
-    files = tuple(journal.resume.files[number] for number in sorted(journal.resume.files))
-    manifest = Manifest(
-        dtype=_DTYPE.name,
-        tokens_per_shard=scale.tokens_per_shard,
-        shards=tuple(journal.shards),
-        tokenizer=TokenizerInfo(name="gpt2", vocab_size=50257, eot_id=50256, ranks_sha256="0" * 64),
-        source=SourceInfo(id="simulated", files=files),
-    )
+    spec = scale.spec()
+    journal = Journal.open(folder, spec.identity())
+    files = [
+        journal.resume.files.get(number, SourceFile(path=f.path, bytes=f.bytes))
+        for number, f in enumerate(spec.source.files)
+    ]
+    manifest = spec.manifest(journal.shards, tuple(files))
     return {"bytes": manifest.save(folder).stat().st_size}
 
 
@@ -196,16 +244,6 @@ def span_order(scale: Scale) -> tuple[SpanOrder, ShardRows]:
     return SpanOrder(rows, span=4, seed=0, shuffle=True), rows
 
 
-def make_shards(scale: Scale, folder: Path) -> dict[str, int]:
-    """The shard files, with a header and a hole."""
-    header = shard_header(scale.tokens_per_shard, _DTYPE)
-    for index in range(scale.tokens // scale.tokens_per_shard):
-        with open(folder / shard_name("simulated", "train" if index else "val", index), "wb") as file:
-            file.write(header)
-            file.truncate(scale.shard_bytes)
-    return {}
-
-
 def start_rank(_scale: Scale, folder: Path) -> dict[str, int]:
     """What a rank does before its first batch: open the dataset, check it, read 16 rows from all over it."""
     rows = DatasetRows(folder, RowOptions(split="train", seq_len=SEQ_LEN, shuffle=True, seed=0))
@@ -221,7 +259,7 @@ def do_nothing(_scale: Scale, _folder: Path) -> dict[str, int]:
 
 
 STEPS = (write_journal, resume_at_90_percent, push_journal, write_manifest, load_manifest, shuffle_rows, start_rank)
-_NAMED = {step.__name__: step for step in (*STEPS, make_shards, do_nothing)}
+_NAMED = {step.__name__: step for step in (*STEPS, do_nothing)}
 
 
 def _peak() -> int:
@@ -258,8 +296,6 @@ def simulate(tokens: int, folder: Path) -> dict[str, str]:
     """A cell for each step, by its name."""
     cells = {}
     for step in STEPS:
-        if step is start_rank:
-            _child("make_shards", tokens, folder)
         found = _child(step.__name__, tokens, folder)
         cell = f"{found['seconds']:.2f} s, {found['memory'] / 1e6:.0f} MB"
         cells[step.__name__] = cell + (f", {found['bytes'] / 1e6:.2f} MB" if "bytes" in found else "")

@@ -43,7 +43,7 @@ def iter_parquet_chunks(
     meta = open_footer(file, footer).metadata
     _check_rows(file, sum(meta.row_group(g).num_rows for g in range(meta.num_row_groups)), meta.num_rows)
     sizes = [meta.row_group(g).column(index).total_uncompressed_size for g in range(meta.num_row_groups)]
-    rows = [meta.row_group(g).num_rows for g in range(meta.num_row_groups)]
+    first_rows = [0, *accumulate(meta.row_group(g).num_rows for g in range(meta.num_row_groups))]
     share = file.bytes / max(1, sum(sizes))
     unread = [not may_keep_group(meta.row_group(g), options.choice) for g in range(meta.num_row_groups)]
     end = len(sizes) if file.stretch is None or file.stretch.stop is None else file.stretch.stop
@@ -55,8 +55,8 @@ def iter_parquet_chunks(
                 file=number,
                 start=group,
                 stop=stop,
-                first_row=sum(rows[:group]),
-                unread_rows=sum(rows[group:stop]) if unread[group] else 0,
+                first_row=first_rows[group],
+                unread_rows=first_rows[stop] - first_rows[group] if unread[group] else 0,
                 weight=int(sum(sizes[group:stop]) * share),
                 input=file,
             )
