@@ -32,7 +32,14 @@ from contextlib import contextmanager
 from shardkit.extras import PACKAGES, install, name_of_missing
 from shardkit.redaction import printable, redact
 
-_SWITCHES = {"allow-gaps", "overwrite", "private", "repair", "skip-bad-rows"}  # options that have no value
+_SWITCHES = {
+    "allow-gaps",
+    "overwrite",
+    "private",
+    "repair",
+    "skip-bad-rows",
+    "skip-duplicates",
+}  # options that have no value
 # A command, or an option; of this its name, and a value: what follows a `=`, or a number, a quoted text, or a word in
 # capitals that stands for one.
 _OPTION = re.compile(

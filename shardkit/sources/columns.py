@@ -54,7 +54,7 @@ def check_text_column(file: InputFile, schema: pa.Schema, name: str) -> None:
         is_chat = items is not None and pa.types.is_struct(items) and items.get_field_index("role") >= 0
         why = no_text("column", name, str(kind), is_chat=is_chat)
         raise SourceError(
-            f"{file.path}: {why}" + ("" if "--text" in why or is_chat else ": name another with --text-field")
+            f"{file.path}: {why}" + ("" if "--text-field" in why or is_chat else ": name another with --text-field")
         )
 
 
