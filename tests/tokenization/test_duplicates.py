@@ -78,7 +78,7 @@ def test_a_run_that_was_stopped_knows_what_is_in_its_shards(lines: Path, tmp_pat
     with pytest.raises(OutputError, match="holds another run with .*skip duplicates: true there, null now"):
         tokenize(lines, tmp_path / "out", workers=1, chunk_bytes=900, skip_duplicates=False)
     identity = json.loads((tmp_path / "out" / JOURNAL_FILE).read_text().splitlines()[0])["identity"]
-    with pytest.raises(OutputError, match="skip_duplicates= reads the finished shards to go on: .*overwrite"):
+    with pytest.raises(OutputError, match="skip_duplicates=True reads the finished shards to go on: .*overwrite"):
         Duplicates(tmp_path / "elsewhere", Journal.open(tmp_path / "out", identity), 256)  # pushed, say, and removed
     tokenize(lines, tmp_path / "out", workers=1, chunk_bytes=900)
     assert folder_bytes(tmp_path / "out") == folder_bytes(tmp_path / "whole")
@@ -94,7 +94,7 @@ def test_text_files_are_compared_too_but_for_those_that_come_in_pieces(tmp_path:
     assert tokens_of(tmp_path / "out").tolist() == stream(["short", "long " * 50, "other", ""], "bytes").tolist()
     assert manifest.source is not None
     assert [file.documents for file in manifest.source.files] == [1, 1, 0, 0, 1, 1]
-    with pytest.raises(UsageError, match=r"skip_duplicates= reads the finished shards .* max_disk="):
+    with pytest.raises(UsageError, match=r"skip_duplicates=True reads the finished shards .* max_disk="):
         tokenize(folder, tmp_path / "none", push=str(tmp_path / "repo"), max_disk=1 << 30)
     long = "ab " * 1_500_000
     (tmp_path / "1.txt").write_text(long)
