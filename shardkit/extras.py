@@ -49,6 +49,7 @@ PACKAGES = {  # by the name that is imported; a test compares them with pyprojec
             "filelock>=3.12,<5",
             "psutil>=5.9,<8",
             "tqdm>=4.66,<5",
+            "xxhash>=3.4,<5",
             "click>=8.1,<9",
         )
     },
