@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from shardkit.dataset.shard_parts import PartFile, finish_parts
+from shardkit.dataset.shard_parts import PartWriter, finish_parts
 from shardkit.tokenization.worker_messages import Drop, Finish, Finished, Put, Written
 
 _HELD_BYTES = 32 << 20  # of tokens whose place is not known yet; when there are as many, no more are encoded
@@ -27,9 +27,9 @@ class HeldTokens:
         self._pieces: dict[int, NDArray[np.unsignedinteger]] = {}
         self._bytes, self._number = 0, 0
         self._changed = threading.Condition()
-        self._puts: queue.SimpleQueue[Put] = queue.SimpleQueue()
+        self._puts: queue.SimpleQueue[Put | Drop] = queue.SimpleQueue()
         self._finishes: queue.SimpleQueue[Finish] = queue.SimpleQueue()
-        self._file: PartFile | None = None
+        self._writer = PartWriter()
 
     def threads(self) -> tuple[Callable[[], None], ...]:
         """What is to be done again and again, in a thread each."""
@@ -47,13 +47,11 @@ class HeldTokens:
             return self._number
 
     def do(self, order: Put | Drop | Finish) -> None:
-        """Have it done, in the order in which it came."""
-        if isinstance(order, Put):
-            self._puts.put(order)
-        elif isinstance(order, Finish):
+        """Have it done; what is said of a piece in the order in which it came."""
+        if isinstance(order, Finish):
             self._finishes.put(order)
         else:
-            self._release(order.piece)
+            self._puts.put(order)
 
     def _release(self, piece: int) -> None:
         with self._changed:
@@ -62,23 +60,18 @@ class HeldTokens:
 
     def _write_next(self) -> None:
         put = self._puts.get()
+        if isinstance(put, Drop):
+            self._release(put.piece)
+            return
         tokens = self._pieces[put.piece][put.begin : put.end]
         try:
-            written = Written(put.path, self._open(put.path).write(put.place, tokens.view(np.uint8).data))
+            written = Written(put.path, self._writer.write(put.path, put.place, tokens.view(np.uint8).data))
         except OSError as error:
             written = Written(put.path, None, error.with_traceback(None))
         if put.last:
             del tokens
             self._release(put.piece)
         self._say(written)
-
-    def _open(self, path: str) -> PartFile:
-        if self._file is None or self._file.path != path:
-            if self._file is not None:
-                self._file.close()
-                self._file = None
-            self._file = PartFile(path)
-        return self._file
 
     def _finish_next(self) -> None:
         path, parts = self._finishes.get()

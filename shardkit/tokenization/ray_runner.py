@@ -193,7 +193,7 @@ class RayRunner:
         )(_write_shard)
         ranges = [(begin, end) for _, begin, end in shard.parts]
         pieces = [piece for piece, _, _ in shard.parts]
-        shard.parts = [task.remote(str(shard.temp), shard.dtype.str, shard.tokens, ranges, *pieces)]
+        shard.parts = [task.remote(shard.path, shard.dtype.str, shard.tokens, ranges, *pieces)]
 
     def wait(self, shard: OpenShard) -> WrittenShard:
         """Wait until a shard is written."""

@@ -6,6 +6,7 @@ that says where each token's place is (`Runner.write`), and whoever has the toke
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,24 +14,26 @@ from typing import Any, Protocol
 import numpy as np
 
 from shardkit.dataset.shards import WrittenShard, shard_header
-from shardkit.errors import OutputError
+from shardkit.errors import ShardkitError
 from shardkit.sources.shared_memory import SharedMemory
 from shardkit.sources.source import Chunk
 from shardkit.tokenization.worker import EncodedChunk, Job
 
 
 class OpenShard:
-    """A shard that is being written, in the file `temp`: how many `tokens` have their place in it, of at most
-    `capacity`. The others are the runner's: `parts` that were written, how many it is `waiting` for, whether the shard
-    has all its tokens (`is_whole`), what the completed file is (`made`), and why it will not be (`error`)."""
+    """A shard that is being written, in the file `temp` (its `path` holds whatever folder a process is in): how many
+    `tokens` have their place in it, of at most `capacity`. The others are the runner's: `parts` that were written, how
+    many it is `waiting` for, whether the shard has all its tokens (`is_whole`), what the completed file is (`made`),
+    and why it will not be (`error`)."""
 
     def __init__(self, temp: Path, dtype: np.dtype[np.unsignedinteger], capacity: int) -> None:
         self.temp, self.dtype, self.capacity = temp, dtype, capacity
+        self.path = os.path.abspath(temp)
         self.tokens = self.waiting = 0
         self.is_whole = False
         self.parts: list[Any] = []
         self.made: WrittenShard | None = None
-        self.error: OutputError | None = None
+        self.error: ShardkitError | None = None
         self._header_bytes = len(shard_header(capacity, dtype))
 
     @property

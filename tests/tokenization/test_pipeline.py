@@ -545,6 +545,18 @@ def test_texts_of_a_class_that_the_workers_do_not_know_are_texts(tmp_path: Path)
     assert folder_bytes(tmp_path / "out") == shard_bytes(["first", "second"], 3, "p")
 
 
+def test_a_transform_that_goes_to_another_folder_does_not_take_the_shards_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def astray(text: str) -> str:
+        os.chdir("/")
+        return text
+
+    monkeypatch.chdir(tmp_path)
+    tokenize(["x" * 100_000], "out", transform=astray, shard_tokens=200_000, workers=1, prefix="p")
+    assert folder_bytes(tmp_path / "out") == shard_bytes(["x" * 100_000], 200_000, "p")
+
+
 def test_a_runner_that_is_left_ends_its_workers() -> None:
     with LocalRunner(2) as runner:
         workers = runner.process_ids
