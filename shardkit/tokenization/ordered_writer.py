@@ -23,7 +23,7 @@ from shardkit.dataset.shards import ShardWriter, shard_blocks
 from shardkit.errors import OutputError, ShardError, ShardkitWarning, SourceError
 from shardkit.files import write_error
 from shardkit.sources.source import Chunk
-from shardkit.tokenization.finished_shards import FinishedShards, remove
+from shardkit.tokenization.finished_shards import FinishedShards, remove, remove_all
 from shardkit.tokenization.live_push import LivePush
 from shardkit.tokenization.piece_rows import eots_before, row_words, with_piece
 from shardkit.tokenization.run_checks import OTHER_TEXTS, no_documents
@@ -73,10 +73,13 @@ class OrderedWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
-        self._checker.shutdown(wait=True, cancel_futures=True)
-        self._finished.close(settle=kind is None or issubclass(kind, Exception))
-        if self._shard is not None:
-            remove(self._shard.temp)
+        try:
+            if self._shard is not None:
+                remove(self._shard.temp)  # it may have the room that those before it need
+            self._checker.shutdown(wait=True, cancel_futures=True)
+            self._finished.close(settle=kind is None or issubclass(kind, Exception))
+        finally:  # also at a Ctrl-C in there
+            remove_all(self.directory)
 
     def append_chunk(self, result: EncodedChunk) -> None:
         """Append the tokens of a chunk's next piece to the stream. Raises what went wrong in its worker."""
