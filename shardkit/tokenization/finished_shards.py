@@ -40,6 +40,13 @@ class FinishedShards:
         while len(self._waiting) > self._runner.most_finishing:
             self._record_first()
 
+    def record_completed(self) -> None:
+        """Note the shards that are completed by now, without waiting for any: until it is noted, a kill loses it."""
+        while self._waiting and (self._recording is None or self._recording.done()):
+            if not self._runner.is_completed(self._waiting[0][0]):
+                return
+            self._record_first()
+
     def settle(self) -> None:
         """Wait until all shards are in the journal. Raises what went wrong with one."""
         while self._waiting:

@@ -127,6 +127,10 @@ class LocalRunner:
         shard.is_whole = True
         self._complete(shard)
 
+    def is_completed(self, shard: OpenShard) -> bool:
+        """Whether a shard that has all its tokens is on the disk, or will not be."""
+        return shard.made is not None or shard.error is not None
+
     def wait(self, shard: OpenShard) -> WrittenShard:
         """Wait until a shard that has all its tokens is on the disk."""
         while shard.made is None:
@@ -219,7 +223,9 @@ class LocalRunner:
         """Raise an error, unless the stream is at its end: then it ends what waits for the shard, if it is of one."""
         if not self._over:
             self._over = True
-            raise copy(error)  # what is raised holds the frames that it went through: what is kept must not be held by them
+            raise copy(
+                error
+            )  # what is raised holds the frames that it went through: what is kept must not be held by them
 
     def _bury(self, worker: Worker) -> None:
         """A worker has died. The shards whose tokens it had will not be; those that it completed another completes."""

@@ -101,6 +101,7 @@ class OrderedWriter:
         self._skip -= skip
         tokens = self._up_to_limits(result, skip)
         self._write(tokens, result, skip)
+        self._finished.record_completed()
         self.session_text_bytes += result.text_bytes
         self.audited += result.audited
         self._chunk_tokens += result.count

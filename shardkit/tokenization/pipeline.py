@@ -1,8 +1,8 @@
 """`tokenize()`: chunks become tokens, tokens become shards, the manifest comes last.
 
 Workers encode chunks in any order, and their results are put into shards in source order: any number of workers, any
-engine, any interruption gives the same bytes. Memory and the number of chunks in flight are bounded. Less than one
-shard of work is lost at any `kill -9`.
+engine, any interruption gives the same bytes. Memory and the number of chunks in flight are bounded. At any `kill -9`
+the work on the shard that is being filled is lost, and on those few that are being completed.
 """
 
 from __future__ import annotations

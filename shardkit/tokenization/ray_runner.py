@@ -195,6 +195,10 @@ class RayRunner:
         pieces = [piece for piece, _, _ in shard.parts]
         shard.parts = [task.remote(shard.path, shard.dtype.str, shard.tokens, ranges, *pieces)]
 
+    def is_completed(self, shard: OpenShard) -> bool:
+        """Whether a shard is written, or will not be."""
+        return bool(self._ray.wait(shard.parts, timeout=0, fetch_local=False)[0])
+
     def wait(self, shard: OpenShard) -> WrittenShard:
         """Wait until a shard is written."""
         made: WrittenShard = self._get(shard.parts[0], f"while {shard.temp} was written")

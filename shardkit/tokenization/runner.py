@@ -85,6 +85,9 @@ class Runner(Protocol):
     def finish(self, shard: OpenShard) -> None:
         """Say that the shard has all its tokens; its file is completed and hashed meanwhile."""
 
+    def is_completed(self, shard: OpenShard) -> bool:
+        """Whether `wait` for a shard that was said to have all its tokens would not wait."""
+
     def wait(self, shard: OpenShard) -> WrittenShard:
         """Wait until a shard that was said to have all its tokens is on the disk, and return what its file is. Raises
         as `run` does."""
