@@ -127,6 +127,10 @@ class CountingRunner(Runner):
     def finish(self, shard: OpenShard) -> None:
         """Nothing is under way."""
 
+    def is_completed(self, shard: OpenShard) -> bool:
+        """It is, once `finish` was called."""
+        return shard.room >= 0
+
     def wait(self, shard: OpenShard) -> WrittenShard:
         """Make the file."""
         size = len(shard.header) + shard.tokens * shard.dtype.itemsize

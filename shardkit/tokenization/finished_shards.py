@@ -15,7 +15,7 @@ from pathlib import Path
 
 from shardkit.dataset.journal import Journal, Resume
 from shardkit.dataset.known_files import SeenShards
-from shardkit.dataset.manifest import ShardInfo
+from shardkit.dataset.manifest import WORK_DIR, ShardInfo
 from shardkit.dataset.shards import WrittenShard
 from shardkit.errors import OutputError, ShardError, ShardkitError
 from shardkit.files import fsync_dir, write_error
@@ -38,6 +38,13 @@ class FinishedShards:
         self._runner.finish(shard)
         self._waiting.append((shard, info, resume))
         while len(self._waiting) > self._runner.most_finishing:
+            self._record_first()
+
+    def record_completed(self) -> None:
+        """Note the shards that are completed by now, without waiting for any: until it is noted, a kill loses it."""
+        while self._waiting and (self._recording is None or self._recording.done()):
+            if not self._runner.is_completed(self._waiting[0][0]):
+                return
             self._record_first()
 
     def settle(self) -> None:
@@ -64,14 +71,13 @@ class FinishedShards:
             self._uploads.submit(info)
 
     def close(self, *, settle: bool) -> None:
-        """Wait for what is being noted, and with `settle` for all shards that can still be completed; the files of the
-        others are removed."""
-        if settle:
-            with suppress(ShardkitError):  # the run ends with an error already
-                self.settle()
-        self._thread.shutdown(wait=True)
-        for shard, *_ in self._waiting:
-            remove(shard.temp)
+        """Wait for what is being noted, and with `settle` for all shards that can still be completed."""
+        try:
+            if settle:
+                with suppress(ShardkitError):  # the run ends with an error already
+                    self.settle()
+        finally:  # also at a Ctrl-C
+            self._thread.shutdown(wait=True)
 
     def _record_first(self) -> None:
         shard, info, resume = self._waiting[0]
@@ -90,6 +96,14 @@ class FinishedShards:
             remove(temp)
             raise write_error(error, temp, 0) from None
         self.record(made, info, resume)
+
+
+def remove_all(directory: Path) -> None:
+    """Remove the unfinished files of this process in the folder of a run. They are found by their names: a Ctrl-C may
+    come between the making of a file and the note of it."""
+    with suppress(OSError):
+        for temp in (directory / WORK_DIR).glob(f"[0-9]*.{os.getpid()}.*tmp"):
+            remove(temp)
 
 
 def remove(temp: Path) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from shardkit.dataset.shard_parts import PartFile, finish_parts
+from shardkit.dataset.shard_parts import PartWriter, finish_parts
 from shardkit.tokenization.worker_messages import Drop, Finish, Finished, Keep, Put, Written
 
 _HELD_BYTES = 32 << 20  # of tokens whose place is not known yet; when there are as many, no more are encoded
@@ -29,7 +29,7 @@ class HeldTokens:
         self._changed = threading.Condition()
         self._orders: queue.SimpleQueue[Put | Keep | Drop] = queue.SimpleQueue()
         self._finishes: queue.SimpleQueue[Finish] = queue.SimpleQueue()
-        self._file: PartFile | None = None
+        self._writer = PartWriter()
 
     def threads(self) -> tuple[Callable[[], None], ...]:
         """What is to be done again and again, in a thread each."""
@@ -76,21 +76,13 @@ class HeldTokens:
             return
         tokens = self._pieces[put.piece][put.begin : put.end]
         try:
-            written = Written(put.path, self._open(put.path).write(put.place, tokens.view(np.uint8).data))
+            written = Written(put.path, self._writer.write(put.path, put.place, tokens.view(np.uint8).data))
         except OSError as error:
             written = Written(put.path, None, error.with_traceback(None))
         if put.last:
             del tokens
             self._release(put.piece)
         self._say(written)
-
-    def _open(self, path: str) -> PartFile:
-        if self._file is None or self._file.path != path:
-            if self._file is not None:
-                self._file.close()
-                self._file = None
-            self._file = PartFile(path)
-        return self._file
 
     def _finish_next(self) -> None:
         path, parts = self._finishes.get()

@@ -13,14 +13,15 @@ import subprocess
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from copy import copy
 
 import numpy as np
 from multiprocess.connection import wait
 from numpy.typing import NDArray
 
-from shardkit.dataset.shard_parts import part_of_bytes
+from shardkit.dataset.shard_parts import FileParts, PartWriter, part_of_bytes
 from shardkit.dataset.shards import WrittenShard
-from shardkit.errors import WorkerError
+from shardkit.errors import ShardkitError, WorkerError
 from shardkit.files import write_error
 from shardkit.sources.read_ahead import AHEAD_BYTES, SHARED_BYTES
 from shardkit.sources.shared_memory import SharedMemory
@@ -49,7 +50,9 @@ class LocalRunner:
         self._expected = workers if expected is None else expected
         self._job = b""
         self._ready: defaultdict[int, deque[EncodedChunk]] = defaultdict(deque)  # pieces, by their chunks' numbers
-        self._shards: dict[str, OpenShard] = {}  # those that are written, by the file's path
+        self._shards: dict[str, tuple[OpenShard, FileParts]] = {}  # those that are written, by the file's path
+        self._writer = PartWriter()
+        self._over = False  # nothing more is asked for, or something went wrong
         self.most_finishing = max(1, workers // _WORKERS_A_SHARD)
         self.shared = SharedMemory.make(SHARED_BYTES)  # for what is fetched for the workers
         self._workers = start_workers(workers if at_first is None else at_first, self.shared)
@@ -76,8 +79,12 @@ class LocalRunner:
         for worker in self._workers:
             worker.outbox.put(self._job)
         feed = WaitingFeed(chunks, self._most) if over_network else ChunkFeed(chunks)
-        with closing(feed):
-            yield from self._run(feed)
+        self._over = False
+        try:
+            with closing(feed):
+                yield from self._run(feed)
+        finally:
+            self._over = True
         if feed.failed:
             raise feed.failed[0]
 
@@ -115,25 +122,28 @@ class LocalRunner:
     def write(self, piece: EncodedChunk, begin: int, end: int, shard: OpenShard) -> None:
         """Have the worker who holds the piece put tokens `begin` to `end` behind those that the shard has."""
         worker, number = piece.holder
-        path = str(shard.temp)
-        self._shards[path] = shard
+        self._shards.setdefault(shard.path, (shard, FileParts(shard.path)))
         shard.waiting += 1
         last = end == piece.count
-        worker.outbox.put(as_bytes(Put(number, begin, end, path, shard.append(end - begin), last)))
+        worker.writing.append(shard.path)
+        worker.outbox.put(as_bytes(Put(number, begin, end, shard.path, shard.append(end - begin), last)))
         if last:
             piece.holder = None
 
     def finish(self, shard: OpenShard) -> None:
         """Say that the shard has all its tokens. It is completed once they are all written."""
-        shard.parts.append(part_of_bytes(0, shard.header))
         shard.is_whole = True
         self._complete(shard)
+
+    def is_completed(self, shard: OpenShard) -> bool:
+        """Whether a shard that has all its tokens is on the disk, or will not be."""
+        return shard.made is not None or shard.error is not None
 
     def wait(self, shard: OpenShard) -> WrittenShard:
         """Wait until a shard that has all its tokens is on the disk."""
         while shard.made is None:
-            if shard.error is not None:  # it was raised before, and nothing more comes
-                raise shard.error
+            if shard.error is not None:  # nothing more comes
+                raise copy(shard.error)
             self._collect(None)
         return shard.made
 
@@ -146,9 +156,10 @@ class LocalRunner:
     def _complete(self, shard: OpenShard) -> None:
         """Have a shard completed, by the worker who has least to do, if all its tokens are written."""
         if shard.is_whole and not shard.waiting:
-            worker = min(self._workers, key=lambda w: (w.finishing, len(w.tasks)))
-            worker.finishing += 1
-            worker.outbox.put(as_bytes(Finish(str(shard.temp), shard.parts)))
+            worker = min(self._workers, key=lambda w: (len(w.finishing), len(w.tasks)))
+            worker.finishing.append(shard.path)
+            parts = [part_of_bytes(0, shard.header), *self._shards[shard.path][1].parts]
+            worker.outbox.put(as_bytes(Finish(shard.path, parts)))
 
     def _idle(self, upcoming: deque[Chunk], feed: ChunkFeed, used: int) -> Worker | None:
         """The worker to give the first of `upcoming` to, which is filled from `feed`: a new one if all have something
@@ -177,38 +188,64 @@ class LocalRunner:
         pipes = [worker.pipe for worker in self._workers]
         for pipe in [p for p in wait(pipes if signal is None else [*pipes, signal]) if p is not signal]:
             worker = next(w for w in self._workers if w.pipe is pipe)
-            try:
+            said = None
+            with suppress(EOFError, OSError):
                 said = receive_message(worker.pipe)
-            except (EOFError, OSError):
-                raise self._death(worker) from None
-            if isinstance(said, EncodedChunk):
+            if said is None:
+                self._bury(worker)
+            elif isinstance(said, EncodedChunk):
                 self._put_ready(worker, said)
             else:
                 self._note_file(worker, said)
 
     def _put_ready(self, worker: Worker, result: EncodedChunk) -> None:
-        if isinstance(result.error, WorkerError):
-            raise result.error
         result.holder = None if result.holder is None else (worker, result.holder)
-        self._ready[worker.tasks[0].number].append(result)
+        if not self._over:
+            self._ready[worker.tasks[0].number].append(result)
         if result.last:
             worker.tasks.pop(0)
             worker.has_answered = True
+        if isinstance(result.error, WorkerError):
+            self._fail(result.error)
 
     def _note_file(self, worker: Worker, said: Written | Finished) -> None:
-        shard = self._shards[said.path]
-        if said.error is not None:
-            written = sum(part.length - sum(len(edge.data) for edge in part.edges) for part in shard.parts)
-            shard.error = write_error(said.error, shard.temp, shard.bytes_to_come(written))
-            raise shard.error
-        if isinstance(said, Written):
+        (worker.writing if isinstance(said, Written) else worker.finishing).popleft()
+        shard, parts = self._shards[said.path]
+        wrong = said.error
+        if isinstance(said, Written) and said.part is not None:
+            try:
+                parts.add(said.part, self._writer)
+            except OSError as error:
+                wrong = error
+        if wrong is not None:
+            shard.error = write_error(wrong, shard.temp, shard.bytes_to_come(parts.written))
+            self._fail(shard.error)
+        elif isinstance(said, Written):
             shard.waiting -= 1
-            shard.parts.append(said.part)
             self._complete(shard)
         else:
-            worker.finishing -= 1
             del self._shards[said.path]
             shard.made = WrittenShard(tokens=shard.tokens, bytes=said.bytes, sha256=said.sha256)
+
+    def _fail(self, error: ShardkitError) -> None:
+        """Raise an error, unless the stream is at its end: then it ends what waits for the shard, if it is of one."""
+        if not self._over:
+            self._over = True
+            raise copy(
+                error
+            )  # what is raised holds the frames that it went through: what is kept must not be held by them
+
+    def _bury(self, worker: Worker) -> None:
+        """A worker has died. The shards whose tokens it had will not be; those that it completed another completes."""
+        death = self._death(worker)
+        self._workers.remove(worker)
+        worker.end()
+        for path in [*worker.writing, *(() if self._workers else self._shards)]:
+            self._shards[path][0].error = death
+        for path in worker.finishing:
+            if self._shards[path][0].error is None:
+                self._complete(self._shards[path][0])
+        self._fail(death)
 
     def _death(self, worker: Worker) -> WorkerError:
         with suppress(subprocess.TimeoutExpired):

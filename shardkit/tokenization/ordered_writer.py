@@ -24,7 +24,7 @@ from shardkit.errors import OutputError, ShardError, ShardkitWarning, SourceErro
 from shardkit.files import write_error
 from shardkit.sources.source import Chunk
 from shardkit.tokenization.cores import available_cores
-from shardkit.tokenization.finished_shards import FinishedShards, remove
+from shardkit.tokenization.finished_shards import FinishedShards, remove, remove_all
 from shardkit.tokenization.live_push import LivePush
 from shardkit.tokenization.piece_rows import eots_before, row_words, with_piece
 from shardkit.tokenization.run_checks import OTHER_TEXTS, no_documents
@@ -74,10 +74,13 @@ class OrderedWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
-        self._checker.shutdown(wait=True, cancel_futures=True)
-        self._finished.close(settle=kind is None or issubclass(kind, Exception))
-        if self._shard is not None:
-            remove(self._shard.temp)
+        try:
+            if self._shard is not None:
+                remove(self._shard.temp)  # it may have the room that those before it need
+            self._checker.shutdown(wait=True, cancel_futures=True)
+            self._finished.close(settle=kind is None or issubclass(kind, Exception))
+        finally:  # also at a Ctrl-C in there
+            remove_all(self.directory)
 
     def append_chunk(self, result: EncodedChunk) -> None:
         """Append the tokens of a chunk's next piece to the stream. Raises what went wrong in its worker."""
@@ -99,6 +102,7 @@ class OrderedWriter:
         self._skip -= skip
         tokens = self._up_to_limits(result, skip)
         self._write(tokens, result, skip)
+        self._finished.record_completed()
         self.session_text_bytes += result.text_bytes
         self.audited += result.audited
         self._chunk_tokens += result.count

@@ -1,8 +1,8 @@
 """`tokenize()`: chunks become tokens, tokens become shards, the manifest comes last.
 
 Workers encode chunks in any order, and their tokens are put into shards in source order: any number of workers, any
-engine, any interruption gives the same bytes. Memory and the number of chunks in flight are bounded. What is lost at
-any `kill -9` is the shard that was being filled, and those that were being completed (`Runner.most_finishing`).
+engine, any interruption gives the same bytes. Memory and the number of chunks in flight are bounded. At any `kill -9`
+the work on the shard that is being filled is lost, and on those few that are being completed.
 """
 
 from __future__ import annotations

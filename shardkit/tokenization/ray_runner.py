@@ -204,7 +204,11 @@ class RayRunner:
         )(_write_shard)
         ranges = [(begin, end) for _, begin, end in shard.parts]
         pieces = [piece for piece, _, _ in shard.parts]
-        shard.parts = [task.remote(str(shard.temp), shard.dtype.str, shard.tokens, ranges, *pieces)]
+        shard.parts = [task.remote(shard.path, shard.dtype.str, shard.tokens, ranges, *pieces)]
+
+    def is_completed(self, shard: OpenShard) -> bool:
+        """Whether a shard is written, or will not be."""
+        return bool(self._ray.wait(shard.parts, timeout=0, fetch_local=False)[0])
 
     def wait(self, shard: OpenShard) -> WrittenShard:
         """Wait until a shard is written."""

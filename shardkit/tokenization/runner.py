@@ -6,6 +6,7 @@ that says where each token's place is (`Runner.write`), and whoever has the toke
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,24 +15,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardkit.dataset.shards import WrittenShard, shard_header
-from shardkit.errors import OutputError
+from shardkit.errors import ShardkitError
 from shardkit.sources.shared_memory import SharedMemory
 from shardkit.sources.source import Chunk
 from shardkit.tokenization.worker import EncodedChunk, Job
 
 
 class OpenShard:
-    """A shard that is being written, in the file `temp`: how many `tokens` have their place in it, of at most
-    `capacity`. The others are the runner's: `parts` that were written, how many it is `waiting` for, whether the shard
-    has all its tokens (`is_whole`), what the completed file is (`made`), and why it will not be (`error`)."""
+    """A shard that is being written, in the file `temp` (its `path` holds whatever folder a process is in): how many
+    `tokens` have their place in it, of at most `capacity`. The others are the runner's: `parts` that were written, how
+    many it is `waiting` for, whether the shard has all its tokens (`is_whole`), what the completed file is (`made`),
+    and why it will not be (`error`)."""
 
     def __init__(self, temp: Path, dtype: np.dtype[np.unsignedinteger], capacity: int) -> None:
         self.temp, self.dtype, self.capacity = temp, dtype, capacity
+        self.path = os.path.abspath(temp)
         self.tokens = self.waiting = 0
         self.is_whole = False
         self.parts: list[Any] = []
         self.made: WrittenShard | None = None
-        self.error: OutputError | None = None
+        self.error: ShardkitError | None = None
         self._header_bytes = len(shard_header(capacity, dtype))
 
     @property
@@ -85,6 +88,9 @@ class Runner(Protocol):
 
     def finish(self, shard: OpenShard) -> None:
         """Say that the shard has all its tokens; its file is completed and hashed meanwhile."""
+
+    def is_completed(self, shard: OpenShard) -> bool:
+        """Whether `wait` for a shard that was said to have all its tokens would not wait."""
 
     def wait(self, shard: OpenShard) -> WrittenShard:
         """Wait until a shard that was said to have all its tokens is on the disk, and return what its file is. Raises

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -58,7 +59,7 @@ class Task(NamedTuple):
 @dataclass(slots=True)
 class Worker:
     """A worker process, our end of its pipe, what is to go down it, the chunks that it was given and has not answered,
-    whether it has answered one, and how many shards it completes."""
+    whether it has answered one, and the files that it writes to, and completes, in the order in which it was told."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -67,7 +68,8 @@ class Worker:
     chunks: ChunkSender
     tasks: list[Task] = field(default_factory=list)
     has_answered: bool = False
-    finishing: int = 0
+    writing: deque[str] = field(default_factory=deque)
+    finishing: deque[str] = field(default_factory=deque)
 
     def end(self) -> None:
         """Kill it. Its end of the pipe closes with it."""

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shardkit.dataset.shard_parts import Part, PartFile, finish_parts, part_of_bytes
+from shardkit.dataset.shard_parts import FileParts, Part, PartWriter, finish_parts, part_of_bytes
 from shardkit.files import DIRECT_BLOCK
 
 
@@ -36,7 +36,7 @@ def write_a_little(patch: pytest.MonkeyPatch) -> None:
 
 SYSTEMS = [lambda _: None, refuse_direct_opening, write_a_little]
 SIZES = st.lists(
-    st.one_of(st.integers(1, 9000), st.sampled_from([4096, 8192, DIRECT_BLOCK - 128, DIRECT_BLOCK + 4097])),
+    st.one_of(st.integers(1, 90_000), st.sampled_from([4096, 1 << 15, 1 << 16, DIRECT_BLOCK - 128, DIRECT_BLOCK + 97])),
     min_size=1,
     max_size=8,
 )
@@ -49,11 +49,12 @@ def temp_file(folder: Path) -> str:
 
 @pytest.mark.parametrize("system", SYSTEMS)
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(sizes=SIZES, order=st.randoms(use_true_random=False))
+@given(sizes=SIZES, order=st.randoms(use_true_random=False), joined=st.booleans())
 def test_ranges_written_in_any_order_by_several_give_the_file(
     tmp_path_factory: pytest.TempPathFactory,
     sizes: list[int],
     order: object,
+    joined: bool,
     system: Callable[[pytest.MonkeyPatch], None],
 ) -> None:
     path = temp_file(tmp_path_factory.mktemp("parts"))
@@ -63,29 +64,24 @@ def test_ranges_written_in_any_order_by_several_give_the_file(
     order.shuffle(ranges)  # type: ignore[attr-defined]
     with pytest.MonkeyPatch.context() as patch:
         system(patch)
-        files = PartFile(path), PartFile(path)
-        parts = [
-            files[number % 2].write(begin, memoryview(data)[begin:end]) for number, (begin, end) in enumerate(ranges)
-        ]
+        writer, came_back = PartWriter(), FileParts(path)
+        for begin, end in ranges:
+            came_back.add(writer.write(path, begin, memoryview(data)[begin:end]), writer)
+        parts = came_back.parts if joined else writer.join(path, came_back.parts)
         size, sha256 = finish_parts(path, [*parts, part_of_bytes(0, data[:128])])
-        for file in files:
-            file.close()
     assert Path(path).read_bytes() == data
     assert (size, sha256) == (len(data), hashlib.sha256(data).hexdigest())
-    assert sum(len(edge.data) for part in parts for edge in part.edges) <= 2 * 4096 * len(parts)
 
 
 def written(path: str, data: bytes) -> list[Part]:
-    file = PartFile(path)
-    half = len(data) // 2
-    parts = [file.write(128, memoryview(data)[128:half]), file.write(half, memoryview(data)[half:])]
-    file.close()
+    writer, half = PartWriter(), len(data) // 2
+    parts = [writer.write(path, 128, memoryview(data)[128:half]), writer.write(path, half, memoryview(data)[half:])]
     return [part_of_bytes(0, data[:128]), *parts]
 
 
-@pytest.mark.parametrize("place", [0, 127, 128, 5_000, 20_479, 20_480, 39_999])
+@pytest.mark.parametrize("place", [0, 127, 128, 5_000, 204_799, 204_800, 399_999])
 def test_a_byte_that_is_not_what_was_written_is_an_error_and_gets_no_hash(tmp_path: Path, place: int) -> None:
-    path, data = temp_file(tmp_path), np.random.default_rng(0).bytes(40_960)
+    path, data = temp_file(tmp_path), np.random.default_rng(0).bytes(409_600)
     parts = written(path, data)
     edges = [edge for part in parts for edge in part.edges]
     with open(path, "r+b") as file:
@@ -99,16 +95,16 @@ def test_a_byte_that_is_not_what_was_written_is_an_error_and_gets_no_hash(tmp_pa
 
 
 def test_a_file_that_is_longer_or_shorter_than_what_was_written_is_an_error(tmp_path: Path) -> None:
-    path, data = temp_file(tmp_path), bytes(40_960)
+    path, data = temp_file(tmp_path), bytes(409_600)
     parts = written(path, data)
-    os.truncate(path, 50_000)
-    with pytest.raises(OSError, match=r"50,000 bytes are there, 40,960 were written"):
+    os.truncate(path, 500_000)
+    with pytest.raises(OSError, match=r"500,000 bytes are there, 409,600 were written"):
         finish_parts(path, parts)
 
 
 def test_a_range_that_is_missing_or_there_twice_is_a_bug(tmp_path: Path) -> None:
     path = temp_file(tmp_path)
-    first, second, third = written(path, bytes(40_960))
+    first, second, third = written(path, bytes(409_600))
     for parts in ([first, third], [first, second, second, third]):
         with pytest.raises(ValueError, match="is missing or written twice"):
             finish_parts(path, parts)
@@ -116,10 +112,24 @@ def test_a_range_that_is_missing_or_there_twice_is_a_bug(tmp_path: Path) -> None
 
 def test_whole_blocks_go_past_the_page_cache_and_edges_come_back(tmp_path: Path) -> None:
     path = temp_file(tmp_path)
-    file = PartFile(path)
-    if not file._direct:
-        pytest.skip("this file system has no direct writes")
-    part = file.write(4_000, memoryview(bytes(10_000)))
-    file.close()
-    assert [(edge.place, len(edge.data)) for edge in part.edges] == [(4_000, 96), (12_288, 1_712)]
-    assert os.path.getsize(path) == 12_288
+    part = PartWriter().write(path, 4_000, memoryview(bytes(100_000)))
+    assert [(edge.place, len(edge.data)) for edge in part.edges] == [(4_000, 96), (102_400, 1_600)]
+    assert os.path.getsize(path) == 102_400
+
+
+def test_many_small_ranges_are_few_and_take_little_memory(tmp_path: Path) -> None:
+    path, size, writer = temp_file(tmp_path), 900, PartWriter()
+    data = np.random.default_rng(0).bytes(10_000 * size)
+    came_back = FileParts(path)
+    for number in range(10_000):
+        begin = size * (number ^ 1)  # as they come from two workers
+        came_back.add(writer.write(path, begin, memoryview(data)[begin : begin + size]), writer)
+        assert len(came_back.parts) < 2_000
+    assert came_back.written > 3 * DIRECT_BLOCK
+    assert finish_parts(path, came_back.parts) == (len(data), hashlib.sha256(data).hexdigest())
+
+
+def test_a_file_that_was_written_to_and_is_removed_keeps_no_room(tmp_path: Path) -> None:
+    path = temp_file(tmp_path)
+    PartWriter().write(path, 0, memoryview(bytes(100_000)))
+    assert not [name for name in os.listdir("/proc/self/fd") if os.path.realpath(f"/proc/self/fd/{name}") == path]

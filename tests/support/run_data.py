@@ -73,6 +73,9 @@ class InProcess:
             writer.write(tokens)
         shard.made = writer.finish(shard.temp)
 
+    def is_completed(self, shard: OpenShard) -> bool:
+        return shard.made is not None
+
     def wait(self, shard: OpenShard) -> WrittenShard:
         assert shard.made is not None
         return shard.made

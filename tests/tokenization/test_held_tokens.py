@@ -54,8 +54,8 @@ def test_pieces_go_to_several_shards_and_are_forgotten_when_they_are_written_or_
 def test_a_file_that_is_gone_or_was_changed_is_said_and_ends_nothing(tmp_path: Path) -> None:
     said: queue.SimpleQueue[Written | Finished] = queue.SimpleQueue()
     held = HeldTokens(said.put)
-    number = held.hold(np.arange(5, dtype=np.uint16))
-    held.do(Put(number, 0, 5, str(tmp_path / "gone"), 128, True))
+    number = held.hold(np.zeros(50_000, np.uint16))
+    held.do(Put(number, 0, 50_000, str(tmp_path / "gone"), 128, True))
     held.do(Finish(str(tmp_path / "gone"), [part_of_bytes(0, b"h")]))
     steps(held, 1, 1)
     errors = [said.get().error, said.get().error]

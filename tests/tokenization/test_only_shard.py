@@ -175,6 +175,22 @@ def test_where_there_is_no_room_for_the_second_shard_the_stream_that_is_cut_is_n
     assert folder_bytes(tmp_path / "out") == expected_of(10**8)
 
 
+@pytest.mark.parametrize("shard", ["000000.", "000001."])
+def test_a_ctrl_c_while_the_stream_is_cut_leaves_no_unfinished_file(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard: str
+) -> None:
+    class Stopped(LongFile):
+        def sync(self) -> int:
+            if self._path.name.startswith(shard):
+                raise KeyboardInterrupt
+            return super().sync()
+
+    monkeypatch.setattr("shardkit.dataset.shards.LongFile", Stopped)
+    with pytest.raises(KeyboardInterrupt):
+        make(corpus, tmp_path / "out", 10**8, workers=1)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
 def test_the_stream_that_is_cut_is_read_and_not_mapped_since_its_disk_may_fail(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

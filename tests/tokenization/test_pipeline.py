@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from texts import documents, write_parquet
 
 import shardkit
 from shardkit import Manifest, open_shard
+from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.errors import (
     AuditError,
     DiskFull,
@@ -543,6 +545,33 @@ def test_texts_of_a_class_that_the_workers_do_not_know_are_texts(tmp_path: Path)
 
     tokenize([Text("first"), Text("second")], tmp_path / "out", shard_tokens=3, workers=1, prefix="p")
     assert folder_bytes(tmp_path / "out") == shard_bytes(["first", "second"], 3, "p")
+
+
+def test_a_transform_that_goes_to_another_folder_does_not_take_the_shards_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def astray(text: str) -> str:
+        os.chdir("/")
+        return text
+
+    monkeypatch.chdir(tmp_path)
+    tokenize(["x" * 100_000], "out", transform=astray, shard_tokens=200_000, workers=1, prefix="p")
+    assert folder_bytes(tmp_path / "out") == shard_bytes(["x" * 100_000], 200_000, "p")
+
+
+def test_a_shard_is_in_the_journal_long_before_the_next_one_is_full(tmp_path: Path) -> None:
+    journal = tmp_path / "out" / JOURNAL_FILE
+
+    def texts() -> Iterator[str]:
+        yield "x" * 100_000
+        deadline = time.monotonic() + 60
+        while len(journal.read_bytes().splitlines()) < 2:  # the run's first line, and the shard's
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+            yield "y"
+
+    tokenize(texts(), tmp_path / "out", shard_tokens=100_000, workers=1, chunk_bytes=1, prefix="p")
+    assert len(folder_bytes(tmp_path / "out")) == 2
 
 
 def test_a_runner_that_is_left_ends_its_workers() -> None:
