@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from shardkit import __version__
+from shardkit.cli.converting import convert
 from shardkit.cli.making import merge, tokenize, train_tokenizer
 from shardkit.cli.options import ShardRange, json_option, print_result, warnings_as_lines
 from shardkit.errors import ShardkitError, UsageError, machine_fault
@@ -61,6 +62,7 @@ def main() -> None:
 
 main.add_command(tokenize)
 main.add_command(merge)
+main.add_command(convert)
 main.add_command(train_tokenizer)
 
 
