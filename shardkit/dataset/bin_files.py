@@ -11,6 +11,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from shardkit.errors import ShardError
+from shardkit.files import open_file
 
 HEADER_BYTES = 1024
 TokenType = np.dtype[np.uint16] | np.dtype[np.uint32]
@@ -23,7 +24,7 @@ _WHOLE = re.compile(r"(?:.+_)?(?P<split>train|val)\.bin")  # tiny_shakespeare_va
 _BARE = ("val.bin", "train.bin")
 
 
-class BinFile(NamedTuple):
+class NamedShard(NamedTuple):
     """A file of that `number` in the stream, of a `split`; `prefix` is what its name begins with."""
 
     number: int
@@ -32,22 +33,22 @@ class BinFile(NamedTuple):
     split: str
 
 
-def bin_files(directory: Path) -> list[BinFile]:
+def bin_files(directory: Path) -> list[NamedShard]:
     """The files of tokens in a folder, in stream order: the numbered ones of llm.c, else a val and a train file."""
     paths = sorted(directory.glob("*.bin"))
     matches = [(match, path) for path in paths if (match := _NUMBERED.fullmatch(path.name))]
-    numbered = [BinFile(int(match["index"]), path, match["prefix"], match["split"]) for match, path in matches]
+    numbered = [NamedShard(int(match["index"]), path, match["prefix"], match["split"]) for match, path in matches]
     if numbered:
         return sorted(numbered)
     splits = [(m["split"], p) for p in paths if (m := _WHOLE.fullmatch(p.name)) and not p.with_suffix(".idx").exists()]
     ordered = sorted(splits, key=lambda item: (item[0] != "val", item[1].name))
-    return [BinFile(number, path, path.stem.removesuffix(split), split) for number, (split, path) in enumerate(ordered)]
+    return [NamedShard(n, path, path.stem.removesuffix(split), split) for n, (split, path) in enumerate(ordered)]
 
 
 def is_llmc(path: Path) -> bool:
     """Whether a file begins with a header of llm.c."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             return _magic(file.read(8)) is not None
     except OSError:
         return False

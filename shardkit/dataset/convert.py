@@ -103,6 +103,8 @@ def convert_folder(
             _write_record(folder, record, reading.manifest)
         files = read_tokenizer_files(source, tokenizer) or tokenizer_files(tokenizer, tokenizer_json)
         write_tokenizer_files(folder, files)
+    if manifest is not None:
+        manifest = dataclasses.replace(manifest, directory=out)
     known = None if reading.eot_id is None else count.documents
     return Counted(format=name, tokens=count.tokens, documents=known, manifest=manifest)
 

@@ -100,7 +100,7 @@ def write(reading: Reading, blocks: Blocks, folder: Path, shape: Shape) -> Manif
             _check_same(folder / shard.file, shard, stated)
     manifest = _manifest(reading, shape, cut, shards)
     manifest.save(folder)
-    return dataclasses.replace(manifest, directory=folder)
+    return manifest
 
 
 def _check_same(path: Path, made: ShardInfo, stated: ShardInfo) -> None:
