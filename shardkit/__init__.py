@@ -17,6 +17,7 @@ from shardkit.version import __version__
 
 if TYPE_CHECKING:
     from shardkit.batches.ledger import merge_ledger
+    from shardkit.dataset.datasets_view import to_datasets
     from shardkit.dataset.manifest import Manifest
     from shardkit.dataset.shards import open_shard
     from shardkit.loader.loader import ShardLoader
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from shardkit.redaction import printable, public_address
     from shardkit.remote.pull import pull
     from shardkit.remote.push import push
+    from shardkit.tokenization.convert import convert
     from shardkit.tokenization.merge import merge
     from shardkit.tokenization.pipeline import tokenize
     from shardkit.tokenization.tokenizer import Tokenizer
@@ -38,6 +40,7 @@ __all__ = [
     "Tokenizer",
     "UsageError",
     "__version__",
+    "convert",
     "hold_lock",
     "info",
     "machine_fault",
@@ -49,6 +52,7 @@ __all__ = [
     "public_address",
     "pull",
     "push",
+    "to_datasets",
     "tokenize",
     "verify",
 ]
@@ -57,6 +61,7 @@ _HOMES = {
     "Manifest": "shardkit.dataset.manifest",
     "ShardLoader": "shardkit.loader.loader",
     "Tokenizer": "shardkit.tokenization.tokenizer",
+    "convert": "shardkit.tokenization.convert",
     "hold_lock": "shardkit.locks",
     "info": "shardkit.look.info",
     "merge": "shardkit.tokenization.merge",
@@ -67,6 +72,7 @@ _HOMES = {
     "public_address": "shardkit.redaction",
     "pull": "shardkit.remote.pull",
     "push": "shardkit.remote.push",
+    "to_datasets": "shardkit.dataset.datasets_view",
     "tokenize": "shardkit.tokenization.pipeline",
     "verify": "shardkit.look.verify",
 }

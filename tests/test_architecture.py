@@ -123,8 +123,8 @@ def test_a_planted_long_file_class_or_function_is_found() -> None:
 
 def test_the_public_names_are_pinned() -> None:
     names = (
-        "Manifest ShardLoader ShardkitError Tokenizer UsageError __version__ hold_lock info machine_fault merge "
-        "merge_ledger open_shard peek printable public_address pull push tokenize verify"
+        "Manifest ShardLoader ShardkitError Tokenizer UsageError __version__ convert hold_lock info machine_fault "
+        "merge merge_ledger open_shard peek printable public_address pull push to_datasets tokenize verify"
     )
     assert shardkit.__all__ == names.split()
     assert all(getattr(shardkit, name) is not None for name in shardkit.__all__)
@@ -137,6 +137,7 @@ SIGNATURES = {
     "ShardLoader.from_env": "source batch_size seq_len split shuffle seed device prefetch verify ledger layout "
     "documents ignore_index eot_id span cache cache_bytes revision format",
     "Tokenizer": "name encoder",
+    "convert": "source out to tokenizer eot_id dtype shard_tokens progress",
     "hold_lock": "path busy remove",
     "info": "directory",
     "machine_fault": "error",
@@ -149,6 +150,7 @@ SIGNATURES = {
     "public_address": "address",
     "pull": "repo directory revision split shards allow_gaps overwrite workers progress",
     "push": "directory repo private revision tag overwrite repair workers progress",
+    "to_datasets": "directory split seq_len eot_id",
     "tokenize": "source out name split revision text_field separator skip_bad_rows tokenizer eot encoder shard_tokens "
     "val_shards prefix workers max_docs max_tokens transform filter runner address part push private max_disk "
     "overwrite progress chunk_bytes",
@@ -191,6 +193,7 @@ OPTIONS = {
     "--encoder --shard-tokens --val-shards --prefix --workers --max-docs --max-tokens --part --push --private "
     "--max-disk --runner --address --overwrite --json",
     "merge": "directory --part --keep-parts --json",
+    "convert": "source out --to --tokenizer --eot-id --dtype --shard-tokens --json",
     "train-tokenizer": "source --out --name --split --revision --text-field --separator --skip-bad-rows --vocab-size "
     "--pattern --max-bytes --json",
     "push": "directory repo --private --revision --tag --overwrite --repair --json",

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import os
+import pickle
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shardkit import Manifest
-from shardkit.dataset.convert import WRITERS, Counted, convert_folder
+from shardkit import Manifest, ShardLoader, info
+from shardkit.dataset.convert import RECORD_NAME, WRITERS, Counted, convert_folder
 from shardkit.dataset.formats import megatron, parquet, raw_tokens
 from shardkit.dataset.formats.interface import Given
 from shardkit.dataset.records import ShardInfo, TokenizerInfo
+from shardkit.errors import (
+    ManifestError,
+    OutputError,
+    ShardError,
+    ShardkitError,
+    ShardkitWarning,
+    SourceError,
+    UsageError,
+)
 from shardkit.files import sha256_file
 
 EOT = 9
@@ -80,6 +95,7 @@ def test_to_another_format_and_back_is_byte_for_byte_the_same(
     cuts = sorted(data.draw(st.sets(st.integers(1, max(1, len(stream) - 1)), max_size=4)) - {len(stream)})
     dtype = "<u2" if to == "nanogpt" else data.draw(st.sampled_from(["<u2", "<u4"]))
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)  # a hundred small files
         for module in (raw_tokens, megatron):
             patch.setattr(module, "BLOCK_TOKENS", block)
         patch.setattr(parquet, "_GROUP_TOKENS", block)
@@ -88,3 +104,273 @@ def test_to_another_format_and_back_is_byte_for_byte_the_same(
         convert(source, Path(name) / "b", to)
         convert(Path(name) / "b", Path(name) / "c", "npy")
         assert contents(Path(name) / "c") == contents(source)
+
+
+HEAD = (20240520).to_bytes(4, "little") + (1).to_bytes(4, "little")
+GOLDEN = [EOT, 1, 2, EOT, 3, EOT, EOT, 4]  # 1 2 | 3 | nothing | 4, of which the second goes on in the train split
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden stream, val `9 1 2 9`, train `3 9 9` and `4`, in every format."""
+    folder = tmp_path_factory.mktemp("formats")
+    write_npy(folder / "npy", GOLDEN, [4, 7])
+    for to in OTHERS:
+        convert(folder / "npy", folder / to, to)
+    return folder
+
+
+def u16(*ids: int) -> bytes:
+    return np.array(ids, "<u2").tobytes()
+
+
+def test_llmc_files_have_a_header_of_256_int32_and_then_the_stream_as_it_is(made: Path) -> None:
+    def shard(*ids: int) -> bytes:
+        return HEAD + len(ids).to_bytes(4, "little") + bytes(1012) + u16(*ids)
+
+    files = contents(made / "llmc")
+    del files[RECORD_NAME]
+    assert files == {
+        "x_val_000000.bin": shard(9, 1, 2, 9),
+        "x_train_000001.bin": shard(3, 9, 9),
+        "x_train_000002.bin": shard(4),
+    }
+
+
+def test_nanogpt_files_are_the_tokens_with_the_eot_after_each_document(made: Path) -> None:
+    files = contents(made / "nanogpt")
+    assert files["val.bin"] == u16(1, 2, 9)
+    assert files["train.bin"] == u16(3, 9, 9, 4, 9)
+    assert pickle.loads(files["meta.pkl"]) == {"vocab_size": 10}
+
+
+def test_nanogpt_has_no_meta_for_gpt2_since_it_takes_its_vocabulary_then(tmp_path: Path) -> None:
+    gpt2 = dataclasses.replace(VOCABULARY, vocab_size=50257, eot_id=50256)
+    folder = write_npy(tmp_path / "a", [50256, 1], [])
+    dataclasses.replace(Manifest.load(folder), tokenizer=gpt2).save(folder)
+    convert(folder, tmp_path / "b", "nanogpt")
+    assert not (tmp_path / "b" / "meta.pkl").exists()
+
+
+def test_megatron_files_have_a_sequence_for_each_document(made: Path) -> None:
+    files = contents(made / "megatron")
+    assert files["val.bin"] == u16(1, 2, 9)
+    assert files["train.bin"] == u16(3, 9, 9, 4, 9)
+    head = b"MMIDIDX\0\0" + (1).to_bytes(8, "little") + b"\x08" + (3).to_bytes(8, "little") + (4).to_bytes(8, "little")
+    lengths = np.array([2, 1, 2], "<i4").tobytes()
+    assert files["train.idx"] == head + lengths + np.array([0, 4, 6, 0, 1, 2, 3], "<i8").tobytes()
+
+
+def test_parquet_has_a_row_for_each_document_and_the_same_number_for_one_that_goes_on(made: Path) -> None:
+    tables = {path.name: pq.read_table(path) for path in (made / "parquet").glob("*.parquet")}
+    assert {name: table.to_pydict() for name, table in tables.items()} == {
+        "val-00000.parquet": {"document": [0, 1], "input_ids": [[1, 2], []]},
+        "train-00000.parquet": {"document": [1, 2, 3], "input_ids": [[3], [], [4]]},
+    }
+    assert tables["val-00000.parquet"].schema.field("input_ids").type == pa.list_(pa.uint16())
+
+
+def test_a_record_keeps_what_the_files_cannot_hold(made: Path) -> None:
+    record = json.loads((made / "megatron" / RECORD_NAME).read_text())
+    assert record["format"] == "megatron"
+    assert record["tokens"] == {"val": 4, "train": 4}
+    assert record["manifest"] == json.loads((made / "npy" / "manifest.json").read_text())
+
+
+@pytest.mark.parametrize("start", OTHERS)
+def test_a_way_through_all_formats_ends_where_it_began(made: Path, tmp_path: Path, start: str) -> None:
+    way = [*OTHERS[OTHERS.index(start) :], *OTHERS[: OTHERS.index(start)], "npy"]
+    source = made / "npy"
+    for number, to in enumerate(way):
+        convert(source, tmp_path / str(number), to)
+        source = tmp_path / str(number)
+    assert contents(source) == contents(made / "npy")
+
+
+def test_shards_of_another_length_hold_the_same_splits(made: Path, tmp_path: Path) -> None:
+    again = convert(made / "megatron", tmp_path / "again", "npy", shard_tokens=3).manifest
+    assert again is not None
+    assert {split: [shard.tokens for shard in shards] for split, shards in again.splits.items()} == {
+        "val": [3, 1],
+        "train": [3, 1],
+    }
+    assert [shard.first_document for shard in again.shards] == [0, 1, 2, 4]
+    assert np.concatenate([np.load(tmp_path / "again" / shard.file) for shard in again.shards]).tolist() == GOLDEN
+    assert again.tokens_per_shard == 3
+    assert Manifest.load(tmp_path / "again") == again
+
+
+def stream_of(counted: Counted) -> list[int]:
+    assert counted.manifest is not None
+    assert counted.manifest.directory is not None
+    return np.concatenate([np.load(counted.manifest.directory / s.file) for s in counted.manifest.shards]).tolist()
+
+
+def test_nanogpt_files_of_others_get_an_eot_before_each_document(tmp_path: Path) -> None:
+    (tmp_path / "n").mkdir()
+    (tmp_path / "n" / "train.bin").write_bytes(u16(3, 9, 9, 4))  # the last document has no EOT
+    (tmp_path / "n" / "val.bin").write_bytes(u16(1, 2, 9))
+    made = convert(tmp_path / "n", tmp_path / "a", "npy", eot_id=9)
+    assert stream_of(made) == [9, 1, 2, 9, 3, 9, 9, 4]
+    assert made.tokens == {"val": 3, "train": 5}
+    assert made.documents == 4
+
+
+def test_without_an_eot_the_tokens_of_nanogpt_stay_as_they_are_and_that_is_said(tmp_path: Path) -> None:
+    (tmp_path / "n").mkdir()
+    (tmp_path / "n" / "train.bin").write_bytes(u16(3, 9, 4))
+    with pytest.warns(ShardkitWarning, match="which token ends a document"):
+        made = convert(tmp_path / "n", tmp_path / "a", "npy")
+    assert stream_of(made) == [3, 9, 4]
+    assert made.documents is None
+
+
+megatron_documents = st.lists(st.lists(st.lists(st.integers(0, 8), max_size=4), max_size=3), min_size=1, max_size=8)
+
+
+@settings(max_examples=60)
+@given(documents=megatron_documents, eod=st.booleans(), block=st.integers(1, 5), code=st.sampled_from([4, 5, 8]))
+@example(documents=[[], [[1]], [[]], []], eod=False, block=1, code=4)
+def test_megatron_files_of_others_may_have_sentences_empty_documents_and_no_eot(
+    documents: list[list[list[int]]], eod: bool, block: int, code: int
+) -> None:
+    for sentences in documents:
+        if eod and any(sentences):
+            sentences[-1].append(EOT)
+    sequences = [sequence for sentences in documents for sequence in sentences]
+    ids = np.array([i for sequence in sequences for i in sequence], {4: "<i4", 5: "<i8", 8: "<u2"}[code])
+    if not len(ids):
+        return
+    lengths = np.array([len(sequence) for sequence in sequences])
+    pointers = (np.cumsum(lengths) - lengths) * ids.itemsize
+    bounds = np.cumsum([0, *map(len, documents)])
+    head = b"MMIDIDX\0\0" + np.array([1], "<u8").tobytes() + bytes([code])
+    counts = np.array([len(lengths), len(bounds)], "<u8").tobytes()
+    arrays = lengths.astype("<i4").tobytes() + pointers.astype("<i8").tobytes() + bounds.astype("<i8").tobytes()
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)  # a hundred small files
+        for module in (raw_tokens, megatron):
+            patch.setattr(module, "BLOCK_TOKENS", block)
+        Path(name, "x_text_document.bin").write_bytes(ids.tobytes())
+        Path(name, "x_text_document.idx").write_bytes(head + counts + arrays)
+        made = convert(Path(name, "x_text_document"), Path(name, "a"), "npy", eot_id=EOT)
+        plain = [[i for sequence in sentences for i in sequence if i != EOT] for sentences in documents]
+        assert stream_of(made) == [i for document in plain for i in (EOT, *document)]
+
+
+def test_parquet_of_others_may_have_an_eot_at_either_end_of_a_row(tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    rows = [[1, 2, EOT], [EOT, 3], [EOT], [4]]
+    pq.write_table(pa.table({"tokens": rows, "n": [1, 2, 3, 4]}), tmp_path / "p" / "train-00000-of-00001.parquet")
+    made = convert(tmp_path / "p", tmp_path / "a", "npy", eot_id=EOT, tokenizer=VOCABULARY)
+    assert stream_of(made) == [9, 1, 2, 9, 3, 9, 9, 4]
+    assert made.manifest is not None
+    assert made.manifest.dtype == "uint16"
+
+
+def test_datasets_loads_the_parquet_folder_with_its_splits(made: Path, tmp_path: Path) -> None:
+    import datasets
+
+    loaded = datasets.load_dataset(str(made / "parquet"), cache_dir=str(tmp_path))
+    assert loaded["train"]["input_ids"][:] == [[3], [], [4]]
+    assert loaded["validation"]["document"][:] == [0, 1]
+
+
+def test_headerless_npy_files_of_dolma_are_shards_once_their_dtype_is_given(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "part-0-00000.npy").write_bytes(u16(1, 2, 9, 3))
+    (tmp_path / "d" / "part-0-00001.npy").write_bytes(u16(4, 9))
+    with pytest.raises(ManifestError, match="part-0-00000.npy: is it ids and nothing else, as Dolma and OLMo"):
+        Manifest.of_folder(tmp_path / "d")
+    with pytest.raises(UsageError, match="Dolma and OLMo write them.* give dtype='uint16'"):
+        convert(tmp_path / "d", tmp_path / "a", "npy", eot_id=9)
+    made = convert(tmp_path / "d", tmp_path / "a", "npy", eot_id=9, dtype="uint16")
+    assert stream_of(made) == [9, 1, 2, 9, 3, 4]
+
+
+def copy_of(folder: Path, place: Path, **changed: bytes | None) -> Path:
+    """A copy with other content in some files, and without those of None."""
+    place.mkdir()
+    for name, data in {**contents(folder), **changed}.items():
+        if data is not None:
+            (place / name).write_bytes(data)
+    return place
+
+
+@pytest.mark.parametrize(
+    ("format", "name", "content", "error", "message"),
+    [
+        ("llmc", "x_train_000001.bin", HEAD + bytes(1020), ShardError, "has no llm.c header|its header says"),
+        ("nanogpt", "train.bin", u16(3, 9, 9, 4), ShardError, "does not end with the end-of-text token 9|holds"),
+        ("nanogpt", "train.bin", u16(3, 9, 9, 5, 9), ShardError, "x_train_000002.npy does not come back"),
+        ("nanogpt", "train.bin", b"123", ShardError, "no whole number of uint16"),
+        ("nanogpt", "train.bin", u16(3, 9, 12, 4, 9), ShardError, "holds id 12, the vocabulary has 10"),
+        ("megatron", "train.idx", b"MMIDIDX", ShardError, "is no index of Megatron-LM"),
+        ("megatron", "train.bin", u16(3, 9, 9, 4), ShardError, "do not go together"),
+        ("parquet", "train-00000.parquet", b"PAR1", ShardError, "is no whole parquet file"),
+        ("npy", "x_train_000001.npy", None, ShardError, "SHA-256 that its manifest states"),
+        ("nanogpt", RECORD_NAME, b"{}", ManifestError, "is not what `shardkit convert` writes"),
+    ],
+)
+def test_damage_is_one_line_and_leaves_no_folder(
+    made: Path, tmp_path: Path, format: str, name: str, content: bytes | None, error: type[ShardkitError], message: str
+) -> None:
+    if content is None:
+        data = bytearray((made / format / name).read_bytes())
+        data[-2] ^= 1
+        content = bytes(data)
+    source = copy_of(made / format, tmp_path / "s", **{name: content})
+    with pytest.raises(error, match=message):
+        convert(source, tmp_path / "out", "llmc" if format == "npy" else "npy")
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+@pytest.mark.parametrize("bad", ["index", "bounds", "pointers"])
+def test_an_index_that_cannot_be_is_refused(made: Path, tmp_path: Path, bad: str) -> None:
+    data = bytearray((made / "megatron" / "train.idx").read_bytes())
+    place = {"index": 9, "bounds": len(data) - 16, "pointers": 34 + 12 + 8}[bad]
+    data[place] += 3
+    source = copy_of(made / "megatron", tmp_path / "s", **{"train.idx": bytes(data)})
+    with pytest.raises(ShardError, match=r"train\.idx"):
+        convert(source, tmp_path / "out", "npy")
+
+
+def test_a_place_that_is_not_empty_or_no_dataset_is_refused(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    with pytest.raises(OutputError, match="is not an empty folder"):
+        convert(made / "npy", tmp_path / "full", "llmc")
+    with pytest.raises(SourceError, match="holds no dataset of tokens"):
+        convert(tmp_path / "full", tmp_path / "out", "npy")
+    with pytest.raises(SourceError, match="is not there"):
+        convert(tmp_path / "none", tmp_path / "out", "npy")
+    foreign = copy_of(made / "megatron", tmp_path / "m", **{RECORD_NAME: None})
+    with pytest.raises(UsageError, match="needs to know which token ends a document"):
+        convert(foreign, tmp_path / "out", "npy")
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_tokenizer_or_eot_than_the_datasets_own_is_refused(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="own tokenizer is ten"):
+        convert(made / "npy", tmp_path / "a", "llmc", tokenizer=dataclasses.replace(VOCABULARY, vocab_size=11))
+    with pytest.raises(UsageError, match="says that 9 ends a document, not 3"):
+        convert(made / "nanogpt", tmp_path / "a", "npy", eot_id=3)
+
+
+def test_nanogpt_cannot_have_uint32(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="uint16 ids only"):
+        convert(write_npy(tmp_path / "a", [EOT, 1], [], dtype="<u4"), tmp_path / "b", "nanogpt")
+
+
+@pytest.mark.parametrize(("format", "val", "train"), [("llmc", 4, [3, 9, 9, 4]), ("nanogpt", 3, [3, 9, 9, 4, 9])])
+def test_bin_files_are_opened_in_place(made: Path, format: str, val: int, train: list[int]) -> None:
+    assert [(part.split, part.tokens) for part in info(made / format).splits] == [("val", val), ("train", len(train))]
+    with ShardLoader(made / format, batch_size=1, seq_len=3, shuffle=False, rank=0, world_size=1) as loader:
+        inputs, targets = loader.next_batch()
+    assert [*inputs[0].tolist(), int(targets[0, -1])] == train[:4]
+
+
+def test_a_bin_file_that_is_neither_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x_train_000000.bin").write_bytes(bytes(2000))
+    with pytest.raises(ShardError, match="no llm.c header"):
+        Manifest.of_folder(tmp_path)

@@ -30,7 +30,7 @@ def read(path: Path, given: Given) -> Reading:
     if given.dtype is None:
         raise UsageError(
             f"{_files(path)[0]} has no .npy header: ids and nothing else, as Dolma and OLMo write them. Nothing in it "
-            "says how long an id is: give --dtype uint16 (a vocabulary of up to 65,536 ids) or --dtype uint32"
+            "says how long an id is: give --dtype=uint16 (a vocabulary of up to 65,536 ids) or --dtype=uint32"
         )
     dtype = DTYPES[given.dtype]
     return headerless_reading(path, given, [raw_file("train", file, dtype) for file in _files(path)])

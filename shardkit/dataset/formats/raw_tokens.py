@@ -78,7 +78,7 @@ def as_ids(block: NDArray[np.integer], dtype: TokenType, path: Path) -> Tokens:
         return block  # type: ignore[return-value]
     if len(block) and not 0 <= int(block.min()) <= int(block.max()) <= np.iinfo(dtype).max:
         wrong = int(block.min()) if block.min() < 0 else int(block.max())
-        raise ShardError(f"{path} holds {wrong}, which is no {dtype.name} id: give --dtype uint32, if ids are larger")
+        raise ShardError(f"{path} holds {wrong}, which is no {dtype.name} id: give --dtype=uint32, if ids are larger")
     return block.astype(dtype)
 
 
