@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 import pickle
+import shutil
+import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -135,6 +137,46 @@ def test_llmc_files_have_a_header_of_256_int32_and_then_the_stream_as_it_is(made
         "x_train_000001.bin": shard(3, 9, 9),
         "x_train_000002.bin": shard(4),
     }
+
+
+C_READER = r"""
+#include <stdio.h>
+#include <stdint.h>
+int main(int argc, char **argv) {
+    for (int i = 1; i < argc; i++) {
+        FILE *file = fopen(argv[i], "rb");
+        int header[256];
+        if (!file || fread(header, sizeof(int), 256, file) != 256) return 1;
+        if (header[0] != 20240520 || header[1] != 1 || header[2] <= 0) return 2;
+        fseek(file, 0, SEEK_END);
+        if (ftell(file) != (long)(256 * sizeof(int) + header[2] * sizeof(uint16_t))) return 3;
+        fseek(file, 256 * sizeof(int), SEEK_SET);
+        uint16_t token;
+        while (fread(&token, sizeof(token), 1, file) == 1) printf("%d ", token);
+    }
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_a_reader_in_c_by_the_rules_of_llmc_accepts_the_files(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "reader.c").write_text(C_READER)
+    subprocess.run(["cc", "-o", "reader", "reader.c"], cwd=tmp_path, check=True)
+    files = sorted((made / "llmc").glob("*.bin"), key=lambda path: path.name.rpartition("_")[2])
+    read = subprocess.run([tmp_path / "reader", *files], capture_output=True, text=True, check=True)
+    assert [int(token) for token in read.stdout.split()] == GOLDEN
+
+
+def test_the_loading_arithmetic_of_modded_nanogpt_accepts_the_files(made: Path) -> None:
+    import torch
+
+    path = made / "llmc" / "x_train_000001.bin"
+    header = torch.from_file(str(path), False, 256, dtype=torch.int32)
+    tokens = torch.empty(int(header[2]), dtype=torch.uint16)
+    with path.open("rb", buffering=0) as file:
+        file.seek(256 * 4)
+        assert file.readinto(tokens.numpy()) == 2 * len(tokens)
+    assert (header[0], header[1], tokens.tolist()) == (20240520, 1, [3, 9, 9])
 
 
 def test_nanogpt_files_are_the_tokens_with_the_eot_after_each_document(made: Path) -> None:
@@ -273,7 +315,7 @@ def test_datasets_loads_the_parquet_folder_with_its_splits(made: Path, tmp_path:
 
     loaded = datasets.load_dataset(str(made / "parquet"), cache_dir=str(tmp_path))
     assert loaded["train"]["input_ids"][:] == [[3], [], [4]]
-    assert loaded["validation"]["document"][:] == [0, 1]
+    assert loaded["val"]["document"][:] == [0, 1]
 
 
 def test_headerless_npy_files_of_dolma_are_shards_once_their_dtype_is_given(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Parquet with a row for each document: `input_ids`, a list of its ids without EOT, and `document`, its number.
 
-`datasets.load_dataset` reads such a folder, and the Hub's viewer shows it: `SPLIT-00000.parquet`. A document that goes
+`datasets.load_dataset` reads such a folder, and the Hub's viewer shows it: `SPLIT-00000.parquet`, and a `README.md` whose
+`configs:` name the splits. A document that goes
 on in the next split has a row in each, of the same number. Files of others need a column of lists of whole numbers.
 """
 
@@ -21,7 +22,7 @@ from shardkit.dataset.formats.eot import cut
 from shardkit.dataset.formats.interface import DEFAULT_SHARD_TOKENS, Blocks, Given, Reading, Shape
 from shardkit.dataset.formats.raw_tokens import as_ids
 from shardkit.errors import ShardError, SourceError, UsageError
-from shardkit.files import write_error
+from shardkit.files import atomic_write, write_error
 
 _NAME = re.compile(r"(?P<split>[a-z]+)-[0-9]{5,}.*\.parquet")
 _COLUMNS = ("input_ids", "tokens", "token_ids", "ids")
@@ -160,6 +161,12 @@ def write(reading: Reading, blocks: Blocks, folder: Path, shape: Shape) -> None:
     finally:
         if writer is not None:
             writer.close()
+    atomic_write(folder / "README.md", _card({path.name.rpartition("-")[0] for path in folder.glob("*.parquet")}))
+
+
+def _card(splits: set[str]) -> str:
+    files = "".join(f"  - split: {split}\n    path: {split}-*.parquet\n" for split in sorted(splits))
+    return f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}---\n"
 
 
 class _RowWriter:
