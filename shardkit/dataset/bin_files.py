@@ -19,7 +19,7 @@ MAGIC: dict[tuple[int, int], TokenType] = {
     (20240520, 1): np.dtype("<u2"),  # magic, version: GPT-2
     (20240801, 7): np.dtype("<u4"),  # Llama 3
 }
-_NUMBERED = re.compile(r"(?P<prefix>.+)_(?P<split>[a-z]+)_(?P<index>[0-9]{6,15})\.bin")
+_NUMBERED = re.compile(r"(?P<prefix>[^/\\\x00-\x1f\x7f]+)_(?P<split>[a-z]+)_(?P<index>[0-9]{6,15})\.bin")
 _WHOLE = re.compile(r"(?:.+_)?(?P<split>train|val)\.bin")  # tiny_shakespeare_val.bin
 _BARE = ("val.bin", "train.bin")
 

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
+from shardkit.dataset.consistency import check_tokenizer
 from shardkit.dataset.folder import MANIFEST_NAME
 from shardkit.dataset.formats import headerless, llmc, megatron, nanogpt, npy, parquet
-from shardkit.dataset.formats.interface import Blocks, Given, Reader, Reading, Shape, Write
+from shardkit.dataset.formats.interface import SPLIT, Blocks, Given, Reader, Reading, Shape, Write
 from shardkit.dataset.manifest import Manifest, TokenizerInfo
 from shardkit.dataset.tokenizer_file import read_tokenizer_files, tokenizer_files, write_tokenizer_files
 from shardkit.dataset.typed_json import parse_json, read_record
@@ -138,10 +139,20 @@ def check_empty(out: Path) -> None:
         raise write_error(error, out, 0) from None
 
 
+def _tokens_of(manifest: Manifest) -> dict[str, int]:
+    return {split: sum(shard.tokens for shard in shards) for split, shards in manifest.splits.items()}
+
+
 def _tokenizer_of(reading: Reading, given: Given) -> TokenizerInfo | None:
+    """The dataset's own tokenizer, or the one that is given. Raises `UsageError` if that cannot be its."""
     own = reading.manifest.tokenizer if reading.manifest is not None else None
     if own is not None and given.tokenizer is not None and own != given.tokenizer:
         raise UsageError(f"the dataset's own tokenizer is {own}, not {given.tokenizer}: leave --tokenizer out")
+    if own is None and given.tokenizer is not None:
+        try:
+            check_tokenizer(given.tokenizer, reading.dtype.name)
+        except ValueError as error:
+            raise UsageError(f"the tokenizer does not go with these ids: {error}") from None
     return own or given.tokenizer
 
 
@@ -200,10 +211,15 @@ def _put_in_place(folder: Path, out: Path) -> None:
             with open(path, "rb+") as file:
                 os.fsync(file.fileno())
         fsync_dir(folder)
-        if out.exists():
-            out.rmdir()
-        os.rename(folder, out)
-        fsync_dir(out.parent)
+        if not out.exists():
+            os.rename(folder, out)
+            fsync_dir(out.parent)
+            return
+        last = (RECORD_NAME, MANIFEST_NAME)  # what says that all of it is there
+        for path in sorted(folder.iterdir(), key=lambda path: path.name in last):
+            os.rename(path, out / path.name)
+        fsync_dir(out)
+        folder.rmdir()
     except OSError as error:
         raise write_error(error, out, 0) from None
 
@@ -221,9 +237,15 @@ def _read_record(path: Path, given: Given) -> tuple[str, Given]:
         record = read_record(_Record, data)
         if record.format_version != 1 or record.format not in WRITERS or not record.tokens:
             raise ValueError(f"format {record.format!r:.40}, version {record.format_version}")
+        if wrong := [split for split in record.tokens if not SPLIT.fullmatch(split)]:
+            raise ValueError(f"a split {wrong[0]!r:.40}")
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ManifestError(f"{path} is not what `shardkit convert` writes ({error}): convert again") from None
     manifest = None if stated is None else Manifest.from_json(json.dumps(stated), where=str(path))
+    if manifest is not None and dict(record.tokens) != _tokens_of(manifest):
+        raise ManifestError(
+            f"{path} states other tokens than the manifest in it: it was edited or damaged, convert again"
+        )
     if record.eot_id is not None and given.eot_id not in (None, record.eot_id):
         raise UsageError(f"{path} says that {record.eot_id} ends a document, not {given.eot_id}: leave --eot-id out")
     return record.format, Given(

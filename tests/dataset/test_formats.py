@@ -248,6 +248,19 @@ def stream_of(counted: Counted) -> list[int]:
     return np.concatenate([np.load(counted.manifest.directory / s.file) for s in counted.manifest.shards]).tolist()
 
 
+def test_llmc_shards_of_others_keep_their_names_and_lengths(tmp_path: Path) -> None:
+    convert(write_npy(tmp_path / "n", GOLDEN, [3, 6]), tmp_path / "b", "llmc")
+    foreign = copy_of(tmp_path / "b", tmp_path / "l", **{RECORD_NAME: None})
+    back = convert(foreign, tmp_path / "a", "npy").manifest
+    assert back is not None
+    shards = contents(tmp_path / "n")
+    del shards["manifest.json"]
+    assert {shard.file: (tmp_path / "a" / shard.file).read_bytes() for shard in back.shards} == shards
+    (foreign / "x_train_000001.bin").unlink()
+    with pytest.raises(ManifestError, match="lacks 1: fetch them"):
+        convert(foreign, tmp_path / "c", "npy")
+
+
 def test_nanogpt_files_of_others_get_an_eot_before_each_document(tmp_path: Path) -> None:
     (tmp_path / "n").mkdir()
     (tmp_path / "n" / "train.bin").write_bytes(u16(3, 9, 9, 4))  # the last document has no EOT
@@ -365,6 +378,34 @@ def test_damage_is_one_line_and_leaves_no_folder(
     with pytest.raises(error, match=message):
         convert(source, tmp_path / "out", "llmc" if format == "npy" else "npy")
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"tokens": {"../../val": 4, "train": 4}},
+        {"tokens": {"val": 3, "train": 5}},
+        {"format": "headerless"},
+        {"eot_id": 70000},
+        {"tokens": {}},
+        {"manifest": 3},
+    ],
+)
+def test_a_record_that_cannot_be_is_refused(made: Path, tmp_path: Path, changed: dict[str, object]) -> None:
+    record = json.loads((made / "megatron" / RECORD_NAME).read_text()) | changed
+    source = copy_of(made / "megatron", tmp_path / "s", **{RECORD_NAME: json.dumps(record).encode()})
+    with pytest.raises((ManifestError, UsageError)):
+        convert(source, tmp_path / "out", "nanogpt")
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+def test_an_empty_folder_that_is_there_is_filled(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    before = (tmp_path / "out").stat().st_ino
+    convert(made / "llmc", tmp_path / "out", "npy")
+    assert contents(tmp_path / "out") == contents(made / "npy")
+    assert (tmp_path / "out").stat().st_ino == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize("bad", ["index", "bounds", "pointers"])

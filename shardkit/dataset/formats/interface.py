@@ -3,6 +3,7 @@ after split, one EOT before each document."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ Tokens = NDArray[np.unsignedinteger]
 Blocks = Iterator[tuple[str, Tokens]]  # (split, some tokens of it); a block lasts until the next one is asked for
 BLOCK_TOKENS = 1 << 19  # fits a core's own cache
 DEFAULT_SHARD_TOKENS = 100_000_000
+SPLIT = re.compile("[a-z]+")  # a name of one; files are named by it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,13 +57,16 @@ class Given:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
     """A source that is open: its `dtype`, about how many `tokens` it has, and its `blocks` in shardkit's form, from the
-    start each time. `manifest` is that of the shards that it is, or was converted from."""
+    start each time. `manifest` is that of the shards that it is, or was converted from; `prefix` and `shard_tokens` are
+    those of shards without one."""
 
     dtype: TokenType
     tokens: int
     blocks: Callable[[], Blocks]
     eot_id: int | None
     manifest: Manifest | None = None
+    prefix: str | None = None
+    shard_tokens: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,17 +6,19 @@ One EOT before each document (`dev/data/fineweb.py`), as here.
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from shardkit.dataset.bin_files import HEADER_BYTES, MAGIC, TokenType, bin_files, bin_header, is_llmc
-from shardkit.dataset.formats.eot import cut as cut_splits
+from shardkit.dataset.bin_files import HEADER_BYTES, MAGIC, NamedShard, TokenType, bin_files, bin_header, is_llmc
+from shardkit.dataset.folder import check_gapless
+from shardkit.dataset.formats.eot import cut
 from shardkit.dataset.formats.interface import Blocks, Given, Reading, Shape, Tokens
 from shardkit.dataset.formats.raw_tokens import RawWriter, TokenFile, file_blocks, read_run
 from shardkit.dataset.formats.sharded import Cut, Slot, temp_of, write_shards
-from shardkit.dataset.shards import DTYPES, ShardWriter
+from shardkit.dataset.manifest import Manifest
+from shardkit.dataset.shards import DTYPES, SHARD_NAME, ShardWriter, shard_name
 from shardkit.errors import ShardError, UsageError
 from shardkit.files import open_file
 
@@ -31,32 +33,46 @@ def recognizes(path: Path) -> bool:
 
 
 def read(path: Path, given: Given) -> Reading:
-    """The shards in stream order: val before the others. Raises `ShardError`."""
+    """The shards in stream order: val before the others. Raises `ShardError`, `ManifestError` if one is missing."""
+    prefix = None
     if path.is_file():
         files = [_token_file("val" if "_val" in path.stem else "train", path)]
     else:
-        found = sorted(bin_files(path), key=lambda file: (file.split != "val", file.number))
-        if given.manifest is not None:
-            names = [Path(s.file).with_suffix(".bin").name for part in given.manifest.splits.values() for s in part]
-            places = {file.path.name: file for file in found}
-            if lost := [name for name in names if name not in places]:
-                raise ShardError(f"{path} has no {lost[0]}, which its shardkit.json means: convert it again")
-            found = [places[name] for name in names]
+        found = _found(path, given.manifest)
         files = [_token_file(file.split, file.path) for file in found]
+        prefix = found[0].prefix
     dtypes = {file.dtype.name for file in files}
     if len(dtypes) > 1:
         raise ShardError(f"{path} mixes {' and '.join(sorted(dtypes))} shards: give each its own folder")
-    dtype = DTYPES[dtypes.pop()]
-    blocks = partial(file_blocks, files, dtype)
-    if (lengths := given.lengths) is not None:
-        read_them, blocks = blocks, lambda: cut_splits(read_them(), lengths, str(path))  # type: ignore[assignment]
+    dtype, lengths = DTYPES[dtypes.pop()], given.lengths
     return Reading(
         dtype=dtype,
         tokens=sum(file.tokens for file in files),
-        blocks=blocks,
+        blocks=lambda: _in_splits(file_blocks(files, dtype), lengths, path),
         eot_id=given.eot_id,
         manifest=given.manifest,
+        prefix=prefix if SHARD_NAME.match(shard_name(prefix or "", "train", 0)) else None,
+        shard_tokens=max(file.tokens for file in files) if given.manifest is None else None,
     )
+
+
+def _in_splits(blocks: Blocks, lengths: Mapping[str, int] | None, path: Path) -> Blocks:
+    return blocks if lengths is None else cut(blocks, lengths, str(path))
+
+
+def _found(path: Path, manifest: Manifest | None) -> list[NamedShard]:
+    """The files of a folder in stream order, those of the manifest if there is one."""
+    found = sorted(bin_files(path), key=lambda file: (file.split != "val", file.number))
+    if manifest is None:
+        check_gapless([file.number for file in found], str(path), "fetch them, or move the others away")
+        if len(prefixes := sorted({file.prefix for file in found})) > 1:
+            raise ShardError(f"{path} holds several datasets ({', '.join(prefixes)}): give each its own folder")
+        return found
+    names = [Path(shard.file).with_suffix(".bin").name for part in manifest.splits.values() for shard in part]
+    places = {file.path.name: file for file in found}
+    if lost := [name for name in names if name not in places]:
+        raise ShardError(f"{path} has no {lost[0]}, which its shardkit.json means: convert it again")
+    return [places[name] for name in names]
 
 
 def write(reading: Reading, blocks: Blocks, folder: Path, shape: Shape) -> None:

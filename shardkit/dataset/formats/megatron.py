@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from shardkit.dataset.bin_files import TokenType
 from shardkit.dataset.formats.eot import eot_after
-from shardkit.dataset.formats.interface import BLOCK_TOKENS, Blocks, Given, Reading, Shape, Tokens
+from shardkit.dataset.formats.interface import BLOCK_TOKENS, SPLIT, Blocks, Given, Reading, Shape, Tokens
 from shardkit.dataset.formats.raw_tokens import (
     RawWriter,
     TokenFile,
@@ -63,7 +63,7 @@ def read(path: Path, given: Given) -> Reading:
     """All splits. Raises `ShardError` for damaged files, `UsageError` where it is not known what ends a document or a
     split."""
     indexes = _indexes(path)
-    if wrong := [name for name in indexes if not name.isalpha()]:
+    if wrong := [name for name in indexes if not SPLIT.fullmatch(name)]:
         raise UsageError(f"{path} holds several datasets ({wrong[0]}, ...): give the path of one, without its ending")
     eot_id = given.eot_of(str(path))
     opened = {split: _Index(file) for split, file in indexes.items()}

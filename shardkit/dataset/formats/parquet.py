@@ -1,8 +1,8 @@
 """Parquet with a row for each document: `input_ids`, a list of its ids without EOT, and `document`, its number.
 
-`datasets.load_dataset` reads such a folder, and the Hub's viewer shows it: `SPLIT-00000.parquet`, and a `README.md` whose
-`configs:` name the splits. A document that goes
-on in the next split has a row in each, of the same number. Files of others need a column of lists of whole numbers.
+`datasets.load_dataset` reads such a folder, and the Hub's viewer shows it: `SPLIT-00000.parquet`, and a `README.md`
+whose `configs:` name the splits. A document that goes on in the next split has a row in each, of the same number. Files
+of others need a column of lists of whole numbers.
 """
 
 from __future__ import annotations

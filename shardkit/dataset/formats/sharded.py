@@ -52,10 +52,11 @@ class Cut:
     @classmethod
     def of(cls, reading: Reading, shape: Shape) -> Cut:
         """How `shape` asks for it; like the source where it asks for nothing."""
-        known, tokens = reading.manifest, shape.shard_tokens
+        known, tokens = reading.manifest, shape.shard_tokens or reading.shard_tokens
+        prefix = reading.prefix or shape.prefix
         if known is not None and tokens in (None, known.tokens_per_shard):
-            return cls(manifest=known, prefix=shape.prefix, tokens=known.tokens_per_shard)
-        return cls(manifest=None, prefix=shape.prefix, tokens=tokens or DEFAULT_SHARD_TOKENS)
+            return cls(manifest=known, prefix=prefix, tokens=known.tokens_per_shard)
+        return cls(manifest=None, prefix=prefix, tokens=tokens or DEFAULT_SHARD_TOKENS)
 
     def shards(self) -> Callable[[str], Slot]:
         """What gives the next shard of a split, in the order of the stream."""
