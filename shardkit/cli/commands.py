@@ -22,11 +22,14 @@ from shardkit.interrupt import end_quietly, prompt_interrupt
 from shardkit.redaction import public_address
 
 _STOPPED = "stopped: run the same command again, it goes on from the last finished shard, if there is one"
+_STOPPED_CONVERTING = "stopped: if OUT is not there, nothing was made, and the same command begins again"
 _STOPPED_TRAINING = "stopped: if --out has no tokenizer.json, nothing was made, and the same command begins again"
 
 
 def _stopped(command: str | None = None) -> str:
     """What Ctrl-C leaves, in words."""
+    if command == convert.name:
+        return _STOPPED_CONVERTING
     return _STOPPED_TRAINING if command == train_tokenizer.name else _STOPPED
 
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from shardkit import Manifest, ShardLoader, info
 from shardkit.dataset.convert import RECORD_NAME, WRITERS, Counted, convert_folder
-from shardkit.dataset.formats import megatron, parquet, raw_tokens
+from shardkit.dataset.formats import megatron, npy, parquet, raw_tokens
 from shardkit.dataset.formats.interface import Given
 from shardkit.dataset.records import ShardInfo, TokenizerInfo
 from shardkit.errors import (
@@ -98,7 +98,7 @@ def test_to_another_format_and_back_is_byte_for_byte_the_same(
     dtype = "<u2" if to == "nanogpt" else data.draw(st.sampled_from(["<u2", "<u4"]))
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)  # a hundred small files
-        for module in (raw_tokens, megatron):
+        for module in (raw_tokens, megatron, npy):
             patch.setattr(module, "BLOCK_TOKENS", block)
         patch.setattr(parquet, "_GROUP_TOKENS", block)
         patch.setattr(parquet, "_READ_ROWS", block)
@@ -321,6 +321,58 @@ def test_parquet_of_others_may_have_an_eot_at_either_end_of_a_row(tmp_path: Path
     assert stream_of(made) == [9, 1, 2, 9, 3, 9, 9, 4]
     assert made.manifest is not None
     assert made.manifest.dtype == "uint16"
+
+
+def test_numbers_of_others_join_no_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "_READ_ROWS", 2)
+    (tmp_path / "p").mkdir()
+    pq.write_table(pa.table({"input_ids": [[1], [2], [3]], "document": [7, 7, 7]}), tmp_path / "p" / "x.parquet")
+    assert stream_of(convert(tmp_path / "p", tmp_path / "a", "npy", eot_id=EOT)) == [9, 1, 9, 2, 9, 3]
+
+
+def test_rows_are_written_also_where_all_documents_are_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "_GROUP_TOKENS", 4)
+    monkeypatch.setattr(npy, "BLOCK_TOKENS", 2)
+    convert(write_npy(tmp_path / "a", [EOT] * 20, []), tmp_path / "b", "parquet")
+    file = pq.ParquetFile(tmp_path / "b" / "val-00000.parquet")
+    assert file.metadata.num_rows == 20
+    assert file.metadata.num_row_groups > 4
+
+
+@pytest.mark.parametrize("to", OTHERS)
+def test_bare_shards_come_back_too_and_get_a_manifest(made: Path, tmp_path: Path, to: str) -> None:
+    bare = copy_of(made / "npy", tmp_path / "bare", **{"manifest.json": None})
+    convert(bare, tmp_path / "b", to, eot_id=EOT)
+    back = convert(tmp_path / "b", tmp_path / "c", "npy").manifest
+    shards = contents(tmp_path / "c")
+    assert Manifest.from_json(shards.pop("manifest.json")) == back
+    assert shards == contents(bare)
+    assert back is not None
+    assert [(shard.documents, shard.first_document) for shard in back.shards] == [(2, 0), (2, 2), (0, 4)]
+
+
+def test_bare_shards_that_come_back_otherwise_are_refused(made: Path, tmp_path: Path) -> None:
+    bare = copy_of(made / "npy", tmp_path / "bare", **{"manifest.json": None})
+    convert(bare, tmp_path / "b", "nanogpt", eot_id=EOT)
+    (tmp_path / "b" / "val.bin").write_bytes(u16(1, 3, 9))
+    with pytest.raises(ShardError, match="x_val_000000.npy does not come back"):
+        convert(tmp_path / "b", tmp_path / "c", "npy")
+
+
+def test_an_id_that_megatron_cannot_hold_is_refused(tmp_path: Path) -> None:
+    large = dataclasses.replace(VOCABULARY, vocab_size=1 << 32)
+    folder = write_npy(tmp_path / "a", [EOT, 1 << 31], [], dtype="<u4")
+    dataclasses.replace(Manifest.load(folder), tokenizer=large).save(folder)
+    with pytest.raises(ShardError, match="the tokens hold 2147483648, Megatron's ids are below"):
+        convert(folder, tmp_path / "b", "megatron")
+
+
+@pytest.mark.parametrize("format", OTHERS)
+def test_a_record_without_its_files_is_refused(made: Path, tmp_path: Path, format: str) -> None:
+    gone = {name: None for name in contents(made / format) if name != RECORD_NAME}
+    source = copy_of(made / format, tmp_path / "s", **gone)
+    with pytest.raises(ShardError):
+        convert(source, tmp_path / "out", "npy")
 
 
 def test_datasets_loads_the_parquet_folder_with_its_splits(made: Path, tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ def read(path: Path, given: Given) -> Reading:
     if path.is_file():
         files = [_token_file("val" if "_val" in path.stem else "train", path)]
     else:
-        found = _found(path, given.manifest)
+        if not (found := _found(path, given.manifest)):
+            raise ShardError(f"{path} has no shard of llm.c, which its shardkit.json means: convert it again")
         files = [_token_file(file.split, file.path) for file in found]
         prefix = found[0].prefix
     dtypes = {file.dtype.name for file in files}

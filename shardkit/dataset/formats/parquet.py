@@ -49,6 +49,8 @@ def read(path: Path, given: Given) -> Reading:
     if (lengths := given.lengths) is not None:
         splits = list(lengths)
         files = sorted((item for item in files if item[0] in lengths), key=lambda item: splits.index(item[0]))
+        if not files:
+            raise ShardError(f"{path} has no file of the splits that its shardkit.json names: convert it again")
     column, tokens = _column(files[0][1]), sum(lengths.values()) if lengths else 0
     dtype, manifest = given.narrowest(), given.manifest
     first = manifest.shards[0].first_document if manifest is not None else 0
@@ -100,11 +102,11 @@ def _has_numbers(schema: Any) -> bool:
 def _blocks(
     files: list[tuple[str, Path]], column: str, dtype: TokenType, eot_id: int, begins_inside: int | None
 ) -> Blocks:
-    """The rows, each after an EOT, unless its number says that it goes on with the document before."""
+    """The rows, each after an EOT, unless it goes on with the document before, as the numbers say in files of ours."""
     before = begins_inside
     for split, path in files:
         opened = _open(path)
-        numbered = _has_numbers(opened.schema_arrow)
+        numbered = begins_inside is not None and _has_numbers(opened.schema_arrow)
         for batch in _batches(opened, [column, "document"] if numbered else [column], path):
             rows = batch.column(column)
             if not len(rows):
@@ -113,10 +115,10 @@ def _blocks(
             if rows.null_count or rows.values.null_count:
                 raise ShardError(f"{path} holds a row, or an id, that is null: leave such rows out first")
             ids = as_ids(rows.values.to_numpy()[offsets[0] : offsets[-1]], dtype, path)
-            numbers = batch.column("document").to_numpy() if numbered else None
-            goes_on = numbers is not None and int(numbers[0]) == before
+            numbers = batch.column("document") if numbered else None
+            goes_on = numbers is not None and numbers[0].as_py() == before
             yield split, _with_eot(ids, offsets - offsets[0], eot_id, goes_on=goes_on)
-            before = int(numbers[-1]) if numbers is not None else None
+            before = numbers[-1].as_py() if numbers is not None else None
 
 
 def _batches(opened: Any, columns: list[str], path: Path) -> Iterator[Any]:
@@ -182,7 +184,7 @@ class _RowWriter:
         self._schema = pa.schema([("document", pa.int64()), ("input_ids", pa.list_(self._ids))])
         self._values: list[NDArray[np.unsignedinteger]] = []
         self._starts: list[NDArray[np.int64]] = []
-        self._held = self._in_file = 0
+        self._held = self._rows = self._in_file = 0
         self._began = self._begins_inside = False
         self._flush_at = _GROUP_TOKENS
         self._files = count()
@@ -201,7 +203,8 @@ class _RowWriter:
         self._values.append(values)
         self._starts.append(starts)
         self._held += len(values)
-        if self._held >= self._flush_at:
+        self._rows += len(starts)
+        if self._held + self._rows >= self._flush_at:
             self._flush(is_end=False)
             self._flush_at = max(_GROUP_TOKENS, 2 * self._held)  # one long document is laid together few times
 
@@ -237,7 +240,7 @@ class _RowWriter:
             self._number, self._begins_inside = first + rows, False
         left = starts[rows:]
         self._values = [values[left[0] :]] if len(left) else []
-        self._starts = [left - left[0]] if len(left) else []
+        self._starts, self._rows = ([left - left[0]] if len(left) else []), len(left)
         self._held = len(self._values[0]) if self._values else 0
 
     def _put(self, table: Any, tokens: int) -> None:
