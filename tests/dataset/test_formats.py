@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -457,6 +458,32 @@ def test_an_empty_folder_that_is_there_is_filled(made: Path, tmp_path: Path) -> 
     convert(made / "llmc", tmp_path / "out", "npy")
     assert contents(tmp_path / "out") == contents(made / "npy")
     assert (tmp_path / "out").stat().st_ino == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("format", OTHERS)
+@settings(max_examples=25)
+@given(data=st.data())
+def test_any_other_byte_is_refused_or_changes_nothing(made: Path, format: str, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(contents(made / format))))
+    content = bytearray((made / format / name).read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        source = copy_of(made / format, Path(folder) / "s", **{name: bytes(content)})
+        with contextlib.suppress(ShardkitError):
+            convert(source, Path(folder) / "out", "npy")
+            back, shards = contents(Path(folder) / "out"), contents(made / "npy")
+            if name == RECORD_NAME:  # the name of the vocabulary, for one, is checked by nothing
+                del back["manifest.json"], shards["manifest.json"]
+            assert back == shards
+
+
+def test_what_a_killed_conversion_left_is_not_in_the_next_one(made: Path, tmp_path: Path) -> None:
+    (tmp_path / ".out.converting").mkdir()
+    (tmp_path / ".out.converting" / "junk.bin").write_bytes(b"junk")
+    convert(made / "npy", tmp_path / "out", "llmc")
+    assert contents(tmp_path / "out") == contents(made / "llmc")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

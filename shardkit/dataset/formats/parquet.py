@@ -51,11 +51,12 @@ def read(path: Path, given: Given) -> Reading:
         files = sorted((item for item in files if item[0] in lengths), key=lambda item: splits.index(item[0]))
         if not files:
             raise ShardError(f"{path} has no file of the splits that its shardkit.json names: convert it again")
-    column, tokens = _column(files[0][1]), sum(lengths.values()) if lengths else 0
+    _column(_open(files[0][1]), files[0][1])
+    tokens = sum(lengths.values()) if lengths else 0
     dtype, manifest = given.narrowest(), given.manifest
     first = manifest.shards[0].first_document if manifest is not None else 0
     begins_inside = first - 1 if lengths is not None else None  # the number of a document that began before
-    blocks = partial(_blocks, files, column, dtype, eot_id, begins_inside)
+    blocks = partial(_blocks, files, dtype, eot_id, begins_inside)
     if lengths is not None:
         return Reading(
             dtype=dtype,
@@ -72,15 +73,17 @@ def _open(path: Path) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(path)
-    except (OSError, pa.ArrowException) as error:
+        opened = pq.ParquetFile(path)
+        _ = opened.schema_arrow.names  # which need not be text
+        return opened
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise ShardError(f"{path} is no whole parquet file ({str(error).splitlines()[0]})") from None
 
 
-def _column(path: Path) -> str:
+def _column(opened: Any, path: Path) -> str:
     import pyarrow as pa
 
-    schema = _open(path).schema_arrow
+    schema = opened.schema_arrow
     for name in _COLUMNS:
         if name in schema.names:
             kind = schema.field(name).type
@@ -99,13 +102,12 @@ def _has_numbers(schema: Any) -> bool:
     return "document" in schema.names and pa.types.is_int64(schema.field("document").type)
 
 
-def _blocks(
-    files: list[tuple[str, Path]], column: str, dtype: TokenType, eot_id: int, begins_inside: int | None
-) -> Blocks:
+def _blocks(files: list[tuple[str, Path]], dtype: TokenType, eot_id: int, begins_inside: int | None) -> Blocks:
     """The rows, each after an EOT, unless it goes on with the document before, as the numbers say in files of ours."""
     before = begins_inside
     for split, path in files:
         opened = _open(path)
+        column = _column(opened, path)
         numbered = begins_inside is not None and _has_numbers(opened.schema_arrow)
         for batch in _batches(opened, [column, "document"] if numbered else [column], path):
             rows = batch.column(column)
@@ -126,7 +128,7 @@ def _batches(opened: Any, columns: list[str], path: Path) -> Iterator[Any]:
 
     try:
         yield from opened.iter_batches(batch_size=_READ_ROWS, columns=columns)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise ShardError(f"{path} cannot be read to its end ({str(error).splitlines()[0]})") from None
 
 
