@@ -17,6 +17,7 @@ from shardkit.version import __version__
 
 if TYPE_CHECKING:
     from shardkit.batches.ledger import merge_ledger
+    from shardkit.dataset.datasets_view import to_datasets
     from shardkit.dataset.manifest import Manifest
     from shardkit.dataset.shards import open_shard
     from shardkit.loader.loader import ShardLoader
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from shardkit.redaction import printable, public_address
     from shardkit.remote.pull import pull
     from shardkit.remote.push import push
+    from shardkit.tokenization.convert import convert
     from shardkit.tokenization.merge import merge
     from shardkit.tokenization.pipeline import tokenize
     from shardkit.tokenization.tokenizer import Tokenizer
@@ -41,6 +43,7 @@ __all__ = [
     "Tokenizer",
     "UsageError",
     "__version__",
+    "convert",
     "diff",
     "hold_lock",
     "info",
@@ -55,6 +58,7 @@ __all__ = [
     "pull",
     "push",
     "report",
+    "to_datasets",
     "tokenize",
     "verify",
 ]
@@ -63,6 +67,7 @@ _HOMES = {
     "Manifest": "shardkit.dataset.manifest",
     "ShardLoader": "shardkit.loader.loader",
     "Tokenizer": "shardkit.tokenization.tokenizer",
+    "convert": "shardkit.tokenization.convert",
     "diff": "shardkit.look.diff",
     "hold_lock": "shardkit.locks",
     "info": "shardkit.look.info",
@@ -76,6 +81,7 @@ _HOMES = {
     "pull": "shardkit.remote.pull",
     "push": "shardkit.remote.push",
     "report": "shardkit.look.report",
+    "to_datasets": "shardkit.dataset.datasets_view",
     "tokenize": "shardkit.tokenization.pipeline",
     "verify": "shardkit.look.verify",
 }

@@ -124,8 +124,8 @@ def test_a_planted_long_file_class_or_function_is_found() -> None:
 
 def test_the_public_names_are_pinned() -> None:
     names = (
-        "Manifest ShardLoader ShardkitError Tokenizer UsageError __version__ diff hold_lock info machine_fault merge "
-        "merge_ledger open_shard peek plan printable public_address pull push report tokenize verify"
+        "Manifest ShardLoader ShardkitError Tokenizer UsageError __version__ convert diff hold_lock info machine_fault "
+        "merge merge_ledger open_shard peek plan printable public_address pull push report to_datasets tokenize verify"
     )
     assert shardkit.__all__ == names.split()
     assert all(getattr(shardkit, name) is not None for name in shardkit.__all__)
@@ -138,6 +138,7 @@ SIGNATURES = {
     "ShardLoader.from_env": "source batch_size seq_len split shuffle seed device prefetch verify ledger layout "
     "documents ignore_index eot_id span cache cache_bytes revision format",
     "Tokenizer": "name encoder",
+    "convert": "source out to tokenizer eot_id dtype shard_tokens progress",
     "diff": "a b progress",
     "hold_lock": "path busy remove",
     "info": "directory",
@@ -155,6 +156,7 @@ SIGNATURES = {
     "pull": "repo directory revision split shards allow_gaps overwrite workers progress",
     "push": "directory repo private revision tag overwrite repair workers progress",
     "report": "place other out sample eot_id progress",
+    "to_datasets": "directory split seq_len eot_id",
     "tokenize": "source out name split revision include format text_field separator skip_bad_rows where sample "
     "skip_duplicates tokenizer eot encoder shard_tokens val_shards prefix workers max_docs max_tokens transform filter "
     "runner address part push private max_disk overwrite progress chunk_bytes",
@@ -198,6 +200,7 @@ OPTIONS = {
     "--max-docs --max-tokens --skip-duplicates --part --push --private --max-disk --runner --address "
     "--overwrite --json",
     "merge": "directory --part --keep-parts --json",
+    "convert": "source out --to --tokenizer --eot-id --dtype --shard-tokens --json",
     "train-tokenizer": "sources --out --name --split --revision --include --format --text-field --separator "
     "--skip-bad-rows --where --sample --vocab-size --pattern --max-bytes --json",
     "push": "directory repo --private --revision --tag --overwrite --repair --json",

@@ -14,7 +14,7 @@ from click import Option
 from click.testing import CliRunner
 from hub_data import make_dataset
 
-from shardkit import ShardLoader, diff, errors, peek, plan, pull, push, report, tokenize, verify
+from shardkit import ShardLoader, convert, diff, errors, peek, plan, pull, push, report, tokenize, verify
 from shardkit.cli import main
 from shardkit.errors import ShardkitError, ShardkitWarning, SourceError, machine_fault
 from shardkit.tokenization.training import train_tokenizer
@@ -89,7 +89,7 @@ def test_a_worker_leaves_it_to_who_asked_how_an_option_is_named(tmp_path: Path) 
     assert "or give --separator" in result.stderr
 
 
-SPEAKERS = (ShardLoader, diff, peek, plan, pull, push, report, tokenize, train_tokenizer, verify)
+SPEAKERS = (ShardLoader, convert, diff, peek, plan, pull, push, report, tokenize, train_tokenizer, verify)
 
 
 def test_every_option_that_a_message_of_ours_names_is_an_argument_too() -> None:

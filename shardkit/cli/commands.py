@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from shardkit import __version__
+from shardkit.cli.converting import convert
 from shardkit.cli.looking import LOOKING
 from shardkit.cli.making import merge, tokenize, train_tokenizer
 from shardkit.cli.options import ShardRange, json_option, print_result, warnings_as_lines
@@ -23,6 +24,7 @@ from shardkit.redaction import public_address
 
 _STOPPED = "stopped: run the same command again, it goes on from the last finished shard, if there is one"
 _STOPPED_LOOKING = "stopped: nothing was changed"
+_STOPPED_CONVERTING = "stopped: if OUT is not there, nothing was made, and the same command begins again"
 _STOPPED_TRAINING = "stopped: if --out has no tokenizer.json, nothing was made, and the same command begins again"
 
 
@@ -30,6 +32,8 @@ def _stopped(command: str | None = None) -> str:
     """What Ctrl-C leaves, in words."""
     if command in [looking.name for looking in LOOKING]:
         return _STOPPED_LOOKING
+    if command == convert.name:
+        return _STOPPED_CONVERTING
     return _STOPPED_TRAINING if command == train_tokenizer.name else _STOPPED
 
 
@@ -63,7 +67,7 @@ def main() -> None:
     """
 
 
-for command in (tokenize, merge, train_tokenizer, *LOOKING):
+for command in (tokenize, merge, convert, train_tokenizer, *LOOKING):
     main.add_command(command)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable
 from itertools import islice, pairwise
 from pathlib import Path
 
+from shardkit.dataset.bin_files import NamedShard, bin_files
 from shardkit.dataset.patience import unreadable
 from shardkit.dataset.records import ShardInfo
-from shardkit.dataset.shards import SHARD_NAME, edges_sha256, read_header
+from shardkit.dataset.shards import HEADERLESS, SHARD_NAME, edges_sha256, read_header
 from shardkit.errors import ManifestError
 from shardkit.files import open_file
 
@@ -45,28 +45,37 @@ def check_gapless(numbers: Iterable[int], where: str, way_out: str) -> None:
 def read_bare_shards(directory: Path) -> tuple[list[ShardInfo], str]:
     """The shards in a folder without a manifest, in stream order, and their dtype: from names, headers and edges.
 
+    Where there are no `.npy` shards, the `.bin` files of llm.c or nanoGPT are the shards.
+
     Raises `ManifestError` if there are none, or those of several datasets, and `ShardError` for a damaged one.
     """
-    named = sorted(
-        ((int(m["index"]), m, path) for path in directory.glob("*.npy") if (m := SHARD_NAME.match(path.name))),
-        key=lambda item: (item[0], item[2].name),
-    )
-    if not named:
+    matches = [(path, match) for path in directory.glob("*.npy") if (match := SHARD_NAME.match(path.name))]
+    named = [NamedShard(int(match["index"]), path, match["prefix"], match["split"]) for path, match in matches]
+    if not (named := sorted(named) or bin_files(directory)):
         raise ManifestError(
-            f"{directory} holds no {MANIFEST_NAME} and no shards named PREFIX_SPLIT_000000.npy: point at a folder "
-            "that `shardkit tokenize` or `fineweb.py` made"
+            f"{directory} holds no {MANIFEST_NAME} and no shards named PREFIX_SPLIT_000000.npy{_what_else(directory)}"
         )
-    if len({match["prefix"] for _, match, _ in named}) > 1:
-        names = ", ".join(sorted({match["prefix"] for _, match, _ in named}))
+    if len({file.prefix for file in named}) > 1:
+        names = ", ".join(sorted({file.prefix for file in named}))
         raise ManifestError(f"{directory} holds shards of several datasets ({names}): give each its own folder")
-    shards, dtypes = zip(*(_read_bare_shard(path, match) for _, match, path in named), strict=True)
+    shards, dtypes = zip(*map(_read_bare_shard, named), strict=True)
     if len(set(dtypes)) > 1:
         raise ManifestError(f"{directory} mixes {' and '.join(sorted(set(dtypes)))} shards: give each its own folder")
     return list(shards), dtypes[0]
 
 
-def _read_bare_shard(path: Path, match: re.Match[str]) -> tuple[ShardInfo, str]:
+def _what_else(directory: Path) -> str:
+    """The end of the error for a folder without shards, by what is in it."""
+    if other := min(directory.glob("*.npy"), default=None):
+        return f", but {other.name}: is it {HEADERLESS}"
+    if other := min((*directory.glob("*.idx"), *directory.glob("*.parquet")), default=None):
+        return f", but {other.name}: if it is of tokens, `shardkit convert {directory} OUT --to npy` makes shards of it"
+    return ": point at a folder that `shardkit tokenize` or `fineweb.py` made"
+
+
+def _read_bare_shard(named: NamedShard) -> tuple[ShardInfo, str]:
     """The shard and its dtype; its edges stand in for the hash that nobody has made."""
+    path = named.path
     try:
         with open_file(path) as file:
             header, size = read_header(file, path), os.fstat(file.fileno()).st_size
@@ -75,8 +84,8 @@ def _read_bare_shard(path: Path, match: re.Match[str]) -> tuple[ShardInfo, str]:
         raise unreadable(path, error) from None
     shard = ShardInfo(
         file=path.name,
-        split=match["split"],
-        index=int(match["index"]),
+        split=named.split,
+        index=named.number,
         tokens=header.tokens,
         documents=0,
         first_document=0,

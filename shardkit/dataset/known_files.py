@@ -71,7 +71,7 @@ class KnownFiles:
         if listed:
             with contextlib.suppress(OSError), os.scandir(directory) as entries:
                 for entry in entries:
-                    if entry.name.endswith(".npy"):
+                    if entry.name.endswith((".npy", ".bin")):
                         with contextlib.suppress(OSError):  # a link to nothing, a file that has just gone
                             self._known[entry.name] = FileIdentity.of(entry.stat())
 

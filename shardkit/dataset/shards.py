@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardkit.arguments import user_path
+from shardkit.dataset.bin_files import bin_header
 from shardkit.errors import ShardError
 from shardkit.files import LongFile, fsync_dir, open_file, write_error
 
@@ -32,6 +33,10 @@ _EDGE_BYTES = 4096
 _BLOCK_TOKENS = 1 << 19  # fits a core's own cache
 DTYPES: dict[str, np.dtype[np.uint16] | np.dtype[np.uint32]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 
+HEADERLESS = (  # a note on files of others
+    "ids and nothing else, as Dolma and OLMo write them under that name? `shardkit convert FOLDER OUT --to npy --dtype "
+    "uint16` makes shards of those"
+)
 MEND = "fetch or make it again (`shardkit pull`, or tokenize with --overwrite)"  # both replace what is damaged
 
 
@@ -63,7 +68,8 @@ class ShardHeader(NamedTuple):
 
 
 def open_shard(path: str | Path) -> np.memmap:
-    """Map a shard read-only: uint16 or uint32, shape `(tokens,)`. Reads the header alone and never unpickles.
+    """Map a shard read-only: uint16 or uint32, shape `(tokens,)`. Reads the header alone and never unpickles. A file
+    of llm.c (`.bin`) and nanoGPT's `train.bin` and `val.bin` are shards too.
 
     >>> from shardkit import open_shard
     >>> tokens = open_shard("out/sample_val_000000.npy")
@@ -109,14 +115,14 @@ def shard_blocks(path: Path, begin: int, end: int) -> Iterator[NDArray[np.unsign
 def read_header(file: BinaryIO, path: Path) -> ShardHeader:
     """The header of the shard that `file` is at the beginning of, checked against the file's size.
 
-    `path` names it in errors. Raises `ShardError` as `open_shard` does, and `OSError`.
+    `path` names it in errors, and says by its ending whether it is a `.bin` file. Raises `ShardError` as `open_shard`
+    does, and `OSError`.
     """
+    if path.suffix == ".bin":
+        return ShardHeader(*bin_header(file, path))
     magic = file.read(6)
     if magic != b"\x93NUMPY":
-        raise ShardError(
-            f"{path} has no .npy header (it starts with {magic!r}): a headerless memmap under that name, or another "
-            "format? write it again with `np.save`"
-        )
+        raise ShardError(f"{path} has no .npy header (it starts with {magic!r}): is it {HEADERLESS}")
     version = file.read(2)
     length = int.from_bytes(file.read(2 if version == b"\x01\x00" else 4), "little")
     text = file.read(min(length, _LONGEST_HEADER))

@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from shardkit.dataset.check import check_shard
+from shardkit.dataset.formats.llmc import bin_to_npy
 from shardkit.dataset.journal import JOURNAL_FILE
-from shardkit.dataset.llmc import bin_to_npy
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest, ShardInfo
 from shardkit.dataset.shards import open_shard
 from shardkit.dataset.tokenizer_file import (

@@ -123,7 +123,7 @@ def test_arrays_that_are_no_shards_are_refused(tmp_path: Path, array: np.ndarray
 
 def test_a_headerless_memmap_is_refused_with_a_hint(tmp_path: Path) -> None:
     np.arange(1000, dtype="<u2").tofile(tmp_path / "x.npy")
-    with pytest.raises(ShardError, match=r"x\.npy has no \.npy header .* `np\.save`"):
+    with pytest.raises(ShardError, match=r"x\.npy has no \.npy header .* `shardkit convert FOLDER"):
         open_shard(tmp_path / "x.npy")
 
 
