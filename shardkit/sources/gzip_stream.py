@@ -11,36 +11,20 @@ import io
 import zlib
 from typing import IO, Any
 
+from shardkit.sources.unpacked_stream import UnpackedStream
+
 _BLOCK_BYTES = 256 << 10  # of compressed bytes, read at once
 _GZIP = 16 + zlib.MAX_WBITS
 
 
-class GzipStream(io.RawIOBase):
+class GzipStream(UnpackedStream):
     """The decompressed bytes of the gzip file `raw`, which is closed with it. Raises `OSError` for what is no gzip."""
 
     def __init__(self, raw: IO[bytes] | io.RawIOBase) -> None:
-        self._raw = raw
+        super().__init__(raw)
         self._given = b""  # compressed bytes that were read and not used
         self._member: Any = None  # its decompressor, while one is read
         self._members = 0  # that are read to their end
-
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
-    def read(self, size: int | None = -1) -> bytes:
-        """The next `size` bytes, fewer only at the end; all that are left without a size."""
-        left = (1 << 62) if size is None or size < 0 else size
-        parts: list[bytes] = []
-        while left and (part := self._next_part(min(left, _BLOCK_BYTES * 16))):
-            parts.append(part)
-            left -= len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def close(self) -> None:
-        """Close the file too."""
-        self._raw.close()
-        super().close()
 
     def _next_part(self, most: int) -> bytes:
         """At least one of the next bytes, at most `most`; none at the end."""

@@ -9,36 +9,21 @@ import io
 import lzma
 from typing import IO, Any
 
+from shardkit.sources.unpacked_stream import UnpackedStream
+
 _BLOCK_BYTES = 256 << 10  # of packed bytes, read at once
 
 
-class PackedStream(io.RawIOBase):
+class PackedStream(UnpackedStream):
     """The unpacked bytes of the file `raw`, which is closed with it; `packing` is `bz2` or `xz`. Raises `OSError` for
     what is none."""
 
     def __init__(self, raw: IO[bytes] | io.RawIOBase, packing: str) -> None:
-        self._raw, self._packing = raw, packing
+        super().__init__(raw)
+        self._packing = packing
         self._given = b""  # packed bytes that were read and not used
         self._one: Any = None  # the decompressor of the stream that is read
         self._streams = 0  # that are read to their end
-
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
-    def read(self, size: int | None = -1) -> bytes:
-        """The next `size` bytes, fewer only at the end; all that are left without a size."""
-        left = (1 << 62) if size is None or size < 0 else size
-        parts: list[bytes] = []
-        while left and (part := self._next_part(min(left, _BLOCK_BYTES * 16))):
-            parts.append(part)
-            left -= len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def close(self) -> None:
-        """Close the file too."""
-        self._raw.close()
-        super().close()
 
     def _next_part(self, most: int) -> bytes:
         """At least one of the next bytes, at most `most`; none at the end."""
