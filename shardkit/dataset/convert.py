@@ -148,6 +148,8 @@ def _tokenizer_of(reading: Reading, given: Given) -> TokenizerInfo | None:
     own = reading.manifest.tokenizer if reading.manifest is not None else None
     if own is not None and given.tokenizer is not None and own != given.tokenizer:
         raise UsageError(f"the dataset's own tokenizer is {own}, not {given.tokenizer}: leave --tokenizer out")
+    if own is not None and given.eot_id not in (None, own.eot_id):
+        raise UsageError(f"the dataset's own tokenizer is {own}: leave --eot-id out")
     if own is None and given.tokenizer is not None:
         try:
             check_tokenizer(given.tokenizer, reading.dtype.name)

@@ -193,7 +193,8 @@ class Manifest:
 
     @classmethod
     def from_shards(cls, directory: str | Path) -> Manifest:
-        """A manifest of a folder of bare `.npy` shards, as `fineweb.py` leaves it: read from names and headers.
+        """A manifest of a folder of bare `.npy` shards, as `fineweb.py` leaves it, or of the `.bin` files of llm.c or
+        nanoGPT: read from names and headers.
 
         Tokens are exact; hashes are empty (only the edges of each file are read) and documents are not counted.
         Raises `ManifestError` if the folder has no shards named `PREFIX_SPLIT_000000.npy`, or a mixture of datasets.

@@ -515,6 +515,8 @@ def test_a_place_that_is_not_empty_or_no_dataset_is_refused(made: Path, tmp_path
 def test_another_tokenizer_or_eot_than_the_datasets_own_is_refused(made: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="own tokenizer is ten"):
         convert(made / "npy", tmp_path / "a", "llmc", tokenizer=dataclasses.replace(VOCABULARY, vocab_size=11))
+    with pytest.raises(UsageError, match="own tokenizer is ten .*: leave eot_id= out"):
+        convert(made / "npy", tmp_path / "a", "llmc", eot_id=3)
     with pytest.raises(UsageError, match="says that 9 ends a document, not 3"):
         convert(made / "nanogpt", tmp_path / "a", "npy", eot_id=3)
 
