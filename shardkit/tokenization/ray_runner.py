@@ -28,6 +28,7 @@ from shardkit.sources.shared_memory import SharedMemory
 from shardkit.sources.source import Chunk
 from shardkit.tokenization.chunk_feed import until_error
 from shardkit.tokenization.runner import OpenShard
+from shardkit.tokenization.spawning import WORKER_ENVIRONMENT
 from shardkit.tokenization.worker import ChunkEncoder, EncodedChunk, Job
 
 _IN_FLIGHT = 4  # chunks a worker: those it encodes, those that wait for a CPU, and those that wait for their turn
@@ -159,7 +160,12 @@ class RayRunner:
         """Encode `chunks`; yields the pieces of their results in the same order. What waits for its turn lies in Ray's
         object store, which goes to disk when it is full. Raises `WorkerError` naming the chunk whose worker died each
         time."""
-        encode: Any = self._ray.remote(num_cpus=1, max_retries=_RETRIES, scheduling_strategy="SPREAD")(_encode)
+        encode: Any = self._ray.remote(
+            num_cpus=1,
+            max_retries=_RETRIES,
+            scheduling_strategy="SPREAD",
+            runtime_env={"env_vars": WORKER_ENVIRONMENT},
+        )(_encode)
         shared = self._ray.put(job)  # held here: without an owner Ray forgets it, and no lost chunk can be made again
         failed: list[Exception] = []
         chunks = until_error(chunks, failed)
