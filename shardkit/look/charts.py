@@ -62,9 +62,9 @@ class Axis:
     log: bool = False
 
     def place(self, value: float) -> float:
-        """Where `value` is drawn."""
+        """Where `value` is drawn: within the scale, also where a round value beside a very short one is not."""
         low, high, at = (math.log10(v) if self.log else v for v in (self.low, self.high, value))
-        return self.start + self.length * (at - low) / ((high - low) or 1)
+        return self.start + self.length * min(1.0, max(0.0, (at - low) / ((high - low) or 1)))
 
     def ticks(self) -> list[float]:
         """Round values to be written beside the axis."""
