@@ -85,6 +85,11 @@ def test_every_file_that_may_import_something_exists() -> None:
         ("shardkit/tokenization/worker.py", "pickle.loads(data)", "calls pickle.loads"),
     ],
 )
+def test_no_two_test_files_have_one_name() -> None:
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(set(names)) == sorted(names)  # pytest collects the first of them alone
+
+
 def test_a_planted_violation_is_found(path: str, text: str, found: str) -> None:
     assert [line for line in violations(path, text) if found in line], violations(path, text)
 
