@@ -85,11 +85,6 @@ def test_every_file_that_may_import_something_exists() -> None:
         ("shardkit/tokenization/worker.py", "pickle.loads(data)", "calls pickle.loads"),
     ],
 )
-def test_no_two_test_files_have_one_name() -> None:
-    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
-    assert sorted(set(names)) == sorted(names)  # pytest collects the first of them alone
-
-
 def test_a_planted_violation_is_found(path: str, text: str, found: str) -> None:
     assert [line for line in violations(path, text) if found in line], violations(path, text)
 
@@ -125,6 +120,11 @@ def test_a_planted_long_file_class_or_function_is_found() -> None:
     assert too_long(f"def short():\n{body[:-10]}\n\ndef long():\n{body}\n") == ["long"]
     assert too_long("class Long:\n" + "    x = 1\n" * 250) == ["Long"]
     assert too_long("x = 1\n" * 301) == ["file"]
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(set(names)) == sorted(names)  # pytest collects the first of them alone
 
 
 def test_the_public_names_are_pinned() -> None:
