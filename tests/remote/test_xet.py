@@ -172,7 +172,8 @@ def test_a_push_by_xet_that_is_killed_sends_again_only_what_was_in_flight(
     known = len(hub.xet.files)
     hub.reset_log()
     run(environment, "push", tmp_path / "a", REPO)
-    assert hub.count("POST", XORBS) <= 12 - known
+    unread = 1 if path == XORBS else 0  # the store has it, and the client may have been killed before it knew that
+    assert hub.count("POST", XORBS) <= 12 - known + unread
     assert known == 12 or path == XORBS
     run(environment, "pull", REPO, tmp_path / "b")
     assert tree_of(tmp_path / "b") == tree_of(tmp_path / "a")
