@@ -70,12 +70,11 @@ class FinishedShards:
         if self._uploads is not None:
             self._uploads.submit(info)
 
-    def close(self, *, settle: bool) -> None:
-        """Wait for what is being noted, and with `settle` for all shards that can still be completed."""
+    def close(self) -> None:
+        """Wait for the shards that can still be completed, also at a Ctrl-C, until the next one."""
         try:
-            if settle:
-                with suppress(ShardkitError):  # the run ends with an error already
-                    self.settle()
+            with suppress(ShardkitError, KeyboardInterrupt):  # the run ends with an error already
+                self.settle()
         finally:  # also at a Ctrl-C
             self._thread.shutdown(wait=True)
 

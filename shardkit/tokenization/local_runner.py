@@ -53,6 +53,7 @@ class LocalRunner:
         self._shards: dict[str, tuple[OpenShard, FileParts]] = {}  # those that are written, by the file's path
         self._writer = PartWriter()
         self._over = False  # nothing more is asked for, or something went wrong
+        self._is_cut_off = False  # by a Ctrl-C, while a message was received
         self.most_finishing = max(1, workers // _WORKERS_A_SHARD)
         self.shared = SharedMemory.make(SHARED_BYTES)  # for what is fetched for the workers
         self._workers = start_workers(workers if at_first is None else at_first, self.shared)
@@ -144,6 +145,8 @@ class LocalRunner:
         while shard.made is None:
             if shard.error is not None:  # nothing more comes
                 raise copy(shard.error)
+            if self._is_cut_off:  # within a message: what comes after it says nothing
+                raise KeyboardInterrupt
             self._collect(None)
         return shard.made
 
@@ -189,8 +192,10 @@ class LocalRunner:
         for pipe in [p for p in wait(pipes if signal is None else [*pipes, signal]) if p is not signal]:
             worker = next(w for w in self._workers if w.pipe is pipe)
             said = None
+            self._is_cut_off = True
             with suppress(EOFError, OSError):
                 said = receive_message(worker.pipe)
+            self._is_cut_off = False
             if said is None:
                 self._bury(worker)
             elif isinstance(said, EncodedChunk):

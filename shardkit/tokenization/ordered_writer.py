@@ -12,7 +12,6 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -73,12 +72,12 @@ class OrderedWriter:
     def __enter__(self) -> OrderedWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+    def __exit__(self, *exc: object) -> None:
         try:
             if self._shard is not None:
                 remove(self._shard.temp)  # it may have the room that those before it need
             self._checker.shutdown(wait=True, cancel_futures=True)
-            self._finished.close(settle=kind is None or issubclass(kind, Exception))
+            self._finished.close()
         finally:  # also at a Ctrl-C in there
             remove_all(self.directory)
 

@@ -5,20 +5,25 @@ from __future__ import annotations
 import signal
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+from reference import folder_bytes, shard_bytes
 from source_data import job_of
 
-from shardkit import open_shard
+from shardkit import open_shard, tokenize
 from shardkit.errors import DiskFull, WorkerError
 from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.open import open_source
+from shardkit.tokenization import local_runner
 from shardkit.tokenization.local_runner import LocalRunner
+from shardkit.tokenization.run_progress import TokenizeProgress
 from shardkit.tokenization.runner import OpenShard
 from shardkit.tokenization.spawning import Worker
 from shardkit.tokenization.worker import EncodedChunk
+from shardkit.tokenization.worker_messages import Written, receive_message
 
 SIZE = 40_000  # tokens of a piece, more than is written as an edge
 TEXTS = ["x" * (SIZE - 1)] * 2  # of which each worker gets one
@@ -119,3 +124,38 @@ def test_after_the_end_of_the_stream_a_worker_of_whom_nothing_is_wanted_may_die(
         pieces.close()
         kill(other)
         assert made(runner, shard) == SIZE
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_ctrl_c_keeps_each_shard_that_has_all_its_tokens(tmp_path: Path, shards: int) -> None:
+    def interrupt(progress: TokenizeProgress) -> None:
+        if progress.shards >= shards:  # of which the last has not been completed yet
+            raise KeyboardInterrupt
+
+    texts = ["text " * 100] * 40
+    with pytest.raises(KeyboardInterrupt):
+        tokenize(texts, tmp_path, tokenizer="bytes", shard_tokens=1000, chunk_bytes=500, progress=interrupt, prefix="p")
+    whole = shard_bytes(texts, 1000, "p", tokenizer="bytes")
+    made = folder_bytes(tmp_path)
+    assert len(made) == shards
+    assert made.items() <= whole.items()
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_ctrl_c_within_a_message_ends_the_run_and_nothing_is_read_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+
+    def receive(pipe: Any) -> object:
+        told.append(receive_message(pipe))
+        if isinstance(told[-1], Written):
+            raise KeyboardInterrupt
+        return told[-1]
+
+    monkeypatch.setattr(local_runner, "receive_message", receive)
+    with pytest.raises(KeyboardInterrupt):
+        tokenize(["text " * 100] * 40, tmp_path, tokenizer="bytes", shard_tokens=1000, chunk_bytes=500, progress=False)
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert [type(one) for one in told].count(Written) == 1
+    assert isinstance(told[-1], Written)
