@@ -86,6 +86,7 @@ ray_runner._SILENT_SECONDS, ray_runner.RayRunner._say_that_nothing_comes = 1e6, 
 run("a worker that dies", transform=deadly_once)
 run("a worker that always dies", transform=deadly)
 run("a limit", max_docs=100)
+run("duplicates left out", skip_duplicates=True)
 run("pushed through a small disk", push=str(out / "remote"), max_disk=500_000)
 nodes = [second]
 run("a node that dies", progress=lambda now: nodes and now.shards > 1 and cluster.remove_node(nodes.pop(), False))
@@ -107,7 +108,7 @@ GIVE_THE_LOCAL_BYTES = (
 
 
 def test_whatever_happens_to_a_cluster_its_shards_are_the_local_ones_or_it_is_said_why_not(tmp_path: Path) -> None:
-    texts = documents(900)[:600]
+    texts = [*documents(900)[:560], *documents(900)[100:140]]
     write_parquet(tmp_path / "a.parquet", texts)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "RAY_USAGE_STATS_ENABLED": "0"}
     words = [sys.executable, "-c", CLUSTER, str(tmp_path / "a.parquet"), str(tmp_path)]
@@ -121,6 +122,9 @@ def test_whatever_happens_to_a_cluster_its_shards_are_the_local_ones_or_it_is_sa
     assert (tmp_path / "killed").exists()
     assert said["nodes left"] == 0
     assert folder_bytes(tmp_path / "a limit") == shard_bytes(texts[:100], 50_000, "p", tokenizer="bytes")
+    unique = [*dict.fromkeys(text or "" for text in texts)]  # a missing text is an empty one
+    assert len(unique) < len(texts)
+    assert folder_bytes(tmp_path / "duplicates left out") == shard_bytes(unique, 50_000, "p", tokenizer="bytes")
     assert "pushed through a small disk" not in said, said
     assert folder_bytes(tmp_path / "remote") == whole
     assert not folder_bytes(tmp_path / "pushed through a small disk")
