@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from shardkit.arguments import place_text, user_path
+from shardkit.cores import available_cores
 from shardkit.dataset.folder import shard_files
 from shardkit.dataset.known_files import KnownFiles
 from shardkit.dataset.manifest import Manifest, ShardInfo
@@ -24,7 +25,6 @@ from shardkit.remote.address import hint_at_folder, is_remote, open_remote
 from shardkit.remote.download import WantedFile, fetch_right, fetch_tokenizer
 from shardkit.remote.interface import Remote, RemoteFile
 from shardkit.remote.listing import check_listing, published
-from shardkit.tokenization.cores import available_cores
 
 _FETCHED_AT_ONCE = 4
 _MOST_THREADS = 16
