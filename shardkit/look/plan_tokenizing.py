@@ -11,7 +11,7 @@ from typing import Any
 from shardkit.arguments import user_path
 from shardkit.bars import TransferBar, shown
 from shardkit.cores import available_cores
-from shardkit.dataset.shards import longest_shard
+from shardkit.dataset.shards import TOKENS_PER_SHARD, longest_shard
 from shardkit.errors import UsageError
 from shardkit.files import format_bytes, free_bytes
 from shardkit.look.probe import MeasuredRun, SourceSample, measure_disk, measure_run, sample_source
@@ -19,7 +19,6 @@ from shardkit.look.result_lines import ShownAsLines
 from shardkit.remote.uploader import TransferProgress
 from shardkit.sources.open import open_source
 from shardkit.sources.source import Source
-from shardkit.tokenization.pipeline import TOKENS_PER_SHARD
 from shardkit.tokenization.tokenizer import Tokenizer
 
 _NETWORK_BOUND = 0.1  # of the workers' time went by in waiting
