@@ -45,6 +45,12 @@ def bin_files(directory: Path) -> list[NamedShard]:
     return [NamedShard(n, path, path.stem.removesuffix(split), split) for n, (split, path) in enumerate(ordered)]
 
 
+def split_of(path: Path) -> str | None:
+    """The split that the name of a file of tokens says; None for another name."""
+    match = _NUMBERED.fullmatch(path.name) or _WHOLE.fullmatch(path.name)
+    return None if match is None else match["split"]
+
+
 def is_llmc(path: Path) -> bool:
     """Whether a file begins with a header of llm.c."""
     try:

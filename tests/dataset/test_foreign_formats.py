@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 import shardkit.dataset.shards
 from shardkit import Manifest, ShardLoader, info
 from shardkit.dataset.convert import RECORD_NAME, WRITERS, Counted, convert_folder
-from shardkit.dataset.formats import megatron, parquet
+from shardkit.dataset.formats import llmc, megatron, parquet
 from shardkit.dataset.formats.interface import Given
 from shardkit.dataset.records import ShardInfo, TokenizerInfo
 from shardkit.errors import (
@@ -158,6 +158,20 @@ int main(int argc, char **argv) {
     }
 }
 """
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [("val.bin", "val"), ("x_val.bin", "val"), ("x_val_000003.bin", "val"), ("x_value_train_000000.bin", "train")],
+)
+def test_one_file_of_llmc_is_of_the_split_that_it_is_in_a_folder(
+    made: Path, tmp_path: Path, name: str, split: str
+) -> None:
+    (tmp_path / "f").mkdir()
+    shutil.copy(made / "llmc" / "x_train_000001.bin", tmp_path / "f" / name)
+    given = Given(eot_id=EOT)
+    for source in (tmp_path / "f" / name, tmp_path / "f"):
+        assert [found for found, _ in llmc.read(source, given).blocks()] == [split]
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
