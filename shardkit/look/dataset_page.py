@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardkit.dataset.manifest import WORK_DIR, Manifest
+from shardkit.dataset.typed_json import parse_json
 from shardkit.errors import ShardkitError
 from shardkit.files import format_bytes, read_small_file
 from shardkit.look.charts import Line, bar_chart, line_chart, share, short, table
@@ -211,7 +211,7 @@ class DatasetPage:
         if self.folder is None:
             return ""
         try:
-            summary = json.loads(read_small_file(self.folder / WORK_DIR / "summary.json", most=1 << 20))
+            summary = parse_json(read_small_file(self.folder / WORK_DIR / "summary.json", most=1 << 20))
             began, first, ended = (float(summary[name] or 0) for name in ("started", "first_read", "finished"))
             tokens, audited = int(summary["tokens"]), int(summary["audited"])
             day = datetime.fromtimestamp(began, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
