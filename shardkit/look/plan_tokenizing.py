@@ -200,7 +200,7 @@ def _measured(facts: _Facts) -> list[str]:
 def _assumed(facts: _Facts, upload_rate: int | None) -> list[str]:
     said = ["the rest of the source is as fast as its beginning, and nothing else runs on this machine"]
     said += ["how the processor's time divides into read and encode is as on one core"]
-    said += ["machines: each does as much as this one, and has five minutes of work; one of them writes all shards"]
+    said += ["machines: each does as much as this one, and has five minutes of work; all shards go to one disk"]
     if facts.run.network_rate and not _is_network_bound(facts.run):
         said.append("the network never was the limit here, and is none elsewhere: nobody asked for all it has")
     if not upload_rate:
