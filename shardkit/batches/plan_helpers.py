@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from shardkit.batches.layouts import make_layout
+from shardkit.cores import available_cores
 from shardkit.dataset.derived_parts import Helpers
 from shardkit.dataset.folder import PLAN_FOLDER, WORK_DIR
 from shardkit.dataset.token_stream import TokenStream, open_split
@@ -67,9 +68,8 @@ def _quiet_process(command: list[str]) -> subprocess.Popen[bytes]:
 
 def _free_cores() -> int:
     """How many cores of this machine no rank has: those of the ranks beside this one are theirs."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     ranks = os.environ.get("LOCAL_WORLD_SIZE", "")
-    return cores // (int(ranks) if ranks.isdecimal() and int(ranks) else 1) - 1
+    return available_cores() // (int(ranks) if ranks.isdecimal() and int(ranks) else 1) - 1
 
 
 def _end_with(parent: int) -> None:

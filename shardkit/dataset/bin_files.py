@@ -21,7 +21,7 @@ MAGIC: dict[tuple[int, int], TokenType] = {
 }
 _NUMBERED = re.compile(r"(?P<prefix>[^/\\\x00-\x1f\x7f]+)_(?P<split>[a-z]+)_(?P<index>[0-9]{6,15})\.bin")
 _WHOLE = re.compile(r"(?:.+_)?(?P<split>train|val)\.bin")  # tiny_shakespeare_val.bin
-_BARE = ("val.bin", "train.bin")
+BARE_NAMES = ("val.bin", "train.bin")  # of nanoGPT
 
 
 class NamedShard(NamedTuple):
@@ -45,6 +45,12 @@ def bin_files(directory: Path) -> list[NamedShard]:
     return [NamedShard(n, path, path.stem.removesuffix(split), split) for n, (split, path) in enumerate(ordered)]
 
 
+def split_of(path: Path) -> str | None:
+    """The split that the name of a file of tokens says; None for another name."""
+    match = _NUMBERED.fullmatch(path.name) or _WHOLE.fullmatch(path.name)
+    return None if match is None else match["split"]
+
+
 def is_llmc(path: Path) -> bool:
     """Whether a file begins with a header of llm.c."""
     try:
@@ -63,7 +69,7 @@ def bin_header(file: BinaryIO, path: Path) -> tuple[int, np.dtype[np.unsignedint
     size, head = os.fstat(file.fileno()).st_size, file.read(HEADER_BYTES)
     dtype = _magic(head)
     if dtype is None or len(head) < HEADER_BYTES:
-        if path.name not in _BARE:
+        if path.name not in BARE_NAMES:
             raise ShardError(f"{path.name} has no llm.c header (magic 20240520 version 1, or 20240801 version 7)")
         if size % 2 or not size:
             raise ShardError(f"{path} has {size:,} bytes: not one or more uint16 tokens, as nanoGPT has them")

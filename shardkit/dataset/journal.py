@@ -219,10 +219,7 @@ def parse_journal(journal: bytes, *, where: str, way_out: str = "start again wit
         for record in records:  # of which only what is needed is kept: there may be 150,000
             step = read_record(_Step, record)
             shards.append(step.shard)
-            for (
-                number,
-                file,
-            ) in step.next.files.items():  # of whose maps a line has those that the lines before have not
+            for number, file in step.next.files.items():  # of its maps a line has what the lines before have not
                 earlier = files[number].skipped_maps if number in files else ()
                 files[number] = dataclasses.replace(file, skipped_maps=(*earlier, *file.skipped_maps))
             place = step.next

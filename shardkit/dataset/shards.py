@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,9 @@ SHARD_NAME = re.compile(r"^(?P<prefix>[^/\\\x00-\x1f\x7f]+)_(?P<split>[a-z]+)_(?
 _LONGEST_HEADER = 4096  # bytes; numpy writes 118
 _MOST_TOKENS = 1 << 48  # of one shard
 _EDGE_BYTES = 4096
-_BLOCK_TOKENS = 1 << 19  # fits a core's own cache
+Token = TypeVar("Token", bound=np.integer[Any])
+BLOCK_TOKENS = 1 << 19  # fits a core's own cache
+TOKENS_PER_SHARD = 100_000_000  # where nobody says how many
 DTYPES: dict[str, np.dtype[np.uint16] | np.dtype[np.uint32]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 
 HEADERLESS = (  # a note on files of others
@@ -102,14 +105,22 @@ def shard_blocks(path: Path, begin: int, end: int) -> Iterator[NDArray[np.unsign
         with open_file(path) as file:
             header = read_header(file, path)
             file.seek(begin * header.dtype.itemsize, os.SEEK_CUR)
-            buffer = np.empty(min(_BLOCK_TOKENS, end - begin), header.dtype)
-            for first in range(begin, end, _BLOCK_TOKENS):
-                block = buffer[: end - first]
-                if file.readinto(block.view(np.uint8).data) < block.nbytes:
-                    raise ShardError(f"{path} became shorter while it was read: run the same command again")
-                yield block
+            yield from token_blocks(file, path, header.dtype, end - begin)
     except OSError as error:
         raise ShardError(f"cannot read shard {path}: {error.strerror or error}") from None
+
+
+def token_blocks(
+    file: BufferedReader, path: Path, dtype: np.dtype[Token], count: int
+) -> Iterator[np.ndarray[tuple[int], np.dtype[Token]]]:
+    """The next `count` tokens of a file that is open, some at a time, each block in the memory of the one before;
+    `path` names it in errors. Raises `ShardError` if it has fewer, and `OSError`."""
+    buffer = np.empty(min(BLOCK_TOKENS, count), dtype)
+    for first in range(0, count, BLOCK_TOKENS):
+        block = buffer[: count - first]
+        if file.readinto(block.view(np.uint8).data) < block.nbytes:
+            raise ShardError(f"{path} became shorter while it was read: run the same command again")
+        yield block
 
 
 def read_header(file: BinaryIO, path: Path) -> ShardHeader:

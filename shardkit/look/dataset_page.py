@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -12,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardkit.dataset.manifest import WORK_DIR, Manifest
-from shardkit.errors import HubError, ShardkitError, TokenizerError, UsageError
+from shardkit.dataset.typed_json import parse_json
+from shardkit.errors import ShardkitError
 from shardkit.files import format_bytes, read_small_file
 from shardkit.look.charts import Line, bar_chart, line_chart, share, short, table
 from shardkit.look.dataset_scan import DatasetScan
@@ -211,7 +211,7 @@ class DatasetPage:
         if self.folder is None:
             return ""
         try:
-            summary = json.loads(read_small_file(self.folder / WORK_DIR / "summary.json", most=1 << 20))
+            summary = parse_json(read_small_file(self.folder / WORK_DIR / "summary.json", most=1 << 20))
             began, first, ended = (float(summary[name] or 0) for name in ("started", "first_read", "finished"))
             tokens, audited = int(summary["tokens"]), int(summary["audited"])
             day = datetime.fromtimestamp(began, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
@@ -255,16 +255,6 @@ class DatasetPage:
         where = "" if found.source_file is None else f", from {found.source_file}"
         where += "" if found.source_row is None else f" row {found.source_row:,}"
         return note(words + where) + quoted(found.text[:_SHOWN_CHARACTERS])
-
-
-def tokenizer_of(manifest: Manifest) -> tuple[Tokenizer | None, str | None]:
-    """The dataset's tokenizer, or why there is none."""
-    if manifest.tokenizer is None:
-        return None, "no manifest names the tokenizer"
-    try:
-        return Tokenizer.of_dataset(manifest, encoder="tiktoken"), None
-    except (TokenizerError, UsageError, HubError) as error:
-        return None, str(error)
 
 
 def share_of(lengths: NDArray[np.int64], counts: NDArray[np.int64], limit: int, tokens: int) -> str:

@@ -19,12 +19,11 @@ from shardkit.batches.ledger import merge_ledger
 from shardkit.dataset.documents import source_of
 from shardkit.dataset.manifest import Manifest, ShardInfo
 from shardkit.dataset.shards import DTYPES, MEND
-from shardkit.errors import AuthError, HubError, ShardError, TokenizerError, UsageError
-from shardkit.look.opened import OpenedDataset, opened
+from shardkit.errors import ShardError, UsageError
+from shardkit.look.opened import OpenedDataset, opened, tokenizer_of
 from shardkit.look.result_lines import ShownAsLines
 from shardkit.remote.address import is_remote
 from shardkit.remote.uploader import TransferProgress
-from shardkit.tokenization.tokenizer import Tokenizer
 
 _BLOCK_TOKENS = 1 << 20
 _TOKENS_BEFORE, _TOKENS_AFTER = 8, 24  # of the text that is shown
@@ -234,12 +233,8 @@ def _after(side: _Side, place: Place, count: int) -> Place:
 
 
 def _text(manifest: Manifest, ids: Block) -> str | None:
-    if manifest.tokenizer is None:
-        return None
-    try:
-        return Tokenizer.of_dataset(manifest, encoder="tiktoken").decode(ids)
-    except (TokenizerError, HubError, AuthError):  # not on this machine
-        return None
+    tokenizer, _ = tokenizer_of(manifest)
+    return None if tokenizer is None else tokenizer.decode(ids)
 
 
 def _differences(a: Manifest, b: Manifest) -> Iterator[Difference]:

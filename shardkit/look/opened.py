@@ -13,18 +13,19 @@ from pathlib import Path
 from typing import Protocol
 
 from shardkit.arguments import place_text, user_path
+from shardkit.cores import available_cores
 from shardkit.dataset.folder import shard_files
 from shardkit.dataset.known_files import KnownFiles
 from shardkit.dataset.manifest import Manifest, ShardInfo
 from shardkit.dataset.shards import SHARD_NAME
 from shardkit.dataset.tokenizer_file import write_tokenizer_files
-from shardkit.errors import DiskFull, HubError
+from shardkit.errors import DiskFull, HubError, TokenizerError, UsageError
 from shardkit.files import format_bytes, free_bytes
 from shardkit.remote.address import hint_at_folder, is_remote, open_remote
 from shardkit.remote.download import WantedFile, fetch_right, fetch_tokenizer
 from shardkit.remote.interface import Remote, RemoteFile
 from shardkit.remote.listing import check_listing, published
-from shardkit.tokenization.cores import available_cores
+from shardkit.tokenization.tokenizer import Tokenizer
 
 _FETCHED_AT_ONCE = 4
 _MOST_THREADS = 16
@@ -69,6 +70,16 @@ def opened(place: str | os.PathLike[str]) -> Iterator[OpenedDataset]:
     ):  # threads that Ctrl-C has left to themselves may still write there
         remote = open_remote(address)
         yield _Fetched(remote, Path(folder))
+
+
+def tokenizer_of(manifest: Manifest) -> tuple[Tokenizer | None, str | None]:
+    """The tokenizer that a dataset was made with, or why there is none."""
+    if manifest.tokenizer is None:
+        return None, "no manifest names the tokenizer"
+    try:
+        return Tokenizer.of_dataset(manifest, encoder="tiktoken"), None
+    except (TokenizerError, UsageError, HubError) as error:
+        return None, str(error)
 
 
 class _Folder:

@@ -10,7 +10,8 @@ from typing import Any
 
 from shardkit.arguments import user_path
 from shardkit.bars import TransferBar, shown
-from shardkit.dataset.shards import longest_shard
+from shardkit.cores import available_cores
+from shardkit.dataset.shards import TOKENS_PER_SHARD, longest_shard
 from shardkit.errors import UsageError
 from shardkit.files import format_bytes, free_bytes
 from shardkit.look.probe import MeasuredRun, SourceSample, measure_disk, measure_run, sample_source
@@ -18,8 +19,6 @@ from shardkit.look.result_lines import ShownAsLines
 from shardkit.remote.uploader import TransferProgress
 from shardkit.sources.open import open_source
 from shardkit.sources.source import Source
-from shardkit.tokenization.cores import available_cores
-from shardkit.tokenization.pipeline import TOKENS_PER_SHARD
 from shardkit.tokenization.tokenizer import Tokenizer
 
 _NETWORK_BOUND = 0.1  # of the workers' time went by in waiting
@@ -201,7 +200,7 @@ def _measured(facts: _Facts) -> list[str]:
 def _assumed(facts: _Facts, upload_rate: int | None) -> list[str]:
     said = ["the rest of the source is as fast as its beginning, and nothing else runs on this machine"]
     said += ["how the processor's time divides into read and encode is as on one core"]
-    said += ["machines: each does as much as this one, and has five minutes of work; one of them writes all shards"]
+    said += ["machines: each does as much as this one, and has five minutes of work; all shards go to one disk"]
     if facts.run.network_rate and not _is_network_bound(facts.run):
         said.append("the network never was the limit here, and is none elsewhere: nobody asked for all it has")
     if not upload_rate:

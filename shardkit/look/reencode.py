@@ -8,7 +8,8 @@ from pathlib import Path
 
 from shardkit.dataset.manifest import Manifest, ShardInfo
 from shardkit.dataset.shards import MEND
-from shardkit.errors import AuthError, HubError, ShardError, TokenizerError, UsageError
+from shardkit.errors import ShardError
+from shardkit.look.opened import tokenizer_of
 from shardkit.look.shard_pass import whole_documents
 from shardkit.tokenization.tokenizer import Tokenizer
 
@@ -20,16 +21,10 @@ class Reencoding:
     """Encodes documents of a dataset again, in any thread; `why_not` says why that cannot be done, if it cannot."""
 
     def __init__(self, manifest: Manifest) -> None:
-        self.why_not: str | None = None
         self._a_shard = max(_A_SHARD, _DOCUMENTS // len(manifest.shards))
         self._tokenizer: Tokenizer | None = None
-        if manifest.tokenizer is None:
-            self.why_not = "no manifest names the tokenizer"
-            return
-        try:
-            tokenizer = Tokenizer.of_dataset(manifest, encoder="tiktoken")
-        except (TokenizerError, UsageError, HubError, AuthError) as error:
-            self.why_not = str(error)
+        tokenizer, self.why_not = tokenizer_of(manifest)
+        if tokenizer is None:
             return
         if not _gives_text_back(tokenizer.vocabulary.tokenizer_json) and not tokenizer.vocabulary.by_character:
             self.why_not = f"{tokenizer.name} changes the text, so its ids do not give it back"

@@ -11,9 +11,9 @@ import numpy as np
 from shardkit.arguments import user_path, whole_numbers
 from shardkit.bars import TransferBar, shown
 from shardkit.errors import UsageError
-from shardkit.look.dataset_page import DatasetPage, tokenizer_of
+from shardkit.look.dataset_page import DatasetPage
 from shardkit.look.dataset_scan import scan_dataset
-from shardkit.look.opened import opened
+from shardkit.look.opened import opened, tokenizer_of
 from shardkit.look.page import check_page, write_page
 from shardkit.look.result_lines import ShownAsLines
 from shardkit.look.run_log import is_run, read_run

@@ -29,7 +29,8 @@ def is_run(place: object) -> bool:
 @dataclass(slots=True)
 class RunLog:
     """A run's figures by name, each as (step, value), in the order of its steps; `data` is what its last line on data
-    says, `lines` how many lines could not be read (a kill may cut the last one short)."""
+    says, `seconds` what its steps took, `unread` how many lines could not be read (a kill may cut the last one short),
+    `resumed` how often it went on."""
 
     folder: Path
     figures: dict[str, list[tuple[float, float]]] = field(default_factory=dict)

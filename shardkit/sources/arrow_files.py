@@ -49,7 +49,7 @@ def iter_arrow_chunks(
                     start=row - len(texts),
                     stop=row,
                     first_row=row - len(texts),
-                    weight=min(file.bytes, texts.nbytes),
+                    weight=file.weight_of(texts.nbytes),
                     input=file,
                     payload=payload_of(rows, texts, options),
                 )

@@ -143,7 +143,7 @@ def _iter_value_chunks(file: InputFile, number: int, start: int, chunk_bytes: in
     size = row = 0
 
     def chunk() -> Chunk:
-        weight = min(file.bytes, size // 3 if file.packing else size)
+        weight = file.weight_of(size)
         payload = b"".join([value + b"\n" for value in values])
         return Chunk(file=number, start=row - len(values), stop=row, weight=weight, input=file, payload=payload)
 
@@ -184,7 +184,7 @@ def _iter_stream_chunks(
         payload, rest = b"".join([*pending, block[:end]]) if block else b"".join(pending), block[max(0, end) :]
         rows = _count_rows(payload, separator)
         if rows and row >= start:
-            weight = min(file.bytes, len(payload) // 3 if file.packing else len(payload))
+            weight = file.weight_of(len(payload))
             yield Chunk(file=number, start=row, stop=row + rows, weight=weight, input=file, payload=payload)
         if not block:
             return

@@ -150,7 +150,7 @@ def _chunk(file: InputFile, number: int, stop: int, batch: list[tuple[str | None
     table = pa.record_batch(columns, names=[str(place) for place in range(len(columns))])
     with pa.ipc.new_stream(payload, table.schema) as writer:
         writer.write_batch(table)
-    weight = min(file.bytes, size if not file.packing else size // 3)
+    weight = file.weight_of(size)
     start = stop - len(batch)
     return Chunk(
         file=number, start=start, stop=stop, weight=weight, input=file, payload=payload.getvalue().to_pybytes()

@@ -5,7 +5,6 @@ others, so that nothing is left out in silence.
 from __future__ import annotations
 
 import glob
-import json
 import os
 import re
 import warnings
@@ -13,7 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from shardkit.dataset.typed_json import parse_json
 from shardkit.errors import ShardkitWarning, SourceError, missing_package
+from shardkit.files import read_small_file
 from shardkit.network import open_filesystem, with_retries
 from shardkit.redaction import public_address
 from shardkit.sources.file_version import local_version, stated_version
@@ -37,7 +38,7 @@ def including(pattern: str | None) -> Included:
     from fsspec.utils import glob_translate
 
     if pattern is None:
-        return lambda name: True  # noqa: ARG005
+        return bool
     wanted = re.compile(glob_translate(pattern))
     return lambda name: bool(wanted.match(name) or ("/" not in pattern and wanted.match(name.rpartition("/")[2])))
 
@@ -56,7 +57,7 @@ def local_files(path: Path, included: Included = bool) -> tuple[InputFile, ...]:
 def saved_splits(folder: Path) -> list[str]:
     """The splits in a folder that `DatasetDict.save_to_disk` made, each a folder in it; none if it is none."""
     try:
-        splits = json.loads((folder / _SAVED_SPLITS).read_bytes())["splits"]
+        splits = parse_json(read_small_file(folder / _SAVED_SPLITS))["splits"]
         return [str(split) for split in splits]
     except OSError:
         return []
@@ -68,7 +69,7 @@ def _saved_files(folder: Path) -> list[str] | None:
     """The files of a dataset that `Dataset.save_to_disk` made in a folder: others there (caches) are none of it. None
     if it is no such folder."""
     try:
-        state = json.loads((folder / _SAVED).read_bytes())
+        state = parse_json(read_small_file(folder / _SAVED))
         names = [str(file["filename"]) for file in state["_data_files"]]
         is_whole = not state.get("_indices_data_files") and all((folder / name).is_file() for name in names)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

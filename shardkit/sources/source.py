@@ -53,6 +53,10 @@ class InputFile:
         """Bytes of it that are read."""
         return self.bytes if self.stretch is None else self.stretch.bytes
 
+    def weight_of(self, size: int) -> int:
+        """Bytes of it that `size` bytes of its text took, about."""
+        return min(self.bytes, size // 3 if self.packing else size)
+
     @property
     def kind(self) -> str:
         """What the file holds, unpacked: its `format` without the packing."""

@@ -17,6 +17,7 @@ from shardkit.bars import end_bar, shown
 from shardkit.dataset.journal import Journal
 from shardkit.dataset.known_files import SeenShards
 from shardkit.dataset.manifest import Manifest
+from shardkit.dataset.shards import TOKENS_PER_SHARD
 from shardkit.errors import UsageError
 from shardkit.remote.address import hint_at_folder
 from shardkit.remote.pull import pull
@@ -36,7 +37,6 @@ from shardkit.tokenization.start_runner import start_runner
 from shardkit.tokenization.worker import Filter, Job, Transform
 
 DEFAULT_OUT = "edu_fineweb10B"
-TOKENS_PER_SHARD = 100_000_000
 CHUNK_BYTES = 8 << 20
 _MOST = {"workers": 1024, "shard_tokens": 1 << 40}
 

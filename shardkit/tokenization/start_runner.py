@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from shardkit.cores import available_cores
 from shardkit.errors import UsageError
 from shardkit.sources.source import Source
-from shardkit.tokenization.cores import available_cores
 from shardkit.tokenization.run_size import useful_workers
 from shardkit.tokenization.runner import Runner
 

@@ -20,9 +20,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import shardkit.dataset.shards
 from shardkit import Manifest, ShardLoader, info
 from shardkit.dataset.convert import RECORD_NAME, WRITERS, Counted, convert_folder
-from shardkit.dataset.formats import megatron, npy, parquet, raw_tokens
+from shardkit.dataset.formats import llmc, megatron, parquet
 from shardkit.dataset.formats.interface import Given
 from shardkit.dataset.records import ShardInfo, TokenizerInfo
 from shardkit.errors import (
@@ -99,7 +100,7 @@ def test_to_another_format_and_back_is_byte_for_byte_the_same(
     dtype = "<u2" if to == "nanogpt" else data.draw(st.sampled_from(["<u2", "<u4"]))
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)  # a hundred small files
-        for module in (raw_tokens, megatron, npy):
+        for module in (shardkit.dataset.shards, megatron):
             patch.setattr(module, "BLOCK_TOKENS", block)
         patch.setattr(parquet, "_GROUP_TOKENS", block)
         patch.setattr(parquet, "_READ_ROWS", block)
@@ -157,6 +158,20 @@ int main(int argc, char **argv) {
     }
 }
 """
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [("val.bin", "val"), ("x_val.bin", "val"), ("x_val_000003.bin", "val"), ("x_value_train_000000.bin", "train")],
+)
+def test_one_file_of_llmc_is_of_the_split_that_it_is_in_a_folder(
+    made: Path, tmp_path: Path, name: str, split: str
+) -> None:
+    (tmp_path / "f").mkdir()
+    shutil.copy(made / "llmc" / "x_train_000001.bin", tmp_path / "f" / name)
+    given = Given(eot_id=EOT)
+    for source in (tmp_path / "f" / name, tmp_path / "f"):
+        assert [found for found, _ in llmc.read(source, given).blocks()] == [split]
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
@@ -305,7 +320,7 @@ def test_megatron_files_of_others_may_have_sentences_empty_documents_and_no_eot(
     arrays = lengths.astype("<i4").tobytes() + pointers.astype("<i8").tobytes() + bounds.astype("<i8").tobytes()
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)  # a hundred small files
-        for module in (raw_tokens, megatron):
+        for module in (shardkit.dataset.shards, megatron):
             patch.setattr(module, "BLOCK_TOKENS", block)
         Path(name, "x_text_document.bin").write_bytes(ids.tobytes())
         Path(name, "x_text_document.idx").write_bytes(head + counts + arrays)
@@ -333,7 +348,7 @@ def test_numbers_of_others_join_no_rows(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_rows_are_written_also_where_all_documents_are_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "_GROUP_TOKENS", 4)
-    monkeypatch.setattr(npy, "BLOCK_TOKENS", 2)
+    monkeypatch.setattr(shardkit.dataset.shards, "BLOCK_TOKENS", 2)
     convert(write_npy(tmp_path / "a", [EOT] * 20, []), tmp_path / "b", "parquet")
     file = pq.ParquetFile(tmp_path / "b" / "val-00000.parquet")
     assert file.metadata.num_rows == 20

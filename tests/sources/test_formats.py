@@ -111,6 +111,9 @@ def test_arrows_files_and_what_datasets_saves_are_read(tmp_path: Path) -> None:
             open_source(str(tmp_path / "saved"))
     with pytest.raises(SourceError, match=r"has no split 'dev': expected one of train, test \(split=\)"):
         open_source(str(tmp_path / "splits"), split="dev")
+    (tmp_path / "splits" / "dataset_dict.json").write_text("[" * 100_000)
+    with pytest.raises(SourceError, match=r"dataset_dict\.json does not list the splits: save the dataset again"):
+        open_source(str(tmp_path / "splits"))
 
 
 @pytest.mark.parametrize("name", ["a.md", "a.html", "a.txt.gz", "a.md.zst", "a.txt.bz2", "a.html.xz"])

@@ -67,12 +67,19 @@ def test_no_more_is_encoded_while_as_much_as_may_be_waits_for_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(held_tokens, "_HELD_BYTES", 100)
-    held = HeldTokens(lambda said: None)
+    held, waits = HeldTokens(lambda said: None), threading.Event()
+
+    class Watched(threading.Condition):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.set()
+            return super().wait(timeout)
+
+    held._changed = Watched()
     large = held.hold(np.zeros(1_000, np.uint16))  # alone it is held, whatever its size
     second = threading.Thread(target=held.hold, args=(np.zeros(10, np.uint16),))
     second.start()
-    second.join(timeout=0.05)
-    assert second.is_alive()
+    assert waits.wait(timeout=60)
+    assert list(held._pieces) == [large]
     held.do(Drop(large))
     steps(held, 1, 0)
     second.join()

@@ -19,8 +19,6 @@ from shardkit.errors import UsageError
 
 Tokens = NDArray[np.unsignedinteger]
 Blocks = Iterator[tuple[str, Tokens]]  # (split, some tokens of it); a block lasts until the next one is asked for
-BLOCK_TOKENS = 1 << 19  # fits a core's own cache
-DEFAULT_SHARD_TOKENS = 100_000_000
 SPLIT = re.compile("[a-z]+")  # a name of one; files are named by it
 
 

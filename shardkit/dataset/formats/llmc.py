@@ -11,7 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from shardkit.dataset.bin_files import HEADER_BYTES, MAGIC, NamedShard, TokenType, bin_files, bin_header, is_llmc
+from shardkit.dataset.bin_files import (
+    HEADER_BYTES,
+    MAGIC,
+    NamedShard,
+    TokenType,
+    bin_files,
+    bin_header,
+    is_llmc,
+    split_of,
+)
 from shardkit.dataset.folder import check_gapless
 from shardkit.dataset.formats.eot import cut
 from shardkit.dataset.formats.interface import Blocks, Given, Reading, Shape, Tokens
@@ -36,7 +45,7 @@ def read(path: Path, given: Given) -> Reading:
     """The shards in stream order: val before the others. Raises `ShardError`, `ManifestError` if one is missing."""
     prefix = None
     if path.is_file():
-        files = [_token_file("val" if "_val" in path.stem else "train", path)]
+        files = [_token_file(split_of(path) or "train", path)]
     else:
         if not (found := _found(path, given.manifest)):
             raise ShardError(f"{path} has no shard of llm.c, which its shardkit.json means: convert it again")

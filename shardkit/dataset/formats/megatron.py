@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from shardkit.dataset.bin_files import TokenType
 from shardkit.dataset.formats.eot import eot_after
-from shardkit.dataset.formats.interface import BLOCK_TOKENS, SPLIT, Blocks, Given, Reading, Shape, Tokens
+from shardkit.dataset.formats.interface import SPLIT, Blocks, Given, Reading, Shape, Tokens
 from shardkit.dataset.formats.raw_tokens import (
     RawWriter,
     TokenFile,
@@ -26,7 +26,7 @@ from shardkit.dataset.formats.raw_tokens import (
     raw_file,
     read_run,
 )
-from shardkit.dataset.shards import DTYPES
+from shardkit.dataset.shards import BLOCK_TOKENS, DTYPES
 from shardkit.errors import ShardError, UsageError
 
 _MAGIC = b"MMIDIDX\x00\x00"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shardkit.dataset.bin_files import bin_files, is_llmc
+from shardkit.dataset.bin_files import BARE_NAMES, bin_files, is_llmc
 from shardkit.dataset.formats.eot import eot_after
 from shardkit.dataset.formats.interface import Blocks, Given, Reading, Shape
 from shardkit.dataset.formats.raw_tokens import RawWriter, TokenFile, file_blocks, moved, raw_file
@@ -21,7 +21,6 @@ from shardkit.dataset.shards import DTYPES
 from shardkit.errors import ShardkitWarning, UsageError
 from shardkit.files import atomic_write
 
-_BARE = ("val.bin", "train.bin")
 GPT2_IDS = 50_257
 
 
@@ -32,7 +31,7 @@ def recognizes(path: Path) -> bool:
 
 def _files(path: Path) -> list[tuple[str, Path]]:
     found = [file.path for file in bin_files(path)] if path.is_dir() else [path] if path.is_file() else []
-    return [(file.stem, file) for file in found if file.name in _BARE and not is_llmc(file)]
+    return [(file.stem, file) for file in found if file.name in BARE_NAMES and not is_llmc(file)]
 
 
 def read(path: Path, given: Given) -> Reading:
@@ -78,7 +77,7 @@ def write(reading: Reading, blocks: Blocks, folder: Path, shape: Shape) -> None:
             if split != current:
                 if writer is not None:
                     writer.finish()
-                if f"{split}.bin" not in _BARE:
+                if f"{split}.bin" not in BARE_NAMES:
                     raise UsageError(f"nanoGPT has the splits train and val, not {split!r}: choose another --to")
                 writer, current = RawWriter(folder / f"{split}.bin"), split
             if writer is not None:

@@ -7,14 +7,12 @@ import hashlib
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from shardkit.dataset.folder import MANIFEST_NAME, shard_files
-from shardkit.dataset.formats.interface import BLOCK_TOKENS, Blocks, Given, Reading, Shape
+from shardkit.dataset.formats.interface import Blocks, Given, Reading, Shape
 from shardkit.dataset.formats.sharded import Cut, Slot, temp_of, write_shards
 from shardkit.dataset.known_files import KnownFiles
 from shardkit.dataset.manifest import Manifest, ShardInfo
-from shardkit.dataset.shards import DTYPES, MEND, ShardWriter, edges_sha256, read_header
+from shardkit.dataset.shards import DTYPES, MEND, ShardWriter, edges_sha256, read_header, token_blocks
 from shardkit.errors import ShardError, SourceError
 from shardkit.files import open_file
 
@@ -57,12 +55,8 @@ def _blocks(known: KnownFiles, manifest: Manifest) -> Blocks:
                 header = read_header(file, path)
                 file.seek(0)
                 digest.update(file.read(header.bytes))
-                buffer = np.empty(min(BLOCK_TOKENS, header.tokens), header.dtype)
-                for first in range(0, header.tokens, BLOCK_TOKENS):
-                    block = buffer[: header.tokens - first]
-                    if file.readinto(block.view(np.uint8).data) < block.nbytes:
-                        raise ShardError(f"{path} became shorter while it was read: run the same command again")
-                    digest.update(block.view(np.uint8).data)
+                for block in token_blocks(file, path, header.dtype, header.tokens):
+                    digest.update(block.data)
                     yield split, block
             if shard.sha256 and digest.hexdigest() != shard.sha256:
                 raise ShardError(f"{path} does not have the SHA-256 that its manifest states: it is damaged, {MEND}")

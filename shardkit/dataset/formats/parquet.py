@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from shardkit.dataset.bin_files import TokenType
 from shardkit.dataset.formats.eot import cut
-from shardkit.dataset.formats.interface import DEFAULT_SHARD_TOKENS, Blocks, Given, Reading, Shape
+from shardkit.dataset.formats.interface import Blocks, Given, Reading, Shape
 from shardkit.dataset.formats.raw_tokens import as_ids
+from shardkit.dataset.shards import TOKENS_PER_SHARD
 from shardkit.errors import ShardError, SourceError, UsageError
 from shardkit.files import atomic_write, write_error
 
@@ -151,7 +152,7 @@ def write(reading: Reading, blocks: Blocks, folder: Path, shape: Shape) -> None:
     if reading.eot_id is None:
         raise UsageError("a row is a document: give --tokenizer NAME or --eot-id NUMBER to find them")
     manifest, writer = reading.manifest, None
-    most = shape.shard_tokens or (manifest.tokens_per_shard if manifest is not None else DEFAULT_SHARD_TOKENS)
+    most = shape.shard_tokens or (manifest.tokens_per_shard if manifest is not None else TOKENS_PER_SHARD)
     number = manifest.shards[0].first_document if manifest is not None else 0
     try:
         for split, block in blocks:

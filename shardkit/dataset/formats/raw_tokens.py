@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 
 from shardkit.dataset.bin_files import TokenType
 from shardkit.dataset.formats.eot import cut, eot_before, turned_back
-from shardkit.dataset.formats.interface import BLOCK_TOKENS, Blocks, Given, Tokens
+from shardkit.dataset.formats.interface import Blocks, Given, Tokens
+from shardkit.dataset.shards import token_blocks
 from shardkit.errors import OutputError, ShardError
 from shardkit.files import LongFile, open_file, write_error
 
@@ -59,15 +59,10 @@ def moved(blocks: Callable[[], Blocks], given: Given, tokens: int, path: Path) -
 
 def read_run(file: TokenFile) -> Iterator[NDArray[np.integer]]:
     """The tokens of one file, as they are in it. Raises `ShardError`."""
-    buffer = np.empty(min(BLOCK_TOKENS, file.tokens), file.dtype)
     try:
         with open_file(file.path) as opened:
-            opened.seek(file.skip, os.SEEK_SET)
-            for first in range(0, file.tokens, BLOCK_TOKENS):
-                block = buffer[: file.tokens - first]
-                if opened.readinto(block.view(np.uint8).data) < block.nbytes:
-                    raise ShardError(f"{file.path} became shorter while it was read: run the same command again")
-                yield block
+            opened.seek(file.skip)
+            yield from token_blocks(opened, file.path, file.dtype, file.tokens)
     except OSError as error:
         raise ShardError(f"cannot read {file.path}: {error.strerror or error}") from None
 

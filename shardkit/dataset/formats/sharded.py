@@ -9,9 +9,9 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from shardkit.dataset.formats.interface import DEFAULT_SHARD_TOKENS, Blocks, Reading, Shape, Tokens
+from shardkit.dataset.formats.interface import Blocks, Reading, Shape, Tokens
 from shardkit.dataset.manifest import Manifest
-from shardkit.dataset.shards import shard_name
+from shardkit.dataset.shards import TOKENS_PER_SHARD, shard_name
 from shardkit.errors import ShardError
 
 
@@ -56,7 +56,7 @@ class Cut:
         prefix = reading.prefix or shape.prefix
         if known is not None and tokens in (None, known.tokens_per_shard):
             return cls(manifest=known, prefix=prefix, tokens=known.tokens_per_shard)
-        return cls(manifest=None, prefix=prefix, tokens=tokens or DEFAULT_SHARD_TOKENS)
+        return cls(manifest=None, prefix=prefix, tokens=tokens or TOKENS_PER_SHARD)
 
     def shards(self) -> Callable[[str], Slot]:
         """What gives the next shard of a split, in the order of the stream."""

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from shardkit.tokenization import cores
-from shardkit.tokenization.cores import available_cores, cpu_quota
+from shardkit import cores
+from shardkit.cores import available_cores, cpu_quota
 
 V2 = "30 23 0:26 {root} /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate"
 V1 = "33 32 0:30 {root} /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct"
@@ -81,8 +81,8 @@ def test_a_part_of_a_core_is_one_and_no_more_than_the_affinity_are_used(
 def test_the_cores_are_those_of_the_affinity() -> None:
     program = (
         "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); "
-        "from shardkit.tokenization.cores import available_cores; print(available_cores())"
+        "from shardkit.cores import available_cores; print(available_cores())"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"
