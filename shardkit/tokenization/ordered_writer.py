@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from shardkit.cores import available_cores
 from shardkit.dataset.journal import Journal, Resume
 from shardkit.dataset.known_files import SeenShards
 from shardkit.dataset.manifest import WORK_DIR, ShardInfo, SourceFile
@@ -22,7 +23,6 @@ from shardkit.dataset.shards import ShardWriter, shard_blocks
 from shardkit.errors import OutputError, ShardError, ShardkitWarning, SourceError
 from shardkit.files import write_error
 from shardkit.sources.source import Chunk
-from shardkit.tokenization.cores import available_cores
 from shardkit.tokenization.finished_shards import FinishedShards, remove, remove_all
 from shardkit.tokenization.live_push import LivePush
 from shardkit.tokenization.piece_rows import eots_before, row_words, with_piece
