@@ -13,7 +13,8 @@ Measured in turn, each in a fresh process, without its start-up: the download fr
 - remote: `shardkit tokenize` of them from the Hub; its bytes are compared with the local run's.
 
 `ratio` is remote / the slower of download and local, `of both` is remote / both: where client, server and encoders
-share too few cores, both is what there is. `cells` are FineWeb-Edu-like parquet files at every latency and rate;
+share too few cores, both is what there is. With `--apart` the server has a core to itself, and every way the others.
+`cells` are FineWeb-Edu-like parquet files at every latency and rate;
 `formats` are jsonl, jsonl.gz, jsonl.zst and txt; `wide` is a parquet file whose text is one of nine large columns (its
 ratio is to the time that the text column alone takes of the download, if that is slower than the local run; both is not
 measured); `pull` is against `snapshot_download` of the same shards, and `stream` the first batch of a streaming loader
@@ -27,6 +28,7 @@ import argparse
 import filecmp
 import json
 import math
+import os
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -188,16 +190,19 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--shard-mb", type=float, default=100.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, help="of tokenize; its own choice by default")
+    parser.add_argument("--apart", action="store_true", help="the server on a core of its own, all else on the others")
     parser.add_argument("--quick", action="store_true", help="one round of some 50 MB")
     parser.add_argument("--xet", action="store_true", help="upload and download by Xet")
     parser.add_argument("--data", type=Path, help="a folder in which the files are made once and kept")
     parser.add_argument("--json", type=Path, help="write the rows there")
     args = parser.parse_args(arguments)
+    if args.apart and not (hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) > 1):
+        parser.error("--apart wants Linux and two cores: one for the server, one for all else")
     if args.quick:
         args.file_mb, args.shard_mb, args.rounds = min(args.file_mb, 12), min(args.shard_mb, 12), 1
     with tempfile.TemporaryDirectory(prefix="bench-network-") as temporary:
         work = Path(temporary)
-        with Server(work / "server") as server:
+        with Server(work / "server", apart=args.apart) as server:
             bench = Bench(server, args.data or work / "data", work, args)
             rows = []
             for measure, cell in _plan(bench, args):

@@ -51,12 +51,20 @@ loader.close()
 
 
 class Server:
-    """The test Hub in a process of its own, with its state in `root`. A context manager."""
+    """The test Hub in a process of its own, with its state in `root`. A context manager.
 
-    def __init__(self, root: Path) -> None:
+    `apart` gives it a core of its own (Linux): this process and what it starts keep to the others meanwhile.
+    """
+
+    def __init__(self, root: Path, *, apart: bool = False) -> None:
         # so that small files are served as large ones are
         command = [sys.executable, str(SERVER), "--port", "0", "--root", str(root), "--lfs-threshold", "100000"]
+        self._cores = os.sched_getaffinity(0) if apart else set()
+        if apart:
+            os.sched_setaffinity(0, {min(self._cores)})  # the server inherits it
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        if apart:
+            os.sched_setaffinity(0, self._cores - {min(self._cores)})
         assert self._process.stdout is not None
         self.endpoint = self._process.stdout.readline().strip()
         if not self.endpoint:
@@ -68,6 +76,8 @@ class Server:
     def __exit__(self, *error: object) -> None:
         self._process.kill()
         self._process.communicate()
+        if self._cores:
+            os.sched_setaffinity(0, self._cores)
 
     def control(self, method: str, name: str, value: Any = None) -> Any:
         """See tests/support/hub_control.py."""

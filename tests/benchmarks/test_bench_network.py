@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import network_data
 from benchmarks.bench_network import main
-from benchmarks.network_runs import traffic
+from benchmarks.network_runs import Server, traffic
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +31,17 @@ def test_a_cell_is_measured_and_its_bytes_are_the_local_runs(
     assert row["requests_per_100_mb"]["content"] > 0
     assert row["peak_mb"]["remote"] > 10
     assert "parquet" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(len(getattr(os, "sched_getaffinity", lambda pid: ())(0)) < 2, reason="wants Linux and two cores")
+def test_a_server_apart_has_a_core_that_nothing_else_runs_on(tmp_path: Path) -> None:
+    cores = os.sched_getaffinity(0)
+    with Server(tmp_path, apart=True) as server:
+        [child] = psutil.Process().children()
+        assert os.sched_getaffinity(child.pid) == {min(cores)}
+        assert os.sched_getaffinity(0) == cores - {min(cores)}
+        server.control("DELETE", "log")
+    assert os.sched_getaffinity(0) == cores
 
 
 def test_the_files_are_like_the_real_ones_and_made_once(tmp_path: Path) -> None:
