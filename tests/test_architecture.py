@@ -162,7 +162,7 @@ SIGNATURES = {
     "push": "directory repo private revision tag overwrite repair workers progress",
     "report": "place other out sample eot_id progress",
     "to_datasets": "directory split seq_len eot_id",
-    "tokenize": "source out name split revision include format text_field separator skip_bad_rows where sample "
+    "tokenize": "source out name split revision include format text_field columns separator skip_bad_rows where sample "
     "skip_duplicates tokenizer eot encoder shard_tokens val_shards prefix workers max_docs max_tokens transform filter "
     "runner address part push private max_disk overwrite progress chunk_bytes",
     "verify": "place hashes deep progress",

@@ -123,8 +123,8 @@ def test_an_error_of_the_input_or_the_machine_is_its_line_and_not_what_lies_belo
     assert chained == {
         "engines.py UsageError",
         "tokenizer_json.py TokenizerError",
+        "user_functions.py SourceError",
         "user_functions.py UsageError",
-        "worker.py SourceError",
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from shardkit.errors import SourceError
-from shardkit.sources.columns import check_chosen_columns, check_text_column, column_in, decoded, payload_of
+from shardkit.sources.columns import check_columns, payload_of, texts_in
 from shardkit.sources.ranges import Rest, checked_read
 from shardkit.sources.source import Chunk, InputFile, ReadOptions
 
@@ -30,16 +30,14 @@ def iter_arrow_chunks(
         )
     rest = stream if head.startswith(_MARK) else Rest(head, stream)
     reader = checked_read(file, lambda: pa.ipc.open_stream(pa.PythonFile(rest, mode="r")))
-    check_text_column(file, reader.schema, options.text_field)
-    check_chosen_columns(file, reader.schema, options.choice)
+    check_columns(file, reader.schema, options)
     row = 0
     while (batch := checked_read(file, lambda: _next(reader))) is not None:
-        column = column_in(batch, options.text_field)
         if row + len(batch) <= start:
             row += len(batch)
             continue
         at = 0
-        for texts in decoded(file, column, chunk_bytes, "the table", row):
+        for texts in texts_in(file, batch, options, chunk_bytes, "the table", row):
             rows = batch.slice(at, len(texts))
             at += len(texts)
             row += len(texts)

@@ -51,6 +51,8 @@ def _checked(source: Source) -> Source:
             )
     if source.options.where is not None and (bad := [f for f in source.files if f.kind not in _TABLES]):
         raise UsageError(f"--where asks for columns, and {bad[0].path} has none: expected {', '.join(_TABLES)}")
+    if source.options.columns and (bad := [f for f in source.files if f.kind not in (*_TABLES, "texts")]):
+        raise UsageError(f"columns asks for columns, and {bad[0].path} has none: expected {', '.join(_TABLES)}")
     separator = source.options.separator
     if separator is None or all(file.kind == "texts" for file in source.files):
         return source

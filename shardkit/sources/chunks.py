@@ -19,6 +19,7 @@ from shardkit.sources.arrow_files import iter_arrow_chunks
 from shardkit.sources.chunk_bytes import with_bytes
 from shardkit.sources.csv_rows import iter_csv_chunks
 from shardkit.sources.footers import Footers
+from shardkit.sources.iterables import text_in
 from shardkit.sources.json_values import HEAD_BYTES, JsonValues, is_lines
 from shardkit.sources.parquet import iter_parquet_chunks
 from shardkit.sources.pipe import Pipe
@@ -211,15 +212,18 @@ def _count_rows(data: bytes, separator: bytes) -> int:
 def _iter_batches(source: Source, number: int, start: int, chunk_bytes: int) -> Iterator[Chunk]:
     """Batches of an iterable's documents, hashed as they come: nothing else says whether it still gives the same ones.
     `start` counts documents already done, which are passed over."""
-    file, column, content = source.files[number], source.options.text_field, hashlib.sha256()
+    file, options, content = source.files[number], source.options, hashlib.sha256()
     batch: list[str | None] = []
     size, row = 0, 0
     for item in () if source.texts is None else source.texts:
-        text = text_in(item, column)
+        try:
+            text = text_in(item, options)
+        except ValueError as error:
+            raise SourceError(f"document {row}: {error} (columns)") from None
         if text is not None and not isinstance(text, str):
             has = f" with {', '.join(map(repr, list(text)[:8]))}" if isinstance(text, dict) else ""
             raise SourceError(
-                f"document {row} is a {type(text).__name__}{has}: expected text, or a row with {column!r} "
+                f"document {row} is a {type(text).__name__}{has}: expected text, or a row with {options.text_field!r} "
                 "(--text-field)"
             )
         batch.append(text if text is None else str.__str__(text))  # a subclass may not be known to the workers
@@ -233,18 +237,6 @@ def _iter_batches(source: Source, number: int, start: int, chunk_bytes: int) -> 
             batch, size = [], 0
     if batch:
         yield _texts_chunk(file, number, row, batch, content.hexdigest())
-
-
-def text_in(item: Any, column: str) -> Any:
-    """What an item of an iterable gives: its field, or itself; None for what stands for a missing text in pandas
-    (NaN, `pandas.NA`), and the values of pyarrow's scalars."""
-    text = item.get(column, item) if isinstance(item, dict) else item
-    if isinstance(text, str):
-        return text
-    if hasattr(text, "as_py"):
-        return text.as_py()
-    is_missing = (isinstance(text, float) and text != text) or type(text).__name__ in ("NAType", "NaTType")
-    return None if is_missing else text
 
 
 def _texts_chunk(file: InputFile, number: int, stop: int, batch: list[str | None], digest: str) -> Chunk:

@@ -1,4 +1,5 @@
-"""The text column of a table, in pieces without the rows that are not chosen. Knows not how a table is stored."""
+"""The texts of a table, in pieces without the rows that are not chosen: of one column, or rows of several
+(`whole_rows.py`). Knows not how a table is stored."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ from shardkit.sources.pieces import no_text
 from shardkit.sources.ranges import DamagedSource
 from shardkit.sources.source import InputFile, ReadOptions, check_row_bytes
 from shardkit.sources.where import sort_of
+from shardkit.sources.whole_rows import rows_of_batch
 
+_ROW = "a row's columns"  # the name of a column of rows that are texts already
 _SORTS: dict[str, list[Callable[[pa.DataType], bool]]] = {
     "true or false": [pa.types.is_boolean],
     "a number": [pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal],
@@ -45,7 +48,16 @@ def column_in(batch: pa.RecordBatch, name: str) -> pa.Array:
     return column
 
 
-def check_text_column(file: InputFile, schema: pa.Schema, name: str) -> None:
+def check_columns(file: InputFile, schema: pa.Schema, options: ReadOptions) -> None:
+    """Raise `SourceError` if a file's table has not the columns that are read, or holds there what it should not."""
+    for name in options.columns:
+        _type_of(file, schema, name, "columns")
+    if not options.columns:
+        _check_text_column(file, schema, options.text_field)
+    _check_chosen_columns(file, schema, options.choice)
+
+
+def _check_text_column(file: InputFile, schema: pa.Schema, name: str) -> None:
     """Raise `SourceError` if a file's table has no text column `name`."""
     kind = _type_of(file, schema, name, "--text-field")
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -58,7 +70,7 @@ def check_text_column(file: InputFile, schema: pa.Schema, name: str) -> None:
         )
 
 
-def check_chosen_columns(file: InputFile, schema: pa.Schema, chosen: Choice) -> None:
+def _check_chosen_columns(file: InputFile, schema: pa.Schema, chosen: Choice) -> None:
     """Raise `SourceError` if a file's table lacks a column of `--where`, or holds there what that does not compare."""
     for test in chosen.where.comparisons if chosen.where is not None else ():
         kind = _type_of(file, schema, test.column, "--where")
@@ -117,12 +129,12 @@ def chosen_pieces(
     every = not options.choice.columns and options.choice.sample is None
     held, row = _Held(), 0
     for batch in batches:
-        column, rows = column_in(batch, options.text_field), np.arange(row, row + len(batch))
+        picked, rows = None, np.arange(row, row + len(batch))
         if not every:
             places = _chosen(file, batch, options.choice, first_row + row)
-            column, rows = column.take(pa.array(places)), rows[places]
+            picked, rows = pa.array(places), rows[places]
         at = 0
-        for texts in decoded(file, column, most, where, row):
+        for texts in texts_in(file, batch, options, most, where, row, picked):
             if held.bytes + texts.nbytes > most and held.texts:
                 stop = int(rows[at])  # the next row that is chosen begins the next piece
                 yield held.piece(stop, all_rows=every)
@@ -151,7 +163,52 @@ def _chosen(file: InputFile, batch: pa.RecordBatch, chosen: Choice, first_row: i
     return np.asarray(kept, np.int64)
 
 
-def decoded(file: InputFile, column: pa.Array, most: int, where: str, row: int) -> Iterator[pa.Array]:
+def texts_in(
+    file: InputFile,
+    batch: pa.RecordBatch,
+    options: ReadOptions,
+    most: int,
+    where: str,
+    row: int,
+    picked: pa.Array | None = None,
+) -> Iterator[pa.Array]:
+    """The texts of the rows of a batch, or of those that are `picked`, in pieces of at most `most` bytes, or one row.
+    Its first row is number `row` of `where`."""
+    names = (_ROW,) if _ROW in batch.schema.names else options.document_columns
+    columns = {name: column_in(batch, name) for name in names}
+    if picked is not None:
+        columns = {name: column.take(picked) for name, column in columns.items()}
+    if options.columns and names != (_ROW,):
+        yield from _rows(file, columns, most, where, row)
+    else:
+        yield from _decoded(file, columns[names[0]], most, where, row)
+
+
+def _rows(file: InputFile, columns: dict[str, pa.Array], most: int, where: str, row: int) -> Iterator[pa.Array]:
+    """The rows of `columns` as texts, in pieces as `texts_in` gives them."""
+    texts: list[bytes] = []
+    held, rows = 0, rows_of_batch(columns)
+    for number in range(row, row + len(next(iter(columns.values())))):
+        try:
+            text = next(rows)
+        except ValueError as error:
+            expected = "expected text, numbers, truth values, times, lists or objects"
+            raise SourceError(f"{file.path}, {where}, row {number:,} of them: {error} (columns): {expected}") from None
+        check_row_bytes(file, f"{where}, row {number:,} of them", len(text))
+        if texts and held + len(text) > most:
+            yield _as_texts(texts)
+            texts, held = [], 0
+        texts.append(text)
+        held += len(text)
+    if texts:
+        yield _as_texts(texts)
+
+
+def _as_texts(rows: list[bytes]) -> pa.Array:
+    return pa.array(rows, pa.large_binary()).cast(pa.large_string(), safe=False)
+
+
+def _decoded(file: InputFile, column: pa.Array, most: int, where: str, row: int) -> Iterator[pa.Array]:
     """A column in pieces of at most `most` bytes of text, or one row, without a dictionary, which makes any number of
     rows of a few bytes. Its first row is number `row` of `where`."""
     if pa.types.is_string_view(column.type):
@@ -175,9 +232,10 @@ def decoded(file: InputFile, column: pa.Array, most: int, where: str, row: int) 
 
 def payload_of(rows: pa.RecordBatch, texts: pa.Array, options: ReadOptions) -> bytes:
     """Rows as they travel to a worker: their `texts`, and the columns that `--where` asks for."""
-    names = [name for name in options.choice.columns if name != options.text_field]
+    text = _ROW if options.columns else options.text_field
+    names = [name for name in options.choice.columns if name != text]
     columns = [texts, *(column_in(rows, name) for name in names)]
-    batch = pa.record_batch(columns, names=[options.text_field, *names])
+    batch = pa.record_batch(columns, names=[text, *names])
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)

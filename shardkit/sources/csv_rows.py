@@ -17,6 +17,7 @@ from shardkit.sources.pieces import UTF16, Texts, convert_rows
 from shardkit.sources.ranges import checked_read
 from shardkit.sources.source import MAX_ROW_BYTES, Chunk, InputFile, ReadOptions, check_row_bytes
 from shardkit.sources.where import TextValue
+from shardkit.sources.whole_rows import row_text
 
 _MOST_ROWS = 1 << 16  # of a chunk
 _BLOCK_BYTES = 1 << 20
@@ -29,7 +30,9 @@ def iter_csv_chunks(
     values of the columns that are asked for, or what is wrong with it."""
     rows = _Rows(file, stream)
     names = rows.header()
-    wanted = [_place(file, names, name) for name in (options.text_field, *options.choice.columns)]
+    own = "columns" if options.columns else "--text-field"
+    wanted = [_place(file, names, name, own) for name in options.document_columns]
+    wanted += [_place(file, names, name, "--where") for name in options.choice.columns]
     batch: list[tuple[str | None, ...]] = []
     size = row = 0
     for values in rows.after_header():
@@ -39,7 +42,7 @@ def iter_csv_chunks(
             batch.append((f"{len(values)} values, the first row names {len(names)} columns", *(None for _ in wanted)))
         else:
             batch.append((None, *(values[place] for place in wanted)))
-            size += len(values[wanted[0]])
+            size += sum(len(values[place]) for place in wanted[: len(options.document_columns)])
         row += 1
         if size >= chunk_bytes or len(batch) >= _MOST_ROWS:
             if row > start:
@@ -52,17 +55,21 @@ def iter_csv_chunks(
 def csv_texts(chunk: Chunk, options: ReadOptions) -> Texts:
     """The documents of a chunk's rows."""
     columns = pa.ipc.open_stream(chunk.payload).read_all().columns
-    whys, texts, *others = (column.to_pylist() for column in columns)
-    chosen, names = options.choice, options.choice.columns
+    whys, *values = (column.to_pylist() for column in columns)
+    chosen, own = options.choice, len(options.document_columns)
+    of_document = dict(zip(options.document_columns, values[:own], strict=True))
+    of_choice = dict(zip(chosen.columns, values[own:], strict=True))
 
     def text(row: int) -> str | None:
         if whys[row] is not None:
             raise ValueError(whys[row].decode("utf-8", "replace"))
-        given = {name: TextValue(values[row].decode()) for name, values in zip(names, others, strict=True)}
-        return texts[row].decode() if chosen.keeps(given) else None
+        if not chosen.keeps({name: TextValue(column[row].decode()) for name, column in of_choice.items()}):
+            return None
+        found = {name: column[row].decode() for name, column in of_document.items()}
+        return row_text(found) if options.columns else found[options.text_field]
 
-    sampled = np.flatnonzero(chosen.in_sample(chunk.input.path, chunk.start + np.arange(len(texts)))).tolist()
-    return convert_rows(((row, row) for row in sampled), len(texts), text, options)
+    sampled = np.flatnonzero(chosen.in_sample(chunk.input.path, chunk.start + np.arange(len(whys)))).tolist()
+    return convert_rows(((row, row) for row in sampled), len(whys), text, options)
 
 
 class _Rows:
@@ -133,12 +140,12 @@ class _Raw(io.RawIOBase):
         return len(data)
 
 
-def _place(file: InputFile, names: list[str], name: str) -> int:
+def _place(file: InputFile, names: list[str], name: str, option: str) -> int:
     if names.count(name) == 1:
         return names.index(name)
     has = f"{names.count(name)} columns" if name in names else "no column"
     named = ", ".join(" ".join(name.split()) for name in names)[:300]  # which may have line ends in them
-    raise SourceError(f"{file.path} has {has} {name!r}: expected one of {named} (--text-field, --where)")
+    raise SourceError(f"{file.path} has {has} {name!r}: expected one of {named} ({option})")
 
 
 def _chunk(file: InputFile, number: int, stop: int, batch: list[tuple[str | None, ...]], size: int) -> Chunk:

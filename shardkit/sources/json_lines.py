@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from shardkit.sources.pieces import UTF16, UTF16_MARKS, Texts, convert_rows, no_text
 from shardkit.sources.source import ReadOptions
+from shardkit.sources.whole_rows import row_text
 
 _SPACE = re.compile(rb"[ \t\n\r\x0b\x0c]*")
 _MISSING = object()
@@ -27,7 +28,7 @@ def json_rows(
         data = data[len(codecs.BOM_UTF8) :]
         place += len(codecs.BOM_UTF8) if in_bytes else 0
     chosen, is_utf16 = options.choice, first and data.startswith(UTF16_MARKS)
-    names = {n: [json.dumps(part) for part in {n, *n.split(".")}] for n in (options.text_field, *chosen.columns)}
+    names = {n: [json.dumps(part) for part in {n, *n.split(".")}] for n in (*options.document_columns, *chosen.columns)}
 
     def text(line: bytes) -> str | None:
         if not line or line.isspace():
@@ -41,7 +42,7 @@ def json_rows(
             twice = next((name for name in repeated if is_key_twice(decoded, _path(row, name))), None)
         except RecursionError:
             raise ValueError("JSON nested too deep to read") from None
-        if values and isinstance(row, str) and not chosen.columns:
+        if values and isinstance(row, str) and not chosen.columns and not options.columns:
             return row
         if not isinstance(row, dict):
             raise ValueError(f"a JSON {type(row).__name__}, not an object")
@@ -49,10 +50,15 @@ def json_rows(
             raise ValueError(f"field {twice!r} is there twice")
         if chosen.columns and not chosen.keeps({name: _given(row, name) for name in chosen.columns}):
             return None
-        value = _field(row, options.text_field)
-        if value is _MISSING:
-            has = ", ".join(map(repr, list(row)[:8]))
-            raise ValueError(f"no field {options.text_field!r} among {has} (--text-field)")
+        found = {name: _field(row, name) for name in options.document_columns}
+        for name, value in found.items():
+            if value is _MISSING:
+                has = ", ".join(map(repr, list(row)[:8]))
+                asked = "columns" if options.columns else "--text-field"
+                raise ValueError(f"no field {name!r} among {has} ({asked})")
+        if options.columns:
+            return row_text(found)
+        value = found[options.text_field]
         if value is not None and not isinstance(value, str):
             is_chat = isinstance(value, list) and bool(value) and isinstance(value[0], dict) and "role" in value[0]
             raise ValueError(no_text("field", options.text_field, f"a {type(value).__name__}", is_chat=is_chat))

@@ -48,6 +48,7 @@ def open_source(
     include: str | None = None,
     format: str | None = None,
     text_field: str = "text",
+    columns: Sequence[str] = (),
     separator: str | None = None,
     skip_bad_rows: bool = False,
     where: str | None = None,
@@ -63,7 +64,8 @@ def open_source(
 
     Of a folder, files of one kind are read: parquet, jsonl (compressed or not), txt or another, whichever has the most
     bytes. All others but hidden ones are named in a warning; a glob or a list of names reads any kinds together. Of the
-    files, only those are read whose name `include`, a glob, means.
+    files, only those are read whose name `include`, a glob, means. With `columns` a document is a row of these
+    (`whole_rows.py`), and not the text of its `text_field`.
 
     Warns (`ShardkitWarning`) of an option that changes nothing for such a source, of a pipe, which is read once, and of
     a text file that seems to hold several documents.
@@ -73,18 +75,11 @@ def open_source(
     """
     if type(split).__module__.partition(".")[0] == "datasets":  # its `Split.TRAIN`
         split = str(split)
-    check_texts(
-        name=name,
-        split=split,
-        revision=revision,
-        include=include,
-        format=format,
-        text_field=text_field,
-        separator=separator,
-        where=where,
-    )
+    check_texts(name=name, split=split, revision=revision, include=include, format=format)
+    check_texts(text_field=text_field, separator=separator, where=where)
     options = ReadOptions(
         text_field=text_field,
+        columns=tuple(columns),
         separator=separator,
         skip_bad_rows=bool(skip_bad_rows),
         where=where,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import accumulate, count
 
@@ -13,13 +13,12 @@ from shardkit.errors import SourceError
 from shardkit.sources.bounds import may_keep_group
 from shardkit.sources.columns import (
     ColumnPiece,
-    check_chosen_columns,
-    check_text_column,
+    check_columns,
     chosen_pieces,
     column_in,
-    decoded,
     of_payload,
     payload_of,
+    texts_in,
 )
 from shardkit.sources.footers import Footers
 from shardkit.sources.giant_groups import batches_of, encoded
@@ -29,7 +28,7 @@ from shardkit.sources.read_ahead import WORKER_AHEAD_BYTES, ReadAhead
 from shardkit.sources.source import Chunk, Fetched, InputFile, Piece, ReadOptions, Source
 
 _GIANT_CHUNKS = 8  # a row group larger than this many chunks is read front to back by the main process
-_BATCH_ROWS = 1 << 16
+_BATCH_ROWS, _WHOLE_ROWS = 1 << 16, 1 << 8  # at a time, of one column, or of several
 
 
 def iter_parquet_chunks(
@@ -39,10 +38,9 @@ def iter_parquet_chunks(
     groups of which the footer says that `--where` keeps no row are not read."""
     file, options = source.files[number], source.options
     footer = None if ahead is None else _right_footer(ahead, number, options)
-    index = checked_footer(file, lambda held: _leaves(open_footer(file, held), file, options), footer, SourceError)[0]
+    sizes = checked_footer(file, lambda held: _sizes(open_footer(file, held), file, options), footer, SourceError)
     meta = open_footer(file, footer).metadata
     _check_rows(file, sum(meta.row_group(g).num_rows for g in range(meta.num_row_groups)), meta.num_rows)
-    sizes = [meta.row_group(g).column(index).total_uncompressed_size for g in range(meta.num_row_groups)]
     first_rows = [0, *accumulate(meta.row_group(g).num_rows for g in range(meta.num_row_groups))]
     share = file.bytes / max(1, sum(sizes))
     unread = [not may_keep_group(meta.row_group(g), options.choice) for g in range(meta.num_row_groups)]
@@ -79,13 +77,7 @@ def _runs(sizes: list[int], start: int, chunk_bytes: int, unread: list[bool]) ->
 def chunk_starts(file: InputFile, options: ReadOptions, chunk_bytes: int) -> list[tuple[int, int]]:
     """Where the chunks of a parquet file begin: the row group, and how many of the file's bytes lie before it, about.
     Raises `SourceError`."""
-
-    def sizes_in(held: Piece | None) -> list[int]:
-        handle = open_footer(file, held)
-        index, meta = _leaves(handle, file, options)[0], handle.metadata
-        return [meta.row_group(g).column(index).total_uncompressed_size for g in range(meta.num_row_groups)]
-
-    sizes = checked_footer(file, sizes_in, None, SourceError)
+    sizes = checked_footer(file, lambda held: _sizes(open_footer(file, held), file, options), None, SourceError)
     before, runs = [0, *accumulate(sizes)], _runs(sizes, 0, chunk_bytes, [False] * len(sizes))
     return [(group, before[group] * file.bytes // max(1, before[-1])) for group, _ in runs]
 
@@ -141,7 +133,7 @@ def _iter_giant(
             continue
         at = max(part, first)
         rest = batch.slice(at - first)
-        for piece in decoded(file, column_in(rest, options.text_field), chunk_bytes, f"row group {group}", at):
+        for piece in texts_in(file, rest, options, chunk_bytes, f"row group {group}", at):
             yield Chunk(
                 file=number,
                 start=group,
@@ -173,10 +165,13 @@ def _iter_batches(
                 connections = ahead or stack.enter_context(ReadAhead(WORKER_AHEAD_BYTES))
                 raw = stack.enter_context(AheadFile(file, connections, stop, Fetched(pieces=tuple(pieces))))
             try:
-                if plain is None:  # what is decided in the first try holds for the second
+                if options.columns:
+                    how["batch_size"], plain = min(rows, _WHOLE_ROWS), True
+                elif plain is None:  # what is decided in the first try holds for the second
                     how["batch_size"], plain = batches_of(rows, *_first_row(file, group, options, raw, footer))
                 column = options.text_field
-                handle = checked_footer(file, lambda held: open_column(file, column, raw, held, plain), footer)  # noqa: B023
+                names = () if plain else (column,)
+                handle = checked_footer(file, lambda held: open_column(file, names, raw, held), footer)  # noqa: B023
                 batches = handle.iter_batches(**how)
                 for number in count():
                     if (batch := checked_read(file, lambda: next(batches, None))) is None:  # noqa: B023 (called at once)
@@ -196,26 +191,45 @@ def _first_row(
 ) -> tuple[pa.Array | None, bool]:
     """The first text of a row group, with its dictionary, and whether the footer says that the column has one."""
     column = options.text_field
-    handle = checked_footer(file, lambda held: open_column(file, column, raw, held), footer)
+    handle = checked_footer(file, lambda held: open_column(file, (column,), raw, held), footer)
     batches = handle.iter_batches(batch_size=1, row_groups=[group], columns=[column], use_threads=False)
     stated = handle.metadata.row_group(group).column(_leaves(handle, file, options)[0])
     first = checked_read(file, lambda: next(batches, None))
     return None if first is None else column_in(first, column), stated.has_dictionary_page
 
 
-def _leaves(handle: pq.ParquetFile, file: InputFile, options: ReadOptions) -> list[int]:
-    """The indices of the leaf columns that are read, that of the text first. Raises `SourceError` if one is not there,
-    or is not what it should be."""
-    check_text_column(file, handle.schema_arrow, options.text_field)
-    check_chosen_columns(file, handle.schema_arrow, options.choice)
+def _sizes(handle: pq.ParquetFile, file: InputFile, options: ReadOptions) -> list[int]:
+    """The bytes that each row group has of the documents, not compressed. Raises `SourceError` as `_leaves` does."""
+    meta, leaves = handle.metadata, _leaves(handle, file, options, options.document_columns)
+    groups = map(meta.row_group, range(meta.num_row_groups))
+    return [sum(group.column(leaf).total_uncompressed_size for leaf in leaves) for group in groups]
+
+
+def _leaves(
+    handle: pq.ParquetFile, file: InputFile, options: ReadOptions, names: Sequence[str] | None = None
+) -> list[int]:
+    """The indices of the leaf columns that are read, those of the documents first; with `names`, of these alone. Raises
+    `SourceError` if one is not there, or is not what it should be."""
+    check_columns(file, handle.schema_arrow, options)
     leaves = [handle.metadata.schema.column(i).path for i in range(len(handle.metadata.schema))]
     if twice := [name for name in _columns(options) if leaves.count(name) > 1]:  # with a dot, and within another
         raise SourceError(f"{file.path} has two columns named {twice[0]!r}: write it again with each name once")
-    return [leaves.index(name) for name in _columns(options)]
+    found: list[int] = []
+    for name in _columns(options) if names is None else names:
+        found += [leaf for leaf, path in enumerate(leaves) if path == name or path.startswith(f"{name}.")]
+    return list(dict.fromkeys(found))
 
 
 def _columns(options: ReadOptions) -> list[str]:
-    return list(dict.fromkeys([options.text_field, *options.choice.columns]))
+    return list(dict.fromkeys([*options.document_columns, *options.choice.columns]))
+
+
+def _dictionaries(handle: pq.ParquetFile, options: ReadOptions) -> tuple[str, ...]:
+    """The columns to read as dictionaries: the text, or, of a row of several columns, those that are text."""
+    if not options.columns:
+        return (options.text_field,)
+    types = {field.name: field.type for field in handle.schema_arrow}
+    return tuple(name for name in options.columns if name in types and pa.types.is_string(types[name]))
 
 
 def iter_column(chunk: Chunk, options: ReadOptions, piece_bytes: int) -> Iterator[ColumnPiece]:
@@ -230,8 +244,10 @@ def iter_column(chunk: Chunk, options: ReadOptions, piece_bytes: int) -> Iterato
     footer = None if chunk.fetched is None else chunk.fetched.footer
     checked_footer(file, lambda held: _leaves(open_footer(file, held), file, options), footer, SourceError)
     raw = RangeFile(file, chunk.fetched) if file.is_remote else None
-    handle = checked_read(file, lambda: open_column(file, options.text_field, raw, footer))
-    read = handle.iter_batches(batch_size=_BATCH_ROWS, row_groups=groups, columns=_columns(options), use_threads=False)
+    names = _dictionaries(open_footer(file, footer), options)
+    handle = checked_read(file, lambda: open_column(file, names, raw, footer))
+    most = _WHOLE_ROWS if options.columns else _BATCH_ROWS
+    read = handle.iter_batches(batch_size=most, row_groups=groups, columns=_columns(options), use_threads=False)
     rows = 0
 
     def batches_read() -> Iterator[pa.RecordBatch]:

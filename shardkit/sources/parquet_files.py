@@ -47,12 +47,12 @@ def open_footer(file: InputFile, footer: Piece | None) -> pq.ParquetFile:
 
 
 def open_column(
-    file: InputFile, column: str, raw: RangeFile | None, footer: Piece | None = None, decoded: bool = False
+    file: InputFile, dictionaries: tuple[str, ...], raw: RangeFile | None, footer: Piece | None = None
 ) -> pq.ParquetFile:
-    """The file, open for its text `column`, of which a dictionary is left as one, unless it is to be `decoded`; `raw`
-    gives the bytes of a remote one. Pages are checked against their checksums, where the file has them."""
+    """The file, open for its rows. Of the columns `dictionaries` a dictionary is left as one; `raw` gives the bytes of
+    a remote file. Pages are checked against their checksums, where the file has them."""
     if not file.is_remote:
-        return _open_local(file, column, decoded)
+        return _open_local(file, dictionaries)
     raw = raw or RangeFile(file)
     metadata = open_footer(file, footer).metadata
     # without a buffer size, a giant row group would be read whole before its first batch
@@ -60,7 +60,7 @@ def open_column(
     return pq.ParquetFile(
         pa.PythonFile(raw, mode="r"),
         metadata=metadata,
-        read_dictionary=[] if decoded else [column],
+        read_dictionary=list(dictionaries),
         pre_buffer=False,
         buffer_size=buffer_bytes,
         page_checksum_verification=True,
@@ -68,11 +68,11 @@ def open_column(
 
 
 @lru_cache(maxsize=4)
-def _open_local(file: InputFile, column: str, decoded: bool) -> pq.ParquetFile:
+def _open_local(file: InputFile, dictionaries: tuple[str, ...]) -> pq.ParquetFile:
     return pq.ParquetFile(
         file.url,
         metadata=open_footer(file, None).metadata,
-        read_dictionary=[] if decoded else [column],
+        read_dictionary=list(dictionaries),
         pre_buffer=False,  # which would read whole row groups before their first row
         buffer_size=1 << 20,
         page_checksum_verification=True,

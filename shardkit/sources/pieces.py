@@ -88,13 +88,14 @@ def no_text(what: str, name: str, kind: str, *, is_chat: bool = False) -> str:
     texts."""
     if is_chat:
         return (
-            f"{what} {name!r} is a chat, not text: write its turns as your model reads them, with the tokenizer's "
-            f"apply_chat_template(row[{name!r}], tokenize=False), and give these texts to shardkit.tokenize in Python"
+            f"{what} {name!r} is a chat, not text: in Python, tokenize(SOURCE, OUT, columns=[{name!r}], "
+            f"transform=...) calls your function with each row: write its turns there as your model reads them, with "
+            f"its tokenizer's apply_chat_template(row[{name!r}], tokenize=False)"
         )
     if kind.removeprefix("a ").startswith(("list", "large_list", "fixed_size_list")):
         return (
-            f"{what} {name!r} is {kind}, not text: join its parts and give the texts to shardkit.tokenize in Python, "
-            f'as in tokenize(("\\n".join(row[{name!r}]) for row in rows), OUT), or name another with --text-field'
+            f"{what} {name!r} is {kind}, not text: join its parts, in Python, as in tokenize(SOURCE, OUT, "
+            f'columns=[{name!r}], transform=lambda row: "\\n".join(row[{name!r}])), or name another with --text-field'
         )
     if kind.removeprefix("a ").startswith(("dict", "struct")):
         return f"{what} {name!r} is {kind}, not text: name a field in it, as in --text-field {name}.text"

@@ -172,9 +172,11 @@ class Chunk:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadOptions:
-    """How bytes become documents; the same for every chunk of a run."""
+    """How bytes become documents; the same for every chunk of a run. With `columns` a row of these stands in the place
+    of its text (`whole_rows.py`)."""
 
     text_field: str = "text"
+    columns: tuple[str, ...] = ()
     separator: str | None = None
     skip_bad_rows: bool = False
     where: str | None = None
@@ -184,6 +186,11 @@ class ReadOptions:
     def choice(self) -> Choice:
         """Which rows are read."""
         return choice(self.where, self.sample)
+
+    @property
+    def document_columns(self) -> tuple[str, ...]:
+        """The columns that a document is made of."""
+        return self.columns or (self.text_field,)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,9 +9,9 @@ from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.read_ahead import ReadAhead
 from shardkit.sources.source import Source, is_read_once
 from shardkit.tokenization.tokenizer_json import bpe_tokenizer_json
-from shardkit.tokenization.user_functions import by_value
+from shardkit.tokenization.user_functions import Filter, Transform, by_value
 from shardkit.tokenization.vocabulary import CHARS, Vocabulary, load_vocabulary, vocabulary_of_characters
-from shardkit.tokenization.worker import ChunkEncoder, Filter, Job, Transform
+from shardkit.tokenization.worker import ChunkEncoder, Job
 
 _EOT = "<|endoftext|>"
 _CHUNK_BYTES = 8 << 20

@@ -8,7 +8,7 @@ the work on the shard that is being filled is lost, and on those few that are be
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -34,7 +34,8 @@ from shardkit.tokenization.run_spec import RunSpec
 from shardkit.tokenization.run_tokenizer import open_tokenizer
 from shardkit.tokenization.runner import Runner
 from shardkit.tokenization.start_runner import start_runner
-from shardkit.tokenization.worker import Filter, Job, Transform
+from shardkit.tokenization.user_functions import Filter, Transform, columns_for
+from shardkit.tokenization.worker import Job
 
 DEFAULT_OUT = "edu_fineweb10B"
 CHUNK_BYTES = 8 << 20
@@ -51,6 +52,7 @@ def tokenize(
     include: str | None = None,
     format: str | None = None,
     text_field: str = "text",
+    columns: Sequence[str] | None = None,
     separator: str | None = None,
     skip_bad_rows: bool = False,
     where: str | None = None,
@@ -99,7 +101,9 @@ def tokenize(
     that would fill one shard only is cut in two, unless `val_shards` is given: its first 1 % is `val`. `max_docs` and
     `max_tokens` end the stream after that many. `transform(text) -> str | None` and `filter(text) -> bool` run on each
     document, in the workers. A run goes on only with functions that do the same: their code and all that they use are
-    compared, or the version that `transform.shardkit_version = "1"` names.
+    compared, or the version that `transform.shardkit_version = "1"` names. With `columns` (["title", "text"]) both get
+    the row, a dict of these columns, and `filter` comes first; without a transform the document is the row's
+    `text_field`. Values are as JSON has them: a time is its ISO 8601 text.
 
     `part`, "3/64", makes the fourth of 64 parts of the dataset, in `out/parts/3-of-64`: on any machine that sees the
     files, in any order. `merge` puts them together (docs/clusters.md).
@@ -144,6 +148,7 @@ def tokenize(
             include=include,
             format=format,
             text_field=text_field,
+            columns=columns_for(columns, text_field, transform, filter),
             separator=separator,
             skip_bad_rows=skip_bad_rows,
             where=where,

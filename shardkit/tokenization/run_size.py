@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import NamedTuple
 
 from shardkit.errors import DiskFull
 from shardkit.files import format_bytes
-from shardkit.sources.chunks import text_in
+from shardkit.sources.iterables import text_in
 from shardkit.sources.source import Source, can_be_read_again
 from shardkit.tokenization.run_spec import RunSpec
 
@@ -27,8 +28,9 @@ def _count_characters(source: Source, enough: int) -> int:
     if texts is None or not can_be_read_again(texts):
         return 0
     for item in texts if enough else ():
-        text = text_in(item, source.options.text_field)
-        count += len(text) if isinstance(text, str) else 0
+        with suppress(ValueError):  # which the run itself refuses, by name
+            text = text_in(item, source.options)
+            count += len(text) if isinstance(text, str) else 0
         if count >= enough:
             break
     return count

@@ -152,6 +152,7 @@ class RunSpec(ShardShape):
             "skip bad rows": options.skip_bad_rows,
             # not there where all rows are read, as in runs that were begun before there was a choice
             **{n: v for n, v in (("where", options.where), ("sample", options.sample)) if v is not None},
+            **({"columns": list(options.columns)} if options.columns else {}),
             **({"skip duplicates": True} if self.skip_duplicates else {}),
             "tokenizer": tokenizer.info.name.split("@")[0],  # a model's commit changes with any of its files
             "vocabulary": tokenizer.info.ranks_sha256,
@@ -177,6 +178,7 @@ class RunSpec(ShardShape):
         options = {
             "separator": self.source.options.separator,
             "skip_bad_rows": self.source.options.skip_bad_rows or None,
+            "columns": list(self.source.options.columns) or None,
             "where": self.source.options.where,
             "sample": self.source.options.sample,
             "skip_duplicates": self.skip_duplicates or None,

@@ -12,8 +12,8 @@ from shardkit.tokenization import proving
 from shardkit.tokenization.characters import character_vocabulary
 from shardkit.tokenization.run_size import source_bytes
 from shardkit.tokenization.tokenizer import Tokenizer
+from shardkit.tokenization.user_functions import Filter, Transform
 from shardkit.tokenization.vocabulary import CHARS, load_vocabulary
-from shardkit.tokenization.worker import Filter, Transform
 
 
 def open_tokenizer(

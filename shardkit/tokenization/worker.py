@@ -11,11 +11,10 @@ import sys
 import time
 import traceback
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import dill
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,13 +25,12 @@ from shardkit.tokenization import cutting
 from shardkit.tokenization.document_hashes import DocumentHashes
 from shardkit.tokenization.engine_calls import Unencodable
 from shardkit.tokenization.tokenizer import Tokenizer
+from shardkit.tokenization.user_functions import UserFunctions
 from shardkit.tokenization.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from shardkit.sources.texts import Texts
 
-Transform = Callable[[str], str | None]
-Filter = Callable[[str], bool]
 # One document in this many is encoded by the reference too: 1.8 to 2.5 % of a worker's time (benchmarks/RESULTS.md).
 AUDIT_STRIDE = 640
 _AUDITED = 1 << 16  # characters, the most of one document that is audited, where it can be cut
@@ -102,8 +100,7 @@ class ChunkEncoder:
         self.tokenizer.warm_up()
         self.has_audited = False
         self.hashes = DocumentHashes() if job.hashes_documents else None
-        self.transform: Transform | None = dill.loads(job.transform) if job.transform else None
-        self.filter: Filter | None = dill.loads(job.filter) if job.filter else None
+        self.functions = UserFunctions(job.transform, job.filter, job.read)
 
     def encode(self, chunk: Chunk) -> Iterator[EncodedChunk]:
         """Read and encode one chunk, a piece at a time. The last one is marked, also where something went wrong."""
@@ -138,7 +135,7 @@ class ChunkEncoder:
     def _encode_piece(self, chunk: Chunk, read: Texts, earlier: int) -> EncodedChunk:
         """Encode one piece; `earlier` documents of the chunk were in the pieces before."""
         result = EncodedChunk(chunk=chunk, bad=read.bad, bad_rows=read.bad_rows)
-        texts, rows = self._apply(read.texts, read.rows, chunk.where)
+        texts, rows = self.functions.apply(read.texts, read.rows, chunk.where)
         texts, rows, passed_over = self._not_too_long(texts, rows)
         while True:
             try:
@@ -166,7 +163,7 @@ class ChunkEncoder:
     def _pieces(self, read: Iterator[Texts], where: str) -> Iterator[Texts]:
         """`read`, with a document that comes in parts cut where its tokens stay the same, or put together where the
         whole is needed."""
-        whole = self.transform is not None or self.filter is not None
+        whole = self.functions.are_given
         most = MAX_ROW_BYTES if whole else cutting.LONGEST_RUN
         parts, begun, size = list[str](), False, 0
         for piece in read:
@@ -217,30 +214,6 @@ class ChunkEncoder:
         if not self.job.read.skip_bad_rows or row < 0:  # the earlier parts of row -1 are in the stream
             raise BadRow(row, why)
         return row, why
-
-    def _apply(self, texts: list[str], rows: list[int] | range, where: str) -> tuple[list[str], list[int] | range]:
-        """Run the user's `transform` and `filter`; a transform that returns None drops the document."""
-        transform, keep = self.transform, self.filter
-        if transform is None and keep is None:
-            return texts, rows
-        kept: list[str] = []
-        kept_rows: list[int] = []
-        for text, row in zip(texts, rows, strict=True):
-            try:
-                changed = text if transform is None else transform(text)
-                if changed is None or (keep is not None and not keep(changed)):
-                    continue
-            except Exception as error:
-                raise SourceError(
-                    f"transform or filter failed at {where}, row {row} of them:\n{traceback.format_exc()}"
-                ) from error
-            if not isinstance(changed, str):
-                raise SourceError(
-                    f"transform returned a {type(changed).__name__} at {where}, row {row} of them: expected str or None"
-                )
-            kept.append(changed)
-            kept_rows.append(row)
-        return kept, kept_rows
 
     def _audit(
         self,

@@ -161,8 +161,11 @@ def test_a_field_within_others_is_named_with_dots(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        (["a", "b"], "join its parts and give the texts to shardkit.tokenize in Python"),
-        ([{"role": "user", "content": "hi"}], r"is a chat, not text: .*apply_chat_template\(row\['text'\]"),
+        (["a", "b"], r"join its parts, in Python, as in tokenize\(SOURCE, OUT, columns=\[.*text.*\], transform="),
+        (
+            [{"role": "user", "content": "hi"}],
+            r"is a chat, not text: .*columns=\[.*text.*\], .*apply_chat_template\(row\['text'\]",
+        ),
     ],
 )
 def test_a_list_or_a_chat_says_how_it_becomes_text(tmp_path: Path, value: Any, says: str) -> None:
