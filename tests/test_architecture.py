@@ -165,7 +165,7 @@ SIGNATURES = {
     "tokenize": "source out name split revision include format text_field columns separator skip_bad_rows where sample "
     "skip_duplicates tokenizer eot encoder shard_tokens val_shards prefix workers max_docs max_tokens transform filter "
     "runner address part push private max_disk overwrite progress chunk_bytes",
-    "verify": "place hashes deep progress",
+    "verify": "place hashes deep source progress",
 }
 DEFAULTS = {
     "ShardLoader": {"split": "train", "shuffle": True, "seed": 0, "verify": False, "layout": "contiguous"},
@@ -211,7 +211,7 @@ OPTIONS = {
     "push": "directory repo --private --revision --tag --overwrite --repair --json",
     "pull": "repo directory --revision --split --shards --allow-gaps --overwrite --json",
     "info": "directory --json",
-    "verify": "place --hashes --deep --json",
+    "verify": "place --hashes --deep --source --json",
     "diff": "a b --json",
     "plan": "place --batch-size --seq-len --world-size --layout --eot-id --tokens-per-second --dollars-per-hour --out "
     "--name --split --revision --include --format --text-field --separator --skip-bad-rows --where --sample "

@@ -26,9 +26,10 @@ def info(directory: Path, as_json: bool) -> None:
 @click.argument("place", metavar="DIR|REPO")
 @click.option("--hashes/--no-hashes", default=True, show_default=True, help="Compare hashes, else `verified: no`.")
 @click.option("--deep", is_flag=True, help="Encode a sample of documents again, look where source files begin.")
+@click.option("--source", help="With --deep: compare some files of the source too, which is there.")
 @json_option
 @click.pass_context
-def verify(context: click.Context, place: str, hashes: bool, deep: bool, as_json: bool) -> None:
+def verify(context: click.Context, place: str, hashes: bool, deep: bool, source: str | None, as_json: bool) -> None:
     """Check every shard of DIR, or of what REPO serves, against the manifest: size, header, hash, ids, EOT count.
 
     One line for each shard that is not what the manifest says, and exit code 1. Of REPO a few shards are here at once.
@@ -37,7 +38,7 @@ def verify(context: click.Context, place: str, hashes: bool, deep: bool, as_json
     from shardkit.look.verify import check_all
 
     with warnings_as_lines():
-        result, problems = check_all(place, hashes=hashes, deep=deep, progress=True)
+        result, problems = check_all(place, hashes=hashes, deep=deep, source=source, progress=True)
     for problem in problems:
         click.echo(f"error: {problem}", err=True)
     if as_json or not problems:
