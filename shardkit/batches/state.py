@@ -7,7 +7,7 @@ silently change the data.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,13 +90,31 @@ def _count(sources: list[Any]) -> str:
     return f"a mixture of {len(sources)} sources" if len(sources) > 1 else "one source"
 
 
+def whole_state(state: object) -> dict[str, Any]:
+    """A state as it was saved, of whatever data. Raises `StateError` for what is none, or damaged."""
+    found = _as_state(state, make_identity(fingerprint="", split="", seq_len=1, shuffle=True, seed=0))
+    _check_sum(found)
+    return dict(found)
+
+
+def _as_state(state: object, names: Iterable[str]) -> Mapping[str, Any]:
+    """`state`, if it has the `names` of an identity, and its counts."""
+    if not isinstance(state, Mapping) or not {*names, *_COUNTS} <= {*_ADDED_LATER, *state}:
+        raise StateError(f"not the state of a ShardLoader: {state!r:.200}: give what state_dict() returned")
+    return state
+
+
+def _check_sum(state: Mapping[str, Any]) -> None:
+    if "check" in state and state["check"] != checksum({key: state[key] for key in state if key != "check"}):
+        raise StateError("the state is damaged: its checksum is of other values; give one as it was saved")
+
+
 def read_state(identity: Mapping[str, Any], state: object, *, n_windows: int) -> LoaderState:
     """What `make_state` made `state` of. Raises `StateError` if it is no state, damaged, or of another identity.
 
     States of the first releases have no checksum.
     """
-    if not isinstance(state, Mapping) or not {*identity, *_COUNTS} <= {*_ADDED_LATER, *state}:
-        raise StateError(f"not the state of a ShardLoader: {state!r:.200}: give what state_dict() returned")
+    state = _as_state(state, identity)
     _refuse_other_sources(identity["fingerprint"], state["fingerprint"])
     for key, value in identity.items():
         saved = state.get(key, _ADDED_LATER.get(key))
@@ -126,6 +144,5 @@ def read_state(identity: Mapping[str, Any], state: object, *, n_windows: int) ->
         isinstance(run, list) and len(run) == 2 and all(map(is_count, run)) and run[0] <= _LAST and run[1] <= n_windows
     ):
         raise StateError(f"the state is damaged: run {run!r}")
-    if "check" in state and state["check"] != checksum({key: state[key] for key in state if key != "check"}):
-        raise StateError("the state is damaged: its checksum is of other values; give one as it was saved")
+    _check_sum(state)
     return LoaderState(position=epoch * n_windows + window, step=step, epoch=run[0], rows_left=run[1])

@@ -93,7 +93,9 @@ def peek(directory: str | None, as_json: bool, **options: Any) -> None:
 @json_option
 @click.pass_context
 def diff(context: click.Context, a: str, b: str, as_json: bool) -> None:
-    """Say whether A and B (folders or repos, or two ledgers) hold the same tokens, and what differs.
+    """Say whether A and B (folders or repos) hold the same tokens, and what differs.
+
+    A and B may also be two ledgers of a loader, or two files with its state (json.dump(loader.state_dict(), file)).
 
     Exit code 1 if the tokens are not the same: then the first that differs is shown, with its document, on both sides.
     """

@@ -1,5 +1,5 @@
 """`diff`: whether two datasets hold the same tokens, else what their manifests say differently, and the first token
-that differs; and whether two ledgers are of the same batches."""
+that differs; whether two ledgers are of the same batches, and two states go on with the same."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from shardkit.dataset.documents import source_of
 from shardkit.dataset.manifest import Manifest, ShardInfo
 from shardkit.dataset.shards import DTYPES, MEND
 from shardkit.errors import ShardError, UsageError
+from shardkit.look.difference import Difference
 from shardkit.look.opened import OpenedDataset, opened, tokenizer_of
 from shardkit.look.result_lines import ShownAsLines
+from shardkit.look.state_diff import StateDiff, diff_states
 from shardkit.remote.address import is_remote
 from shardkit.remote.uploader import TransferProgress
 
@@ -29,18 +31,6 @@ _BLOCK_TOKENS = 1 << 20
 _TOKENS_BEFORE, _TOKENS_AFTER = 8, 24  # of the text that is shown
 _MOST_CHARACTERS = 300  # of what a manifest says of one thing
 Block = NDArray[np.unsignedinteger]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Difference:
-    """What two manifests say differently: of `what` the one says `a`, the other `b`."""
-
-    what: str
-    a: str
-    b: str
-
-    def __str__(self) -> str:
-        return f"{self.what}: {self.a} | {self.b}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,9 +86,10 @@ class LedgerDiff(ShownAsLines):
 
 def diff(
     a: str | os.PathLike[str], b: str | os.PathLike[str], *, progress: TransferProgress | bool | None = True
-) -> DatasetDiff | LedgerDiff:
+) -> DatasetDiff | LedgerDiff | StateDiff:
     """Whether the datasets `a` and `b`, folders or remotes as `pull` takes them, hold the same tokens in the same
-    order; and if not, or made otherwise, what differs. Two folders of ledgers are compared by their hashes.
+    order; and if not, or made otherwise, what differs. Two folders of ledgers are compared by their hashes, and
+    two files with loaders' states (`json.dump(loader.state_dict(), file)`) by the rows that these go on with.
 
     Shards of the same SHA-256 at the same place are not read. Of a remote one shard at a time is here. A bar says how
     far it is; `progress=False` silences it, and `progress(file, done_bytes, total_bytes)` is called in its place.
@@ -109,6 +100,8 @@ def diff(
     >>> found.same, found.tokens_compared
     (True, 0)
     """
+    if all(not is_remote(place) and user_path(place).is_file() for place in (a, b)):
+        return diff_states(user_path(a), user_path(b))
     ledgers = [_is_ledger(place) for place in (a, b)]
     if all(ledgers):
         row = merge_ledger(user_path(a)).first_difference(merge_ledger(user_path(b)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -14,7 +15,9 @@ from loader_data import EOT, write_documents
 
 from shardkit import Manifest, ShardLoader, UsageError, diff, push, tokenize
 from shardkit.cli import main
+from shardkit.errors import StateError
 from shardkit.look.diff import DatasetDiff, LedgerDiff
+from shardkit.look.state_diff import StateDiff
 
 Rows = list[tuple[str, list[int]]]
 rows = st.lists(st.tuples(st.sampled_from("ab"), st.lists(st.integers(0, 2), max_size=4)), min_size=1, max_size=6)
@@ -110,3 +113,30 @@ def test_two_ledgers_are_compared(made: Path, tmp_path: Path) -> None:
     assert (found.same, found.differ_before_row) == (True, None)
     with pytest.raises(UsageError, match="are a ledger and no ledger"):
         diff(made / "a", tmp_path / "one")
+
+
+def test_two_states_of_loaders_go_on_with_the_same_rows_or_not(made: Path, tmp_path: Path) -> None:
+    def saved(name: str, batch_size: int, steps: int, **options: Any) -> Path:
+        with ShardLoader(made / "a", batch_size=batch_size, seq_len=16, **options) as loader:
+            for _ in range(steps):
+                loader.next_batch()
+            (tmp_path / name).write_text(json.dumps(loader.state_dict()))
+        return tmp_path / name
+
+    here = saved("here.json", 4, 2)
+    found = diff(here, saved("same.json", 2, 4))  # other batches, the same rows
+    assert isinstance(found, StateDiff)
+    assert (found.same, [str(each) for each in found.differs]) == (True, ["step: 2 | 4"])
+    further = diff(here, saved("further.json", 4, 3))
+    assert isinstance(further, StateDiff)
+    assert not further.same
+    assert "window: 8 | 12" in map(str, further.differs)
+    done = CliRunner().invoke(main, ["diff", str(here), str(saved("seed.json", 4, 2, seed=1))])
+    assert (done.exit_code, "seed: 0 | 1" in done.stdout) == (1, True)
+    for text, says in (("{", "not a loader's state as JSON"), ('{"a": 1}', "not the state of a ShardLoader")):
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(StateError, match=says):
+            diff(here, tmp_path / "bad.json")
+    (tmp_path / "bad.json").write_text(here.read_text().replace('"window": 8', '"window": 9'))
+    with pytest.raises(StateError, match="bad.json: the state is damaged"):
+        diff(here, tmp_path / "bad.json")
