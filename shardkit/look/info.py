@@ -30,7 +30,8 @@ class SplitInfo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetInfo(ShownAsLines):
-    """What is in a dataset folder: totals over all splits, how it was made and of what (None where nothing says it),
+    """What is in a dataset folder: totals over all splits, how it was made and of what (None where nothing says it;
+    `made_with` are the options that chose or changed the texts),
     `damage` (which shards are missing or cut; None if none are), and its splits."""
 
     dataset: str
@@ -42,6 +43,7 @@ class DatasetInfo(ShownAsLines):
     encoder: str | None
     source: str | None
     source_files: int | None
+    made_with: str | None
     fingerprint: str
     damage: str | None
     splits: tuple[SplitInfo, ...]
@@ -70,6 +72,7 @@ def info(directory: str | Path) -> DatasetInfo:
         encoder=encoder_words(manifest) or None,
         source=" ".join(str(part) for part in origin if part) or None,
         source_files=len(source.files) if source else None,
+        made_with=_options(manifest) or None,
         fingerprint=manifest.fingerprint,
         damage=_damage(manifest, directory),
         splits=tuple(
@@ -83,6 +86,13 @@ def info(directory: str | Path) -> DatasetInfo:
             for split, shards in manifest.splits.items()
         ),
     )
+
+
+def _options(manifest: Manifest) -> str:
+    """What was chosen of the source, and what was done with it, beside the address."""
+    options = manifest.source.options if manifest.source else {}
+    said = {name.replace("_", "-"): value for name, value in options.items() if name not in ("path", "sources")}
+    return ", ".join(name if value is True else f"{name} {value}" for name, value in said.items())
 
 
 def _damage(manifest: Manifest, directory: Path) -> str | None:

@@ -98,3 +98,13 @@ def test_a_folder_that_holds_no_dataset_is_one_error_of_ours(tmp_path: Path) -> 
         for place in (tmp_path, tmp_path / "none", tmp_path / "file"):
             with pytest.raises(ShardkitError):
                 look(place)
+
+
+def test_info_says_which_rows_were_chosen(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("".join(f'{{"text": "t {n}", "n": {n}}}\n' for n in range(40)))
+    chosen: dict[str, Any] = {"where": "n >= 3", "skip_duplicates": True}
+    for name, options in (("some", chosen), ("all", {})):
+        tokenize(str(tmp_path / "a.jsonl"), tmp_path / name, tokenizer="bytes", progress=False, workers=1, **options)
+    assert info(tmp_path / "some").made_with == "where n >= 3, skip-duplicates"
+    assert "made with: where n >= 3, skip-duplicates" in str(info(tmp_path / "some"))
+    assert info(tmp_path / "all").made_with is None
