@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from shardkit.dataset.bin_files import bin_files
+from shardkit.dataset.folder import shard_files
 from shardkit.dataset.typed_json import parse_json
-from shardkit.errors import ShardkitWarning, SourceError, missing_package
+from shardkit.errors import ShardkitWarning, SourceError, UsageError, missing_package
 from shardkit.files import read_small_file
 from shardkit.network import open_filesystem, with_retries
 from shardkit.redaction import public_address
@@ -23,6 +25,7 @@ from shardkit.sources.source import InputFile
 
 _NAMED = 5  # files left out that are named one by one
 _SAVED, _SAVED_SPLITS = "state.json", "dataset_dict.json"  # in a folder that `datasets` saved
+_BESIDE_TOKENS = {"manifest.json", "shardkit.json", "tokenizer.json", "tokenizer_config.json", "README.md"}
 _ORDER = list(dict.fromkeys(map(family_of, (f"x.{ending}" for ending in KINDS))))  # of equal bytes, the first one
 Included = Callable[[str], bool]  # whether a file of that name is one to read
 
@@ -52,6 +55,13 @@ def local_files(path: Path, included: Included = bool) -> tuple[InputFile, ...]:
     if bad := [p for p in paths if format_of(p.name) is None]:
         raise SourceError(f"{bad[0]} has a name that says no known format: expected {EXPECTED}")
     return tuple(_local_file(base, p) for p in sorted(paths, key=lambda p: natural_key(p.relative_to(base).as_posix())))
+
+
+def is_dataset_of_tokens(folder: Path) -> bool:
+    """Whether it holds shards of tokens and no text: what else there is to read are the files that belong to them."""
+    if not folder.is_dir() or not (shard_files(folder) or bin_files(folder)):
+        return False
+    return not {name for name in _names_below(folder) if format_of(name)} - _BESIDE_TOKENS
 
 
 def saved_splits(folder: Path) -> list[str]:
@@ -149,6 +159,8 @@ def _local_file(base: Path, path: Path) -> InputFile:
 def _local_paths(path: Path, included: Included) -> tuple[Path, list[Path]]:
     """The paths that a local file, folder or glob names, and the folder that their names are relative to."""
     if path.is_dir():
+        if is_dataset_of_tokens(path):
+            raise UsageError(f"{path} is a dataset of tokens, not a source of text: `shardkit info {path}` looks at it")
         saved = _saved_files(path)
         names = [name for name in (_names_below(path) if saved is None else saved) if included(name)]
         sizes = {name: (path / name).stat().st_size for name in names if format_of(name) and (path / name).is_file()}
