@@ -154,8 +154,8 @@ SIGNATURES = {
     "peek": "directory document run step micro_step rank row batch_size seq_len world_size seed split shuffle layout "
     "span eot_id tokens tokenizer",
     "plan": "place batch_size seq_len world_size layout eot_id tokens_per_second dollars_per_hour out name split "
-    "revision include format text_field separator skip_bad_rows where sample tokenizer shard_tokens workers "
-    "upload_rate progress",
+    "revision include text_field separator skip_bad_rows where sample tokenizer shard_tokens workers upload_rate "
+    "progress",
     "printable": "text lines",
     "public_address": "address",
     "pull": "repo directory revision split shards allow_gaps overwrite workers progress",
@@ -214,8 +214,8 @@ OPTIONS = {
     "verify": "place --hashes --deep --source --json",
     "diff": "a b --json",
     "plan": "place --batch-size --seq-len --world-size --layout --eot-id --tokens-per-second --dollars-per-hour --out "
-    "--name --split --revision --include --format --text-field --separator --skip-bad-rows --where --sample "
-    "--tokenizer --shard-tokens --workers --upload-rate --json",
+    "--name --split --revision --include --text-field --separator --skip-bad-rows --where --sample --tokenizer "
+    "--shard-tokens --workers --upload-rate --json",
     "report": "place other --out --sample --eot-id --json",
     "peek": "directory --document --run --step --micro-step --rank --row --batch-size --seq-len --world-size --seed "
     "--split --shuffle --layout --span --eot-id --tokens --tokenizer --json",

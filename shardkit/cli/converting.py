@@ -21,7 +21,7 @@ from shardkit.cli.options import Count, json_option, print_result, warnings_as_l
 )
 @click.option("--tokenizer", help="Of files that shardkit did not write: their tokenizer.")
 @click.option("--eot-id", type=int, help="Or only the id of the token that ends a document.")
-@click.option("--dtype", type=click.Choice(["uint16", "uint32"]), help="Ids of files without a header.")
+@click.option("--dtype", type=click.Choice(["uint16", "uint32"]), help="Ids of files that do not say it.")
 @click.option("--shard-tokens", type=Count(), help="Tokens in a shard. [as SRC has them; 100,000,000]")
 @json_option
 def convert(source: Path, out: Path, to: str, as_json: bool, **options: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from shardkit.cli.making import source_options
+from shardkit.cli.making import file_source_options
 from shardkit.cli.options import Count, Size, json_option, print_result, warnings_as_lines
 
 
@@ -117,7 +117,7 @@ def diff(context: click.Context, a: str, b: str, as_json: bool) -> None:
 @click.option("--tokens-per-second", type=float, help="Of a dataset: the rate of the run, all ranks together.")
 @click.option("--dollars-per-hour", type=float, help="Of all machines together.")
 @click.option("--out", type=click.Path(path_type=Path), help="Of a source: a folder on the disk to be measured. [.]")
-@source_options
+@file_source_options
 @click.option("--tokenizer", default="gpt2", show_default=True, help="Of a source: as tokenize takes it.")
 @click.option("--shard-tokens", type=Count(), help="Of a source: tokens in a shard. [100,000,000]")
 @click.option("--workers", type=int, help="Of a source: worker processes. [all cores]")

@@ -13,12 +13,13 @@ import click
 from shardkit.cli.options import Count, Size, json_option, print_result, warnings_as_lines
 from shardkit.redaction import public_address
 
+_FORMAT = click.option("--format", help="What comes through a pipe (-): jsonl, json, csv, tsv or txt.")
 _SOURCE_OPTIONS = (
     click.option("--name", help="Config of a Hub dataset. [sample-10BT for the default SOURCE]"),
     click.option("--split", default="train", show_default=True, help="Split of a Hub dataset."),
     click.option("--revision", help="Branch, tag or commit of a Hub dataset; resolved to a commit once."),
     click.option("--include", metavar="GLOB", help="Only the files of that name, as sample/10BT/00[0-3]*."),
-    click.option("--format", help="What comes through a pipe (-): jsonl, json, csv, tsv or txt."),
+    _FORMAT,
     click.option("--text-field", default="text", show_default=True, help="Column or field (a.b) that holds the text."),
     click.option("--separator", help="Text between two documents of a .txt file. [one document a file]"),
     click.option("--skip-bad-rows", is_flag=True, help="Pass over rows that are not JSON or not UTF-8, and list them."),
@@ -30,6 +31,12 @@ _SOURCE_OPTIONS = (
 def source_options(command: Callable[..., None]) -> Callable[..., None]:
     """What commands say of their SOURCE."""
     return reduce(lambda decorated, option: option(decorated), reversed(_SOURCE_OPTIONS), command)
+
+
+def file_source_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What commands say of a SOURCE that cannot be a pipe."""
+    options = [option for option in reversed(_SOURCE_OPTIONS) if option is not _FORMAT]
+    return reduce(lambda decorated, option: option(decorated), options, command)
 
 
 @click.command()

@@ -77,7 +77,10 @@ def bin_header(file: BinaryIO, path: Path) -> tuple[int, np.dtype[np.unsignedint
         return size // 2, np.dtype("<u2"), 0
     tokens = int.from_bytes(head[8:12], "little", signed=True)
     if tokens <= 0 or size != HEADER_BYTES + tokens * dtype.itemsize:
-        raise ShardError(f"{path.name} has {size:,} bytes, its header says {tokens:,} tokens of {dtype.itemsize} bytes")
+        raise ShardError(
+            f"{path.name} has {size:,} bytes, its header says {tokens:,} tokens of {dtype.itemsize} bytes: it is no "
+            "whole shard, fetch or make it again"
+        )
     return tokens, dtype, HEADER_BYTES
 
 

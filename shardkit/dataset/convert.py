@@ -87,7 +87,11 @@ def convert_folder(
     """
     name, given = recognize(source, given)
     check_empty(out)
+    if source.resolve() in out.resolve().parents:
+        raise OutputError(f"{out} is inside {source}, which is read: choose a folder beside it")
     reading = READERS[name].read(source, given)
+    if given.dtype not in (None, reading.dtype.name):  # of files that say it themselves
+        raise UsageError(f"--dtype is {given.dtype}, the ids of {source} are {reading.dtype.name}: leave --dtype out")
     tokenizer = _tokenizer_of(reading, given)
     if reading.eot_id is not None and reading.eot_id > np.iinfo(reading.dtype).max:
         raise UsageError(f"the EOT id is {reading.eot_id}, which no {reading.dtype.name} is: give that of the tokens")
@@ -113,14 +117,17 @@ def convert_folder(
 def recognize(source: Path, given: Given) -> tuple[str, Given]:
     """The format of what is at `source`, and what an earlier conversion has noted there beside what is `given`.
 
-    Raises `SourceError` for what is of no format, `ManifestError` for a note that cannot be read.
+    Raises `SourceError` for what is of no format, `ManifestError` for a note that cannot be read, `ShardError` for a
+    file of Megatron's without its index.
     """
     record = source / RECORD_NAME
     if not (source / MANIFEST_NAME).exists() and record.exists():
-        return _read_record(record, given)
-    for name, kind in READERS.items():
-        if kind.recognizes(source):
-            return name, given
+        name, given = _read_record(record, given)
+    else:
+        name = next((name for name, kind in READERS.items() if kind.recognizes(source)), "")
+    _check_indexes(source, name)
+    if name:
+        return name, given
     if source.is_dir() and (source / ".shardkit").exists():
         Manifest.of_folder(source)  # says what is unfinished there
     what = "holds no" if source.is_dir() else "is no" if source.exists() else "is not there: expected a"
@@ -128,6 +135,26 @@ def recognize(source: Path, given: Given) -> tuple[str, Given]:
         f"{source} {what} dataset of tokens: shards (.npy, llm.c's .bin), nanoGPT's train.bin, Megatron's .bin and "
         ".idx, parquet with lists of ids, or headerless .npy"
     )
+
+
+def _check_indexes(source: Path, name: str) -> None:
+    """Raise `ShardError` for a file of Megatron's whose index is not beside it: of no format by its own name, and as
+    `train.bin` it looks like nanoGPT's."""
+    lost = megatron.without_index(source) if name in ("", "nanogpt", "megatron") else None
+    if lost is None or (name == "nanogpt" and not _is_of_megatron(lost.parent)):
+        return
+    index = lost.with_suffix(".idx").name
+    raise ShardError(
+        f"{lost} has no {index} beside it, in which Megatron-LM has the documents: fetch {index} too (a file of "
+        "nothing but uint16 ids, as nanoGPT has them, is named train.bin or val.bin)"
+    )
+
+
+def _is_of_megatron(folder: Path) -> bool:
+    record = folder / RECORD_NAME
+    if record.exists() and not (folder / MANIFEST_NAME).exists():
+        return _read_record(record, Given())[0] == "megatron"
+    return any(folder.glob("*.idx"))
 
 
 def check_empty(out: Path) -> None:
@@ -250,6 +277,8 @@ def _read_record(path: Path, given: Given) -> tuple[str, Given]:
         )
     if record.eot_id is not None and given.eot_id not in (None, record.eot_id):
         raise UsageError(f"{path} says that {record.eot_id} ends a document, not {given.eot_id}: leave --eot-id out")
+    if manifest is not None and given.dtype not in (None, manifest.dtype):
+        raise UsageError(f"{path} says that the ids are {manifest.dtype}, not {given.dtype}: leave --dtype out")
     return record.format, Given(
         eot_id=record.eot_id,
         dtype=given.dtype,

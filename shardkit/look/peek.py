@@ -62,7 +62,8 @@ def peek(
     `document` counts from 0, the default. With `step`, row `row` of that batch of `rank`, where the other options are
     those that the loader was given. With `run`, the folder of a training run, whose log has those options, `step`
     counts as the log does, and `micro_step` the step's forward passes; `directory` says then where the data are, if
-    they have moved. At most `tokens` tokens are decoded, with `tokenizer` in place of the dataset's own.
+    they have moved. At most `tokens` tokens are decoded, with `tokenizer` in place of the dataset's own. Of shards
+    without a manifest `eot_id` says which token begins a document.
 
     Raises `UsageError` for options that do not go together, and for a document, step or row that does not exist;
     `StateError` if the data of `run` are others by now; and what opening the dataset raises.
@@ -91,7 +92,7 @@ def peek(
     if step is None:
         if not isinstance(directory, str | os.PathLike):
             raise UsageError("a document is one of a dataset's folder: expected its path")
-        return peek_document(user_path(directory), document or 0, **show)
+        return peek_document(user_path(directory), document or 0, eot_id=eot_id, **show)
     if document is not None or batch_size is None or seq_len is None:
         raise UsageError("--step needs the loader's --batch-size and --seq-len, and no --document")
     loader: dict[str, Any] = {
@@ -116,23 +117,33 @@ def peek(
 
 
 def peek_document(
-    directory: Path, document: int, *, max_tokens: int = 300, tokenizer: str | None = None
+    directory: Path, document: int, *, max_tokens: int = 300, tokenizer: str | None = None, eot_id: int | None = None
 ) -> PeekedDocument:
     """Document number `document` (from 0) of the dataset: where it is, where it came from, and its text, decoded.
+    `eot_id` begins a document in bare shards, of which nothing says it; without it the tokenizer's does.
 
-    Raises `UsageError` if there is no such document, or nothing says which tokenizer made it.
+    Raises `UsageError` if there is no such document, nothing says which tokenizer made it, or `eot_id` is another than
+    the manifest's.
     """
     known = KnownFiles(directory)
     manifest = Manifest.of_folder(directory)
     decoder = Tokenizer.of_dataset(manifest, name=tokenizer, encoder="tiktoken")
-    counts = _document_counts(known, manifest, decoder.eot_id)
+    if manifest.tokenizer is not None and eot_id not in (None, decoder.eot_id):
+        raise UsageError(f"--eot-id is {eot_id}, {directory} was made with {decoder.eot_id}: leave it out")
+    eot_id = decoder.eot_id if eot_id is None else eot_id
+    counts = _document_counts(known, manifest, eot_id)
+    if not any(counts) and manifest.tokenizer is None:
+        raise UsageError(
+            f"{directory} holds no token {eot_id}, which would begin a document: say which one does, with --eot-id "
+            "NUMBER or --tokenizer NAME"
+        )
     if not 0 <= document < sum(counts):
         raise UsageError(f"no document {document}: {directory} holds {sum(counts):,} documents, from 0")
     number, before = 0, 0
     while before + counts[number] <= document:
         before += counts[number]
         number += 1
-    offset, ids = _read_document(known, manifest, number, document - before, decoder.eot_id, max_tokens)
+    offset, ids = _read_document(known, manifest, number, document - before, eot_id, max_tokens)
     file, row = source_of(manifest, document)
     return PeekedDocument(
         document=document,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from typing import Any
 
-from shardkit.arguments import whole_numbers
+from shardkit.arguments import place_text, user_path, whole_numbers
 from shardkit.errors import UsageError
 from shardkit.look.plan_tokenizing import TokenizingPlan, plan_tokenizing
 from shardkit.look.plan_training import TrainingPlan, plan_training
 from shardkit.remote.uploader import TransferProgress
+from shardkit.sources.formats import format_of
+from shardkit.sources.listing import is_dataset_of_tokens
+from shardkit.sources.pipe import is_pipe
 
 
 def plan(
@@ -27,7 +31,6 @@ def plan(
     split: str = "train",
     revision: str | None = None,
     include: str | None = None,
-    format: str | None = None,
     text_field: str = "text",
     separator: str | None = None,
     skip_bad_rows: bool = False,
@@ -64,7 +67,18 @@ def plan(
             raise UsageError(f"--{option} is {value}: expected a number above 0")
     if (batch_size is None) != (seq_len is None):
         raise UsageError("a plan of training needs both --batch-size and --seq-len; one of tokenizing neither")
+    of_source: dict[str, Any] = {"name": name, "revision": revision, "text_field": text_field, "include": include}
+    of_source |= {"separator": separator, "skip_bad_rows": skip_bad_rows, "where": where, "sample": sample}
+    of_run: dict[str, Any] = {"out": out, "tokenizer": tokenizer, "shard_tokens": shard_tokens, "workers": workers}
+    of_run["upload_rate"] = upload_rate
     if batch_size is not None and seq_len is not None:
+        _check_unused(
+            of_source | of_run, "tokenizing a source, and with --batch-size and --seq-len this plans training"
+        )
+        if _names_text(place):
+            raise UsageError(
+                f"{place} is text, no dataset: without --batch-size and --seq-len its tokenizing is planned"
+            )
         return plan_training(
             place,
             batch_size=batch_size,
@@ -76,17 +90,24 @@ def plan(
             tokens_per_second=tokens_per_second,
             dollars_per_hour=dollars_per_hour,
         )
-    of_source: dict[str, Any] = {"name": name, "split": split, "revision": revision, "text_field": text_field}
-    of_source |= {"separator": separator, "skip_bad_rows": skip_bad_rows, "include": include, "format": format}
-    of_source |= {"where": where, "sample": sample}
-    return plan_tokenizing(
-        place,
-        out=out,
-        tokenizer=tokenizer,
-        shard_tokens=shard_tokens,
-        workers=workers,
-        upload_rate=upload_rate,
-        dollars_per_hour=dollars_per_hour,
-        progress=progress,
-        **of_source,
-    )
+    of_epoch = {"world_size": world_size, "layout": layout, "eot_id": eot_id, "tokens_per_second": tokens_per_second}
+    if isinstance(place, str | os.PathLike) and is_dataset_of_tokens(user_path(place)):
+        raise UsageError(f"{place} is a dataset of tokens: give --batch-size and --seq-len to plan training on it")
+    _check_unused(of_epoch, "training, and without --batch-size and --seq-len this plans tokenizing")
+    run: dict[str, Any] = {**of_run, "dollars_per_hour": dollars_per_hour, "progress": progress}
+    return plan_tokenizing(place, split=split, **run, **of_source)
+
+
+def _check_unused(options: dict[str, Any], what: str) -> None:
+    """Raise `UsageError` for one of `options`, which are of the other kind of plan, that was given."""
+    parameters = inspect.signature(plan).parameters
+    for name, value in options.items():
+        if value != parameters[name].default:
+            raise UsageError(f"--{name.replace('_', '-')} is of {what}: leave it out")
+
+
+def _names_text(place: Any) -> bool:
+    if not isinstance(place, str | os.PathLike):
+        return False
+    text, path = place_text(place), user_path(place)
+    return not path.is_dir() and (text == "sample" or is_pipe(text) or path.is_file() or format_of(text) is not None)

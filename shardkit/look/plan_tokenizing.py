@@ -12,12 +12,13 @@ from shardkit.arguments import user_path
 from shardkit.bars import TransferBar, shown
 from shardkit.cores import available_cores
 from shardkit.dataset.shards import TOKENS_PER_SHARD, longest_shard
-from shardkit.errors import UsageError
+from shardkit.errors import SourceError, UsageError
 from shardkit.files import format_bytes, free_bytes
 from shardkit.look.probe import MeasuredRun, SourceSample, measure_disk, measure_run, sample_source
 from shardkit.look.result_lines import ShownAsLines
 from shardkit.remote.uploader import TransferProgress
 from shardkit.sources.open import open_source
+from shardkit.sources.pipe import is_pipe
 from shardkit.sources.source import Source
 from shardkit.tokenization.tokenizer import Tokenizer
 
@@ -81,12 +82,16 @@ def plan_tokenizing(
     folder = user_path(out if out is not None else ".")
     while not folder.is_dir():
         folder = folder.absolute().parent
+    if isinstance(source, str | os.PathLike) and is_pipe(os.path.expanduser(os.fspath(source))):
+        raise UsageError(f"{source} is a pipe: a plan is of files (here, on the Hub, by URL)")
     opened = open_source(source, **options)
     size = sum(file.bytes for file in opened.files)
-    if opened.texts is not None or not size:
+    if opened.texts is not None or (not size and any(file.is_remote for file in opened.files)):
         raise UsageError(
             f"{opened.info.id} has no files of a known size: a plan is of files (here, on the Hub, by URL)"
         )
+    if not size:
+        raise SourceError(f"{source} is empty: no byte is in its files ({opened.files[0].path})")
     if tokenizer == "chars":
         raise UsageError("--tokenizer chars is made of all the text, of which a sample knows nothing: plan with bytes")
     with shown(progress, lambda: TransferBar("plan")) as tell:
@@ -137,7 +142,7 @@ def _plan(
         source_bytes=size,
         tokens=round(tokens),
         tokens_error=round(error),
-        documents=round(sample.total(sample.documents, size)),
+        documents=run.documents if run.finished else round(sample.total(sample.documents, size)),
         bytes_per_token=round(sample.encoded_bytes / max(1, sample.encoded_tokens), 3),
         shards=shards,
         dataset_bytes=dataset_bytes,
@@ -188,7 +193,7 @@ def _measured(facts: _Facts) -> list[str]:
     encoded = format_bytes(sample.encoded_bytes)
     said = [f"tokens: from {encoded} of text in {len(sample.weights)} chunks from {where}"]
     if run.finished:
-        said = [f"tokens and time: all of it was tokenized here, in {run.seconds:.1f} s"]
+        said = [f"tokens, documents and time, exactly: all of it was tokenized here, in {run.seconds:.1f} s"]
     else:
         said.append(
             f"rate: {run.tokens_per_second / 1e6:.2f} Mtok/s, a run of tokenize over the first {run.tokens:,} tokens "
@@ -198,7 +203,9 @@ def _measured(facts: _Facts) -> list[str]:
 
 
 def _assumed(facts: _Facts, upload_rate: int | None) -> list[str]:
-    said = ["the rest of the source is as fast as its beginning, and nothing else runs on this machine"]
+    said = ["nothing else runs on this machine"]
+    if not facts.run.finished:
+        said = ["the rest of the source is as fast as its beginning, and nothing else runs on this machine"]
     said += ["how the processor's time divides into read and encode is as on one core"]
     said += ["machines: each does as much as this one, and has five minutes of work; all shards go to one disk"]
     if facts.run.network_rate and not _is_network_bound(facts.run):

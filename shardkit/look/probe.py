@@ -117,6 +117,7 @@ class MeasuredRun:
     seconds: float = 0.0
     start_seconds: float = 0.0
     tokens: int = 0
+    documents: int = 0  # of one that is finished
     tokens_per_second: float = 0.0
     memory_bytes: int = 0
     workers: int = 1
@@ -147,8 +148,8 @@ def measure_run(source: Any, out: Path, tell: Tell, **options: Any) -> MeasuredR
 
     with tempfile.TemporaryDirectory(prefix=".shardkit-plan-", dir=out) as folder:
         try:
-            run.tokens = tokenize(source, Path(folder) / "out", progress=watch, **options).tokens
-            run.finished = True
+            made = tokenize(source, Path(folder) / "out", progress=watch, **options)
+            run.tokens, run.documents, run.finished = made.tokens, made.documents, True
         except _Enough:
             pass
         run.seconds = time.monotonic() - began

@@ -143,9 +143,13 @@ class _Raw(io.RawIOBase):
 def _place(file: InputFile, names: list[str], name: str, option: str) -> int:
     if names.count(name) == 1:
         return names.index(name)
-    has = f"{names.count(name)} columns" if name in names else "no column"
+    if name in names:
+        raise SourceError(
+            f"{file.path} has {names.count(name)} columns {name!r}: give each its own name in its first row, or name "
+            f"another column ({option})"
+        )
     named = ", ".join(" ".join(name.split()) for name in names)[:300]  # which may have line ends in them
-    raise SourceError(f"{file.path} has {has} {name!r}: expected one of {named} ({option})")
+    raise SourceError(f"{file.path} has no column {name!r}: expected one of {named} ({option})")
 
 
 def _chunk(file: InputFile, number: int, stop: int, batch: list[tuple[str | None, ...]], size: int) -> Chunk:

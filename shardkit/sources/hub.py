@@ -29,7 +29,7 @@ def hub_source(
     split: str,
     revision: str | None,
     options: ReadOptions,
-    included: Included = bool,
+    included: Included,
 ) -> Source:
     """Resolve `dataset` (`user/name`) to the files of one config (`name`) and split at one commit that are `included`.
 
@@ -54,9 +54,7 @@ def hub_source(
     return Source(info=info, files=files, options=options)
 
 
-def hub_files(
-    dataset: str, path: str, *, revision: str | None, options: ReadOptions, included: Included = bool
-) -> Source:
+def hub_files(dataset: str, path: str, *, revision: str | None, options: ReadOptions, included: Included) -> Source:
     """The files of `dataset` (`user/name`) that `path` means, a file, a folder or a glob (`*`, `**`, `[...]`), and that
     are `included`, at one commit, in natural order. Of a folder, files of one kind, as of a local one.
 
@@ -73,7 +71,7 @@ def hub_files(
     listed = {name: item for name, item in listed.items() if included(name)}
     readable = {name: item.size for name, item in listed.items() if format_of(name) is not None}
     if listed and not readable:
-        raise SourceError(f"{address.url} holds no files to read: expected {EXPECTED}")
+        raise included.nothing_found(address.url)
     if _is_glob(path):
         warn_of_others(address.url, "files of known formats", sorted(listed.keys() - readable.keys()))
         chosen = without_notes(address.url, list(readable))

@@ -8,12 +8,14 @@ import glob
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from shardkit.dataset.bin_files import bin_files
+from shardkit.dataset.folder import shard_files
 from shardkit.dataset.typed_json import parse_json
-from shardkit.errors import ShardkitWarning, SourceError, missing_package
+from shardkit.errors import ShardkitWarning, SourceError, UsageError, missing_package
 from shardkit.files import read_small_file
 from shardkit.network import open_filesystem, with_retries
 from shardkit.redaction import public_address
@@ -23,8 +25,39 @@ from shardkit.sources.source import InputFile
 
 _NAMED = 5  # files left out that are named one by one
 _SAVED, _SAVED_SPLITS = "state.json", "dataset_dict.json"  # in a folder that `datasets` saved
+_BESIDE_TOKENS = {"manifest.json", "shardkit.json", "tokenizer.json", "tokenizer_config.json", "README.md"}
 _ORDER = list(dict.fromkeys(map(family_of, (f"x.{ending}" for ending in KINDS))))  # of equal bytes, the first one
-Included = Callable[[str], bool]  # whether a file of that name is one to read
+
+
+class Included:
+    """Which names `--include`, a glob, means: all without it. A pattern without a slash is one of the last part of a
+    name."""
+
+    def __init__(self, pattern: str | None = None) -> None:
+        self._pattern, self._wanted = pattern, None
+        if pattern is not None:
+            from fsspec.utils import glob_translate
+
+            self._wanted = re.compile(glob_translate(pattern))
+        self._others: dict[str, None] = {}  # that could be read, and are not meant
+
+    def __call__(self, name: str) -> bool:
+        """Whether a file of that name is one to read."""
+        if self._wanted is None or self._pattern is None or self._wanted.match(name):
+            return True
+        if "/" not in self._pattern and self._wanted.match(name.rpartition("/")[2]):
+            return True
+        if _format_behind(name) is not None:
+            self._others[name] = None
+        return False
+
+    def nothing_found(self, where: str) -> SourceError:
+        """The error where no file is to be read: what else there is at `where`, or what could have been."""
+        if not self._others:
+            return SourceError(f"{where} holds no files to read: expected {EXPECTED}")
+        names = sorted(self._others, key=natural_key)
+        shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else "")
+        return SourceError(f"--include {self._pattern!r} means none of the files of {where}: there are {shown}")
 
 
 def natural_key(path: str) -> tuple[list[tuple[int, int | str]], str]:
@@ -33,25 +66,22 @@ def natural_key(path: str) -> tuple[list[tuple[int, int | str]], str]:
     return [(0, int(part)) if at % 2 else (1, part) for at, part in enumerate(parts) if part], path
 
 
-def including(pattern: str | None) -> Included:
-    """Which names `--include` means: all without it. A pattern without a slash is one of the last part of a name."""
-    from fsspec.utils import glob_translate
-
-    if pattern is None:
-        return bool
-    wanted = re.compile(glob_translate(pattern))
-    return lambda name: bool(wanted.match(name) or ("/" not in pattern and wanted.match(name.rpartition("/")[2])))
-
-
-def local_files(path: Path, included: Included = bool) -> tuple[InputFile, ...]:
+def local_files(path: Path, included: Included | None = None) -> tuple[InputFile, ...]:
     """The files of a local file, folder or glob that are `included` (named relative to the folder that they share), in
     natural order."""
     if max(map(len, path.parts), default=0) > 255:
         raise SourceError(f"no such file or folder: {str(path)[:80]}... (a name of more than 255 characters)")
-    base, paths = _local_paths(path, included)
+    base, paths = _local_paths(path, included or Included())
     if bad := [p for p in paths if format_of(p.name) is None]:
         raise SourceError(f"{bad[0]} has a name that says no known format: expected {EXPECTED}")
     return tuple(_local_file(base, p) for p in sorted(paths, key=lambda p: natural_key(p.relative_to(base).as_posix())))
+
+
+def is_dataset_of_tokens(folder: Path) -> bool:
+    """Whether it holds shards of tokens and no text: what else there is to read are the files that belong to them."""
+    if not folder.is_dir() or not (shard_files(folder) or bin_files(folder)):
+        return False
+    return not {name for name in _names_below(folder) if format_of(name)} - _BESIDE_TOKENS
 
 
 def saved_splits(folder: Path) -> list[str]:
@@ -81,7 +111,7 @@ def _saved_files(folder: Path) -> list[str] | None:
     return names
 
 
-def url_files(url: str, included: Included = bool) -> tuple[InputFile, ...]:
+def url_files(url: str, included: Included) -> tuple[InputFile, ...]:
     """The files of a URL that fsspec reads (a file, a folder or a glob) that are `included`, in natural order."""
     from fsspec.implementations.local import LocalFileSystem
 
@@ -111,7 +141,7 @@ def url_files(url: str, included: Included = bool) -> tuple[InputFile, ...]:
         raise missing_package(error, shown) or SourceError(f"cannot open {shown}: {error}") from None
     found = with_retries(list_files, shown, "list the source", error=SourceError)
     if not found:
-        raise SourceError(f"{shown} holds no files to read: expected {EXPECTED}")
+        raise included.nothing_found(shown)
     if unsized := [path for path, info in found.items() if info["size"] is None]:
         raise SourceError(f"the server does not say how long {unsized[0]} is: download it first, and give the file")
     is_local = isinstance(filesystem, LocalFileSystem)
@@ -149,11 +179,13 @@ def _local_file(base: Path, path: Path) -> InputFile:
 def _local_paths(path: Path, included: Included) -> tuple[Path, list[Path]]:
     """The paths that a local file, folder or glob names, and the folder that their names are relative to."""
     if path.is_dir():
+        if is_dataset_of_tokens(path):
+            raise UsageError(f"{path} is a dataset of tokens, not a source of text: `shardkit info {path}` looks at it")
         saved = _saved_files(path)
         names = [name for name in (_names_below(path) if saved is None else saved) if included(name)]
         sizes = {name: (path / name).stat().st_size for name in names if format_of(name) and (path / name).is_file()}
         if not sizes:
-            raise SourceError(f"{path} holds no files to read: expected {EXPECTED}")
+            raise included.nothing_found(str(path))
         return path, [path / name for name in of_one_kind(str(path), sizes, [n for n in names if n not in sizes])]
     if path.is_file():
         return path.parent, [path] if included(path.name) else []

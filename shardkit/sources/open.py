@@ -20,9 +20,9 @@ from shardkit.hub_address import HubAddress, parse_address, parse_short
 from shardkit.redaction import public_address
 from shardkit.sources.asked import Asked, checked_source
 from shardkit.sources.choice import share
-from shardkit.sources.formats import EXPECTED, format_of
+from shardkit.sources.formats import format_of
 from shardkit.sources.iterables import iterable_source
-from shardkit.sources.listing import including, local_files, saved_splits, url_files
+from shardkit.sources.listing import Included, local_files, saved_splits, url_files
 from shardkit.sources.pipe import Pipe, pipe_file
 from shardkit.sources.source import InputFile, ReadOptions, Source
 
@@ -102,13 +102,13 @@ def _from_name(text: str, asked: Asked, options: ReadOptions) -> Source:
         return sample_source(options)
     if "://" not in text and (pipe := pipe_file(os.path.expanduser(text), asked.format)) is not None:
         return Source(info=_info(pipe.path, options), files=(pipe,), options=options, texts=Pipe(pipe))
-    included = including(asked.include)
+    included = Included(asked.include)
     stated = {} if asked.include is None else {"include": asked.include}
     address = parse_address(text) if "://" in text else None
     if address is None and "://" in text:
         found = Source(info=_info(public_address(text), options), files=url_files(text, included), options=options)
     elif address is None and _is_local_name(text):
-        found = _from_path(_path(text), asked, options)
+        found = _from_path(_path(text), asked, options, included)
     else:
         address = address or parse_short(text)
         if address is None:
@@ -116,29 +116,27 @@ def _from_name(text: str, asked: Asked, options: ReadOptions) -> Source:
                 f"cannot tell what source {text!r} is: no such local path, and not a Hub dataset id (user/name), a "
                 "URL, or `sample`"
             )
-        found = _from_hub(address, asked, options)
-    if not found.files and asked.include is not None:
-        raise SourceError(f"--include {asked.include!r} means none of the files of {found.info.id}")
+        found = _from_hub(address, asked, options, included)
     if not found.files:
-        raise SourceError(f"{found.info.id} holds no files to read: expected {EXPECTED}")
+        raise included.nothing_found(found.info.id)
     return replace(found, info=replace(found.info, options={**found.info.options, **stated}))
 
 
-def _from_path(path: Path, asked: Asked, options: ReadOptions) -> Source:
+def _from_path(path: Path, asked: Asked, options: ReadOptions, included: Included) -> Source:
     identity = Path(os.path.abspath(path)).name or "files"  # the same from whichever folder it is named
     info, splits = _info(identity, options), saved_splits(path)
     if splits:
         if asked.split not in splits:
             raise SourceError(f"{path} has no split {asked.split!r}: expected one of {', '.join(splits)} (--split)")
         path, info = path / asked.split, replace(info, split=asked.split)
-    return Source(info=info, files=local_files(path, including(asked.include)), options=options)
+    return Source(info=info, files=local_files(path, included), options=options)
 
 
-def _from_hub(address: HubAddress, asked: Asked, options: ReadOptions) -> Source:
+def _from_hub(address: HubAddress, asked: Asked, options: ReadOptions, included: Included) -> Source:
     from shardkit.sources.hub import hub_files, hub_source
 
     name, revision = asked.name, address.revision_with(asked.revision)
-    how: Any = {"revision": revision, "options": options, "included": including(asked.include)}
+    how: Any = {"revision": revision, "options": options, "included": included}
     if address.path:
         if name is not None or asked.split != "train":
             raise UsageError(
@@ -155,7 +153,8 @@ def _is_local_name(text: str) -> bool:
         os.path.exists(text)
         or any(c in text for c in "*?[")
         or text.startswith(("/", "./", "../", "~", "."))
-        or format_of(text) is not None
+        or format_of(text.rstrip("/")) is not None
+        or (text.endswith("/") and parse_short(text) is None)
         or "\\" in text
     )
 

@@ -18,14 +18,18 @@ STDIN = "-"
 FORMATS = ("jsonl", "json", "csv", "tsv", "txt")
 
 
+def is_pipe(name: str) -> bool:
+    """Whether `name` means standard input or a FIFO."""
+    return name == STDIN or (os.path.exists(name) and stat.S_ISFIFO(os.stat(name).st_mode))
+
+
 def pipe_file(name: str, format: str | None) -> InputFile | None:
     """The pipe that `name` means, as a file of that `format`; None if it is none. Raises `UsageError`."""
-    is_fifo = name != STDIN and os.path.exists(name) and stat.S_ISFIFO(os.stat(name).st_mode)
-    if name != STDIN and not is_fifo:
+    if not is_pipe(name):
         if format is not None:
             raise UsageError(f"--format says what comes through a pipe, and {name} is none: its name says its format")
         return None
-    kind = format or (format_of(name) if is_fifo else None)
+    kind = format or (format_of(name) if name != STDIN else None)
     if kind not in FORMATS:
         raise UsageError(f"{name} is a pipe: say what comes through it with --format, one of {', '.join(FORMATS)}")
     return InputFile(path="stdin" if name == STDIN else "pipe", url=name, bytes=0, format=str(kind), version=PIPE)

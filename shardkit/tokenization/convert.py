@@ -45,7 +45,7 @@ def convert(
 
     The EOT moves where the formats have it in another place. Converting back gives the same shards and manifest, byte
     for byte. Files that shardkit did not write say less: `tokenizer` or `eot_id` says which token ends a document,
-    `dtype` ("uint16", "uint32") how long an id is in files without a header. `shard_tokens` cuts the stream anew.
+    `dtype` ("uint16", "uint32") how long an id is where the files do not say it. `shard_tokens` cuts the stream anew.
     Memory is flat, but for the longest document of a parquet file. A conversion that was stopped leaves nothing.
 
     A bar says how far it is; `progress(split, done_bytes, total_bytes)` is called in its place. Raises `UsageError`,

@@ -60,6 +60,8 @@ def make_shards(
             if writer.full:
                 break
         files = writer.finish()
+        if tell is not None and not writer.first_read:  # of a part without a row nothing was said
+            tell(writer.progress(done, total, runner.process_ids, 0, 0.0))
     summary = {
         "started": started,
         "first_read": writer.first_read,

@@ -56,8 +56,13 @@ def no_documents(spec: RunSpec, files: Collection[SourceFile]) -> str:
     read, options = sum(file.rows for file in files), spec.source.options
     chosen = " and ".join(f"--{name}" for name in ("where", "sample") if getattr(options, name) is not None)
     if read and chosen:
-        return f"{chosen} left none of the source's {read:,} rows: nothing was written"
-    return "the source holds no documents: nothing was written"
+        is_json = any(file.kind in ("jsonl", "json") for file in spec.source.files)
+        asked = ", ".join(options.choice.columns) if is_json else ""  # in JSON no row has to have them
+        hint = f" (a field that a row does not have is a missing value: are these right? {asked})" if asked else ""
+        return f"{chosen} left none of the source's {read:,} rows: nothing was written{hint}"
+    names = [file.path for file in spec.source.files]
+    of = spec.source.info.id if len(names) < 2 else f"{spec.source.info.id} ({names[0]} and {len(names) - 1:,} more)"
+    return f"the source holds no documents ({of}): nothing was written"
 
 
 def warn_of_missing_splits(manifest: Manifest, shape: ShardShape) -> None:

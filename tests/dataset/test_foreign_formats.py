@@ -423,14 +423,20 @@ def copy_of(folder: Path, place: Path, **changed: bytes | None) -> Path:
 @pytest.mark.parametrize(
     ("format", "name", "content", "error", "message"),
     [
-        ("llmc", "x_train_000001.bin", HEAD + bytes(1020), ShardError, "has no llm.c header|its header says"),
+        (
+            "llmc",
+            "x_train_000001.bin",
+            HEAD + bytes(1020),
+            ShardError,
+            "has no llm.c header|its header says.*: .*make it again",
+        ),
         ("nanogpt", "train.bin", u16(3, 9, 9, 4), ShardError, "does not end with the end-of-text token 9|holds"),
         ("nanogpt", "train.bin", u16(3, 9, 9, 5, 9), ShardError, "x_train_000002.npy does not come back"),
         ("nanogpt", "train.bin", b"123", ShardError, "no whole number of uint16"),
         ("nanogpt", "train.bin", u16(3, 9, 12, 4, 9), ShardError, "holds id 12, the vocabulary has 10"),
         ("megatron", "train.idx", b"MMIDIDX", ShardError, "is no index of Megatron-LM"),
         ("megatron", "train.bin", u16(3, 9, 9, 4), ShardError, "do not go together"),
-        ("parquet", "train-00000.parquet", b"PAR1", ShardError, "is no whole parquet file"),
+        ("parquet", "train-00000.parquet", b"PAR1", ShardError, "is no whole parquet file.*: fetch or make it again"),
         ("npy", "x_train_000001.npy", None, ShardError, "SHA-256 that its manifest states"),
         ("nanogpt", RECORD_NAME, b"{}", ManifestError, "is not what `shardkit convert` writes"),
     ],
@@ -510,6 +516,67 @@ def test_an_index_that_cannot_be_is_refused(made: Path, tmp_path: Path, bad: str
     source = copy_of(made / "megatron", tmp_path / "s", **{"train.idx": bytes(data)})
     with pytest.raises(ShardError, match=r"train\.idx"):
         convert(source, tmp_path / "out", "npy")
+
+
+@pytest.mark.parametrize(
+    ("lost", "source"),
+    [
+        (["train.idx"], ""),
+        (["train.idx"], "train.bin"),
+        (["train.idx", RECORD_NAME], ""),
+        (["train.idx", RECORD_NAME], "train.bin"),
+        (["train.idx", "val.idx"], ""),
+        (["train.idx", "val.idx"], "train.bin"),
+    ],
+)
+def test_a_file_of_megatron_without_its_index_is_refused_and_is_not_taken_for_nanogpts(
+    made: Path, tmp_path: Path, lost: list[str], source: str
+) -> None:
+    folder = copy_of(made / "megatron", tmp_path / "m", **dict.fromkeys(lost))
+    with pytest.raises(ShardError, match=r"m/(train|val)\.bin has no (train|val)\.idx beside it.*: fetch"):
+        convert(folder / source, tmp_path / "out", "npy", eot_id=EOT)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("source", ["", "x_text_document.bin", "x_text_document"])
+def test_a_bin_file_of_no_known_name_needs_its_index(made: Path, tmp_path: Path, source: str) -> None:
+    (tmp_path / "m").mkdir()
+    shutil.copy(made / "megatron" / "train.bin", tmp_path / "m" / "x_text_document.bin")
+    with pytest.raises(ShardError, match=r"x_text_document\.bin has no x_text_document\.idx beside it"):
+        convert(tmp_path / "m" / source, tmp_path / "out", "npy", eot_id=EOT)
+    shutil.copy(made / "megatron" / "train.idx", tmp_path / "m" / "x_text_document.idx")
+    made_of_it = convert(tmp_path / "m" / source, tmp_path / "out", "npy", eot_id=EOT)
+    assert stream_of(made_of_it) == [9, 3, 9, 9, 4]
+
+
+def test_a_split_whose_file_is_gone_is_told_by_the_tokens_that_are_there(made: Path, tmp_path: Path) -> None:
+    source = copy_of(made / "nanogpt", tmp_path / "s", **{"train.bin": None})
+    with pytest.raises(ShardError, match="s holds 3 tokens, its shardkit.json says 8"):
+        convert(source, tmp_path / "out", "npy")
+
+
+@pytest.mark.parametrize("format", ["npy", *OTHERS])
+def test_a_dtype_is_refused_where_the_files_say_another(made: Path, tmp_path: Path, format: str) -> None:
+    with pytest.raises(UsageError, match=r"uint16, not uint32|dtype is uint32, the ids of .* are uint16"):
+        convert(made / format, tmp_path / "a", "llmc", dtype="uint32")
+    assert not (tmp_path / "a").exists()
+    assert convert(made / format, tmp_path / "a", "llmc", dtype="uint16").tokens == {"val": 4, "train": 4}
+
+
+@pytest.mark.parametrize("format", ["npy", "llmc", "megatron"])
+def test_files_of_others_that_say_their_dtype_take_no_other(made: Path, tmp_path: Path, format: str) -> None:
+    source = copy_of(made / format, tmp_path / "s", **{RECORD_NAME: None})
+    with pytest.raises(UsageError, match=r"dtype is uint32, the ids of .* are uint16: leave dtype= out"):
+        convert(source, tmp_path / "a", "llmc", dtype="uint32", eot_id=EOT)
+
+
+@pytest.mark.parametrize("way", ["x", "a/b", "../m/x"])
+def test_an_output_folder_within_the_source_is_refused(made: Path, tmp_path: Path, way: str) -> None:
+    source = copy_of(made / "megatron", tmp_path / "m")
+    with pytest.raises(OutputError, match="is inside .*m, which is read: choose a folder beside it"):
+        convert(source, source / way, "npy")
+    assert contents(source) == contents(made / "megatron")
+    assert convert(source, tmp_path / "mx", "npy").tokens == {"val": 4, "train": 4}
 
 
 def test_a_place_that_is_not_empty_or_no_dataset_is_refused(made: Path, tmp_path: Path) -> None:

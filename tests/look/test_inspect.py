@@ -12,10 +12,10 @@ from hub_data import make_dataset
 from reference import gpt2
 from texts import documents, write_parquet
 
-from shardkit import Manifest, info, open_shard, peek, tokenize, verify
+from shardkit import Manifest, convert, info, open_shard, peek, tokenize, verify
 from shardkit.dataset.shards import MEND
 from shardkit.errors import ManifestError, ShardError, TokenizerError, UsageError
-from shardkit.look.peek import peek_document
+from shardkit.look.peek import PeekedDocument, peek_document
 
 TEXTS = documents(60)
 SHARD_TOKENS = 4_000
@@ -63,6 +63,29 @@ def test_a_folder_of_bare_shards_shows_the_same_documents(copy: Path) -> None:
         found = peek_document(copy, number, max_tokens=10**9)
         assert found.text == text_of(TEXTS[number])
         assert found.source_file is None
+
+
+@pytest.mark.parametrize("to", ["npy", "llmc"])
+def test_the_end_of_text_of_bare_shards_can_be_named_for_a_document(dataset: Path, tmp_path: Path, to: str) -> None:
+    others = tmp_path / "others"
+    convert(dataset, others, to=to, progress=False)
+    if to == "npy":
+        bare(others)
+    begins = gpt2().encode_ordinary(" the")[0]  # as if that began a document
+    tokens = np.concatenate([open_shard(path) for path in sorted(others.glob("x_*"), key=lambda path: path.stem[-6:])])
+    places = np.flatnonzero(tokens == begins)
+    found = peek(others, document=3, eot_id=begins, tokens=10**9)
+    assert isinstance(found, PeekedDocument)
+    assert found.text == gpt2().decode(tokens[places[3] + 1 : places[4]].tolist())
+    for nobodys in (50_255, 1 << 20):
+        with pytest.raises(UsageError, match=f"holds no token {nobodys}.*: say which one does, with eot_id=NUMBER"):
+            peek(others, eot_id=nobodys)
+
+
+def test_another_end_of_text_than_the_manifests_is_refused(dataset: Path) -> None:
+    with pytest.raises(UsageError, match="eot_id is 3, .* was made with 50256: leave it out"):
+        peek(dataset, document=1, eot_id=3)
+    assert peek(dataset, document=1, eot_id=50_256) == peek(dataset, document=1)
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])

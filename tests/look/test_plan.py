@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -15,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loader_data import write_shards, write_tokens
 
-from shardkit import Manifest, ShardLoader, Tokenizer, UsageError, plan, push, tokenize
+from shardkit import Manifest, ShardkitError, ShardLoader, Tokenizer, UsageError, convert, plan, push, tokenize
 from shardkit.cli import main
+from shardkit.errors import ShardkitWarning, SourceError
 from shardkit.look import probe
 from shardkit.look.plan_tokenizing import TokenizingPlan, _Facts, _plan
 from shardkit.look.plan_training import TrainingPlan
@@ -99,6 +102,81 @@ def test_what_cannot_be_planned_is_said(options: dict[str, object], words: str, 
         plan(tmp_path / "a.txt", **options)  # type: ignore[arg-type]
 
 
+def test_a_folder_of_tokens_is_no_source_and_a_file_of_text_is_no_dataset(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="data is a dataset of tokens: give batch_size= and seq_len= to plan training"):
+        plan(dataset)
+    with pytest.raises(UsageError, match="data is a dataset of tokens, not a source of text: `shardkit info .*data`"):
+        tokenize(dataset, tmp_path / "out", progress=False)
+    convert(dataset, tmp_path / "others", to="nanogpt", progress=False)
+    with pytest.raises(UsageError, match="others is a dataset of tokens"):
+        plan(tmp_path / "others")
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n')
+    for source in (tmp_path / "a.jsonl", "sample", "-", str(tmp_path / "*.jsonl")):
+        with pytest.raises(UsageError, match="is text, no dataset: without batch_size= and seq_len= its tokenizing"):
+            plan(source, batch_size=2, seq_len=8)
+    assert {path.name for path in tmp_path.iterdir()} == {"a.jsonl", "others"}
+
+
+def test_text_beside_shards_is_a_source(tmp_path: Path) -> None:
+    (tmp_path / "train.bin").write_bytes(bytes(100))  # as in nanoGPT's data/shakespeare_char
+    (tmp_path / "input.txt").write_text("text " * 100)
+    with pytest.warns(ShardkitWarning, match="only its txt files are read, not train.bin"):
+        assert open_source(tmp_path).files[0].path == "input.txt"
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"world_size": 2},
+        {"layout": "packed"},
+        {"eot_id": 3},
+        {"tokens_per_second": 5.0},
+    ],
+)
+def test_an_option_of_training_is_refused_with_a_source(option: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(UsageError, match=f"{min(option)} is of training, .*: leave it out"):
+        plan(tmp_path / "a.txt", **option)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"name": "x"},
+        {"revision": "x"},
+        {"include": "x*"},
+        {"text_field": "body"},
+        {"separator": "x"},
+        {"skip_bad_rows": True},
+        {"where": "a > 1"},
+        {"sample": 0.5},
+        {"out": "x"},
+        {"tokenizer": "bytes"},
+        {"shard_tokens": 5},
+        {"workers": 1},
+        {"upload_rate": 5},
+    ],
+)
+def test_an_option_of_a_source_is_refused_with_a_dataset(option: dict[str, Any], dataset: Path) -> None:
+    flag = f"--{min(option).replace('_', '-')}"
+    with ShardkitError.naming_flags(), pytest.raises(UsageError, match=f"{flag} is of tokenizing a source, .* out"):
+        plan(dataset, batch_size=2, seq_len=8, **option)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "a.csv", "a.parquet", "a.arrow"])
+def test_a_source_without_a_byte_is_said_to_be_empty(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(SourceError, match=f"{name} (is empty|has no bytes)"):
+        plan(tmp_path / name, tokenizer="bytes", progress=False)
+
+
+def test_a_pipe_cannot_be_planned_and_nothing_is_asked_of_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for source in ("-", tmp_path / "pipe"):
+        with pytest.raises(UsageError, match="is a pipe: a plan is of files"):
+            plan(source)
+
+
 def write_source(folder: Path) -> Path:
     """A file of documents that become longer: a sample of its beginning would be wrong."""
     chance, path = random.Random(0), folder / "in.jsonl"
@@ -116,6 +194,8 @@ def test_a_source_that_is_read_to_its_end_is_known_exactly(tmp_path: Path, monke
     assert (found.tokens, found.tokens_error, found.documents) == (made.tokens, 0, made.documents)
     assert (found.shards, found.dataset_bytes) == (len(made.shards), sum(shard.bytes for shard in made.shards))
     assert found.memory_bytes > 10_000_000
+    assert "tokens, documents and time, exactly: all of it" in found.measured[0]
+    assert not any("beginning" in line for line in found.assumed)
     assert {path.name for path in tmp_path.iterdir()} == {"in.jsonl", "out"}
 
 

@@ -220,6 +220,11 @@ def test_a_row_of_a_table_that_is_wrong_is_named_or_skipped(
         ("a.arrow", arrow(TEXTS, stream=True)[:-50], "cannot read a.arrow"),
         ("a.csv.xz", lzma.compress(b"text\nx")[:-5], "it ends within its stream 1: it was not written or sent whole"),
         ("a.txt.bz2", bz2.compress(b"x") + b"junk", "no bz2 in its stream 2, after 1 whole ones"),
+        (
+            "a.csv",
+            b"text,text\na,b\n",
+            "a.csv has 2 columns 'text': give each its own name in its first row",
+        ),
         ("a.csv.gz", b"", "a.csv.gz has no bytes, and even an empty csv.gz file has some"),
     ],
 )
@@ -319,8 +324,19 @@ def test_include_means_some_of_the_files(tmp_path: Path) -> None:
         assert [file.path for file in open_source(f"file://{tmp_path}", include=pattern).files] == [
             Path(name).name for name in found
         ]
-    with pytest.raises(SourceError, match=r"include='x\*' means none of the files"):
-        open_source(str(tmp_path / "a" / "1.txt"), include="x*")
+    there = {str(tmp_path): r"a/1\.txt, a/2\.txt, b/1\.txt, c\.md", f"{tmp_path}/**": r"a/1\.txt, a/2\.txt, b/1\.txt"}
+    there |= {str(tmp_path / "a" / "1.txt"): r"1\.txt$", f"file://{tmp_path}": "a/1.txt, a/2.txt, b/1.txt, c.md"}
+    for place, names in there.items():
+        with pytest.raises(SourceError, match=rf"include='x\*' means none of the files of .*: there are .*{names}"):
+            open_source(place, include="x*")
+    for number in range(10, 20):
+        (tmp_path / "b" / f"{number}.txt").touch()
+    with pytest.raises(SourceError, match=r"there are 1\.txt, 10\.txt, 11\.txt, 12\.txt, 13\.txt and 6 more$"):
+        open_source(tmp_path / "b", include="x*")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "x.bin").touch()
+    with pytest.raises(SourceError, match="d holds no files to read"):
+        open_source(tmp_path / "d", include="x*")
 
 
 @pytest.mark.parametrize("format", ["jsonl", "json", "csv", "txt"])

@@ -107,9 +107,10 @@ def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path: Path, monke
         open_source(str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["b.jsonl.gz", "b.jsonl.zst"])
-def test_a_compressed_file_without_a_byte_is_a_broken_upload_and_no_empty_file(tmp_path: Path, name: str) -> None:
-    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n')
+@pytest.mark.parametrize("name", ["b.jsonl.gz", "b.jsonl.zst", "b.arrow", "b.feather", "b.parquet"])
+def test_a_file_without_a_byte_of_a_format_that_has_some_is_a_broken_upload(tmp_path: Path, name: str) -> None:
+    if name.startswith("b.jsonl"):
+        (tmp_path / "a.jsonl").write_text('{"text": "x"}\n')
     (tmp_path / name).touch()
     for source in (str(tmp_path), str(tmp_path / name), [tmp_path / name], f"file://{tmp_path}", f"{tmp_path}/*"):
         with pytest.raises(SourceError, match=rf"{re.escape(name)} has no bytes, and even an empty .* file has some"):
@@ -221,6 +222,15 @@ def test_fsspec_folders_are_listed_in_natural_order(tmp_path: Path) -> None:
 def test_a_word_that_is_no_source_says_what_one_is() -> None:
     with pytest.raises(UsageError, match=r"cannot tell what source 'nonsense' is"):
         open_source("nonsense")
+
+
+@pytest.mark.parametrize("name", ["none/", "none.jsonl", "none.jsonl/", "./none", "./none/", "a/b.txt/"])
+def test_a_path_that_is_not_there_is_the_sources_fault_with_a_slash_at_its_end_too(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SourceError, match="no such file or folder: "):
+        open_source(name)
 
 
 def test_an_option_that_changes_nothing_for_a_source_is_named(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from shardkit.errors import ManifestError, OutputError, ShardkitWarning, SourceE
 from shardkit.sources import text_files
 from shardkit.sources import texts as texts_module
 from shardkit.tokenization import pipeline
+from shardkit.tokenization.run_progress import TokenizeProgress
 
 OPTIONS: dict[str, Any] = {
     "tokenizer": "bytes",
@@ -104,6 +105,15 @@ def parts(source: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def out(parts: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(parts, tmp_path / "out"))
+
+
+def test_a_part_without_a_row_is_made_once_and_is_complete_after_that(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("some words")
+    for expected in (1, 0):
+        for index in range(3):
+            seen: list[TokenizeProgress] = []
+            tokenize(str(tmp_path / "a.txt"), tmp_path / "out", part=f"{index}/3", progress=seen.append)
+            assert len(seen) == expected, index
 
 
 @pytest.mark.parametrize(("count", "jobs"), [(1, 1), (4, 3), (7, 20), (50, 2)])

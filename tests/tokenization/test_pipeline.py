@@ -449,6 +449,12 @@ def test_a_wrong_option_is_one_clear_error(
 def test_an_empty_source_is_an_error_not_an_empty_dataset(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="holds no documents"):
         tokenize([], tmp_path / "out", workers=1)
+    (tmp_path / "a.jsonl").write_text("\n")
+    with pytest.raises(SourceError, match=r"the source holds no documents \(a\.jsonl\): nothing was written"):
+        tokenize(tmp_path / "a.jsonl", tmp_path / "out", workers=1)
+    (tmp_path / "b.jsonl").touch()
+    with pytest.raises(SourceError, match=r"no documents \(.+ \(a\.jsonl and 1 more\)\)"):
+        tokenize([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tmp_path / "out", workers=1)
 
 
 def test_no_worker_outlives_a_main_process_that_was_killed(corpus: Path, tmp_path: Path) -> None:

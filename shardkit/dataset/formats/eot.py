@@ -57,7 +57,7 @@ def turned_back(blocks: Blocks, eot_id: int, lengths: Mapping[str, int], tokens:
     """
     missing = sum(lengths.values()) - tokens + 1  # 0 where the stream begins within a document
     if missing not in (0, 1):
-        raise ShardError(_another(where, sum(lengths.values()), tokens + missing))
+        raise ShardError(_another(where, sum(lengths.values()), tokens))
     return cut(_turned(blocks, eot_id, missing, where), lengths, where)
 
 

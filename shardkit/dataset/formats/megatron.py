@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shardkit.dataset.bin_files import TokenType
+from shardkit.dataset.bin_files import TokenType, is_llmc
 from shardkit.dataset.formats.eot import eot_after
 from shardkit.dataset.formats.interface import SPLIT, Blocks, Given, Reading, Shape, Tokens
 from shardkit.dataset.formats.raw_tokens import (
@@ -57,6 +57,14 @@ def _indexes(path: Path) -> dict[str, Path]:
     if len(found) == 1 and found[0].stem not in ("val", "valid"):
         return {"train": found[0]}
     return {"val" if index.stem == "valid" else index.stem: index for index in found}
+
+
+def without_index(path: Path) -> Path | None:
+    """The first `.bin` of a folder, or the one of that path, which may lack its ending, that has neither an `.idx`
+    beside it nor llm.c's header; None if there is none."""
+    files = sorted(path.glob("*.bin")) if path.is_dir() else [path, path.with_name(f"{path.name}.bin")]
+    plain = (file for file in files if file.suffix == ".bin" and file.is_file() and not is_llmc(file))
+    return next((file for file in plain if not file.with_suffix(".idx").exists()), None)
 
 
 def read(path: Path, given: Given) -> Reading:

@@ -78,7 +78,11 @@ def _open(path: Path) -> Any:
         _ = opened.schema_arrow.names  # which need not be text
         return opened
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise ShardError(f"{path} is no whole parquet file ({str(error).splitlines()[0]})") from None
+        raise ShardError(f"{path} is no whole parquet file ({_said(error)}): fetch or make it again") from None
+
+
+def _said(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _column(opened: Any, path: Path) -> str:
@@ -130,7 +134,7 @@ def _batches(opened: Any, columns: list[str], path: Path) -> Iterator[Any]:
     try:
         yield from opened.iter_batches(batch_size=_READ_ROWS, columns=columns)
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise ShardError(f"{path} cannot be read to its end ({str(error).splitlines()[0]})") from None
+        raise ShardError(f"{path} is damaged ({_said(error)}): fetch or make it again") from None
 
 
 def _with_eot(

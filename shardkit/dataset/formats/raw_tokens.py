@@ -35,7 +35,9 @@ def raw_file(split: str, path: Path, dtype: np.dtype[np.integer]) -> TokenFile:
     except OSError as error:
         raise ShardError(f"cannot read {path}: {error.strerror or error}") from None
     if not size or size % dtype.itemsize:
-        raise ShardError(f"{path} has {size:,} bytes: no whole number of {dtype.name} tokens, or none")
+        raise ShardError(
+            f"{path} has {size:,} bytes: no whole number of {dtype.name} tokens, or none; fetch or make it again"
+        )
     return TokenFile(split, path, 0, size // dtype.itemsize, dtype)
 
 
