@@ -2,7 +2,8 @@
 
 Each rank looks on its own disk. Ranks that hold a whole checkpoint must hold the same one, by step and content. Where
 all hold it, each maps its own file. Where some do not (a node that is new, or whose disk is not the one that rank 0
-wrote to), one that does sends it to all, tensor by tensor. Where none holds one, `--resume auto` looks at the place that the command pushes to.
+wrote to), one that does sends it to all, tensor by tensor. Where none holds one, `--resume auto` looks at the place
+that the command pushes to.
 """
 
 from __future__ import annotations
