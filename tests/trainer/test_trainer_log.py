@@ -70,10 +70,8 @@ def test_a_line_comes_every_log_every_steps_and_log_jsonl_has_them_all(
 
 def test_a_picture_needs_no_backend_of_a_notebook_that_started_the_run() -> None:
     code = "import os; from trainer.plot import reason_for_none; print(reason_for_none(), os.environ['MPLBACKEND'])"
-    backend = {"MPLBACKEND": "of_another_environment"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment(pictures=True) | backend, capture_output=True, text=True, check=True
-    )
+    machine = environment(pictures=True) | {"MPLBACKEND": "of_another_environment"}
+    done = subprocess.run([sys.executable, "-c", code], env=machine, capture_output=True, text=True, check=True)
     assert done.stdout == "None of_another_environment\n"
 
 
