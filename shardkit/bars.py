@@ -98,13 +98,13 @@ class _Stderr:
 
 class Bar(ABC):
     """A bar of `unit`, or lines, about `what`. A context manager; it is drawn anew as time goes by, and says what calls
-    over the network wait for."""
+    over the network wait for. A `quiet` one shows nothing, and only remembers."""
 
-    def __init__(self, what: str, unit: str) -> None:
-        self.what = what
+    def __init__(self, what: str, unit: str, *, quiet: bool = False) -> None:
+        self.what, self._quiet = what, quiet
         self._bar: Any = None
         self._out = _Stderr()
-        if self._out.isatty() or _in_notebook():
+        if not quiet and (self._out.isatty() or _in_notebook()):
             if _in_notebook() and find_spec("ipywidgets") is not None:
                 from tqdm.notebook import tqdm
             else:
@@ -125,7 +125,8 @@ class Bar(ABC):
 
     def __enter__(self) -> Self:
         self._clock.start()
-        self._listening.enter_context(PAUSES.told_to(self._on_pause))
+        if not self._quiet:
+            self._listening.enter_context(PAUSES.told_to(self._on_pause))
         _OPEN.append(self)
         return self
 
@@ -158,6 +159,8 @@ class Bar(ABC):
 
     def draw(self) -> None:
         """Show the state, if it is time to: ten times a second, or once in ten seconds where there are lines."""
+        if self._quiet:
+            return
         with self._drawing:
             now = time.monotonic()
             if now < self._draws_at or self._ended.is_set():
@@ -201,8 +204,8 @@ def make_way() -> None:
 class TransferBar(Bar):
     """Callable with (file, bytes done, bytes in all) of a push or a pull."""
 
-    def __init__(self, what: str) -> None:
-        super().__init__(what, "B")
+    def __init__(self, what: str, *, quiet: bool = False) -> None:
+        super().__init__(what, "B", quiet=quiet)
         self._last: tuple[str, int, int] | None = None
 
     def __call__(self, file: str, done: int, total: int) -> None:

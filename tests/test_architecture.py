@@ -28,7 +28,16 @@ MAY_BE_LONG = {
     ("shardkit/look/peek.py", "peek"),
     ("shardkit/look/plan.py", "plan"),
 }
-HEAVY = {"torch", "click", "datasets", "pyarrow", "ray", "huggingface_hub", "tiktoken", "matplotlib", "pandas"}
+LOADED = """
+import sys
+before = set(sys.modules)
+try:
+    {code}
+except SystemExit:
+    pass
+print(*{{name.partition(".")[0] for name in set(sys.modules) - before}})
+"""
+SLOW_OF_PYTHON = {"asyncio", "multiprocessing", "ssl", "http", "email", "unittest", "sqlite3", "json"}
 
 
 def test_a_module_imports_only_from_lower_floors() -> None:
@@ -38,19 +47,21 @@ def test_a_module_imports_only_from_lower_floors() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_importing_shardkit_loads_nothing_heavy() -> None:
-    code = "import sys, shardkit; print(*{name.split('.')[0] for name in sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert not HEAVY & set(done.stdout.split())
-
-
-def test_the_command_line_loads_nothing_heavy_for_its_help() -> None:
-    code = (
-        "import sys; from shardkit.cli import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit:\n    print(*{name.split('.')[0] for name in sys.modules})"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert not (HEAVY | {"numpy"}) - {"click"} & set(done.stdout.split())
+@pytest.mark.parametrize(
+    ("code", "packages"),
+    [
+        ("import shardkit", {"shardkit"}),
+        ("from shardkit.cli import main; main(['--help'])", {"shardkit", "click"}),
+        ("from shardkit.cli import main; main(['tokenize', '--help'])", {"shardkit", "click"}),
+        ("from trainer.__main__ import main; main(['train', '--help'])", {"shardkit", "click", "trainer"}),
+    ],
+)
+def test_an_import_or_a_help_loads_nothing_heavy(code: str, packages: set[str]) -> None:
+    words = [sys.executable, "-c", LOADED.format(code=code)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert loaded - set(sys.stdlib_module_names) == packages
+    assert not loaded & (SLOW_OF_PYTHON - ({"json"} if "trainer" in packages else set()))
 
 
 def test_a_heavy_or_dangerous_import_stays_where_it_belongs_and_nothing_unpickles() -> None:
@@ -203,20 +214,20 @@ OPTIONS = {
     "tokenize": "sources --out --name --split --revision --include --format --text-field --separator "
     "--skip-bad-rows --where --sample --tokenizer --eot --encoder --shard-tokens --val-shards --prefix --workers "
     "--max-docs --max-tokens --skip-duplicates --part --push --private --max-disk --runner --address "
-    "--overwrite --json",
-    "merge": "directory --part --keep-parts --json",
-    "convert": "source out --to --tokenizer --eot-id --dtype --shard-tokens --json",
+    "--overwrite -q --quiet --json",
+    "merge": "directory --part --keep-parts -q --quiet --json",
+    "convert": "source out --to --tokenizer --eot-id --dtype --shard-tokens -q --quiet --json",
     "train-tokenizer": "sources --out --name --split --revision --include --format --text-field --separator "
-    "--skip-bad-rows --where --sample --vocab-size --pattern --max-bytes --json",
-    "push": "directory repo --private --revision --tag --overwrite --repair --json",
-    "pull": "repo directory --revision --split --shards --allow-gaps --overwrite --json",
+    "--skip-bad-rows --where --sample --vocab-size --pattern --max-bytes -q --quiet --json",
+    "push": "directory repo --private --revision --tag --overwrite --repair -q --quiet --json",
+    "pull": "repo directory --revision --split --shards --allow-gaps --overwrite -q --quiet --json",
     "info": "directory --json",
-    "verify": "place --hashes --deep --source --json",
-    "diff": "a b --json",
+    "verify": "place --hashes --deep --source -q --quiet --json",
+    "diff": "a b -q --quiet --json",
     "plan": "place --batch-size --seq-len --world-size --layout --eot-id --tokens-per-second --dollars-per-hour --out "
     "--name --split --revision --include --text-field --separator --skip-bad-rows --where --sample --tokenizer "
-    "--shard-tokens --workers --upload-rate --json",
-    "report": "place other --out --sample --eot-id --json",
+    "--shard-tokens --workers --upload-rate -q --quiet --json",
+    "report": "place other --out --sample --eot-id -q --quiet --json",
     "peek": "directory --document --run --step --micro-step --rank --row --batch-size --seq-len --world-size --seed "
     "--split --shuffle --layout --span --eot-id --tokens --tokenizer --json",
 }

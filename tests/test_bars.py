@@ -128,6 +128,32 @@ def test_progress_false_is_silence_and_a_function_is_called_instead(
     assert capsys.readouterr().err == ""
 
 
+def test_quiet_commands_show_no_progress(at_once: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("A short text, and another one. " * 90)
+    said = {}
+    for words in (
+        "tokenize a.txt --out a --shard-tokens 500 --tokenizer bytes",
+        "tokenize a.txt --out b --shard-tokens 500 --tokenizer bytes --part 0/1",
+        "merge b",
+        "push a ./far",
+        "pull ./far in",
+        "verify a",
+        "diff a far",
+        "convert a c --to llmc",
+        "train-tokenizer a.txt --out vocabulary --vocab-size 260",
+        "report a",
+        "plan a.txt --tokenizer bytes",
+    ):
+        done = CliRunner().invoke(main, [*words.split(), "-q"], catch_exceptions=False)
+        assert (done.exit_code, done.stderr) == (0, ""), words
+        said[words.split()[0]] = done.stdout
+    assert "tokens per second: " in said["tokenize"]
+    assert CliRunner().invoke(main, ["push", "a", "./farther"]).stderr.startswith("push: ")
+    quiet = {name for name, command in main.commands.items() if "quiet" in [one.name for one in command.params]}
+    assert quiet == {*said}
+
+
 class WatchedBar(TransferBar):
     """A bar of a pull that remembers how many other bars were at work when it began."""
 

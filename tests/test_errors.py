@@ -131,4 +131,4 @@ def test_an_error_of_the_input_or_the_machine_is_its_line_and_not_what_lies_belo
 def test_the_options_without_a_value_are_known_as_such() -> None:
     options = [option for command in main.commands.values() for option in command.params if isinstance(option, Option)]
     switches = {word[2:] for option in options if option.is_flag and not option.secondary_opts for word in option.opts}
-    assert switches - {"json", "help"} == errors._SWITCHES  # of the command line alone
+    assert switches - {"", "json", "help", "quiet"} == errors._SWITCHES  # of the command line alone

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import click
 
-from shardkit import ShardkitError, UsageError, machine_fault, printable
+from shardkit import ShardkitError, UsageError, __version__, machine_fault, printable
 from trainer.config import Config, field_types, make_config, read_settings
 from trainer.console import told
 
@@ -68,6 +68,7 @@ def _leave(code: int) -> None:
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__)
 def main() -> None:
     """Train GPT-2 from shards, never losing a run.
 
@@ -90,7 +91,17 @@ def _config_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@main.command()
+def _examples(*commands: str) -> str:
+    return "\b\nExamples:\n" + "\n".join(f"  python -m trainer {command}" for command in commands)
+
+
+@main.command(
+    epilog=_examples(
+        "train --data out --out run --model nano --steps 300",
+        "train --data you/edu-tokens --out run --push-checkpoints you/gpt2 --resume auto",
+        "train --out run --resume auto",
+    )
+)
 @click.option("--config", "file", type=click.Path(path_type=Path), help="TOML file of these settings; flags win.")
 @_config_options
 def train(file: Path | None, **flags: Any) -> None:
@@ -129,7 +140,11 @@ _which = click.option("--checkpoint", "which", type=click.Choice(["last", "best"
 _device = click.option("--device", default="auto", show_default=True, help="cuda, mps or cpu.")
 
 
-@main.command("eval")
+@main.command(
+    "eval",
+    short_help="Validation loss, bits per byte and HellaSwag of a run.",
+    epilog=_examples("eval run", "eval run --hellaswag hellaswag_val.jsonl"),
+)
 @_run_argument("RUN")
 @_which
 @_device
@@ -150,7 +165,7 @@ def evaluate(run: Path, **options: Any) -> None:
     _leave(0)
 
 
-@main.command()
+@main.command(epilog=_examples('sample run --prompt "The" --count 3'))
 @_run_argument("RUN")
 @_which
 @_device
@@ -172,7 +187,10 @@ def sample(run: Path, **options: Any) -> None:
         click.echo(printable(text) + "\n")
 
 
-@main.command()
+@main.command(
+    short_help="A run as `transformers` loads it.",
+    epilog=_examples("export run hf-model", "export run hf-model --push you/gpt2"),
+)
 @_run_argument("CKPT")
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 @_which

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from trainer.checkpoint_parts import FORMAT, CheckpointError, State, check_parts
+from trainer.checkpoint_parts import FORMAT, CheckpointError, NoCheckpoint, State, check_parts
 from trainer.places import one_line
 
 _NAME = re.compile(r"step_(\d{8})\.pt")
@@ -176,16 +176,22 @@ def is_remote(resume: str) -> bool:
 
 
 def download_newest(remote: str, folder: Path) -> Path:
-    """Fetch the newest checkpoint of a Hub model repo or an fsspec folder into `folder` (a RUN's checkpoints)."""
+    """Fetch the newest checkpoint of a Hub model repo or an fsspec folder into `folder` (a RUN's checkpoints).
+
+    Raises `NoCheckpoint` where there is none, `CheckpointError` where it cannot be had.
+    """
     import fsspec
 
     try:
         fs, root = fsspec.core.url_to_fs(remote if "://" in remote else f"hf://{remote}")
-        names = sorted(
-            Path(p).name for p in fs.ls(f"{root}/checkpoints", detail=False) if is_checkpoint_name(Path(p).name)
-        )
+        try:
+            fs.invalidate_cache()  # of what this process saw there before
+            found = fs.ls(f"{root}/checkpoints", detail=False)
+        except FileNotFoundError as error:
+            raise NoCheckpoint(f"cannot fetch a checkpoint from {remote}: {one_line(error)}") from None
+        names = sorted(Path(p).name for p in found if is_checkpoint_name(Path(p).name))
         if not names:
-            raise CheckpointError(f"{remote} has no checkpoints/step_*.pt: was it written by --push-checkpoints?")
+            raise NoCheckpoint(f"{remote} has no checkpoints/step_*.pt: was it written by --push-checkpoints?")
         folder.mkdir(parents=True, exist_ok=True)
         temp = folder / f".{names[-1]}.{os.getpid()}.tmp"
         fs.get_file(f"{root}/checkpoints/{names[-1]}", str(temp))

@@ -27,6 +27,10 @@ class CheckpointError(ShardkitError):
     """A checkpoint that is missing, damaged, or of another version."""
 
 
+class NoCheckpoint(CheckpointError):
+    """A place that answers and holds no checkpoint."""
+
+
 class _Kind(NamedTuple):
     expected: str
     fits: Callable[[Any], bool]

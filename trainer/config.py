@@ -127,7 +127,9 @@ class Config:
     )
     save_every: int = _field(250, "Steps between checkpoints; 0 for the last one alone.")
     keep: int = _field(2, "Newest checkpoints to keep, beside the best one.")
-    resume: str | None = _place(None, "auto (the newest whole one in --out), a checkpoint, a run, or a place.")
+    resume: str | None = _place(
+        None, "auto (the newest whole one in --out, else at --push-checkpoints), a checkpoint, a run, or a place."
+    )
     push_checkpoints: str | None = _place(
         None, "Hub model repo, hf://buckets/..., or fsspec path for checkpoints. No password is saved."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,10 +52,14 @@ def draw_losses(entries: Sequence[dict[str, Any]], path: Path, reference: dict[s
 
 def reason_for_none() -> str | None:
     """Why no picture can be drawn on this machine, and what to do; None where one can be."""
+    asked = os.environ.pop("MPLBACKEND", None)  # a notebook's, which may be no backend here; none is needed for a file
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         return str(machine_fault(error) or error)
+    finally:
+        if asked is not None:
+            os.environ["MPLBACKEND"] = asked
     return None
 
 

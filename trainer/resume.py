@@ -2,7 +2,8 @@
 
 Each rank looks on its own disk. Ranks that hold a whole checkpoint must hold the same one, by step and content. Where
 all hold it, each maps its own file. Where some do not (a node that is new, or whose disk is not the one that rank 0
-wrote to), one that does sends it to all, tensor by tensor.
+wrote to), one that does sends it to all, tensor by tensor. Where none holds one, `--resume auto` looks at the place
+that the command pushes to.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shardkit import UsageError
+from shardkit import UsageError, public_address
 from trainer.checkpoint import (
     checkpoint_folder,
     content_hash,
@@ -22,7 +23,7 @@ from trainer.checkpoint import (
     newest_checkpoint,
     verify_checkpoint,
 )
-from trainer.checkpoint_parts import CheckpointError, State
+from trainer.checkpoint_parts import CheckpointError, NoCheckpoint, State
 from trainer.distributed import RanksDiffer, World, broadcast_tensors, from_main, on_all_ranks, shared
 from trainer.run_folder import refuse_dataset
 
@@ -44,18 +45,22 @@ def find_state(settings: Mapping[str, Any], world: World) -> State | None:
     """
     if not settings.get("out"):
         return None
-    run, resume = Path(str(settings["out"])), settings.get("resume")
+    run, resume, place = Path(str(settings["out"])), settings.get("resume"), settings.get("push_checkpoints")
     if resume is None:
         on_all_ranks(lambda: _refuse_used(run), world)
         return None
     if resume != "auto":
         resume = from_main(lambda: _local_name(str(resume), run), world)
     held = on_all_ranks(lambda: _held_checkpoint(resume, run, world), world)
+    if resume == "auto" and not any(held):
+        on_all_ranks(lambda: refuse_dataset(run), world)
+        if place and from_main(lambda: _fetched(str(place), run), world):
+            held = on_all_ranks(lambda: _held_checkpoint(resume, run, world), world)
     holders = [rank for rank, checkpoint in enumerate(held) if checkpoint is not None]
     if not holders:
         if resume == "auto":
-            on_all_ranks(lambda: refuse_dataset(run), world)
-            world.say(f"nothing to resume in {run}: starting anew")
+            where = f"{run}, nor at {public_address(str(place))}" if place else str(run)
+            world.say(f"nothing to resume in {where}: starting anew")
             return None
         raise shared(CheckpointError(f"--resume {resume}: there is no checkpoint, and no checkpoints/step_*.pt"))
     _check_one_checkpoint(held)
@@ -78,6 +83,16 @@ def _refuse_used(run: Path) -> None:
 def _local_name(resume: str, run: Path) -> str:
     """`resume` itself, or the file that the newest checkpoint of a remote was downloaded to."""
     return str(download_newest(resume, run / "checkpoints")) if is_remote(resume) else resume
+
+
+def _fetched(place: str, run: Path) -> bool:
+    """Download the newest checkpoint of `place` into the run's folder; whether there is one. A place that does not
+    answer is an error: to start anew would overwrite what is there."""
+    try:
+        download_newest(place, run / "checkpoints")
+    except NoCheckpoint:
+        return False
+    return True
 
 
 def _held_checkpoint(resume: str, run: Path, world: World) -> HeldCheckpoint | None:

@@ -17,7 +17,15 @@ from shardkit import __version__
 from shardkit.cli.converting import convert
 from shardkit.cli.looking import LOOKING
 from shardkit.cli.making import merge, tokenize, train_tokenizer
-from shardkit.cli.options import ShardRange, json_option, print_result, warnings_as_lines
+from shardkit.cli.options import (
+    ShardRange,
+    complete_path,
+    examples,
+    json_option,
+    print_result,
+    quiet_option,
+    warnings_as_lines,
+)
 from shardkit.errors import ShardkitError, UsageError, machine_fault
 from shardkit.interrupt import end_quietly, prompt_interrupt
 from shardkit.redaction import public_address
@@ -71,16 +79,24 @@ for command in (tokenize, merge, convert, train_tokenizer, *LOOKING):
     main.add_command(command)
 
 
-@main.command()
+@main.command(
+    short_help="Send a dataset to the Hub, a bucket or a folder.",
+    epilog=examples(
+        "shardkit push out you/edu-tokens",
+        "shardkit push out you/edu-tokens --private --tag v1",
+        "shardkit push out s3://bucket/edu-tokens",
+    ),
+)
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@click.argument("repo")
+@click.argument("repo", shell_complete=complete_path)
 @click.option("--private", is_flag=True, help="Make the Hub repo private.")
 @click.option("--revision", help="Branch of the Hub repo; made if need be.")
 @click.option("--tag", help="Name the resulting commit.")
 @click.option("--overwrite", is_flag=True, help="Replace another dataset that is there.")
 @click.option("--repair", is_flag=True, help="Read back what is there, and send again what is served wrong.")
+@quiet_option
 @json_option
-def push(directory: Path, repo: str, as_json: bool, **options: Any) -> None:
+def push(directory: Path, repo: str, quiet: bool, as_json: bool, **options: Any) -> None:
     """Send the dataset folder DIR to REPO: only what is missing there, verified, the manifest last.
 
     REPO: user/name[/folder] on the Hub, a folder, or a URL (hf://buckets/, file://, s3://, gs://). Run it again after
@@ -90,18 +106,26 @@ def push(directory: Path, repo: str, as_json: bool, **options: Any) -> None:
     from shardkit.remote.push import push as run
 
     with warnings_as_lines():
-        result = run(directory, repo, **options)
+        result = run(directory, repo, progress=not quiet, **options)
     print_result({"dataset": str(directory), **dataclasses.asdict(result)}, as_json, steps_for_place(repo))
 
 
-@main.command()
-@click.argument("repo")
+@main.command(
+    short_help="Download a dataset, every file verified.",
+    epilog=examples(
+        "shardkit pull you/edu-tokens",
+        "shardkit pull you/edu-tokens data --split val",
+        "shardkit pull you/edu-tokens data --shards 0:10",
+    ),
+)
+@click.argument("repo", shell_complete=complete_path)
 @click.argument("directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
 @click.option("--revision", help="Branch, tag or commit of the Hub repo.")
 @click.option("--split", help="Only that split.")
 @click.option("--shards", type=ShardRange(), metavar="A:B", help="Only shards with index A up to B, B left out.")
 @click.option("--allow-gaps", is_flag=True, help="Pull bare shards also where some are missing between them.")
 @click.option("--overwrite", is_flag=True, help="Replace another dataset that is in DIR.")
+@quiet_option
 @json_option
 def pull(
     repo: str,
@@ -111,6 +135,7 @@ def pull(
     shards: tuple[int, int] | None,
     allow_gaps: bool,
     overwrite: bool,
+    quiet: bool,
     as_json: bool,
 ) -> None:
     """Download the dataset at REPO into DIR (default: the last part of REPO's name), every file
@@ -126,7 +151,7 @@ def pull(
     selection = Selection(split, shards, allow_gaps)
     with warnings_as_lines():
         manifest, verified = pull_checked(
-            repo, directory, revision=revision, selection=selection, overwrite=overwrite, progress=True
+            repo, directory, revision=revision, selection=selection, overwrite=overwrite, progress=not quiet
         )
     folder = str(manifest.directory)
     summary: dict[str, Any] = {"dataset": folder, "repo": public_address(repo)}

@@ -7,10 +7,16 @@ from typing import Any
 
 import click
 
-from shardkit.cli.options import Count, json_option, print_result, warnings_as_lines
+from shardkit.cli.options import Count, examples, json_option, print_result, quiet_option, warnings_as_lines
 
 
-@click.command()
+@click.command(
+    short_help="Tokens into another format, or back.",
+    epilog=examples(
+        "shardkit convert edu_fineweb10B bins --to llmc",
+        "shardkit convert nanogpt/data out --to npy --tokenizer gpt2",
+    ),
+)
 @click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
@@ -23,8 +29,9 @@ from shardkit.cli.options import Count, json_option, print_result, warnings_as_l
 @click.option("--eot-id", type=int, help="Or only the id of the token that ends a document.")
 @click.option("--dtype", type=click.Choice(["uint16", "uint32"]), help="Ids of files that do not say it.")
 @click.option("--shard-tokens", type=Count(), help="Tokens in a shard. [as SRC has them; 100,000,000]")
+@quiet_option
 @json_option
-def convert(source: Path, out: Path, to: str, as_json: bool, **options: Any) -> None:
+def convert(source: Path, out: Path, to: str, quiet: bool, as_json: bool, **options: Any) -> None:
     """Write the tokens of SRC into the new folder OUT in another format, or back, exactly.
 
     SRC: a folder of shards (.npy, or llm.c's and modded-nanogpt's .bin), of nanoGPT's train.bin and val.bin, of
@@ -35,7 +42,7 @@ def convert(source: Path, out: Path, to: str, as_json: bool, **options: Any) -> 
     from shardkit.tokenization.convert import convert as run
 
     with warnings_as_lines():
-        made = run(source, out, to=to, **options)
+        made = run(source, out, to=to, progress=not quiet, **options)
     summary: dict[str, Any] = {"dataset": str(out), "format": to, "source_format": made.source_format}
     summary |= {"tokens": sum(made.tokens.values()), "documents": made.documents, "splits": made.tokens}
     if not as_json:

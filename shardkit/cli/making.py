@@ -10,7 +10,16 @@ from typing import Any
 
 import click
 
-from shardkit.cli.options import Count, Size, json_option, print_result, warnings_as_lines
+from shardkit.cli.options import (
+    Count,
+    Size,
+    complete_path,
+    examples,
+    json_option,
+    print_result,
+    quiet_option,
+    warnings_as_lines,
+)
 from shardkit.redaction import public_address
 
 _FORMAT = click.option("--format", help="What comes through a pipe (-): jsonl, json, csv, tsv or txt.")
@@ -39,8 +48,16 @@ def file_source_options(command: Callable[..., None]) -> Callable[..., None]:
     return reduce(lambda decorated, option: option(decorated), options, command)
 
 
-@click.command()
-@click.argument("sources", metavar="[SOURCE]...", nargs=-1)
+@click.command(
+    short_help="Text into .npy shards and a manifest.",
+    epilog=examples(
+        "shardkit tokenize sample --out out",
+        "shardkit tokenize 'books/*.parquet' --out books-tok --text-field body",
+        'shardkit tokenize data.jsonl --out out --where "score >= 4" --tokenizer cl100k_base',
+        "shardkit tokenize HuggingFaceFW/fineweb-edu --name sample-10BT --push you/edu-tokens --max-disk 5GB --out tmp",
+    ),
+)
+@click.argument("sources", metavar="[SOURCE]...", nargs=-1, shell_complete=complete_path)
 @click.option("--out", type=click.Path(path_type=Path), help="Output folder. [edu_fineweb10B for the default SOURCE]")
 @source_options
 @click.option(
@@ -65,8 +82,9 @@ def file_source_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--runner", type=click.Choice(["local", "ray"]), default="local", show_default=True)
 @click.option("--address", metavar="HOST:PORT", help="With --runner ray: the cluster; auto for the one that there is.")
 @click.option("--overwrite", is_flag=True, help="Remove what shardkit made in --out before, and start again.")
+@quiet_option
 @json_option
-def tokenize(sources: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def tokenize(sources: tuple[str, ...], quiet: bool, as_json: bool, **options: Any) -> None:
     """Tokenize SOURCE (one or several) into exact .npy shards and a manifest.
 
     SOURCE: a Hub dataset (user/name, or the address of its page or files), a local file, folder or glob (.parquet,
@@ -80,7 +98,7 @@ def tokenize(sources: tuple[str, ...], as_json: bool, **options: Any) -> None:
     from shardkit.tokenization.pipeline import tokenize as run
     from shardkit.tokenization.progress_bar import ProgressBar
 
-    with warnings_as_lines(), ProgressBar() as bar:
+    with warnings_as_lines(), ProgressBar(quiet=quiet) as bar:
         manifest = run(named(sources), progress=bar, **options)
     if manifest.directory is None and options["push"]:  # with --max-disk
         place, steps = public_address(options["push"]), steps_for_place(options["push"])
@@ -93,12 +111,16 @@ def tokenize(sources: tuple[str, ...], as_json: bool, **options: Any) -> None:
     print_result({"dataset": place, **pushed, **run_summary(manifest, bar.last, bar.seconds)}, as_json, steps)
 
 
-@click.command()
+@click.command(
+    short_help="One dataset of the parts that many machines made.",
+    epilog=examples("shardkit merge edu", "shardkit merge edu --part 3/16"),
+)
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--part", metavar="J/M", help="Make that share of the shards, as job J of M, counted from 0.")
 @click.option("--keep-parts", is_flag=True, help="Leave the parts in DIR when the dataset is complete.")
+@quiet_option
 @json_option
-def merge(directory: Path, as_json: bool, **options: Any) -> None:
+def merge(directory: Path, quiet: bool, as_json: bool, **options: Any) -> None:
     """Make one dataset of the parts that `tokenize --part` made in DIR: the bytes of a single run.
 
     Killed or failed, the same command goes on. The job that finds all shards finished writes the manifest, and then
@@ -108,7 +130,7 @@ def merge(directory: Path, as_json: bool, **options: Any) -> None:
     from shardkit.tokenization.merge import merge as run
 
     with warnings_as_lines():
-        merged = run(directory, **options)
+        merged = run(directory, progress=not quiet, **options)
     summary = {"dataset": str(directory), "shards": merged.shards, "made": merged.made, "missing": merged.missing}
     steps = []
     if merged.manifest is not None:
@@ -117,15 +139,20 @@ def merge(directory: Path, as_json: bool, **options: Any) -> None:
     print_result(summary, as_json, steps)
 
 
-@click.command("train-tokenizer")
-@click.argument("sources", metavar="[SOURCE]...", nargs=-1)
+@click.command(
+    "train-tokenizer",
+    short_help="A vocabulary of your own text.",
+    epilog=examples("shardkit train-tokenizer 'books/*.txt' --out my-tok --vocab-size 16000"),
+)
+@click.argument("sources", metavar="[SOURCE]...", nargs=-1, shell_complete=complete_path)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for tokenizer.json.")
 @source_options
 @click.option("--vocab-size", type=Count(), default=32_768, show_default=True, help="Ids, the end of text among them.")
 @click.option("--pattern", default="gpt4", show_default=True, help="How text is cut into words: gpt2, gpt4 or gpt4o.")
 @click.option("--max-bytes", type=Size(), default="2GB", show_default=True, help="Text to read, from all over SOURCE.")
+@quiet_option
 @json_option
-def train_tokenizer(sources: tuple[str, ...], as_json: bool, out: Path, **options: Any) -> None:
+def train_tokenizer(sources: tuple[str, ...], quiet: bool, as_json: bool, out: Path, **options: Any) -> None:
     """Train a byte-level BPE vocabulary on SOURCE, and compare it with OpenAI's on text that was left out.
 
     SOURCE is one that `tokenize` takes. The same command gives the same file. Then: shardkit tokenize SOURCE
@@ -136,7 +163,7 @@ def train_tokenizer(sources: tuple[str, ...], as_json: bool, out: Path, **option
     from shardkit.tokenization.training import train_tokenizer as run
     from shardkit.tokenization.training_report import compare
 
-    with warnings_as_lines(), TrainingBar() as bar:
+    with warnings_as_lines(), TrainingBar(quiet=quiet) as bar:
         trained = run(named(sources), out, progress=bar, **options)
         bar("comparing", trained.text_bytes, trained.text_bytes)
         rows = compare(trained.path, trained.held_out)

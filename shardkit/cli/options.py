@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from shardkit.errors import ShardkitWarning
 
@@ -18,6 +19,17 @@ if TYPE_CHECKING:
     from shardkit.look.result_lines import Result
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show no progress on stderr.")
+
+
+def examples(*commands: str) -> str:
+    """The end of a command's help."""
+    return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
+
+
+def complete_path(_context: click.Context, _argument: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """For an argument that may be a path, and may be something else: what a shell completes is the path."""
+    return [CompletionItem(incomplete, type="file")]
 
 
 class Size(click.ParamType[int]):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,8 @@ from shardkit.sources.whole_rows import row_text
 
 _MOST_ROWS = 1 << 16  # of a chunk
 _BLOCK_BYTES = 1 << 20
+_NO_NUL = sys.version_info < (3, 11)  # whose csv takes a NUL for an error
+_FOR_NUL = "\udc00"  # which stands for no byte
 
 
 def iter_csv_chunks(
@@ -110,12 +113,12 @@ class _Rows:
             if values is None:
                 return
             if values:
-                yield values
+                yield [value.replace(_FOR_NUL, "\0") for value in values] if _NO_NUL else values
 
     def _line(self) -> str:
         line = self._lines.readline(MAX_ROW_BYTES + 1)
         check_row_bytes(self._file, f"line {self._reader.line_num + 1:,}", len(line))
-        return line
+        return line.replace("\0", _FOR_NUL) if _NO_NUL else line
 
 
 class _Blocks(io.BufferedReader):

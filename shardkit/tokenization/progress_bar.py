@@ -19,8 +19,8 @@ class ProgressBar(Bar):
     The bar counts tokens; its end and the ETA are estimated from the share of the source's bytes that is done.
     """
 
-    def __init__(self) -> None:
-        super().__init__("tokenize", "tok")
+    def __init__(self, *, quiet: bool = False) -> None:
+        super().__init__("tokenize", "tok", quiet=quiet)
         self.last: TokenizeProgress | None = None
         self.started = time.monotonic()
 

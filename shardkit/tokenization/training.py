@@ -47,8 +47,8 @@ _Tell = Callable[[str, int, int], object]
 class TrainingBar(TransferBar):
     """Callable with (what is done, bytes of text read, bytes that are expected) of a training."""
 
-    def __init__(self) -> None:
-        super().__init__("train-tokenizer")
+    def __init__(self, *, quiet: bool = False) -> None:
+        super().__init__("train-tokenizer", quiet=quiet)
 
     def state(self) -> State | None:
         """The bytes that were read; the line says what is done with them."""

@@ -4,7 +4,6 @@ line."""
 from __future__ import annotations
 
 import bz2
-import csv
 import io
 import json
 import lzma
@@ -32,10 +31,9 @@ from shardkit.sources.texts import BadRow
 
 
 def separated(delimiter: str, texts: list[str]) -> bytes:
-    file = io.StringIO(newline="")
-    rows = csv.writer(file, delimiter=delimiter)
-    rows.writerows([["id", "text"], *([number, text] for number, text in enumerate(texts))])
-    return file.getvalue().encode()
+    quoted = ('"{}"'.format(text.replace('"', '""')) for text in texts)  # Python 3.10's csv writes no NUL
+    rows = [delimiter.join(("id", "text")), *(f"{number}{delimiter}{text}" for number, text in enumerate(quoted))]
+    return "".join(f"{row}\r\n" for row in rows).encode()
 
 
 def array(texts: list[str], indent: int | None = None) -> bytes:

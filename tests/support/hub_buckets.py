@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -43,7 +43,7 @@ def printed_time(at: datetime) -> str:
 
 
 def now() -> str:
-    return printed_time(datetime.now(UTC))
+    return printed_time(datetime.now(timezone.utc))
 
 
 class BucketHandler(XetHandler):
@@ -149,7 +149,10 @@ class BucketHandler(XetHandler):
 
 
 def bucket_node(path: str, entry: BucketEntry) -> Json:
-    times = {"mtime": printed_time(datetime.fromtimestamp(entry.mtime / 1000, UTC)), "uploadedAt": entry.uploaded}
+    times = {
+        "mtime": printed_time(datetime.fromtimestamp(entry.mtime / 1000, timezone.utc)),
+        "uploadedAt": entry.uploaded,
+    }
     return {"type": "file", "path": path, "size": entry.size, "xetHash": entry.xet_hash, **times}
 
 

@@ -15,7 +15,7 @@ import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 from hub_wire import BLOCK, HttpError, Json
@@ -121,7 +121,7 @@ class Repo:
         return commits
 
     def commit(self, branch: str, title: str, message: str, author: str, files: dict[str, Entry]) -> Commit:
-        parent, now = self.branches.get(branch), datetime.now(UTC)
+        parent, now = self.branches.get(branch), datetime.now(timezone.utc)
         tree = sorted((path, entry.oid) for path, entry in files.items())
         oid = hashlib.sha1(json.dumps([self.id, parent, title, message, tree]).encode()).hexdigest()
         date = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -26,11 +26,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import IO, Any, Literal, NoReturn, Self
+from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from hub_control import PREFIX, answer_control
 from hub_link import BLOCK, NO_LINK
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Json = dict[str, Any]
 Action = Literal[

@@ -177,8 +177,11 @@ def chunk_places(xorb: BinaryIO, size: int) -> list[tuple[int, int]]:
 
 
 def sha256_file(path: Path) -> str:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def unpacked(chunk: bytes) -> bytes:

@@ -270,8 +270,7 @@ def _named(what: str) -> Any:
     try:
         yield
     except Exception as error:
-        error.add_note(what)
-        raise
+        raise AssertionError(f"{what}: {error!r}") from error
 
 
 def test_the_right_result_is_what_the_whole_files_give(tmp_path: Path) -> None:

@@ -230,5 +230,4 @@ def _named(seed: int) -> Any:
     try:
         yield
     except Exception as error:
-        error.add_note(f"seed {seed}")
-        raise
+        raise AssertionError(f"seed {seed}: {error!r}") from error

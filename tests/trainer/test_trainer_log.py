@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
-from trainer_data import losses, write_dataset
+from trainer_data import environment, losses, write_dataset
 
 from shardkit import report
 from trainer.config import Config
@@ -64,6 +66,13 @@ def test_a_line_comes_every_log_every_steps_and_log_jsonl_has_them_all(
     assert all(title in drawn for title in ("Learning rate", "Gradient norm", "Tokens a second", "waits for data"))
     paths = [line for line in said if str(tmp_path) in line]  # a path is not broken in two
     assert max(len(line) for line in said if line not in paths) <= 100
+
+
+def test_a_picture_needs_no_backend_of_a_notebook_that_started_the_run() -> None:
+    code = "import os; from trainer.plot import reason_for_none; print(reason_for_none(), os.environ['MPLBACKEND'])"
+    machine = environment(pictures=True) | {"MPLBACKEND": "of_another_environment"}
+    done = subprocess.run([sys.executable, "-c", code], env=machine, capture_output=True, text=True, check=True)
+    assert done.stdout == "None of_another_environment\n"
 
 
 def test_the_picture_has_its_lines_and_axes_and_a_legend_that_covers_nothing(

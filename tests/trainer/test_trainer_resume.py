@@ -242,6 +242,37 @@ def test_a_fresh_machine_goes_on_from_a_hub_model_repo(data: Path, tmp_path: Pat
     assert [step for step, _ in losses(tmp_path / "fresh")] == [7, 8, 9]
 
 
+@pytest.mark.parametrize("place", ["alice/run", "hf://buckets/alice/runs", "folder"])
+def test_one_command_begins_a_run_and_goes_on_with_it_on_a_fresh_machine(
+    data: Path, tmp_path: Path, hub: object, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = (tmp_path / "far").as_uri() if place == "folder" else place
+    more = {"push_checkpoints": place, "resume": "auto", "val_every": 0}
+    train(settings(data, tmp_path / "first", steps=3, **more))
+    assert f"nothing to resume in {tmp_path / 'first'}, nor at {place}: starting anew" in capsys.readouterr().out
+    train(settings(data, tmp_path / "fresh", steps=6, **more))
+    assert [step for step, _ in losses(tmp_path / "fresh")] == [4, 5, 6]
+
+
+def test_a_place_that_does_not_answer_begins_no_new_run_over_the_one_there(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down(*_: object, **__: object) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.ls", down)
+    with pytest.raises(CheckpointError, match="cannot fetch a checkpoint from file:.*: no route"):
+        train(settings(data, tmp_path / "run", push_checkpoints=(tmp_path / "far").as_uri(), resume="auto"))
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_place_that_holds_another_run_is_not_overwritten_by_a_new_one(data: Path, tmp_path: Path) -> None:
+    more = {"push_checkpoints": (tmp_path / "far").as_uri(), "resume": "auto", "val_every": 0, "steps": 3}
+    train(settings(data, tmp_path / "first", **more))
+    with pytest.raises(UsageError, match=r"another config: --seed 8 \(was 1337\)"):
+        train(settings(data, tmp_path / "other", seed=8, **more))
+
+
 def test_a_second_signal_after_a_while_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from trainer import distributed
 
