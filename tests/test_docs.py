@@ -64,7 +64,7 @@ class House(NamedTuple):
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     start = tmp_path_factory.mktemp("docs") / "start"
     (start / "books").mkdir(parents=True)
-    texts = [f"Document number {number} says so. " * 40 for number in range(300)]
+    texts = [f"Document number {number} says so. " * 40 for number in range(700)]
     corpus = write_parquet(start / "books" / "a.parquet", texts, rows=100).read_bytes()
     rows = [{"content": text, "score": number % 5, "language": "en"} for number, text in enumerate(texts[:40])]
     (start / "books" / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
