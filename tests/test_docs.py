@@ -20,7 +20,7 @@ import pytest
 from cache_data import environment
 from hub_server import HubServer
 from markdown_it import MarkdownIt
-from pages import ROOT, TINY, Notebook, Step, faults_of, steps_of
+from pages import ROOT, Notebook, Step, faults_of, for_this_machine, steps_of
 from texts import write_parquet
 
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
@@ -109,14 +109,6 @@ def is_ours(line: str) -> bool:
     words = shlex.shlex(line, posix=True, punctuation_chars=True)
     words.whitespace_split = True
     return line.startswith(("shardkit ", "python -m trainer ")) and all(word.strip("|;&<>()") for word in words)
-
-
-def for_this_machine(text: str, commit: str) -> str:
-    """The step for the user `alice` of the local Hub, at a commit that there is, and a model for a CPU."""
-    text = text.replace("you/", "alice/").replace("--revision SHA", f"--revision {commit}")
-    text = re.sub(r"--model (gpt2-124m|nano)( --steps [0-9]+)?", TINY, text)
-    text = re.sub(r"(python -m trainer train --data (?!.*--model).*)", rf"\1 {TINY}", text)
-    return text.replace("--run run --step 1200", "--run run --step 2")
 
 
 def test_every_page_that_another_test_runs_is_named_there() -> None:

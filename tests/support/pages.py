@@ -102,6 +102,14 @@ def steps_of(page: str) -> tuple[list[Step], list[Step]]:
     return here, there
 
 
+def for_this_machine(text: str, commit: str = "") -> str:
+    """The step for the user `alice` of the local Hub, at a commit that there is, and a model for a CPU."""
+    text = text.replace("you/", "alice/").replace("--revision SHA", f"--revision {commit}")
+    text = re.sub(r"--model (gpt2-124m|nano)( --steps [0-9]+)?", TINY, text)
+    text = re.sub(r"(python -m trainer train --data (?!.*--model).*)", rf"\1 {TINY}", text)
+    return text.replace("--run run --step 1200", "--run run --step 2")
+
+
 def faults_of(line: str) -> Iterator[str]:
     """What is wrong with a line that cannot be run here: an option, extra or target that does not exist."""
     for part in re.split(r" *(?:;|&&|\|) *", re.sub(r" +#.*", "", line)):
