@@ -7,11 +7,14 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
@@ -22,6 +25,7 @@ from shardkit.loader.batch import DocumentBatch
 ROOT = Path(__file__).parents[2]
 _PROGRAM = re.compile(r"^## (.+?)\n.*?^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PROGRAMS: dict[str, str] = dict(_PROGRAM.findall((ROOT / "docs/frameworks.md").read_text()))
+FOR_TORCHTITAN = PROGRAMS.pop("torchtitan")  # a class, for a package that is not here
 # An epoch is 7 batches of 8 windows, and 3 windows are over: stopped at its end and in its middle, then in epoch 2.
 STEPS = {1: (7, 17), 2: (5, 17)}
 BY_EPOCHS = {  # in whole epochs, one where the others are stopped in the first
@@ -57,6 +61,15 @@ for name, way in ways.items():
         (run / f"{name}-{accelerator.process_index}").write_text(str(error))
 assert loader.step == 0
 """
+
+
+class _BaseDataLoader:
+    """What torchtitan's has: the `Stateful` protocol, and a config of these two fields."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config:
+        dataset: str = ""
+        dataset_path: str | None = None
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +138,35 @@ def test_a_loader_in_a_data_loader_that_accelerate_prepared_is_refused(way: str,
         assert said.startswith("accelerate was given a DataLoader around a ShardLoader, and would share out again")
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
+def test_torchtitans_trainer_could_build_save_and_load_the_class_of_the_docs(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a stand-in for the base class of torchtitan 0.3, whose `Config.build` calls the class with keywords."""
+    stand_in = ModuleType("torchtitan.components.dataloader")
+    stand_in.BaseDataLoader = _BaseDataLoader  # type: ignore[attr-defined]
+    for name in ("torchtitan", "torchtitan.components"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
+    names: dict[str, Any] = {"__name__": "docs"}
+    exec(compile(FOR_TORCHTITAN, "docs/frameworks.md", "exec"), names)
+    ours = names["ShardkitDataLoader"]
+    config = ours.Config(dataset=str(data))
+    known = {"tokenizer": None, "seq_len": 16, "snapshot_every_n_steps": 1}
+    ranks = [ours(config, dp_world_size=2, dp_rank=rank, local_batch_size=4, **known) for rank in range(2)]
+    given = [[next(batches)[1] for _ in range(9)] for batches in map(iter, ranks)]  # into the second epoch
+    alone = ours(config, dp_world_size=1, dp_rank=0, local_batch_size=8, **known)
+    expected = iter(alone)
+    for first, second in zip(*given, strict=True):
+        inputs, targets = next(expected)
+        assert torch.equal(torch.cat([first, second]), targets)
+        assert inputs["input"].shape == (8, 16)
+    dcp.save({"dataloader": ranks[0]}, checkpoint_id=tmp_path)
+    later = ours(config, dp_world_size=1, dp_rank=0, local_batch_size=8, **known)
+    dcp.load({"dataloader": later}, checkpoint_id=tmp_path)
+    assert torch.equal(next(iter(later))[1], next(expected)[1])
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("layout", ["contiguous", "packed"])
 def test_a_dict_batch_trains_a_transformers_model_on_the_targets_of_the_loader(layout: str, data: Path) -> None:
@@ -161,6 +203,7 @@ from pathlib import Path
 
 import lightning
 import torch
+import torch.distributed.checkpoint as dcp
 from torch.nn.functional import cross_entropy
 
 from shardkit import ShardLoader
