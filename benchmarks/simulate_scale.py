@@ -114,6 +114,9 @@ class CountingRunner(Runner):
         """Not called: `pieces` has the counts."""
         raise NotImplementedError
 
+    def change_job(self, job: Job) -> None:
+        """Nothing is encoded."""
+
     def keep(self, piece: EncodedChunk, ranges: NDArray[np.int64]) -> None:
         """Not called: no document is a duplicate."""
         raise NotImplementedError

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from shardkit.errors import SourceError
@@ -41,6 +40,8 @@ def column_in(batch: pa.RecordBatch, name: str) -> pa.Array:
     """The column `name` of a batch, which may be within others (`meta.text`)."""
     if name in batch.schema.names:
         return batch.column(name)
+    import pyarrow.compute as pc  # the main process needs it for few sources, and it takes 30 ms
+
     first, *rest = name.split(".")
     column = batch.column(first)
     for part in rest:
@@ -211,6 +212,8 @@ def _as_texts(rows: list[bytes]) -> pa.Array:
 def _decoded(file: InputFile, column: pa.Array, most: int, where: str, row: int) -> Iterator[pa.Array]:
     """A column in pieces of at most `most` bytes of text, or one row, without a dictionary, which makes any number of
     rows of a few bytes. Its first row is number `row` of `where`."""
+    import pyarrow.compute as pc
+
     if pa.types.is_string_view(column.type):
         column = column.cast(pa.large_string())
     try:

@@ -7,7 +7,6 @@ Decoded, a batch is as long as its rows are, which is safe where the longest tex
 from __future__ import annotations
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 _MOST_BYTES = 128 << 20  # that a batch may decode to
 
@@ -22,6 +21,8 @@ def batches_of(rows: int, first: pa.Array | None, has_dictionary: bool) -> tuple
     values = first.dictionary if isinstance(first, pa.DictionaryArray) else []  # none of a field within others
     if len(values) < 2:
         return rows, not has_dictionary
+    import pyarrow.compute as pc
+
     longest = pc.max(pc.binary_length(values)).as_py() or 1
     return max(1, min(rows, _MOST_BYTES // longest)), True
 

@@ -7,7 +7,6 @@ ordinary text to all of them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from shardkit.errors import UsageError
 from shardkit.tokenization.engine_calls import call_engine
 from shardkit.tokenization.guard import EncodeBatch, TokenBatch
 from shardkit.tokenization.tokenizer_json import parse_tokenizer_json
-from shardkit.tokenization.vocabulary import Vocabulary
+from shardkit.tokenization.vocabulary import Vocabulary, with_fast_json
 
 
 class Engine(NamedTuple):
@@ -91,12 +90,8 @@ def fast_engine(vocabulary: Vocabulary) -> Engine:
     """fastokens. Raises `UsageError` where it cannot load the vocabulary."""
     import fastokens
 
-    spelled = vocabulary.fast_json
-    if spelled is None:
-        stated = json.loads(vocabulary.tokenizer_json or "{}")
-        spelled = json.dumps({**stated, "truncation": None, "padding": None})
     try:
-        native = fastokens.Tokenizer.from_json_str(spelled)
+        native = fastokens.Tokenizer.from_json_str(with_fast_json(vocabulary).fast_json or "")
     except (ValueError, RuntimeError) as error:
         raise UsageError(f"no fast engine for tokenizer {vocabulary.name}: {error}; use --encoder=tiktoken") from error
 

@@ -39,21 +39,18 @@ def fast_tokenizer_json(ranks: dict[bytes, int], pattern: str, sha256: str = "")
 
     Raises `TokenizerError` for ranks that no byte-pair training can have given.
     """
-    table = byte_to_unicode()
-    spelled = {token: "".join([table[byte] for byte in token]) for token in ranks}
-    by_rank = [token for token, _ in sorted(ranks.items(), key=lambda item: item[1]) if len(token) > 1]
-    merges = [
-        (spelled[token[:length]], spelled[token[length:]])
-        for token, length in zip(
-            by_rank, known_splits(sha256 or ranks_sha256(ranks)) or find_splits(ranks, by_rank), strict=True
-        )
-    ]
+    table = str.maketrans(byte_to_unicode())
+    by_rank = sorted(ranks, key=ranks.__getitem__)
+    vocab = {token.decode("latin-1").translate(table): ranks[token] for token in by_rank}
+    made = [token for token in by_rank if len(token) > 1]
+    splits = known_splits(sha256 or ranks_sha256(ranks)) or find_splits(ranks, made)
+    spelled = [token for token in vocab if len(token) > 1]  # a character a byte
+    merges = [(token[:length], token[length:]) for token, length in zip(spelled, splits, strict=True)]
     gpt2 = "'(?:[sdmt]|ll|ve|re)" in pattern  # the engine has GPT-2's pattern built in, and it is faster
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": gpt2}
     split = {"type": "Split", "pattern": {"Regex": engine_pattern(pattern)}, "behavior": "Isolated", "invert": False}
     pre = byte_level if gpt2 else {"type": "Sequence", "pretokenizers": [split, byte_level]}
-    vocab = {spelled[token]: rank for token, rank in ranks.items()} | _holes(ranks)
-    return bpe_tokenizer_json(vocab, merges, pre_tokenizer=pre, decoder=byte_level)
+    return bpe_tokenizer_json(vocab | _holes(ranks), merges, pre_tokenizer=pre, decoder=byte_level)
 
 
 def with_special_tokens(fast_json: str, special: Mapping[str, int]) -> str:

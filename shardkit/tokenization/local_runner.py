@@ -76,9 +76,7 @@ class LocalRunner:
     def run(self, job: Job, chunks: Iterator[Chunk], *, over_network: bool = False) -> Iterator[EncodedChunk]:
         """Encode `chunks`; yields the pieces of their results in the same order, as `Runner` says. At most four chunks
         a worker are in flight, of whose tokens it holds some 32 MB."""
-        self._job = as_bytes(job)
-        for worker in self._workers:
-            worker.outbox.put(self._job)
+        self.change_job(job)
         feed = WaitingFeed(chunks, self._most) if over_network else ChunkFeed(chunks)
         self._over = False
         try:
@@ -113,6 +111,12 @@ class LocalRunner:
             signal = feed.signal if wants and any(len(w.tasks) < _AHEAD for w in self._workers) else None
             if signal is not None or any(w.tasks for w in self._workers):
                 self._collect(signal)
+
+    def change_job(self, job: Job) -> None:
+        """Give it to the workers, for the chunks to come."""
+        self._job = as_bytes(job)
+        for worker in self._workers:
+            worker.outbox.put(self._job)
 
     def keep(self, piece: EncodedChunk, ranges: NDArray[np.int64]) -> None:
         """Of the piece's tokens those in `ranges` stay."""

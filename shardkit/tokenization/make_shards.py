@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.read_ahead import ReadAhead
 from shardkit.sources.remote_bytes import traffic
 from shardkit.tokenization.duplicates import Duplicates
+from shardkit.tokenization.late_proof import LateProof
 from shardkit.tokenization.live_push import LivePush
 from shardkit.tokenization.ordered_writer import OrderedWriter
 from shardkit.tokenization.piece_log import PieceLog
@@ -38,6 +40,7 @@ def make_shards(
     source, resume = spec.source, journal.resume
     total = sum(file.weight for file in source.files)
     done = sum(file.weight for file in source.files[: resume.file])
+    late = LateProof(spec)
     unique = Duplicates(seen.directory, journal, spec.tokenizer.eot_id) if spec.skip_duplicates else None
     with (
         OrderedWriter(spec, seen, journal, runner, uploads) as writer,
@@ -47,7 +50,7 @@ def make_shards(
         place = resume.file, resume.start, resume.part
         chunks = iter_chunks(source, *place, chunk_bytes=spec.chunk_bytes, ahead=ahead if runner.reads_ahead else None)
         over_network = runner.reads_ahead and any(file.is_remote for file in source.files)
-        for result in runner.run(job, chunks, over_network=over_network):
+        for result in runner.run(job, late.watched(chunks), over_network=over_network):
             if unique is not None:
                 unique.leave_out(result, runner)
             writer.append_chunk(result)
@@ -59,6 +62,9 @@ def make_shards(
                 tell(writer.progress(done, total, runner.process_ids, fetched, time.time() - started))
             if writer.full:
                 break
+            if (changed := late.after(result.text_bytes)) is not None:
+                spec = changed
+                runner.change_job(dataclasses.replace(job, vocabulary=spec.tokenizer.vocabulary, encoder="fast"))
         files = writer.finish()
         if tell is not None and not writer.first_read:  # of a part without a row nothing was said
             tell(writer.progress(done, total, runner.process_ids, 0, 0.0))

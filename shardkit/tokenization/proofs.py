@@ -61,7 +61,8 @@ def as_ranges(characters: Iterable[str]) -> str:
 
 def proof_key(*vocabulary: str) -> str:
     """The name of the proof of a vocabulary, which is given by the hash of its ranks and its pattern, or by the hash of
-    its `tokenizer.json` and the reference's version, with the engine that is installed and this version's battery.
+    its `canonical_tokenizer_json` and the reference's version, with the engine that is installed and this version's
+    battery.
 
     (What tiktoken's encodings give does not change with its versions.)
     """

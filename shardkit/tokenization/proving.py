@@ -1,12 +1,15 @@
 """Proves that the fast engine gives the reference's ids for a vocabulary, or finds out where it does not.
 
-`python -m shardkit.tokenization.proving` makes the proofs that come with the package.
+`python -m shardkit.tokenization.proving FILE...` makes the proofs that come with the package: of tiktoken's encodings,
+and of published `tokenizer.json` (`python -m benchmarks.published_vocabularies` writes them), each in a folder of its
+name.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -103,10 +106,11 @@ def _prose() -> Iterator[str]:
         yield from read_documents(Path(file.url))
 
 
-def _write_shipped() -> None:
+def _write_shipped(files: list[str]) -> None:
     proofs = [prove(load_vocabulary(name)) for name in _SHIPPED]
+    proofs += [dataclasses.replace(prove(load_vocabulary(file)), vocabulary=Path(file).parent.name) for file in files]
     SHIPPED.write_text(json.dumps([dataclasses.asdict(proof) for proof in proofs], indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    _write_shipped()
+    _write_shipped(sys.argv[1:])

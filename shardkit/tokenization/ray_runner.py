@@ -127,6 +127,8 @@ class RayRunner:
         self._most_under_way = 2 * self._count if self._count >= processors else self._count
         self._under_way: list[Any] = []  # the ends of chunks that are encoded, or wait for a CPU
         self._told = False  # that nothing comes
+        # all are held: without an owner Ray forgets a job, and no lost chunk can be made again
+        self._jobs: list[Any] = []
 
     def _connect(self, workers: int | None, address: str | None) -> None:
         named = address
@@ -166,7 +168,7 @@ class RayRunner:
             scheduling_strategy="SPREAD",
             runtime_env={"env_vars": WORKER_ENVIRONMENT},
         )(_encode)
-        shared = self._ray.put(job)  # held here: without an owner Ray forgets it, and no lost chunk can be made again
+        self.change_job(job)
         failed: list[Exception] = []
         chunks = until_error(chunks, failed)
         waiting: deque[tuple[Chunk, Any]] = deque()
@@ -174,7 +176,7 @@ class RayRunner:
             while len(waiting) < _IN_FLIGHT * self._count and len(self._under_way) < self._most_under_way:
                 if (chunk := next(chunks, None)) is None:
                     break
-                pieces = encode.remote(shared.hex(), shared, _versions(), chunk)
+                pieces = encode.remote(self._jobs[-1].hex(), self._jobs[-1], _versions(), chunk)
                 self._under_way.append(pieces.completed())
                 waiting.append((chunk, pieces))
             if not waiting:
@@ -190,6 +192,10 @@ class RayRunner:
             result: EncodedChunk = self._get(piece, f"at {chunk.where}")
             result.holder = next(pieces)
             yield result
+
+    def change_job(self, job: Job) -> None:
+        """Put it where the tasks to come find it."""
+        self._jobs.append(self._ray.put(job))
 
     def keep(self, piece: EncodedChunk, ranges: NDArray[np.int64]) -> None:
         """Of the piece's tokens those in `ranges` stay."""

@@ -18,9 +18,20 @@ _CHUNK_PARTS = 8  # less than that part of a chunk is encoded sooner than a work
 def source_bytes(source: Source, *, max_docs: int | None, max_tokens: int | None, count_to: int = 0) -> int:
     """Bytes of the source that a run with these limits reads, about: of files, or, counted in characters up to
     `count_to`, of the texts of an iterable that can be read again. 0 if nobody knows."""
-    bounds = [sum(file.weight for file in source.files) or _count_characters(source, count_to)]
-    bounds += [most * each for most, each in ((max_docs, _BYTES_A_DOCUMENT), (max_tokens, _BYTES_A_TOKEN)) if most]
-    return min(bounds)
+    size = sum(file.weight for file in source.files) or _count_characters(source, count_to)
+    limit = limit_bytes(max_docs=max_docs, max_tokens=max_tokens)
+    return size if limit is None else min(size, limit)
+
+
+def limit_bytes(*, max_docs: int | None, max_tokens: int | None) -> int | None:
+    """Bytes of text that a run with these limits reads at most, about; None without limits."""
+    pairs = ((max_docs, _BYTES_A_DOCUMENT), (max_tokens, _BYTES_A_TOKEN))
+    return min((most * each for most, each in pairs if most), default=None)
+
+
+def has_known_size(source: Source) -> bool:
+    """Whether `source_bytes` can say something of it: not of a pipe, or of an iterable that is read once."""
+    return any(file.weight for file in source.files) or can_be_read_again(source.texts)
 
 
 def _count_characters(source: Source, enough: int) -> int:

@@ -80,6 +80,9 @@ class Runner(Protocol):
         Raises `WorkerError` naming the chunk of a worker that died, `OutputError` where tokens cannot be written.
         """
 
+    def change_job(self, job: Job) -> None:
+        """From now on give chunks to encode with this job, which gives the same tokens."""
+
     def keep(self, piece: EncodedChunk, ranges: NDArray[np.int64]) -> None:
         """Before anything of the piece is written: of its tokens those in `ranges` stay, (begin, end), shape (n, 2)."""
 

@@ -221,6 +221,12 @@ def rank_line(token: bytes, rank: int) -> bytes:
     return b"%b %d\n" % (b2a_base64(token, newline=False), rank)
 
 
+def encoding_sha256(encoding: Any) -> str:
+    """The `ranks_sha256` of a tiktoken `Encoding`; tiktoken itself has made sure of it where it reads a rank file."""
+    files = _FILES.get(encoding.name, ())
+    return files[0][1] if len(files) == 1 else ranks_sha256(encoding._mergeable_ranks)
+
+
 def ranks_sha256(ranks: dict[bytes, int]) -> str:
     """The SHA-256 of the `.tiktoken` rank file with these ranks, in their order: what names a vocabulary."""
     return hashlib.sha256(rank_file(ranks)).hexdigest()

@@ -78,6 +78,8 @@ class Tokenizer:
         self.engine, self.engine_version = reference_name(self.vocabulary)
         proof = self.vocabulary.proof
         self._proof = proof if proof is not None and proof.reason is None else None
+        # the reference, for now: nobody has said whether the fast engine may be used in its place
+        self.is_unproven = encoder == "auto" and proof is None and self.vocabulary.proof_key is not None
         if self.engine != "bytes" and (encoder == "fast" or (encoder == "auto" and self._proof is not None)):
             self._prepare_fast()
 

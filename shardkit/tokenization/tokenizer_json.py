@@ -16,6 +16,18 @@ from shardkit.files import read_small_file
 # documents, but which `tokenizer_config.json` of an instruct model names.
 _EOT_NAMES = ("<|endoftext|>", "<|end_of_text|>", "<\uff5cend\u2581of\u2581sentence\uff5c>", "</s>", "<eos>", "[EOS]")
 _ENDS_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>", "<|eot|>")
+# What no id of a text depends on: the reference is made without the first three, and encoding does not ask the last.
+_BESIDE = ("truncation", "padding", "post_processor", "decoder")
+_BPE_DEFAULTS = {
+    "dropout": None,
+    "unk_token": None,
+    "continuing_subword_prefix": None,
+    "end_of_word_suffix": None,
+    "fuse_unk": False,
+    "byte_fallback": False,
+    "ignore_merges": False,
+}
+_AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")
 
 
 def read_tokenizer_json(path: Path) -> tuple[str, Any]:
@@ -37,7 +49,61 @@ def parse_tokenizer_json(text: str) -> Any:
     made.encode_special_tokens = True  # a literal <|endoftext|> is text, as in encode_ordinary
     made.no_truncation()  # many published files cut or pad to a model's length
     made.no_padding()
+    made.post_processor = None
     return made
+
+
+def canonical_tokenizer_json(text: str) -> str:
+    """All of a `tokenizer.json` that decides the ids of a text, in one spelling: files of which this is the same give
+    the same ids for every text (where special tokens are ordinary text, as they are to `parse_tokenizer_json`). The
+    fast engine is given this, and proofs are named by its hash.
+
+    Special tokens are not in it where no other tokens are added, and the model's ids have no holes: the reference finds
+    them and passes them over.
+    """
+    stated = json.loads(text)
+    model = _canonical_model(stated["model"])
+    added = stated.get("added_tokens") or []
+    if all(token.get("special") for token in added) and _has_no_holes(model["vocab"]):
+        added = []
+    others = {name: _sorted(value) for name, value in stated.items() if name not in (*_BESIDE, "model")}
+    others |= {"added_tokens": _sorted(added), "pre_tokenizer": _canonical_cutting(stated.get("pre_tokenizer"))}
+    return json.dumps({**_sorted(others), **dict.fromkeys(_BESIDE), "model": model})
+
+
+def _canonical_model(model: dict[str, Any]) -> dict[str, Any]:
+    """The model, of a byte-pair encoding with what it leaves to the defaults, merges as pairs, and tokens by id."""
+    if model.get("type", "BPE") != "BPE" or "merges" not in model:
+        return model
+    merges = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
+    if any(len(pair) != 2 or pair[0].startswith("#version") for pair in merges):
+        merges = model["merges"]
+    vocab = dict(sorted(model["vocab"].items(), key=lambda item: (item[1], item[0])))
+    affixes = {name: model.get(name) or None for name in _AFFIXES}
+    small: dict[str, Any] = _sorted({"type": "BPE"} | _BPE_DEFAULTS | model | affixes | {"merges": [], "vocab": {}})
+    return small | {"merges": merges, "vocab": vocab}
+
+
+def _canonical_cutting(pre: Any) -> Any:
+    """A pre-tokenizer, with what the byte-level one leaves to the defaults; its `trim_offsets` moves no token."""
+    if not isinstance(pre, dict):
+        return pre
+    if pre.get("type") == "Sequence":
+        return _sorted(pre | {"pretokenizers": [_canonical_cutting(one) for one in pre["pretokenizers"]]})
+    if pre.get("type") == "ByteLevel":
+        return _sorted({"add_prefix_space": True, "use_regex": True} | pre | {"trim_offsets": True})
+    return _sorted(pre)
+
+
+def _has_no_holes(vocab: Any) -> bool:
+    return isinstance(vocab, dict) and sorted(vocab.values()) == list(range(len(vocab)))
+
+
+def _sorted(value: Any) -> Any:
+    """A value of JSON with the names of its objects in order."""
+    if isinstance(value, dict):
+        return {name: _sorted(value[name]) for name in sorted(value)}
+    return [_sorted(one) for one in value] if isinstance(value, list) else value
 
 
 def bpe_tokenizer_json(

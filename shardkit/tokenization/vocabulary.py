@@ -29,13 +29,19 @@ from shardkit.tokenization.fast_json import (
 from shardkit.tokenization.hub_vocabulary import fetch_tokenizer, is_model_id, tokenizer_in
 from shardkit.tokenization.proofs import Proof, find_proof, proof_key
 from shardkit.tokenization.tiktoken_files import (
+    encoding_sha256,
     is_encoding,
     load_encoding,
-    ranks_sha256,
     seed_from_tokenizer_json,
     seed_tiktoken_cache,
 )
-from shardkit.tokenization.tokenizer_json import find_eot, is_by_character, parse_tokenizer_json, read_tokenizer_json
+from shardkit.tokenization.tokenizer_json import (
+    canonical_tokenizer_json,
+    find_eot,
+    is_by_character,
+    parse_tokenizer_json,
+    read_tokenizer_json,
+)
 
 CHARS = "chars"  # the vocabulary that `characters.py` makes of a source
 _EOT = "<|endoftext|>"
@@ -47,7 +53,7 @@ class Vocabulary:
     manifest, the token that separates documents, and what engines are made of.
 
     That is the arguments of `tiktoken.Encoding` (`encoding`), or the text of a `tokenizer.json`; for `bytes` neither.
-    `fast_json` is what the fast engine reads, where that is another text. `proof`, of the name `proof_key`, says what
+    `fast_json` is what the fast engine reads. `proof`, of the name `proof_key`, says what
     the fast engine may be used for; None if nobody has compared it. `by_character`: each character is a token, and one
     that has no id is an error.
     """
@@ -110,8 +116,10 @@ def _bytes() -> Vocabulary:
 def with_fast_json(vocabulary: Vocabulary) -> Vocabulary:
     """`vocabulary` with its `fast_json`. Raises `TokenizerError` for ranks that no byte-pair training has given."""
     known = vocabulary.encoding
-    if known is None or vocabulary.fast_json is not None:
+    if vocabulary.fast_json is not None or (known is None and vocabulary.tokenizer_json is None):
         return vocabulary
+    if known is None:
+        return replace(vocabulary, fast_json=canonical_tokenizer_json(vocabulary.tokenizer_json or ""))
     spelled = fast_tokenizer_json(known["mergeable_ranks"], known["pat_str"], vocabulary.info.ranks_sha256)
     return replace(vocabulary, fast_json=spelled)
 
@@ -139,8 +147,7 @@ def _attach(vocabulary: Vocabulary, proof: Proof | None) -> Vocabulary:
 def _from_tiktoken(name: str) -> Vocabulary:
     # The two files of gpt2 hold what the one of r50k_base does, in a form that takes four times as long to read.
     encoding = load_encoding("r50k_base" if name == "gpt2" and seed_tiktoken_cache("r50k_base") else name)
-    ranks = encoding._mergeable_ranks
-    sha256 = ranks_sha256(ranks)
+    ranks, sha256 = encoding._mergeable_ranks, encoding_sha256(encoding)
     return Vocabulary(
         name=name,
         info=TokenizerInfo(name=name, vocab_size=encoding.n_vocab, eot_id=encoding.eot_token, ranks_sha256=sha256),
@@ -231,11 +238,14 @@ def _from_file(path: Path, eot: str | None, dataset: TokenizerInfo | None = None
         eot_id=find_eot(path, reference, eot) if dataset is None else dataset.eot_id,
         ranks_sha256=sha256,
     )
+    canonical = None if by_character else canonical_tokenizer_json(text)
+    hashed = canonical and hashlib.sha256(canonical.encode()).hexdigest()
     return Vocabulary(
         name=str(path),
         info=info,
         end_of_text=reference.id_to_token(info.eot_id),
-        proof_key=None if by_character else proof_key(sha256, f"tokenizers {version('tokenizers')}"),
+        proof_key=hashed and proof_key(hashed, f"tokenizers {version('tokenizers')}"),
         tokenizer_json=text,
         by_character=by_character,
+        fast_json=canonical,
     )

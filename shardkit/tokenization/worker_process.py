@@ -55,7 +55,7 @@ def work(descriptor: int, shared: int | None) -> None:
 
     for step in (receive, answer, *held.threads()):
         threading.Thread(target=_repeat, args=(step,), daemon=True).start()
-    for module in ("pyarrow.parquet", "tiktoken", "fastokens"):  # while the main process still loads the vocabulary
+    for module in ("shardkit.sources.texts", "tiktoken", "fastokens"):  # while the main process loads the vocabulary
         importlib.import_module(module)
     _encode(messages, held, answers)
 
