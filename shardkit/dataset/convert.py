@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from shardkit.dataset.consistency import check_tokenizer
-from shardkit.dataset.folder import MANIFEST_NAME
+from shardkit.dataset.folder import MANIFEST_NAME, parts_hint
 from shardkit.dataset.formats import headerless, llmc, megatron, nanogpt, npy, parquet
 from shardkit.dataset.formats.interface import SPLIT, Blocks, Given, Reader, Reading, Shape, Write
 from shardkit.dataset.manifest import Manifest, TokenizerInfo
@@ -128,7 +128,7 @@ def recognize(source: Path, given: Given) -> tuple[str, Given]:
     _check_indexes(source, name)
     if name:
         return name, given
-    if source.is_dir() and (source / ".shardkit").exists():
+    if source.is_dir() and ((source / ".shardkit").exists() or parts_hint(source)):
         Manifest.of_folder(source)  # says what is unfinished there
     what = "holds no" if source.is_dir() else "is no" if source.exists() else "is not there: expected a"
     raise SourceError(

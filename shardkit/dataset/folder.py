@@ -19,12 +19,20 @@ WORK_DIR = ".shardkit"  # working files; scripts in the wild that look for shard
 PLAN_FOLDER = "plans"  # in WORK_DIR: what was worked out about finished shards
 INCOMING_FOLDER = f"{WORK_DIR}/incoming"  # files that are not downloaded to their end
 MERGE_FOLDER = f"{WORK_DIR}/merge"  # of parts that are being merged into this folder
+PARTS_FOLDER = "parts"  # of a dataset whose parts are made one by one, each a folder `3-of-64` in there
 PUSHED_TO_FILE = f"{WORK_DIR}/pushed-to"  # where the whole dataset lies, of a run that kept no shard here
 
 
 def shard_files(directory: Path) -> list[Path]:
     """The files in a folder that have the name of a shard, in no order."""
     return [path for path in directory.glob("*.npy") if SHARD_NAME.match(path.name)]
+
+
+def parts_hint(directory: Path) -> str:
+    """What makes a dataset of the parts in a folder; empty if there are none."""
+    if not any((directory / PARTS_FOLDER).glob("*-of-*")):
+        return ""
+    return f"`shardkit merge {directory}` makes it of the parts in there, when they are all finished"
 
 
 def check_gapless(numbers: Iterable[int], where: str, way_out: str) -> None:
@@ -66,6 +74,8 @@ def read_bare_shards(directory: Path) -> tuple[list[ShardInfo], str]:
 
 def _what_else(directory: Path) -> str:
     """The end of the error for a folder without shards, by what is in it."""
+    if parts := parts_hint(directory):
+        return f": the dataset is unfinished, {parts}"
     if other := min(directory.glob("*.npy"), default=None):
         return f", but {other.name}: is it {HEADERLESS}"
     if other := min((*directory.glob("*.idx"), *directory.glob("*.parquet")), default=None):

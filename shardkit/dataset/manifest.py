@@ -26,6 +26,7 @@ from shardkit.dataset.folder import (
     PLAN_FOLDER,
     PUSHED_TO_FILE,
     WORK_DIR,
+    parts_hint,
     read_bare_shards,
 )
 from shardkit.dataset.journal import JOURNAL_FILE
@@ -258,6 +259,8 @@ def _without_manifest(directory: Path) -> str:
     with suppress(OSError, UnicodeDecodeError):
         place = read_small_file(directory / PUSHED_TO_FILE).decode().strip()
         return f"{directory} has no shards, which were sent away: the dataset lies at {place}: `shardkit pull {place}`"
+    if parts := parts_hint(directory):
+        return f"{directory} has no {MANIFEST_NAME}: the dataset is unfinished, {parts}"
     if directory.is_dir():
         return (
             f"{directory} has no {MANIFEST_NAME}: the dataset is unfinished (run the same command again), or the "

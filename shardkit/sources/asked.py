@@ -15,7 +15,6 @@ _AT_A_LINES_END = re.compile(rb"(?:^|\n)<\|endoftext\|>|<\|endoftext\|>(?:\r?\n|
 _LOOKED_AT, _LOOKED_INTO = 256 << 10, 16  # bytes of a text file, and so many files
 _LONG = 4 << 20  # a text file on a server that is worth another request
 _TABLES = ("parquet", "jsonl", "json", "csv", "tsv", "arrow")
-_NEVER_EMPTY = ("parquet", "arrow")
 _WITHOUT_FIELDS = ("txt", "txt.separated", "docstrings")
 
 
@@ -45,7 +44,7 @@ def checked_source(source: Source, asked: Asked) -> Source:
 def _checked(source: Source) -> Source:
     """`source`, if its files can hold what they should, and with the separator known to them."""
     for file in source.files:
-        if file.bytes == 0 and (file.packing or file.kind in _NEVER_EMPTY) and not file.is_pipe:
+        if file.bytes == 0 and (file.packing or file.kind == "arrow") and not file.is_pipe:
             raise SourceError(
                 f"{file.path} has no bytes, and even an empty {file.format} file has some: it was not written or sent "
                 "to its end; fetch or make it again, or remove it"

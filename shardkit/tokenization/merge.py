@@ -22,7 +22,7 @@ from shardkit.arguments import user_path
 from shardkit.bars import TransferBar, shown
 from shardkit.dataset.check import check_shard
 from shardkit.dataset.checked_lines import CheckedLines
-from shardkit.dataset.folder import MANIFEST_NAME, MERGE_FOLDER
+from shardkit.dataset.folder import MANIFEST_NAME, MERGE_FOLDER, PARTS_FOLDER
 from shardkit.dataset.journal import whole_lines
 from shardkit.dataset.manifest import Manifest, ShardInfo
 from shardkit.dataset.shards import DTYPES, ShardWriter, shard_blocks
@@ -33,7 +33,7 @@ from shardkit.files import atomic_write, read_small_file, write_error
 from shardkit.locks import hold_lock
 from shardkit.sources.parts import parse_part
 from shardkit.tokenization.merge_plan import MergePlan
-from shardkit.tokenization.part_folders import PARTS_FOLDER, check_place
+from shardkit.tokenization.part_folders import check_place
 from shardkit.tokenization.run_checks import warn_of_missing_splits
 
 Tell = Callable[[str, int, int], None]

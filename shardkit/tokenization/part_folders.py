@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shardkit.dataset.folder import MANIFEST_NAME, MERGE_FOLDER, shard_files
+from shardkit.dataset.folder import MANIFEST_NAME, MERGE_FOLDER, PARTS_FOLDER, shard_files
 from shardkit.dataset.journal import JOURNAL_FILE, differences, read_local
 from shardkit.dataset.manifest import Manifest
 from shardkit.errors import ManifestError, OutputError
 from shardkit.sources.parts import Part, cut_part, parse_part
 from shardkit.sources.source import Source
 from shardkit.tokenization.run_spec import BEGINS, ENDS, FILE_STATES, PART
-
-PARTS_FOLDER = "parts"
 
 
 def part_folder(directory: Path, index: int, count: int) -> Path:

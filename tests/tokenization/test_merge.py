@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from reference import folder_bytes
 from run_data import InProcess, after, stop
 from victim import Victims
 
-from shardkit import Manifest, merge
+from shardkit import Manifest, convert, info, merge, peek, verify
 from shardkit.errors import ManifestError, OutputError, ShardkitWarning, SourceError, UsageError
 from shardkit.sources import text_files
 from shardkit.sources import texts as texts_module
@@ -114,6 +115,12 @@ def test_a_part_without_a_row_is_made_once_and_is_complete_after_that(tmp_path: 
             seen: list[TokenizeProgress] = []
             tokenize(str(tmp_path / "a.txt"), tmp_path / "out", part=f"{index}/3", progress=seen.append)
             assert len(seen) == expected, index
+
+
+@pytest.mark.parametrize("look", [info, verify, peek, partial(convert, out="elsewhere", to="llmc"), Manifest.load])
+def test_whoever_looks_at_parts_that_are_not_merged_is_told_to_merge(parts: Path, look: Callable[[Path], Any]) -> None:
+    with pytest.raises(ManifestError, match=f"unfinished, `shardkit merge {parts}` makes it of the parts"):
+        look(parts)
 
 
 @pytest.mark.parametrize(("count", "jobs"), [(1, 1), (4, 3), (7, 20), (50, 2)])
