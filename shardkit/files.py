@@ -8,6 +8,7 @@ import mmap
 import os
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from io import BufferedReader, RawIOBase
@@ -173,9 +174,20 @@ def open_past_cache(path: Path | str, flags: int) -> tuple[int, bool]:
 
 def write_through_cache(descriptor: int) -> None:
     """From here on, write through the page cache to a file that `open_past_cache` opened."""
-    import fcntl  # there is O_DIRECT, so there is fcntl
+    if sys.platform == "linux":  # elsewhere there is no O_DIRECT
+        import fcntl
 
-    fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) & ~os.O_DIRECT)
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) & ~os.O_DIRECT)
+
+
+def write_at(descriptor: int, data: memoryview, place: int) -> int:
+    """Write bytes of a file from `place` on; returns how many. Where there is no `pwrite` (Windows), for one thread at
+    a time. Raises `OSError`."""
+    if hasattr(os, "pwrite"):
+        count: int = os.pwrite(descriptor, data, place)
+        return count
+    os.lseek(descriptor, place, os.SEEK_SET)
+    return os.write(descriptor, data)
 
 
 def blocks_past_cache(path: Path | str, size: int) -> Iterator[memoryview]:

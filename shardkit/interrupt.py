@@ -28,7 +28,7 @@ def prompt_interrupt(message: str) -> Iterator[None]:
 
     For a process of its own, not for a library. Does nothing on Windows and outside the main thread.
     """
-    if os.name == "nt" or threading.current_thread() is not threading.main_thread():
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
         yield
         return
     try:

@@ -214,6 +214,8 @@ def _is_alive(owner: _Owner) -> bool | None:
     """Whether a process of this machine runs; None for another user's, where the system does not show those."""
     if started := _started(owner.pid):
         return started == owner.started
+    if os.name == "nt":  # where `os.kill` would end it
+        return None if psutil.pid_exists(owner.pid) else False
     try:
         os.kill(owner.pid, 0)
     except PermissionError:

@@ -28,6 +28,7 @@ _REFUSED = (*NO_LOCKS, errno.EIO)  # of a lock: some FUSE file systems say no mo
 _POLL_SECONDS, _HASTY_SECONDS = 0.05, 1.0
 _LATER_POLL_SECONDS = 1.0  # who holds it that long may do so for minutes, and NFS is asked for each try
 _TOLD_SECONDS = 5.0
+_OPEN = os.O_RDWR | getattr(os, "O_CLOEXEC", 0)
 _TRIES = 100  # of a lock file whose folder was removed
 
 
@@ -114,7 +115,7 @@ def _flock(path: Path, *, wait: bool) -> int:
     while missing < _TRIES:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            fd = os.open(path, _OPEN | os.O_CREAT, 0o666)
         except FileNotFoundError:  # its folder was removed since
             missing += 1
             continue
@@ -170,12 +171,13 @@ class ProcessLock:
 def lock_for_process(path: Path) -> ProcessLock | None:
     """Lock a file, made if need be, for this process; None where another has it. Raises `OutputError`.
 
-    The kernel's lock is that of `lockf`: it belongs to a process and not to a descriptor.
+    The kernel's lock is that of `lockf`: it belongs to a process and not to a descriptor. On Windows an owner file is
+    the lock, as on a file system without locks.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(path, _OPEN | os.O_CREAT, 0o666)
         try:
-            if _lockf(descriptor, os.F_TLOCK) and not is_owned(path):
+            if _lockf(descriptor, "F_TLOCK") and not is_owned(path):
                 return ProcessLock(path, descriptor)
         except _NoLocksError:
             os.close(descriptor)
@@ -193,13 +195,13 @@ def lock_for_process(path: Path) -> ProcessLock | None:
 def is_locked(path: Path) -> bool:
     """Whether a living process other than this one holds the file by `lock_for_process`. Raises `OutputError`."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(path, _OPEN)
     except FileNotFoundError:
         return False
     except OSError as error:
         raise write_error(error, path, 0) from None
     try:
-        if not _lockf(descriptor, os.F_TEST):
+        if not _lockf(descriptor, "F_TEST"):
             return True
     except _NoLocksError:
         pass
@@ -208,9 +210,11 @@ def is_locked(path: Path) -> bool:
     return is_owned(path, by_others=True)
 
 
-def _lockf(descriptor: int, action: int) -> bool:
+def _lockf(descriptor: int, action: str) -> bool:
+    if not hasattr(os, "lockf"):  # Windows: its locks would keep others from reading the file too
+        raise _NoLocksError
     try:
-        os.lockf(descriptor, action, 0)
+        os.lockf(descriptor, getattr(os, action), 0)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             return False

@@ -11,6 +11,7 @@ import os
 import re
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -63,7 +64,8 @@ def save_checkpoint(folder: Path, state: State, *, keep: int) -> Path:
     best = best_checkpoint(folder)
     for old in list_checkpoints(folder)[:-keep]:
         if old != best:
-            old.unlink(missing_ok=True)
+            with suppress(OSError):  # Windows does not delete a file that is mapped: the next time, then
+                old.unlink()
     return path
 
 

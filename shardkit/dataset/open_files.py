@@ -97,7 +97,7 @@ def _most_open() -> int:
 def _open_beyond_soft_limit(path: str) -> int:
     global _can_raise
     descriptor = os.open(path, _FLAGS)
-    if not _can_raise:
+    if sys.platform != "linux" or not _can_raise:
         return descriptor
     with _limit_raised:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

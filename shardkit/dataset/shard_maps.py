@@ -8,6 +8,7 @@ Only of shards on a disk of this machine: where a network mount fails under a ma
 from __future__ import annotations
 
 import mmap
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
@@ -68,7 +69,7 @@ class ShardMaps:
         if self._touched > _RESIDENT_BYTES:
             self._touched = 0
             for mapped in self._maps.values():
-                if _DONTNEED is not None:
+                if sys.platform != "win32" and _DONTNEED is not None:
                     mapped.map.madvise(_DONTNEED)
 
     def close(self, *, but: Collection[int] = ()) -> None:

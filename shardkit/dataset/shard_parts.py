@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import xxhash
 
-from shardkit.files import DIRECT_BLOCK, blocks_past_cache, open_past_cache, write_through_cache
+from shardkit.files import DIRECT_BLOCK, blocks_past_cache, open_past_cache, write_at, write_through_cache
 
 _DISK_BLOCK = 4096  # bytes: where direct reads and writes may begin and end on the disks of today
 _SMALL = 1 << 16  # bytes of a range that is not worth a write of its own
@@ -103,7 +103,7 @@ def _write_all(descriptor: int, place: int, data: memoryview, *, direct: bool) -
     """Write whole disk blocks, past the page cache if `direct`; whether that can be."""
     while data:
         try:
-            count = os.pwrite(descriptor, data, place)
+            count = write_at(descriptor, data, place)
         except OSError as error:
             if not direct or error.errno != errno.EINVAL:
                 raise
@@ -144,7 +144,7 @@ def finish_parts(path: str, parts: Iterable[Part]) -> tuple[int, str]:
         for place, data in _joined(edge for part in ordered for edge in part.edges):
             view = memoryview(data)
             while view:
-                count = os.pwrite(file.fileno(), view, place)
+                count = write_at(file.fileno(), view, place)
                 view, place = view[count:], place + count
         os.fsync(file.fileno())
         if (there := os.fstat(file.fileno()).st_size) != size:

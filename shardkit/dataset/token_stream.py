@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,8 @@ from shardkit.dataset.shard_maps import ShardMaps
 from shardkit.dataset.shards import MEND
 from shardkit.errors import ManifestError, ShardError, UsageError
 
-_CAN_PREAD = hasattr(os, "preadv")  # not on Windows
+_preadv: Any = getattr(os, "preadv", None)  # not on Windows
+_CAN_PREAD = _preadv is not None
 Tokens = NDArray[np.unsignedinteger]
 Result = TypeVar("Result")
 
@@ -128,7 +129,7 @@ class TokenStream:
                     if (descriptor := self._descriptors[number]) < 0:
                         descriptor = self._open(number)
                     skip = self._header_bytes[number] - low * size
-                got = os.preadv(descriptor, (view[place:stop],), skip + token * size)
+                got = _preadv(descriptor, (view[place:stop],), skip + token * size)
                 if got != stop - place:
                     self._read_on(number, view[place + got : stop], skip + token * size + got)
                 place = stop
@@ -223,7 +224,7 @@ class TokenStream:
 def _read_at(descriptor: int, out: memoryview, place: int) -> int:
     """Read bytes from `place` on into `out`; returns how many."""
     if _CAN_PREAD:
-        return os.preadv(descriptor, (out,), place)
+        return int(_preadv(descriptor, (out,), place))
     os.lseek(descriptor, place, os.SEEK_SET)
     data = os.read(descriptor, len(out))
     out[: len(data)] = data

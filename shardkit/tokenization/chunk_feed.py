@@ -4,13 +4,17 @@ so that results are collected while bytes are waited for.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from shardkit.sources.read_ahead import AHEAD_BYTES
 from shardkit.sources.source import Chunk
+from shardkit.tokenization.pipes import one_way
+
+if TYPE_CHECKING:
+    from multiprocess.connection import Connection
 
 
 def until_error(chunks: Iterator[Chunk], failed: list[Exception]) -> Iterator[Chunk]:
@@ -37,8 +41,8 @@ class ChunkFeed:
         self._chunks = until_error(chunks, self.failed)
 
     @property
-    def signal(self) -> int | None:
-        """A file descriptor that can be read once `next` has a chunk that it had not; None where it always has."""
+    def signal(self) -> Connection | None:
+        """A connection that can be read once `next` has a chunk that it had not; None where it always has."""
         return None
 
     def next(self) -> Chunk | None:
@@ -60,19 +64,19 @@ class WaitingFeed(ChunkFeed):
         self._here: deque[Chunk | None] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._signal, self._signals = os.pipe()
+        self._signal, self._signals = one_way()
         self._thread = threading.Thread(target=self._pull, name="shardkit-chunks", daemon=True)
         self._thread.start()
 
     @property
-    def signal(self) -> int | None:
+    def signal(self) -> Connection:
         return self._signal
 
     def next(self) -> Chunk | None:
         with self._changed:
             if self.over or not self._here:
                 return None
-            os.read(self._signal, 1)  # one byte for each chunk, and for the end
+            self._signal.recv_bytes()  # a message for each chunk, and for the end
             chunk = self._here.popleft()
             self._changed.notify_all()
         self.over = chunk is None
@@ -83,8 +87,8 @@ class WaitingFeed(ChunkFeed):
             self._closed = True
             self._here.clear()
             self._changed.notify_all()
-            os.close(self._signal)
-            os.close(self._signals)
+            self._signal.close()
+            self._signals.close()
 
     def _pull(self) -> None:
         try:
@@ -103,7 +107,7 @@ class WaitingFeed(ChunkFeed):
             if self._closed:
                 return False
             self._here.append(chunk)
-            os.write(self._signals, b"1")
+            self._signals.send_bytes(b"1")
         return True
 
     def _is_full(self) -> bool:

@@ -16,7 +16,7 @@ from contextlib import closing, suppress
 from copy import copy
 
 import numpy as np
-from multiprocess.connection import wait
+from multiprocess.connection import Connection, wait
 from numpy.typing import NDArray
 
 from shardkit.dataset.shard_parts import FileParts, PartWriter, part_of_bytes
@@ -190,7 +190,7 @@ class LocalRunner:
         is_much = bool(worker.tasks) and bytes_in_hands(self._workers) >= AHEAD_BYTES
         return worker if len(upcoming) >= wanted and not is_much else None
 
-    def _collect(self, signal: int | None) -> None:
+    def _collect(self, signal: Connection | None) -> None:
         """Wait until a worker says something, or for `signal`, and see to it."""
         pipes = [worker.pipe for worker in self._workers]
         for pipe in [p for p in wait(pipes if signal is None else [*pipes, signal]) if p is not signal]:

@@ -9,10 +9,29 @@ from __future__ import annotations
 import os
 import pickle
 import queue
+import sys
 import threading
 from typing import Any
 
-from multiprocess.connection import Connection
+from multiprocess.connection import Connection, Pipe
+
+_readv: Any = getattr(os, "readv", None)  # not on Windows, whose pipes are no files either
+_MESSAGE_BYTES = 1 << 20  # there bulk bytes go as messages
+
+
+def inherited(handle: int) -> Connection:
+    """The end of a pipe that was given to this process when it started."""
+    if sys.platform == "win32":
+        from multiprocess.connection import PipeConnection
+
+        return PipeConnection(handle)
+    return Connection(handle)
+
+
+def one_way() -> tuple[Connection, Connection]:
+    """Both ends of a pipe within this process, to read from and to write to: what waits for workers can wait for it."""
+    reader, writer = Pipe(duplex=False)
+    return reader, writer
 
 
 def as_bytes(message: object) -> bytes:
@@ -34,14 +53,16 @@ def receive(pipe: Connection) -> Any:
 # it into place (benchmarks/RESULTS.md).
 def send_bytes(pipe: Connection, data: memoryview) -> None:
     """Send bytes that the other side knows the number of."""
-    while data:
+    while data and _readv is not None:
         data = data[os.write(pipe.fileno(), data) :]
+    for start in range(0, len(data), _MESSAGE_BYTES):
+        pipe.send_bytes(data[start : start + _MESSAGE_BYTES])
 
 
 def receive_bytes(pipe: Connection, into: memoryview) -> None:
     """Fill `into` with what `send_bytes` sent. Raises `EOFError` if the other side is gone."""
     while into:
-        count = os.readv(pipe.fileno(), [into])
+        count = _readv(pipe.fileno(), [into]) if _readv is not None else pipe.recv_bytes_into(into)
         if count == 0:
             raise EOFError
         into = into[count:]

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from multiprocess.connection import Connection, Pipe
 
@@ -96,7 +96,8 @@ def start_workers(count: int, shared: SharedMemory | None = None, *, number: int
     def start() -> None:
         # Workers inherit the signal mask of the thread that starts them. This one is ours; no KeyboardInterrupt is
         # raised in it, so none can come between the start of a worker and the note of it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        if sys.platform != "win32":
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             while len(workers) < count and not stop.is_set():
                 workers.append(_start_worker(f"shardkit-{number + len(workers)}", shared))
@@ -119,10 +120,21 @@ def start_workers(count: int, shared: SharedMemory | None = None, *, number: int
     return workers
 
 
+def _that_inherits(handles: list[int]) -> dict[str, Any]:
+    """What tells `Popen` that its process has these files, or handles, by the same numbers. On Windows it is of a group
+    of its own too, which no Ctrl-C reaches."""
+    if sys.platform == "win32":
+        for handle in handles:
+            os.set_handle_inheritable(handle, True)
+        startup = subprocess.STARTUPINFO(lpAttributeList={"handle_list": handles})
+        return {"startupinfo": startup, "creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    return {"pass_fds": handles}
+
+
 def _start_worker(name: str, shared: SharedMemory | None) -> Worker:
     ours, theirs = Pipe()
     with theirs:
-        inherited = [theirs.fileno(), *([] if shared is None else [shared.descriptor])]
+        handles = [theirs.fileno(), *([] if shared is None else [shared.descriptor])]
         command = _COMMAND.format(
             path=[str(folder) for folder in sys.path],
             pipe=theirs.fileno(),
@@ -132,7 +144,7 @@ def _start_worker(name: str, shared: SharedMemory | None) -> Worker:
             [sys.executable, "-c", command],
             env={**os.environ, **WORKER_ENVIRONMENT},
             stdin=subprocess.DEVNULL,
-            pass_fds=inherited,
+            **_that_inherits(handles),
         )
     outbox = Outbox(ours)
     return Worker(name, process, ours, outbox, ChunkSender(outbox, shared))

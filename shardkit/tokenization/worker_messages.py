@@ -127,7 +127,7 @@ class MessageReceiver:
 
     def _bytes(self, size: int, place: int | None) -> memoryview:
         if place is not None and self._shared is not None:
-            self._memory = self._memory or memoryview(mmap.mmap(self._shared, 0, prot=mmap.PROT_READ))
+            self._memory = self._memory or memoryview(mmap.mmap(self._shared, 0, access=mmap.ACCESS_READ))
             return self._memory[place : place + size]
         data = np.empty(size, np.uint8).data  # which, unlike a `bytearray`, is not filled before it is filled
         receive_bytes(self._pipe, data)

@@ -17,11 +17,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from multiprocess.connection import Connection
 
 from shardkit.sources.remote_bytes import traffic
 from shardkit.tokenization.held_tokens import HeldTokens
-from shardkit.tokenization.pipes import send
+from shardkit.tokenization.pipes import inherited, send
 from shardkit.tokenization.worker import ChunkEncoder, EncodedChunk, Job
 from shardkit.tokenization.worker_messages import (
     Drop,
@@ -39,7 +38,7 @@ def work(descriptor: int, shared: int | None) -> None:
     """Do what comes down the pipe whose end is the file `descriptor`, until it closes. What was fetched for a chunk may
     be in the memory of the file `shared`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    pipe = Connection(descriptor)
+    pipe = inherited(descriptor)
     receiver = MessageReceiver(pipe, shared)
     messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
     answers: queue.SimpleQueue[EncodedChunk | Written | Finished] = queue.SimpleQueue()

@@ -18,6 +18,7 @@ import time
 import uuid
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 from shardkit import errors
 from shardkit.errors import HubError, OutputError, ShardkitError
@@ -37,7 +38,7 @@ class _Child(subprocess.Popen[bytes]):
         home = str(Path(__file__).parents[3])  # the same shardkit, however this process got it
         paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
         try:
-            self.log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by __del__)
+            self.log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by __del__)
         except OSError:  # no temporary folder that can be written: then without last words
             self.log = open(os.devnull, "r+b")  # noqa: SIM115
         super().__init__(
@@ -47,6 +48,7 @@ class _Child(subprocess.Popen[bytes]):
             stderr=self.log,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"},
             start_new_session=True,  # Ctrl-C and hang-ups are for the trainer
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
         )
         with contextlib.suppress(OSError), self.stdin or open(os.devnull, "wb") as pipe:
             pipe.write(json.dumps([source, revision]).encode())  # an error: it has ended already, its log says why
