@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from html import unescape
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +28,10 @@ PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glo
 TEXTS = [*PAGES, *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("*.md")), "benchmarks/RESULTS.md"]
 # Whose programs another test runs, with what they need.
 RUN_BY = {"docs/frameworks.md": "tests/loader/test_frameworks.py"}
-SCRIPTS_RUN_BY = {"docs/clusters.md": "tests/tokenization/test_clusters.py", "docs/places.md": "tests/remote/test_places.py"}
+SCRIPTS_RUN_BY = {
+    "docs/clusters.md": "tests/tokenization/test_clusters.py",
+    "docs/places.md": "tests/remote/test_places.py",
+}
 VOCABULARY = ("tokenizer.json", "tokenizer_config.json")
 CARD = "---\nconfigs:\n- config_name: sample-10BT\n  data_files:\n  - split: train\n    path: sample/10BT/*\n---\n"
 
@@ -154,7 +158,7 @@ def test_a_planted_fault_in_a_line_is_found(line: str, fault: str) -> None:
 def anchors_of(page: Path) -> set[str]:
     """The anchors that a code host gives the headings of a page."""
     tokens = MarkdownIt("commonmark").parse(page.read_text(encoding="utf-8"))
-    headings = [after.content for token, after in zip(tokens, tokens[1:], strict=False) if token.type == "heading_open"]
+    headings = [after.content for token, after in pairwise(tokens) if token.type == "heading_open"]
     plain = [re.sub(r"\[(.*?)\]\(.*?\)|[`*]", r"\1", heading) for heading in headings]
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in plain}
 
