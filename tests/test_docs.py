@@ -21,7 +21,7 @@ import pytest
 from cache_data import environment
 from hub_server import HubServer
 from markdown_it import MarkdownIt
-from pages import ROOT, Notebook, Step, faults_of, for_this_machine, steps_of
+from pages import ROOT, Notebook, Step, blocks_of, faults_of, for_this_machine, steps_of
 from texts import write_parquet
 
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
@@ -127,6 +127,14 @@ def test_the_blocks_of_a_page_run_from_top_to_bottom(page: str, house: House, tm
     house.visitor(tmp_path / "home", pushed=not any("--push you/edu-fineweb10B" in step.text for step in here))
     for step in here:
         house.run(for_this_machine(step.text, house.commit), tmp_path / "home", page, step.language)
+
+
+def test_the_reader_of_the_format_needs_neither_shardkit_nor_numpy(house: House) -> None:
+    (reader,) = [text for language, text in blocks_of("docs/format.md") if language == "python"]
+    command = [sys.executable, "-I", "-S", "-c", reader]  # the standard library alone
+    done = subprocess.run(command, cwd=house.start, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(reader.splitlines()) < 25
 
 
 @pytest.mark.parametrize("page", ["README.md", *PAGES])
