@@ -149,6 +149,7 @@ def test_what_is_not_run_here_has_options_extras_and_targets_that_exist(page: st
     [
         ("shardkit tokenize --out x --runner ray --pusch y", "--pusch"),
         ("shardkit tokenise x", "no command tokenise"),
+        ('eval "$(COMPLETE=1 shardkitt)"', "nobody knows how to look at"),
         ("torchrun --nproc_per_node=8 -m trainer train --data x --out run --stepz 3", "--stepz"),
         ("torchrun --nproc_pernode=8 -m trainer train", "torchrun does not know"),
         ("pip install '.[trains]'", "no extra trains"),

@@ -113,7 +113,9 @@ def for_this_machine(text: str, commit: str = "") -> str:
 def faults_of(line: str) -> Iterator[str]:
     """What is wrong with a line that cannot be run here: an option, extra or target that does not exist."""
     for part in re.split(r" *(?:;|&&|\|) *", re.sub(r" +#.*", "", line)):
-        words = shlex.split(re.sub(r"^[a-z]+=\$\((.*)\)$", r"\1", part))
+        words = shlex.split(re.sub(r"^(?:[a-z]+=|eval \")\$\((.*)\)\"?$", r"\1", part))
+        while words and re.match(r"[A-Z_]+=", words[0]):
+            words = words[1:]
         if words:
             yield from _faults_of_command(words)
 
@@ -141,6 +143,8 @@ def _faults_of_command(words: list[str]) -> Iterator[str]:
 
 def _parsed(group: click.Group, words: list[str]) -> Iterator[str]:
     """What click has against them. Nothing is called."""
+    if not words:
+        return
     if words[0] not in group.commands:
         yield f"no command {words[0]}"
         return
