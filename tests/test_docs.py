@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from html import unescape
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,14 +21,17 @@ import pytest
 from cache_data import environment
 from hub_server import HubServer
 from markdown_it import MarkdownIt
-from pages import ROOT, Notebook, Step, faults_of, for_this_machine, steps_of
+from pages import ROOT, Notebook, Step, blocks_of, faults_of, for_this_machine, steps_of
 from texts import write_parquet
 
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
 TEXTS = [*PAGES, *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("*.md")), "benchmarks/RESULTS.md"]
 # Whose programs another test runs, with what they need.
 RUN_BY = {"docs/frameworks.md": "tests/loader/test_frameworks.py"}
-SCRIPTS_RUN_BY = {"docs/clusters.md": "tests/tokenization/test_clusters.py", "docs/places.md": "tests/remote/test_places.py"}
+SCRIPTS_RUN_BY = {
+    "docs/clusters.md": "tests/tokenization/test_clusters.py",
+    "docs/places.md": "tests/remote/test_places.py",
+}
 VOCABULARY = ("tokenizer.json", "tokenizer_config.json")
 CARD = "---\nconfigs:\n- config_name: sample-10BT\n  data_files:\n  - split: train\n    path: sample/10BT/*\n---\n"
 
@@ -125,6 +129,14 @@ def test_the_blocks_of_a_page_run_from_top_to_bottom(page: str, house: House, tm
         house.run(for_this_machine(step.text, house.commit), tmp_path / "home", page, step.language)
 
 
+def test_the_reader_of_the_format_needs_neither_shardkit_nor_numpy(house: House) -> None:
+    (reader,) = [text for language, text in blocks_of("docs/format.md") if language == "python"]
+    command = [sys.executable, "-I", "-S", "-c", reader]  # the standard library alone
+    done = subprocess.run(command, cwd=house.start, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(reader.splitlines()) < 25
+
+
 @pytest.mark.parametrize("page", ["README.md", *PAGES])
 def test_what_is_not_run_here_has_options_extras_and_targets_that_exist(page: str) -> None:
     for step in steps_of(page)[1]:
@@ -137,6 +149,7 @@ def test_what_is_not_run_here_has_options_extras_and_targets_that_exist(page: st
     [
         ("shardkit tokenize --out x --runner ray --pusch y", "--pusch"),
         ("shardkit tokenise x", "no command tokenise"),
+        ('eval "$(COMPLETE=1 shardkitt)"', "nobody knows how to look at"),
         ("torchrun --nproc_per_node=8 -m trainer train --data x --out run --stepz 3", "--stepz"),
         ("torchrun --nproc_pernode=8 -m trainer train", "torchrun does not know"),
         ("pip install '.[trains]'", "no extra trains"),
@@ -154,7 +167,7 @@ def test_a_planted_fault_in_a_line_is_found(line: str, fault: str) -> None:
 def anchors_of(page: Path) -> set[str]:
     """The anchors that a code host gives the headings of a page."""
     tokens = MarkdownIt("commonmark").parse(page.read_text(encoding="utf-8"))
-    headings = [after.content for token, after in zip(tokens, tokens[1:], strict=False) if token.type == "heading_open"]
+    headings = [after.content for token, after in pairwise(tokens) if token.type == "heading_open"]
     plain = [re.sub(r"\[(.*?)\]\(.*?\)|[`*]", r"\1", heading) for heading in headings]
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in plain}
 

@@ -1,5 +1,5 @@
-"""README's blocks run from the top to the bottom in one folder, as a newcomer pastes them: each line into a shell of its
-own, Python into an interpreter. `tests/test_docs.py` runs the pages of `docs/`, and looks at what is not run here."""
+"""README's blocks run from the top to the bottom in one folder, as a newcomer pastes them: each line into a shell,
+Python into an interpreter. `tests/test_docs.py` runs the pages of `docs/`, and looks at what is not run here."""
 
 from __future__ import annotations
 

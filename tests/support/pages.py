@@ -1,7 +1,7 @@
 """README's and the documentation's blocks, as steps to run, and a process that runs them.
 
-A line of an `sh` block is a step, a `python` block is one. Two kinds are not run but looked at (`looked_at`): lines that
-set a machine up or need what this one lacks (`ELSEWHERE`), and `bash` blocks, which are scripts for other machines.
+A line of an `sh` block is a step, a `python` block is one. Two kinds are not run, but looked at by `faults_of`: lines
+that set a machine up or need what this one lacks (`ELSEWHERE`), and `bash` blocks, which are for other machines.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^( *)```([a-z-]*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 SHOWN = {"text", "json", "toml", "ini", "diff", ""}  # what is read and not typed
 # A clone's own commands, other people's machines, eight GPUs, a cluster.
-ELSEWHERE = re.compile(r"(make|pip|git|cd|ssh|hf|export|sbatch|[a-z]+=\$|python (fineweb|train)|torchrun) ?|.*--runner ray")
-NOT_OURS = {"git", "cd", "ssh", "hf", "export", "sbatch", "python"}
+ELSEWHERE = re.compile(r"(make|pip|git|cd|hf|export|sbatch|[a-z]+=\$|torchrun) ?|.*--runner ray")
+NOT_OURS = {"git", "cd", "hf", "export", "sbatch", "python"}
 TINY = "--model nano --n-layer 1 --n-head 2 --n-embd 32 --steps 2 --batch-tokens 128 --micro-batch 2 --seq-len 32"
 
 _NOTEBOOK = """
@@ -113,7 +113,9 @@ def for_this_machine(text: str, commit: str = "") -> str:
 def faults_of(line: str) -> Iterator[str]:
     """What is wrong with a line that cannot be run here: an option, extra or target that does not exist."""
     for part in re.split(r" *(?:;|&&|\|) *", re.sub(r" +#.*", "", line)):
-        words = shlex.split(re.sub(r"^[a-z]+=\$\((.*)\)$", r"\1", part))
+        words = shlex.split(re.sub(r"^(?:[a-z]+=|eval \")\$\((.*)\)\"?$", r"\1", part))
+        while words and re.match(r"[A-Z_]+=", words[0]):
+            words = words[1:]
         if words:
             yield from _faults_of_command(words)
 
@@ -141,6 +143,8 @@ def _faults_of_command(words: list[str]) -> Iterator[str]:
 
 def _parsed(group: click.Group, words: list[str]) -> Iterator[str]:
     """What click has against them. Nothing is called."""
+    if not words:
+        return
     if words[0] not in group.commands:
         yield f"no command {words[0]}"
         return
