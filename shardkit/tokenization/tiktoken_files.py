@@ -222,9 +222,11 @@ def rank_line(token: bytes, rank: int) -> bytes:
 
 
 def encoding_sha256(encoding: Any) -> str:
-    """The `ranks_sha256` of a tiktoken `Encoding`; tiktoken itself has made sure of it where it reads a rank file."""
+    """The `ranks_sha256` of a tiktoken `Encoding`; tiktoken itself makes sure of that of a rank file, unless its cache
+    is turned off."""
     files = _FILES.get(encoding.name, ())
-    return files[0][1] if len(files) == 1 else ranks_sha256(encoding._mergeable_ranks)
+    is_checked = len(files) == 1 and _named_folder() != ""
+    return files[0][1] if is_checked else ranks_sha256(encoding._mergeable_ranks)
 
 
 def ranks_sha256(ranks: dict[bytes, int]) -> str:

@@ -16,7 +16,13 @@ import tiktoken_ext.openai_public as openai_public
 
 import shardkit.tokenization.tiktoken_files as tiktoken_files
 from shardkit.errors import TokenizerError
-from shardkit.tokenization.tiktoken_files import byte_to_unicode, load_encoding, seed_tiktoken_cache
+from shardkit.tokenization.tiktoken_files import (
+    byte_to_unicode,
+    encoding_sha256,
+    load_encoding,
+    ranks_sha256,
+    seed_tiktoken_cache,
+)
 
 OFFLINE = ("gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "o200k_base", "o200k_harmony")
 PLUGINS = Path(openai_public.__file__)
@@ -36,6 +42,20 @@ def test_every_file_that_tiktoken_would_download_is_known_with_its_hash() -> Non
     for url, sha256 in known:
         assert f'"{url}"' in source
         assert f'"{sha256}"' in source
+
+
+@pytest.mark.parametrize("name", OFFLINE)
+def test_the_hash_of_an_encoding_is_that_of_its_ranks(name: str) -> None:
+    encoding = load_encoding(name)
+    assert encoding_sha256(encoding) == ranks_sha256(encoding._mergeable_ranks)
+
+
+def test_with_tiktokens_cache_turned_off_nobody_has_checked_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tiktoken.Encoding(
+        "r50k_base", pat_str=".", mergeable_ranks={bytes([byte]): byte for byte in range(256)}, special_tokens={}
+    )
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")
+    assert encoding_sha256(other) == ranks_sha256(other._mergeable_ranks)
 
 
 @pytest.mark.parametrize("name", OFFLINE)
