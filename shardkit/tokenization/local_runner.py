@@ -110,9 +110,9 @@ class LocalRunner:
             if yielded == issued and not upcoming and feed.over:
                 return
             wants = issued - yielded < limit and not upcoming and not feed.over
-            signal = feed.signal if wants and any(len(w.tasks) < _AHEAD for w in self._workers) else None
-            if signal is not None or any(w.tasks for w in self._workers):
-                self._collect(signal)
+            wakeup = feed.signal if wants and any(len(w.tasks) < _AHEAD for w in self._workers) else None
+            if wakeup is not None or any(w.tasks for w in self._workers):
+                self._collect(wakeup)
 
     def keep(self, piece: EncodedChunk, ranges: NDArray[np.int64]) -> None:
         """Of the piece's tokens those in `ranges` stay."""
@@ -186,10 +186,10 @@ class LocalRunner:
         is_much = bool(worker.tasks) and bytes_in_hands(self._workers) >= AHEAD_BYTES
         return worker if len(upcoming) >= wanted and not is_much else None
 
-    def _collect(self, signal: int | None) -> None:
-        """Wait until a worker says something, or for `signal`, and see to it."""
+    def _collect(self, wakeup: int | None) -> None:
+        """Wait until a worker says something, or for `wakeup`, and see to it."""
         pipes = [worker.pipe for worker in self._workers]
-        for pipe in [p for p in wait(pipes if signal is None else [*pipes, signal]) if p is not signal]:
+        for pipe in [p for p in wait(pipes if wakeup is None else [*pipes, wakeup]) if p is not wakeup]:
             worker = next(w for w in self._workers if w.pipe is pipe)
             said = None
             self._is_cut_off = True
@@ -236,9 +236,7 @@ class LocalRunner:
         """Raise an error, unless the stream is at its end: then it ends what waits for the shard, if it is of one."""
         if not self._over:
             self._over = True
-            raise copy(
-                error
-            )  # what is raised holds the frames that it went through: what is kept must not be held by them
+            raise copy(error)  # which holds the frames that it goes through: what is kept must not
 
     def _bury(self, worker: Worker) -> None:
         """A worker has died. The shards whose tokens it had will not be; those that it completed another completes."""

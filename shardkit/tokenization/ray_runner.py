@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import uuid
 import warnings
 from collections import deque
 from collections.abc import Iterator
@@ -77,12 +78,18 @@ def _kept(tokens: NDArray[np.unsignedinteger], ranges: NDArray[np.int64]) -> NDA
 
 
 def _write_shard(path: str, dtype: str, capacity: int, ranges: list[tuple[int, int]], *pieces: Any) -> WrittenShard:
-    """A task: write a shard to the file `path`, of such `ranges` of so many `pieces`."""
+    """A task: write a shard to the file `path`, of such `ranges` of so many `pieces`. Where Ray believes a node to be
+    dead, two do so at a time: each has a file of its own, and the last one that is whole, of the same bytes, stays."""
     with ShardkitError.naming_flags():
-        writer = ShardWriter(Path(path), np.dtype(dtype), capacity)
-        for (begin, end), tokens in zip(ranges, pieces, strict=True):
-            writer.write(tokens[begin:end])
-        return writer.finish(Path(path))
+        own = Path(path).with_suffix(f".{uuid.uuid4().hex}.tmp")  # removed with the run's, if this process is killed
+        writer = ShardWriter(own, np.dtype(dtype), capacity)
+        try:
+            for (begin, end), tokens in zip(ranges, pieces, strict=True):
+                writer.write(tokens[begin:end])
+            return writer.finish(Path(path))
+        except BaseException:
+            writer.abort()
+            raise
 
 
 def _started_here() -> str | None:
