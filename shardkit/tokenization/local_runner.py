@@ -8,6 +8,7 @@ block each other. When the main process dies, even by SIGKILL, its end of the pi
 from __future__ import annotations
 
 import dataclasses
+import selectors
 import signal
 import subprocess
 from collections import defaultdict, deque
@@ -16,7 +17,6 @@ from contextlib import closing, suppress
 from copy import copy
 
 import numpy as np
-from multiprocess.connection import wait
 from numpy.typing import NDArray
 
 from shardkit.dataset.shard_parts import FileParts, PartWriter, part_of_bytes
@@ -31,7 +31,7 @@ from shardkit.tokenization.pipes import as_bytes
 from shardkit.tokenization.runner import OpenShard
 from shardkit.tokenization.spawning import Task, Worker, bytes_in_hands, start_workers
 from shardkit.tokenization.worker import EncodedChunk, Job
-from shardkit.tokenization.worker_messages import Drop, Finish, Finished, Keep, Put, Written, receive_message
+from shardkit.tokenization.worker_messages import Answer, Drop, Finish, Finished, Keep, Put, Written, receive_answers
 
 _AHEAD = 2  # chunks given to a worker: one it encodes, one it has read ahead of need
 _BUFFERED = 2  # finished chunks a worker may have waiting for their turn
@@ -56,12 +56,17 @@ class LocalRunner:
         self._is_cut_off = False  # by a Ctrl-C, while a message was received
         self.most_finishing = max(1, workers // _WORKERS_A_SHARD)
         self.shared = SharedMemory.make(SHARED_BYTES)  # for what is fetched for the workers
-        self._workers = start_workers(workers if at_first is None else at_first, self.shared)
+        self._workers: list[Worker] = []
+        self._by_tasks = tuple(dict[Worker, None]() for _ in range(_AHEAD + 1))  # the workers that have so many
+        self._answers: deque[tuple[Worker, Answer | None]] = deque()  # that came; None: the worker is gone
+        self._selector = selectors.DefaultSelector()
+        self._start(workers if at_first is None else at_first)
 
     def __enter__(self) -> LocalRunner:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self._selector.close()
         for worker in self._workers:
             worker.end()
         if self.shared is not None:
@@ -76,7 +81,7 @@ class LocalRunner:
     def run(self, job: Job, chunks: Iterator[Chunk], *, over_network: bool = False) -> Iterator[EncodedChunk]:
         """Encode `chunks`; yields the pieces of their results in the same order, as `Runner` says. At most four chunks
         a worker are in flight, of whose tokens it holds some 32 MB."""
-        self._job = as_bytes(job)
+        self._job = as_bytes([job])
         for worker in self._workers:
             worker.outbox.put(self._job)
         feed = WaitingFeed(chunks, self._most) if over_network else ChunkFeed(chunks)
@@ -97,7 +102,8 @@ class LocalRunner:
         while True:
             while issued - yielded < limit and (idle := self._idle(upcoming, feed, yielded)) is not None:
                 chunk = upcoming.popleft()
-                idle.tasks.append(Task(issued, dataclasses.replace(chunk, payload=None, fetched=None), chunk.fetched))
+                task = Task(issued, dataclasses.replace(chunk, payload=None, fetched=None), chunk.fetched)
+                self._set_tasks(idle, [*idle.tasks, task])
                 idle.chunks.send(chunk)
                 issued += 1
             while ready[yielded]:
@@ -110,15 +116,15 @@ class LocalRunner:
             if yielded == issued and not upcoming and feed.over:
                 return
             wants = issued - yielded < limit and not upcoming and not feed.over
-            wakeup = feed.signal if wants and any(len(w.tasks) < _AHEAD for w in self._workers) else None
-            if wakeup is not None or any(w.tasks for w in self._workers):
+            wakeup = feed.signal if wants and len(self._by_tasks[_AHEAD]) < len(self._workers) else None
+            if wakeup is not None or len(self._by_tasks[0]) < len(self._workers):
                 self._collect(wakeup)
 
     def keep(self, piece: EncodedChunk, ranges: NDArray[np.int64]) -> None:
         """Of the piece's tokens those in `ranges` stay."""
         if piece.holder is not None:
             worker, number = piece.holder
-            worker.outbox.put(as_bytes(Keep(number, ranges)))
+            worker.outbox.messages.append(Keep(number, ranges))
 
     def write(self, piece: EncodedChunk, begin: int, end: int, shard: OpenShard) -> None:
         """Have the worker who holds the piece put tokens `begin` to `end` behind those that the shard has."""
@@ -127,7 +133,7 @@ class LocalRunner:
         shard.waiting += 1
         last = end == piece.count
         worker.writing.append(shard.path)
-        worker.outbox.put(as_bytes(Put(number, begin, end, shard.path, shard.append(end - begin), last)))
+        worker.outbox.messages.append(Put(number, begin, end, shard.path, shard.append(end - begin), last))
         if last:
             piece.holder = None
 
@@ -154,7 +160,7 @@ class LocalRunner:
         """What was not written of a piece is not wanted."""
         if piece.holder is not None:
             worker, number = piece.holder
-            worker.outbox.put(as_bytes(Drop(number)))
+            worker.outbox.messages.append(Drop(number))
 
     def _complete(self, shard: OpenShard) -> None:
         """Have a shard completed, by the worker who has least to do, if all its tokens are written."""
@@ -162,40 +168,48 @@ class LocalRunner:
             worker = min(self._workers, key=lambda w: (len(w.finishing), len(w.tasks)))
             worker.finishing.append(shard.path)
             parts = [part_of_bytes(0, shard.header), *self._shards[shard.path][1].parts]
-            worker.outbox.put(as_bytes(Finish(shard.path, parts)))
+            worker.outbox.messages.append(Finish(shard.path, parts))
 
     def _idle(self, upcoming: deque[Chunk], feed: ChunkFeed, used: int) -> Worker | None:
         """The worker to give the first of `upcoming` to, which is filled from `feed`: a new one if all have something
         to do; `used` chunks were yielded. A second chunk is given only while there is one for each worker after it: the
         last ones go to workers that have none, and all end together.
         """
-        worker = min(self._workers, key=lambda w: len(w.tasks))
-        if len(worker.tasks) >= _AHEAD:
+        worker = next((next(iter(workers)) for workers in self._by_tasks[:_AHEAD] if workers), None)
+        if worker is None:
             return None
         if not upcoming and (first := feed.next()) is not None:
             upcoming.append(first)
         most = self._most if used >= self._expected else self._expected
         if upcoming and worker.tasks and len(self._workers) < most:
-            self._workers += start_workers(1, self.shared, number=len(self._workers))
-            worker = self._workers[-1]
+            (worker,) = self._start(1)
             worker.outbox.put(self._job)
         carries = bool(upcoming) and not (upcoming[0].payload is None and upcoming[0].fetched is None)
         wanted = 1 if not worker.tasks or carries else len(self._workers) + 1  # what carries bytes is dear to hold
         while upcoming and len(upcoming) < wanted and (chunk := feed.next()) is not None:
             upcoming.append(chunk)
-        is_much = bool(worker.tasks) and bytes_in_hands(self._workers) >= AHEAD_BYTES
+        is_much = carries and bool(worker.tasks) and bytes_in_hands(self._workers) >= AHEAD_BYTES
         return worker if len(upcoming) >= wanted and not is_much else None
+
+    def _start(self, count: int) -> list[Worker]:
+        started = start_workers(count, self.shared, number=len(self._workers))
+        self._workers += started
+        for worker in started:
+            self._by_tasks[0][worker] = None
+            self._selector.register(worker.pipe, selectors.EVENT_READ, worker)
+        return started
+
+    def _set_tasks(self, worker: Worker, tasks: list[Task]) -> None:
+        del self._by_tasks[len(worker.tasks)][worker]
+        worker.tasks = tasks
+        self._by_tasks[len(tasks)][worker] = None
 
     def _collect(self, wakeup: int | None) -> None:
         """Wait until a worker says something, or for `wakeup`, and see to it."""
-        pipes = [worker.pipe for worker in self._workers]
-        for pipe in [p for p in wait(pipes if wakeup is None else [*pipes, wakeup]) if p is not wakeup]:
-            worker = next(w for w in self._workers if w.pipe is pipe)
-            said = None
-            self._is_cut_off = True
-            with suppress(EOFError, OSError):
-                said = receive_message(worker.pipe)
-            self._is_cut_off = False
+        if not self._answers:
+            self._exchange(wakeup)
+        while self._answers:
+            worker, said = self._answers.popleft()
             if said is None:
                 self._bury(worker)
             elif isinstance(said, EncodedChunk):
@@ -203,12 +217,33 @@ class LocalRunner:
             else:
                 self._note_file(worker, said)
 
+    def _exchange(self, wakeup: int | None) -> None:
+        """Send what waits to be sent, and wait for answers, or for `wakeup`."""
+        self._is_cut_off = True
+        for worker in self._workers:
+            worker.outbox.flush()
+        self._is_cut_off = False
+        if wakeup is not None:
+            self._selector.register(wakeup, selectors.EVENT_READ)
+        try:
+            ready = [key.data for key, _ in self._selector.select() if key.data is not None]
+        finally:
+            if wakeup is not None:
+                self._selector.unregister(wakeup)
+        for worker in ready:
+            said: list[Answer | None] = [None]
+            self._is_cut_off = True
+            with suppress(EOFError, OSError):
+                said = [*receive_answers(worker.pipe)]
+            self._answers += [(worker, one) for one in said]
+            self._is_cut_off = False
+
     def _put_ready(self, worker: Worker, result: EncodedChunk) -> None:
         result.holder = None if result.holder is None else (worker, result.holder)
         if not self._over:
             self._ready[worker.tasks[0].number].append(result)
         if result.last:
-            worker.tasks.pop(0)
+            self._set_tasks(worker, worker.tasks[1:])
             worker.has_answered = True
         if isinstance(result.error, WorkerError):
             self._fail(result.error)
@@ -242,6 +277,8 @@ class LocalRunner:
         """A worker has died. The shards whose tokens it had will not be; those that it completed another completes."""
         death = self._death(worker)
         self._workers.remove(worker)
+        del self._by_tasks[len(worker.tasks)][worker]
+        self._selector.unregister(worker.pipe)
         worker.end()
         for path in [*worker.writing, *(() if self._workers else self._shards)]:
             self._shards[path][0].error = death

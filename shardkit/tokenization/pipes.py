@@ -9,10 +9,14 @@ from __future__ import annotations
 import os
 import pickle
 import queue
+import socket
+import struct
 import threading
 from typing import Any
 
 from multiprocess.connection import Connection
+
+_SMALL_BYTES = 1 << 16  # of a message that a pipe which is read has room for
 
 
 def as_bytes(message: object) -> bytes:
@@ -48,20 +52,35 @@ def receive_bytes(pipe: Connection, into: memoryview) -> None:
 
 
 class Outbox:
-    """What is to go down a pipe, in this order, by a thread of its own: a worker that is starting does not read for a
-    second, and a pipe holds less than a vocabulary. When the other side is gone, what is left is dropped: whoever reads
-    from the pipe finds that out."""
+    """What is to go down a pipe, in this order; what finds no room there, by a thread of its own: a worker that starts
+    does not read for a second, and a pipe holds less than a vocabulary. When the other side is gone, what is left is
+    dropped: whoever reads from the pipe finds that out."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
+        self._socket = socket.socket(fileno=pipe.fileno())
+        self._socket.settimeout(None)  # whatever the program's default is
         self._waiting: queue.SimpleQueue[bytes | memoryview | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._given = self._sent = 0  # to the thread, and by it
+        self.messages: list[Any] = []  # that wait to go as one
+
+    def flush(self) -> None:
+        """Send the `messages` as one, a list."""
+        if self.messages:
+            messages, self.messages = self.messages, []
+            self.put(as_bytes(messages))
 
     def put(self, data: bytes | memoryview) -> None:
         """Send a message that `as_bytes` made, or, of a memory view, the bytes as they are."""
+        if self._given == self._sent and isinstance(data, bytes) and len(data) <= _SMALL_BYTES:
+            data = self._sent_at_once(data)
+            if not data:
+                return
         if self._thread is None:
             self._thread = threading.Thread(target=self._send, name="shardkit-send", daemon=True)
             self._thread.start()
+        self._given += 1
         self._waiting.put(data)
 
     def close(self) -> None:
@@ -69,6 +88,17 @@ class Outbox:
         self._waiting.put(None)
         if self._thread is not None:
             self._thread.join(timeout=5)
+        self._socket.detach()
+
+    def _sent_at_once(self, message: bytes) -> memoryview:
+        """Send of a message what the pipe has room for; what is left."""
+        data = memoryview(struct.pack("!i", len(message)) + message)  # as a `Connection` sends it
+        try:
+            return data[self._socket.send(data, socket.MSG_DONTWAIT) :]
+        except BlockingIOError:
+            return data
+        except OSError:
+            return data[:0]
 
     def _send(self) -> None:
         try:
@@ -77,6 +107,7 @@ class Outbox:
                     send_bytes(self._pipe, data)
                 else:
                     self._pipe.send_bytes(data)
+                self._sent += 1
                 del data  # not held until the next one comes
         except OSError:
             return

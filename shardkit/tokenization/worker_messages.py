@@ -1,7 +1,8 @@
 """What the main process and a worker of this machine say to each other, and how it goes through their pipe.
 
 A chunk goes to the worker, with what was fetched for it; what its pieces hold comes back, without their tokens. Where
-these belong goes to the worker again (`Put`), and that they are there comes back (`Written`).
+these belong goes to the worker again (`Put`), and that they are there comes back (`Written`). What can go together is
+one message, a list: messages are what the main process spends most of its time on.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from shardkit.dataset.shard_parts import Part
 from shardkit.sources.shared_memory import SharedMemory
 from shardkit.sources.source import Chunk, Fetched, Piece
-from shardkit.tokenization.pipes import Outbox, as_bytes, receive, receive_bytes, send, send_bytes
+from shardkit.tokenization.pipes import Outbox, receive, receive_bytes, send, send_bytes
 from shardkit.tokenization.worker import EncodedChunk
 
 
@@ -69,6 +70,9 @@ class Finished(NamedTuple):
     error: OSError | None = None
 
 
+Answer = EncodedChunk | Written | Finished
+
+
 class _Parcel(NamedTuple):
     """A chunk on its way to a worker: without its bytes, of which is stated where in the file they are, how many, and
     where in shared memory; with the footer, unless it is `known` from the chunk before."""
@@ -92,14 +96,15 @@ class ChunkSender:
         """Send one chunk."""
         fetched, shared = chunk.fetched, self._shared
         if fetched is None:
-            self._outbox.put(as_bytes(_Parcel(chunk, False, [], False, None)))
+            self._outbox.messages.append(_Parcel(chunk, False, [], False, None))
             return
         footer, places = fetched.footer, [shared.place_of(data) if shared else None for _, data in fetched.pieces]
         sizes = [(start, len(data), place) for (start, data), place in zip(fetched.pieces, places, strict=True)]
         known = footer is not None and footer is self._footer
         self._footer = footer
         light = dataclasses.replace(chunk, fetched=None)
-        self._outbox.put(as_bytes(_Parcel(light, True, sizes, known, None if known else footer)))
+        self._outbox.messages.append(_Parcel(light, True, sizes, known, None if known else footer))
+        self._outbox.flush()  # the bytes come after it
         for (_, data), place in zip(fetched.pieces, places, strict=True):
             if place is None:
                 self._outbox.put(memoryview(data))
@@ -113,10 +118,12 @@ class MessageReceiver:
         self._footer: Piece | None = None
         self._memory = memoryview(b"")  # of the file `shared`, once something is there
 
-    def receive(self) -> Any:
-        """The next message: a job, a chunk with what was fetched for it, or what to do with tokens. Raises `EOFError`
-        when the main process is gone."""
-        message = receive(self._pipe)
+    def receive(self) -> list[Any]:
+        """What comes next: a job, chunks with what was fetched for them, what to do with tokens. Raises `EOFError` when
+        the main process is gone."""
+        return [self._unpacked(message) for message in receive(self._pipe)]
+
+    def _unpacked(self, message: Any) -> Any:
         if not isinstance(message, _Parcel):
             return message
         pieces = tuple((start, self._bytes(size, place)) for start, size, place in message.sizes)
@@ -134,22 +141,29 @@ class MessageReceiver:
         return data
 
 
-def send_result(pipe: Connection, result: EncodedChunk) -> None:
-    """Send what a piece holds, without its tokens; the positions of its EOTs follow as raw bytes."""
-    positions = result.eot_positions
-    result.eot_positions = np.empty(0, np.int64)
-    send(pipe, (result, len(positions)))
+def send_answers(pipe: Connection, answers: list[Answer]) -> None:
+    """Send what a worker says: of pieces what they hold, without their tokens; the positions of their EOTs follow as
+    raw bytes."""
+    found: list[NDArray[np.int64]] = []
+    for answer in answers:
+        if isinstance(answer, EncodedChunk):
+            found.append(answer.eot_positions)
+            answer.eot_positions = np.empty(0, np.int64)
+    positions = np.concatenate([np.empty(0, np.int64), *found])
+    send(pipe, (answers, [len(some) for some in found]))
     send_bytes(pipe, positions.view(np.uint8).data)
 
 
-def receive_message(pipe: Connection) -> EncodedChunk | Written | Finished:
+def receive_answers(pipe: Connection) -> list[Answer]:
     """What a worker says next. Raises `EOFError` or `OSError` if it is gone."""
-    message: Any = receive(pipe)
-    if isinstance(message, Written | Finished):
-        return message
-    result: EncodedChunk
-    result, documents = message
-    memory = np.empty(8 * documents, np.uint8)
-    receive_bytes(pipe, memory.data)
-    result.eot_positions = memory.view(np.int64)
-    return result
+    answers: list[Answer]
+    answers, documents = receive(pipe)
+    positions = np.empty(sum(documents), np.int64)
+    receive_bytes(pipe, positions.view(np.uint8).data)
+    at = 0
+    for answer in answers:
+        if isinstance(answer, EncodedChunk):
+            count = documents.pop(0)
+            answer.eot_positions = positions[at : at + count]
+            at += count
+    return answers

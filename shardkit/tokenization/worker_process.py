@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -21,18 +22,19 @@ from multiprocess.connection import Connection
 
 from shardkit.sources.remote_bytes import traffic
 from shardkit.tokenization.held_tokens import HeldTokens
-from shardkit.tokenization.pipes import send
-from shardkit.tokenization.worker import ChunkEncoder, EncodedChunk, Job
+from shardkit.tokenization.worker import ChunkEncoder, Job
 from shardkit.tokenization.worker_messages import (
+    Answer,
     Drop,
     Finish,
-    Finished,
     Keep,
     MessageReceiver,
     Put,
     Written,
-    send_result,
+    send_answers,
 )
+
+_REPORT_SECONDS = 0.05  # that what was written waits for, to go with the piece that is encoded
 
 
 def work(descriptor: int, shared: int | None) -> None:
@@ -42,22 +44,27 @@ def work(descriptor: int, shared: int | None) -> None:
     pipe = Connection(descriptor)
     receiver = MessageReceiver(pipe, shared)
     messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    answers: queue.SimpleQueue[EncodedChunk | Written | Finished] = queue.SimpleQueue()
+    answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
     held = HeldTokens(answers.put)
+    encoding = threading.Event()
 
     def receive() -> None:
-        message = receiver.receive()
-        held.do(message) if isinstance(message, Put | Keep | Drop | Finish) else messages.put(message)
+        for message in receiver.receive():
+            held.do(message) if isinstance(message, Put | Keep | Drop | Finish) else messages.put(message)
 
     def answer() -> None:
-        said = answers.get()
-        send_result(pipe, said) if isinstance(said, EncodedChunk) else send(pipe, said)
+        said = [answers.get()]
+        with suppress(queue.Empty):
+            while True:
+                waits = encoding.is_set() and all(isinstance(one, Written) for one in said)
+                said.append(answers.get(timeout=_REPORT_SECONDS if waits else 0))
+        send_answers(pipe, said)
 
     for step in (receive, answer, *held.threads()):
         threading.Thread(target=_repeat, args=(step,), daemon=True).start()
     for module in ("pyarrow.parquet", "tiktoken", "fastokens"):  # while the main process still loads the vocabulary
         importlib.import_module(module)
-    _encode(messages, held, answers)
+    _encode(messages, held, answers, encoding)
 
 
 def _repeat(step: Callable[[], None]) -> None:
@@ -73,13 +80,15 @@ def _repeat(step: Callable[[], None]) -> None:
 
 
 def _encode(
-    messages: queue.SimpleQueue[Any], held: HeldTokens, answers: queue.SimpleQueue[EncodedChunk | Written | Finished]
+    messages: queue.SimpleQueue[Any], held: HeldTokens, answers: queue.SimpleQueue[Answer], encoding: threading.Event
 ) -> None:
     """Encode the chunks that come; the job comes before them."""
     encoder: ChunkEncoder | None = None
     waits_since, fetched = 0.0, 0
     while True:
+        encoding.clear()
         message = messages.get()
+        encoding.set()
         if isinstance(message, Job):
             encoder = ChunkEncoder(message)
             continue
