@@ -129,9 +129,9 @@ class RayRunner:
         if self._connected:
             self._connect(workers, address)
         processors = max(1, int(self._resources()[1].get("CPU", 1)))
-        self._count = workers or processors
+        self.workers = workers or processors
         # a chunk that waits for a CPU begins without a word from here; where there are CPUs for more, it would not wait
-        self._most_under_way = 2 * self._count if self._count >= processors else self._count
+        self._most_under_way = 2 * self.workers if self.workers >= processors else self.workers
         self._under_way: list[Any] = []  # the ends of chunks that are encoded, or wait for a CPU
         self._told = False  # that nothing comes
 
@@ -178,7 +178,7 @@ class RayRunner:
         chunks = until_error(chunks, failed)
         waiting: deque[tuple[Chunk, Any]] = deque()
         while True:
-            while len(waiting) < _IN_FLIGHT * self._count and len(self._under_way) < self._most_under_way:
+            while len(waiting) < _IN_FLIGHT * self.workers and len(self._under_way) < self._most_under_way:
                 if (chunk := next(chunks, None)) is None:
                     break
                 pieces = encode.remote(shared.hex(), shared, _versions(), chunk)

@@ -23,7 +23,8 @@ from shardkit.tokenization.worker import EncodedChunk
 
 
 class Put(NamedTuple):
-    """Write tokens `begin` to `end` of a piece to the file `path`, at byte `place`. After the `last` the piece goes."""
+    """Write tokens `begin` to `end` of a piece to the file `path`, at byte `place`. After the `last` the piece goes. It
+    `fills` the file, which then is completed soon; with a `header`, it is all that the file has: complete it too."""
 
     piece: int
     begin: int
@@ -31,6 +32,8 @@ class Put(NamedTuple):
     path: str
     place: int
     last: bool
+    fills: bool = False
+    header: bytes = b""
 
 
 class Keep(NamedTuple):
@@ -53,14 +56,6 @@ class Finish(NamedTuple):
     parts: list[Part]
 
 
-class Written(NamedTuple):
-    """What was written to the file `path`, or why it was not."""
-
-    path: str
-    part: Part | None
-    error: OSError | None = None
-
-
 class Finished(NamedTuple):
     """Size in bytes and SHA-256 of the file `path`, or why it could not be completed."""
 
@@ -70,7 +65,43 @@ class Finished(NamedTuple):
     error: OSError | None = None
 
 
-Answer = EncodedChunk | Written | Finished
+class Written(NamedTuple):
+    """What was written to the file `path`, or why it was not; what the file is, if it was completed too. `fills`: as
+    in `Put`."""
+
+    path: str
+    part: Part | None
+    error: OSError | None = None
+    fills: bool = False
+    finished: Finished | None = None
+
+
+class Encoded(NamedTuple):
+    """A piece of the first chunk that a worker has not answered: its share of the chunk's weight, where its EOTs are,
+    and what else an `EncodedChunk` has that is not as in most."""
+
+    weight: int
+    eot_positions: NDArray[np.int64]
+    stated: dict[str, Any]
+
+    @classmethod
+    def of(cls, result: EncodedChunk) -> Encoded:
+        """What travels of a piece."""
+        stated = {name: value for name in _STATED if _is_stated(value := getattr(result, name))}
+        return cls(result.chunk.weight, result.eot_positions, {**stated, "last": result.last})
+
+    def piece(self, chunk: Chunk) -> EncodedChunk:
+        """The piece of that chunk."""
+        chunk = dataclasses.replace(chunk, weight=self.weight)
+        return EncodedChunk(chunk=chunk, eot_positions=self.eot_positions, **self.stated)
+
+
+_STATED = {field.name for field in dataclasses.fields(EncodedChunk)} - {"chunk", "tokens", "eot_positions", "last"}
+Answer = Encoded | Written | Finished
+
+
+def _is_stated(value: Any) -> bool:
+    return value.shape != (0, 2) if isinstance(value, np.ndarray) else bool(value)
 
 
 class _Parcel(NamedTuple):
@@ -142,28 +173,20 @@ class MessageReceiver:
 
 
 def send_answers(pipe: Connection, answers: list[Answer]) -> None:
-    """Send what a worker says: of pieces what they hold, without their tokens; the positions of their EOTs follow as
-    raw bytes."""
-    found: list[NDArray[np.int64]] = []
-    for answer in answers:
-        if isinstance(answer, EncodedChunk):
-            found.append(answer.eot_positions)
-            answer.eot_positions = np.empty(0, np.int64)
-    positions = np.concatenate([np.empty(0, np.int64), *found])
-    send(pipe, (answers, [len(some) for some in found]))
-    send_bytes(pipe, positions.view(np.uint8).data)
+    """Send what a worker says. Where EOTs are follows as raw bytes."""
+    found = [answer.eot_positions for answer in answers if isinstance(answer, Encoded)]
+    nowhere = np.empty(0, np.int64)
+    light = [answer._replace(eot_positions=None) if isinstance(answer, Encoded) else answer for answer in answers]  # type: ignore[arg-type]
+    send(pipe, (light, [len(positions) for positions in found]))
+    send_bytes(pipe, np.concatenate([nowhere, *found]).view(np.uint8).data)
 
 
 def receive_answers(pipe: Connection) -> list[Answer]:
     """What a worker says next. Raises `EOFError` or `OSError` if it is gone."""
-    answers: list[Answer]
-    answers, documents = receive(pipe)
-    positions = np.empty(sum(documents), np.int64)
-    receive_bytes(pipe, positions.view(np.uint8).data)
-    at = 0
-    for answer in answers:
-        if isinstance(answer, EncodedChunk):
-            count = documents.pop(0)
-            answer.eot_positions = positions[at : at + count]
-            at += count
-    return answers
+    answers, counts = receive(pipe)
+    memory = np.empty(sum(counts), np.int64)
+    receive_bytes(pipe, memory.view(np.uint8).data)
+    positions = iter(np.split(memory, np.cumsum(counts)[:-1]) if len(counts) > 1 else [memory])
+    return [
+        answer._replace(eot_positions=next(positions)) if isinstance(answer, Encoded) else answer for answer in answers
+    ]

@@ -26,15 +26,16 @@ from shardkit.tokenization.worker import ChunkEncoder, Job
 from shardkit.tokenization.worker_messages import (
     Answer,
     Drop,
+    Encoded,
     Finish,
+    Finished,
     Keep,
     MessageReceiver,
     Put,
-    Written,
     send_answers,
 )
 
-_REPORT_SECONDS = 0.05  # that what was written waits for, to go with the piece that is encoded
+_REPORT_SECONDS = 0.1  # that an answer waits for the end of the chunk that is encoded, to go with it
 
 
 def work(descriptor: int, shared: int | None) -> None:
@@ -54,10 +55,11 @@ def work(descriptor: int, shared: int | None) -> None:
 
     def answer() -> None:
         said = [answers.get()]
+        until = time.monotonic() + _REPORT_SECONDS
         with suppress(queue.Empty):
             while True:
-                waits = encoding.is_set() and all(isinstance(one, Written) for one in said)
-                said.append(answers.get(timeout=_REPORT_SECONDS if waits else 0))
+                waits = encoding.is_set() and not any(map(_is_waited_for, said))
+                said.append(answers.get(timeout=max(0.0, until - time.monotonic()) if waits else 0))
         send_answers(pipe, said)
 
     for step in (receive, answer, *held.threads()):
@@ -77,6 +79,13 @@ def _repeat(step: Callable[[], None]) -> None:
     except BaseException:  # noqa: BLE001 (a bug, or what cannot be unpickled: the main process would wait for ever)
         traceback.print_exc()
         os._exit(1)
+
+
+def _is_waited_for(answer: Answer) -> bool:
+    """Whether the main process may have nothing else to do before it."""
+    if isinstance(answer, Encoded):
+        return bool(answer.stated["last"])
+    return isinstance(answer, Finished) or answer.fills or answer.error is not None
 
 
 def _encode(
@@ -100,6 +109,6 @@ def _encode(
             result.fetched_bytes, fetched = traffic().bytes - fetched, traffic().bytes
             tokens, result.tokens = result.tokens, np.empty(0, np.uint16)
             result.holder = held.hold(tokens) if len(tokens) else None
-            answers.put(result)
+            answers.put(Encoded.of(result))
             del tokens
         waits_since = time.monotonic()

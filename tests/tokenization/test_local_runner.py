@@ -17,7 +17,7 @@ from shardkit import open_shard, tokenize
 from shardkit.errors import DiskFull, WorkerError
 from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.open import open_source
-from shardkit.tokenization import local_runner
+from shardkit.tokenization import worker_pool
 from shardkit.tokenization.local_runner import LocalRunner
 from shardkit.tokenization.run_progress import TokenizeProgress
 from shardkit.tokenization.runner import OpenShard
@@ -156,7 +156,7 @@ def test_a_ctrl_c_within_a_message_ends_the_run_and_nothing_is_read_after_it(
             raise KeyboardInterrupt
         return told[-1]
 
-    monkeypatch.setattr(local_runner, "receive_answers", receive)
+    monkeypatch.setattr(worker_pool, "receive_answers", receive)
     with pytest.raises(KeyboardInterrupt):
         tokenize(["text " * 100] * 40, tmp_path, tokenizer="bytes", shard_tokens=1000, chunk_bytes=500, progress=False)
     assert not list(tmp_path.rglob("*.tmp"))
