@@ -102,6 +102,7 @@ class CountingRunner(Runner):
     reads_ahead = False
     shared: SharedMemory | None = None
     most_finishing = 1
+    workers = 1
     process_ids = ()
 
     def __enter__(self) -> CountingRunner:

@@ -8,15 +8,16 @@ read by the main process, once, and its bytes travel in the chunk.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import accumulate, count
 from typing import Any
 
 from shardkit.errors import SourceError
 from shardkit.sources.arrow_files import iter_arrow_chunks
 from shardkit.sources.chunk_bytes import with_bytes
+from shardkit.sources.chunk_sizes import ChunkSizes
 from shardkit.sources.csv_rows import iter_csv_chunks
 from shardkit.sources.footers import Footers
 from shardkit.sources.iterables import text_in
@@ -38,18 +39,23 @@ def iter_chunks(
     chunk_bytes: int,
     ahead: ReadAhead | None = None,
     every: int = 1,
+    sizes: ChunkSizes | None = None,
 ) -> Iterator[Chunk]:
     """The chunks of `source`, in stream order, from position `start` (and its `part`) of file number `file` on: all, or
     the first of `every` so many.
 
     A file is opened when its first chunk is asked for. With `ahead`, chunks of remote files carry the bytes that they
-    need, which it fetches ahead of need. Raises `SourceError` for a file that cannot be read.
+    need, which it fetches ahead of need; the others may be of several `sizes`. Raises `SourceError` for a file that
+    cannot be read.
     """
     with ExitStack() as stack:
         connections = ahead or stack.enter_context(ReadAhead())
         copies = stack.enter_context(WholeCopies(source.files, connections))
         footers = None if ahead is None else Footers(source.files, ahead)
-        opened = _Opened(source, chunk_bytes, connections, copies, footers)
+        ends = [*accumulate(each.weight for each in source.files)]
+        after = [ends[-1] - end for end in ends]
+        sizes = sizes or ChunkSizes(least=chunk_bytes)
+        opened = _Opened(source, chunk_bytes, sizes, after, connections, copies, footers)
         counter = count()
         number = file
         while number < len(source.files):
@@ -78,9 +84,17 @@ class _Opened:
 
     source: Source
     chunk_bytes: int
+    sizes: ChunkSizes
+    after: list[int]  # a file, the bytes of those behind it
     connections: ReadAhead
     copies: WholeCopies
     footers: Footers | None
+
+    def most_bytes(self, number: int) -> Callable[[int], int]:
+        """How many bytes of text the next chunk of a file has at most, if so many bytes of the file are left."""
+        if self.footers is not None and self.source.files[number].is_remote:  # the bytes come along
+            return lambda left: self.chunk_bytes  # noqa: ARG005
+        return lambda left: self.sizes.most(left + self.after[number])
 
 
 def _is_read_by_ranges(file: InputFile) -> bool:
@@ -93,7 +107,8 @@ def _iter_file_chunks(opened: _Opened, number: int, start: int, part: int) -> It
     if file.stretch is not None:
         start = max(start, file.stretch.start)
     if file.kind == "parquet":
-        yield from iter_parquet_chunks(source, number, start, part, chunk_bytes, opened.footers)
+        most = opened.most_bytes(number)
+        yield from iter_parquet_chunks(source, number, start, part, chunk_bytes, opened.footers, most)
     elif file.kind == "texts":
         yield from _iter_batches(source, number, start, chunk_bytes)
     elif file.is_read_front_to_back:
@@ -108,9 +123,12 @@ def _iter_file_chunks(opened: _Opened, number: int, start: int, part: int) -> It
             yield from raw.noted(chunks) if isinstance(raw, Pipe) else chunks
     elif file.kind == "jsonl":
         end = file.bytes if file.stretch is None or file.stretch.stop is None else file.stretch.stop
-        for first in range(start, end, chunk_bytes):
-            stop = min(first + chunk_bytes, file.bytes)
-            yield Chunk(file=number, start=first, stop=stop, weight=stop - first, input=file)
+        most = opened.most_bytes(number)
+        while start < end:
+            steps = -(-min(end - start, most(end - start)) // chunk_bytes)
+            stop = min(start + steps * chunk_bytes, file.bytes)
+            yield Chunk(file=number, start=start, stop=stop, weight=stop - start, input=file)
+            start = stop
     elif start == 0:
         yield Chunk(file=number, start=0, stop=1, weight=file.bytes, input=file)
 

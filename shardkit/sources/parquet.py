@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import accumulate, count
 
@@ -32,10 +32,17 @@ _BATCH_ROWS, _WHOLE_ROWS = 1 << 16, 1 << 8  # at a time, of one column, or of se
 
 
 def iter_parquet_chunks(
-    source: Source, number: int, start: int, part: int, chunk_bytes: int, ahead: Footers | None = None
+    source: Source,
+    number: int,
+    start: int,
+    part: int,
+    chunk_bytes: int,
+    ahead: Footers | None = None,
+    most: Callable[[int], int] | None = None,
 ) -> Iterator[Chunk]:
     """The chunks of a parquet file from row group `start` (and row `part` of it) on. Footers are had from `ahead`. Row
-    groups of which the footer says that `--where` keeps no row are not read."""
+    groups of which the footer says that `--where` keeps no row are not read. A chunk has `chunk_bytes`, or `most(left)`
+    where `left` bytes of the file are left."""
     file, options = source.files[number], source.options
     footer = None if ahead is None else _right_footer(ahead, number, options)
     sizes = checked_footer(file, lambda held: _sizes(open_footer(file, held), file, options), footer, SourceError)
@@ -45,7 +52,9 @@ def iter_parquet_chunks(
     share = file.bytes / max(1, sum(sizes))
     unread = [not may_keep_group(meta.row_group(g), options.choice) for g in range(meta.num_row_groups)]
     end = len(sizes) if file.stretch is None or file.stretch.stop is None else file.stretch.stop
-    for group, stop in _runs(sizes[:end], start, chunk_bytes, unread):
+    left = [*accumulate(reversed(sizes[:end]))][::-1]
+    limits = [chunk_bytes if most is None else most(int(size * share)) for size in left]
+    for group, stop in _runs(sizes[:end], start, limits, unread):
         if sizes[group] > _GIANT_CHUNKS * chunk_bytes and not unread[group]:
             yield from _iter_giant(source, number, group, part if group == start else 0, chunk_bytes, ahead)
         else:
@@ -60,14 +69,12 @@ def iter_parquet_chunks(
             )
 
 
-def _runs(sizes: list[int], start: int, chunk_bytes: int, unread: list[bool]) -> Iterator[tuple[int, int]]:
-    """The row groups from `start` on that a chunk holds, as half-open ranges: as many as have `chunk_bytes`, or one,
-    or all of a run of those that are not read."""
+def _runs(sizes: list[int], start: int, limits: list[int], unread: list[bool]) -> Iterator[tuple[int, int]]:
+    """The row groups from `start` on that a chunk holds, as half-open ranges: as many as have the bytes that the first
+    one's limit says, or one, or all of a run of those that are not read."""
     while start < len(sizes):
-        stop, size = start + 1, sizes[start]
-        while (
-            stop < len(sizes) and unread[stop] == unread[start] and (unread[start] or size + sizes[stop] <= chunk_bytes)
-        ):
+        stop, size, most = start + 1, sizes[start], limits[start]
+        while stop < len(sizes) and unread[stop] == unread[start] and (unread[start] or size + sizes[stop] <= most):
             size += sizes[stop]
             stop += 1
         yield start, stop
@@ -78,7 +85,7 @@ def chunk_starts(file: InputFile, options: ReadOptions, chunk_bytes: int) -> lis
     """Where the chunks of a parquet file begin: the row group, and how many of the file's bytes lie before it, about.
     Raises `SourceError`."""
     sizes = checked_footer(file, lambda held: _sizes(open_footer(file, held), file, options), None, SourceError)
-    before, runs = [0, *accumulate(sizes)], _runs(sizes, 0, chunk_bytes, [False] * len(sizes))
+    before, runs = [0, *accumulate(sizes)], _runs(sizes, 0, [chunk_bytes] * len(sizes), [False] * len(sizes))
     return [(group, before[group] * file.bytes // max(1, before[-1])) for group, _ in runs]
 
 

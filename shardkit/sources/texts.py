@@ -5,6 +5,7 @@ what a few bytes of a dictionary decode to, or with the length of a text file.
 from __future__ import annotations
 
 import codecs
+import dataclasses
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
@@ -78,19 +79,21 @@ def _read_once(chunk: Chunk, options: ReadOptions) -> Iterator[Texts]:
             yield Texts([], [], 1, [], 0, 0)
     elif kind == "txt.separated":
         yield _separated(chunk, chunk.payload or b"", options)
-    else:
-        place, lines = chunk.start, chunk.payload
-        if not isinstance(lines, bytes):
-            place, lines = checked_read(chunk.input, lambda: chunk_lines(chunk))
+    elif isinstance(chunk.payload, bytes):
         yield json_rows(
-            lines,
+            chunk.payload,
             options,
             chunk.input.path,
-            place=place,
-            in_bytes=chunk.payload is None,
+            place=chunk.start,
+            in_bytes=False,
             first=chunk.start == 0,
             values=kind == "json.values",
         )
+    else:
+        for start in range(chunk.start, chunk.stop, PIECE_BYTES):
+            part = dataclasses.replace(chunk, start=start, stop=min(start + PIECE_BYTES, chunk.stop))
+            place, lines = checked_read(chunk.input, lambda: chunk_lines(part))  # noqa: B023 (called at once)
+            yield json_rows(lines, options, chunk.input.path, place=place, in_bytes=True, first=start == 0)
 
 
 def _sampled(texts: list[str], chunk: Chunk, options: ReadOptions) -> Texts:

@@ -8,15 +8,13 @@ block each other. When the main process dies, even by SIGKILL, its end of the pi
 from __future__ import annotations
 
 import dataclasses
-import signal
-import subprocess
 from collections import defaultdict, deque
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from copy import copy
+from typing import TYPE_CHECKING
 
 import numpy as np
-from multiprocess.connection import Connection, wait
 from numpy.typing import NDArray
 
 from shardkit.dataset.shard_parts import FileParts, PartWriter, part_of_bytes
@@ -29,9 +27,21 @@ from shardkit.sources.source import Chunk
 from shardkit.tokenization.chunk_feed import ChunkFeed, WaitingFeed
 from shardkit.tokenization.pipes import as_bytes
 from shardkit.tokenization.runner import OpenShard
-from shardkit.tokenization.spawning import Task, Worker, bytes_in_hands, start_workers
+from shardkit.tokenization.spawning import Task, Worker, bytes_in_hands
 from shardkit.tokenization.worker import EncodedChunk, Job
-from shardkit.tokenization.worker_messages import Drop, Finish, Finished, Keep, Put, Written, receive_message
+from shardkit.tokenization.worker_messages import (
+    Drop,
+    Encoded,
+    Finish,
+    Finished,
+    Keep,
+    Put,
+    Written,
+)
+from shardkit.tokenization.worker_pool import WorkerPool, death_of
+
+if TYPE_CHECKING:
+    from multiprocess.connection import Connection
 
 _AHEAD = 2  # chunks given to a worker: one it encodes, one it has read ahead of need
 _BUFFERED = 2  # finished chunks a worker may have waiting for their turn
@@ -46,24 +56,24 @@ class LocalRunner:
     reads_ahead = True
 
     def __init__(self, workers: int, *, at_first: int | None = None, expected: int | None = None) -> None:
-        self._most = workers
+        self.workers = workers
         self._expected = workers if expected is None else expected
         self._job = b""
         self._ready: defaultdict[int, deque[EncodedChunk]] = defaultdict(deque)  # pieces, by their chunks' numbers
         self._shards: dict[str, tuple[OpenShard, FileParts]] = {}  # those that are written, by the file's path
         self._writer = PartWriter()
         self._over = False  # nothing more is asked for, or something went wrong
-        self._is_cut_off = False  # by a Ctrl-C, while a message was received
         self.most_finishing = max(1, workers // _WORKERS_A_SHARD)
         self.shared = SharedMemory.make(SHARED_BYTES)  # for what is fetched for the workers
-        self._workers = start_workers(workers if at_first is None else at_first, self.shared)
+        self._pool = WorkerPool(self.shared, _AHEAD)
+        self._workers = self._pool.workers
+        self._pool.start(workers if at_first is None else at_first)
 
     def __enter__(self) -> LocalRunner:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for worker in self._workers:
-            worker.end()
+        self._pool.end()
         if self.shared is not None:
             self.shared.forget_descriptor()
         self.shared = None  # its file stays open as long as anybody has it
@@ -77,7 +87,7 @@ class LocalRunner:
         """Encode `chunks`; yields the pieces of their results in the same order, as `Runner` says. At most four chunks
         a worker are in flight, of whose tokens it holds some 32 MB."""
         self.change_job(job)
-        feed = WaitingFeed(chunks, self._most) if over_network else ChunkFeed(chunks)
+        feed = WaitingFeed(chunks, self.workers) if over_network else ChunkFeed(chunks)
         self._over = False
         try:
             with closing(feed):
@@ -91,11 +101,12 @@ class LocalRunner:
         upcoming: deque[Chunk] = deque()
         ready = self._ready
         issued, yielded = 0, 0
-        limit = (_AHEAD + _BUFFERED) * self._most
+        limit = (_AHEAD + _BUFFERED) * self.workers
         while True:
             while issued - yielded < limit and (idle := self._idle(upcoming, feed, yielded)) is not None:
                 chunk = upcoming.popleft()
-                idle.tasks.append(Task(issued, dataclasses.replace(chunk, payload=None, fetched=None), chunk.fetched))
+                task = Task(issued, dataclasses.replace(chunk, payload=None, fetched=None), chunk.fetched)
+                self._pool.set_tasks(idle, [*idle.tasks, task])
                 idle.chunks.send(chunk)
                 issued += 1
             while ready[yielded]:
@@ -108,13 +119,13 @@ class LocalRunner:
             if yielded == issued and not upcoming and feed.over:
                 return
             wants = issued - yielded < limit and not upcoming and not feed.over
-            signal = feed.signal if wants and any(len(w.tasks) < _AHEAD for w in self._workers) else None
-            if signal is not None or any(w.tasks for w in self._workers):
-                self._collect(signal)
+            wakeup = feed.signal if wants and self._pool.least_busy is not None else None
+            if wakeup is not None or not self._pool.is_idle:
+                self._collect(wakeup)
 
     def change_job(self, job: Job) -> None:
         """Give it to the workers, for the chunks to come."""
-        self._job = as_bytes(job)
+        self._job = as_bytes([job])
         for worker in self._workers:
             worker.outbox.put(self._job)
 
@@ -122,16 +133,17 @@ class LocalRunner:
         """Of the piece's tokens those in `ranges` stay."""
         if piece.holder is not None:
             worker, number = piece.holder
-            worker.outbox.put(as_bytes(Keep(number, ranges)))
+            worker.outbox.messages.append(Keep(number, ranges))
 
     def write(self, piece: EncodedChunk, begin: int, end: int, shard: OpenShard) -> None:
         """Have the worker who holds the piece put tokens `begin` to `end` behind those that the shard has."""
         worker, number = piece.holder
         self._shards.setdefault(shard.path, (shard, FileParts(shard.path)))
         shard.waiting += 1
-        last = end == piece.count
+        last, place = end == piece.count, shard.append(end - begin)
+        header = shard.header if end - begin == shard.capacity else b""
         worker.writing.append(shard.path)
-        worker.outbox.put(as_bytes(Put(number, begin, end, shard.path, shard.append(end - begin), last)))
+        worker.outbox.messages.append(Put(number, begin, end, shard.path, place, last, not shard.room, header))
         if last:
             piece.holder = None
 
@@ -149,7 +161,7 @@ class LocalRunner:
         while shard.made is None:
             if shard.error is not None:  # nothing more comes
                 raise copy(shard.error)
-            if self._is_cut_off:  # within a message: what comes after it says nothing
+            if self._pool.is_cut_off:  # within a message: what comes after it says nothing
                 raise KeyboardInterrupt
             self._collect(None)
         return shard.made
@@ -158,7 +170,7 @@ class LocalRunner:
         """What was not written of a piece is not wanted."""
         if piece.holder is not None:
             worker, number = piece.holder
-            worker.outbox.put(as_bytes(Drop(number)))
+            worker.outbox.messages.append(Drop(number))
 
     def _complete(self, shard: OpenShard) -> None:
         """Have a shard completed, by the worker who has least to do, if all its tokens are written."""
@@ -166,44 +178,40 @@ class LocalRunner:
             worker = min(self._workers, key=lambda w: (len(w.finishing), len(w.tasks)))
             worker.finishing.append(shard.path)
             parts = [part_of_bytes(0, shard.header), *self._shards[shard.path][1].parts]
-            worker.outbox.put(as_bytes(Finish(shard.path, parts)))
+            worker.outbox.messages.append(Finish(shard.path, parts))
 
     def _idle(self, upcoming: deque[Chunk], feed: ChunkFeed, used: int) -> Worker | None:
         """The worker to give the first of `upcoming` to, which is filled from `feed`: a new one if all have something
         to do; `used` chunks were yielded. A second chunk is given only while there is one for each worker after it: the
         last ones go to workers that have none, and all end together.
         """
-        worker = min(self._workers, key=lambda w: len(w.tasks))
-        if len(worker.tasks) >= _AHEAD:
+        worker = self._pool.least_busy
+        if worker is None:
             return None
         if not upcoming and (first := feed.next()) is not None:
             upcoming.append(first)
-        most = self._most if used >= self._expected else self._expected
+        most = self.workers if used >= self._expected else self._expected
         if upcoming and worker.tasks and len(self._workers) < most:
-            self._workers += start_workers(1, self.shared, number=len(self._workers))
-            worker = self._workers[-1]
+            (worker,) = self._pool.start(1)
             worker.outbox.put(self._job)
         carries = bool(upcoming) and not (upcoming[0].payload is None and upcoming[0].fetched is None)
         wanted = 1 if not worker.tasks or carries else len(self._workers) + 1  # what carries bytes is dear to hold
         while upcoming and len(upcoming) < wanted and (chunk := feed.next()) is not None:
             upcoming.append(chunk)
-        is_much = bool(worker.tasks) and bytes_in_hands(self._workers) >= AHEAD_BYTES
+        is_much = carries and bool(worker.tasks) and bytes_in_hands(self._workers) >= AHEAD_BYTES
         return worker if len(upcoming) >= wanted and not is_much else None
 
-    def _collect(self, signal: Connection | None) -> None:
-        """Wait until a worker says something, or for `signal`, and see to it."""
-        pipes = [worker.pipe for worker in self._workers]
-        for pipe in [p for p in wait(pipes if signal is None else [*pipes, signal]) if p is not signal]:
-            worker = next(w for w in self._workers if w.pipe is pipe)
-            said = None
-            self._is_cut_off = True
-            with suppress(EOFError, OSError):
-                said = receive_message(worker.pipe)
-            self._is_cut_off = False
+    def _collect(self, wakeup: Connection | None) -> None:
+        """Wait until a worker says something, or for `wakeup`, and see to it."""
+        answers = self._pool.answers
+        if not answers:
+            self._pool.exchange(wakeup)
+        while answers:
+            worker, said = answers.popleft()
             if said is None:
                 self._bury(worker)
-            elif isinstance(said, EncodedChunk):
-                self._put_ready(worker, said)
+            elif isinstance(said, Encoded):
+                self._put_ready(worker, said.piece(worker.tasks[0].chunk))
             else:
                 self._note_file(worker, said)
 
@@ -212,7 +220,7 @@ class LocalRunner:
         if not self._over:
             self._ready[worker.tasks[0].number].append(result)
         if result.last:
-            worker.tasks.pop(0)
+            self._pool.set_tasks(worker, worker.tasks[1:])
             worker.has_answered = True
         if isinstance(result.error, WorkerError):
             self._fail(result.error)
@@ -220,7 +228,7 @@ class LocalRunner:
     def _note_file(self, worker: Worker, said: Written | Finished) -> None:
         (worker.writing if isinstance(said, Written) else worker.finishing).popleft()
         shard, parts = self._shards[said.path]
-        wrong = said.error
+        wrong, finished = said.error, said if isinstance(said, Finished) else said.finished
         if isinstance(said, Written) and said.part is not None:
             try:
                 parts.add(said.part, self._writer)
@@ -229,44 +237,26 @@ class LocalRunner:
         if wrong is not None:
             shard.error = write_error(wrong, shard.temp, shard.bytes_to_come(parts.written))
             self._fail(shard.error)
-        elif isinstance(said, Written):
+        elif finished is not None:
+            del self._shards[said.path]
+            shard.made = WrittenShard(tokens=shard.tokens, bytes=finished.bytes, sha256=finished.sha256)
+        else:
             shard.waiting -= 1
             self._complete(shard)
-        else:
-            del self._shards[said.path]
-            shard.made = WrittenShard(tokens=shard.tokens, bytes=said.bytes, sha256=said.sha256)
 
     def _fail(self, error: ShardkitError) -> None:
         """Raise an error, unless the stream is at its end: then it ends what waits for the shard, if it is of one."""
         if not self._over:
             self._over = True
-            raise copy(
-                error
-            )  # what is raised holds the frames that it went through: what is kept must not be held by them
+            raise copy(error)  # which holds the frames that it goes through: what is kept must not
 
     def _bury(self, worker: Worker) -> None:
         """A worker has died. The shards whose tokens it had will not be; those that it completed another completes."""
-        death = self._death(worker)
-        self._workers.remove(worker)
-        worker.end()
+        death = death_of(worker)
+        self._pool.remove(worker)
         for path in [*worker.writing, *(() if self._workers else self._shards)]:
             self._shards[path][0].error = death
         for path in worker.finishing:
             if self._shards[path][0].error is None:
                 self._complete(self._shards[path][0])
         self._fail(death)
-
-    def _death(self, worker: Worker) -> WorkerError:
-        with suppress(subprocess.TimeoutExpired):
-            worker.process.wait(timeout=2)
-        code = worker.process.returncode
-        reason = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
-        hint = "; the system kills processes when memory runs out: try fewer --workers" if code == -9 else ""
-        # It may have begun the second chunk while the tokens of the first were on their way.
-        where = " or ".join(f"at {chunk.where}" for _, chunk, _ in worker.tasks) or (
-            "while it wrote tokens" if worker.has_answered else "before its first chunk"
-        )
-        return WorkerError(
-            f"worker {worker.name} (pid {worker.process.pid}) died by {reason} {where}{hint}; run the same command "
-            "again, it goes on from the last finished shard"
-        )

@@ -12,6 +12,7 @@ from shardkit.dataset.journal import Journal
 from shardkit.dataset.known_files import SeenShards
 from shardkit.dataset.manifest import WORK_DIR, Manifest
 from shardkit.files import atomic_write
+from shardkit.sources.chunk_sizes import ChunkSizes
 from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.read_ahead import ReadAhead
 from shardkit.sources.remote_bytes import traffic
@@ -21,6 +22,7 @@ from shardkit.tokenization.live_push import LivePush
 from shardkit.tokenization.ordered_writer import OrderedWriter
 from shardkit.tokenization.piece_log import PieceLog
 from shardkit.tokenization.run_progress import TokenizeProgress
+from shardkit.tokenization.run_size import source_bytes
 from shardkit.tokenization.run_spec import RunSpec
 from shardkit.tokenization.runner import Runner
 from shardkit.tokenization.worker import Job
@@ -48,7 +50,10 @@ def make_shards(
         PieceLog(seen.directory, journal) if spec.may_be_cut else nullcontext() as pieces,
     ):
         place = resume.file, resume.start, resume.part
-        chunks = iter_chunks(source, *place, chunk_bytes=spec.chunk_bytes, ahead=ahead if runner.reads_ahead else None)
+        limited = source_bytes(source, max_docs=spec.max_docs, max_tokens=spec.max_tokens)
+        sizes = ChunkSizes(least=spec.chunk_bytes, workers=runner.workers, unread=total - limited)
+        here = ahead if runner.reads_ahead else None
+        chunks = iter_chunks(source, *place, chunk_bytes=spec.chunk_bytes, ahead=here, sizes=sizes)
         over_network = runner.reads_ahead and any(file.is_remote for file in source.files)
         for result in runner.run(job, late.watched(chunks), over_network=over_network):
             if unique is not None:

@@ -24,6 +24,8 @@ class PieceRows(Protocol):
 
 def eots_before(result: EncodedChunk, tokens: int) -> int:
     """How many of the chunk's first `tokens` tokens are EOTs."""
+    if tokens == 0 or tokens == result.count:  # as mostly
+        return len(result.eot_positions) if tokens else 0
     return int(np.searchsorted(result.eot_positions, tokens))
 
 
@@ -38,8 +40,10 @@ def with_piece(before: SourceFile, piece: PieceRows, tokens: int, documents: int
     """A file's figures `before`, and what of a piece is in the stream: `documents` in `tokens`, of the `whole` piece,
     or of what comes before the place where the stream ends."""
     rows = piece.rows if whole else rows_of(piece, documents)
-    runs = piece.skipped[piece.skipped[:, 0] < rows].clip(max=rows - 1) + before.rows
-    added = add_skipped(before, runs.tolist()) if len(runs) else before
+    added = before
+    if len(piece.skipped):
+        runs = piece.skipped[piece.skipped[:, 0] < rows].clip(max=rows - 1) + before.rows
+        added = add_skipped(before, runs.tolist()) if len(runs) else before
     return dataclasses.replace(
         added,
         rows=before.rows + rows,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import uuid
 import warnings
 from collections import deque
 from collections.abc import Iterator
@@ -77,12 +78,18 @@ def _kept(tokens: NDArray[np.unsignedinteger], ranges: NDArray[np.int64]) -> NDA
 
 
 def _write_shard(path: str, dtype: str, capacity: int, ranges: list[tuple[int, int]], *pieces: Any) -> WrittenShard:
-    """A task: write a shard to the file `path`, of such `ranges` of so many `pieces`."""
+    """A task: write a shard to the file `path`, of such `ranges` of so many `pieces`. Where Ray believes a node to be
+    dead, two do so at a time: each has a file of its own, and the last one that is whole, of the same bytes, stays."""
     with ShardkitError.naming_flags():
-        writer = ShardWriter(Path(path), np.dtype(dtype), capacity)
-        for (begin, end), tokens in zip(ranges, pieces, strict=True):
-            writer.write(tokens[begin:end])
-        return writer.finish(Path(path))
+        own = Path(path).with_suffix(f".{uuid.uuid4().hex}.tmp")  # removed with the run's, if this process is killed
+        writer = ShardWriter(own, np.dtype(dtype), capacity)
+        try:
+            for (begin, end), tokens in zip(ranges, pieces, strict=True):
+                writer.write(tokens[begin:end])
+            return writer.finish(Path(path))
+        except BaseException:
+            writer.abort()
+            raise
 
 
 def _started_here() -> str | None:
@@ -122,9 +129,9 @@ class RayRunner:
         if self._connected:
             self._connect(workers, address)
         processors = max(1, int(self._resources()[1].get("CPU", 1)))
-        self._count = workers or processors
+        self.workers = workers or processors
         # a chunk that waits for a CPU begins without a word from here; where there are CPUs for more, it would not wait
-        self._most_under_way = 2 * self._count if self._count >= processors else self._count
+        self._most_under_way = 2 * self.workers if self.workers >= processors else self.workers
         self._under_way: list[Any] = []  # the ends of chunks that are encoded, or wait for a CPU
         self._told = False  # that nothing comes
         # all are held: without an owner Ray forgets a job, and no lost chunk can be made again
@@ -173,7 +180,7 @@ class RayRunner:
         chunks = until_error(chunks, failed)
         waiting: deque[tuple[Chunk, Any]] = deque()
         while True:
-            while len(waiting) < _IN_FLIGHT * self._count and len(self._under_way) < self._most_under_way:
+            while len(waiting) < _IN_FLIGHT * self.workers and len(self._under_way) < self._most_under_way:
                 if (chunk := next(chunks, None)) is None:
                     break
                 pieces = encode.remote(self._jobs[-1].hex(), self._jobs[-1], _versions(), chunk)

@@ -64,6 +64,7 @@ class Runner(Protocol):
     reads_ahead: bool  # chunks may come with the bytes that they need
     shared: SharedMemory | None  # for these bytes
     most_finishing: int  # shards at a time
+    workers: int  # chunks that are encoded at a time, at most
 
     def __enter__(self) -> Runner: ...
 

@@ -56,7 +56,7 @@ class Task(NamedTuple):
     fetched: Fetched | None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Worker:
     """A worker process, our end of its pipe, what is to go down it, the chunks that it was given and has not answered,
     whether it has answered one, and the files that it writes to, and completes, in the order in which it was told."""

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shardkit.errors import SourceError, UsageError
 from shardkit.sources.source import ReadOptions
 from shardkit.sources.whole_rows import checked_columns, row_of
+
+if TYPE_CHECKING:
+    from shardkit.sources.texts import Texts
 
 Transform = Callable[[Any], str | None]
 Filter = Callable[[Any], bool]
@@ -53,27 +56,27 @@ class UserFunctions:
         self._read = read
         self.are_given = bool(transform or filter)
 
-    def apply(self, texts: list[str], rows: list[int] | range, where: str) -> tuple[list[str], list[int] | range]:
+    def apply(self, read: Texts, where: str, first_row: int) -> tuple[list[str], list[int] | range]:
         """The documents that the functions make of texts, and the rows of these. A transform that returns None drops
-        the document. Raises `SourceError` for what a function raises, or returns that is no text."""
+        the document. Raises `SourceError` for what a function raises, or returns that is no text: with its row of
+        `where`, of which the texts' first one is `first_row`."""
         if not self.are_given:
-            return texts, rows
+            return read.texts, read.rows
         kept: list[str] = []
         kept_rows: list[int] = []
-        for text, row in zip(texts, rows, strict=True):
+        for text, row in zip(read.texts, read.rows, strict=True):
             try:
                 document = self._document_of_row(row_of(text)) if self._read.columns else self._document(text)
             except Exception as error:
                 raise SourceError(
-                    f"transform or filter failed at {where}, row {row} of them:\n{traceback.format_exc()}"
+                    f"transform or filter failed at {where}, row {first_row + row} of them:\n{traceback.format_exc()}"
                 ) from error
             if document is None:
                 continue
             if not isinstance(document, str):
                 returned = "transform returned" if self._transform else f"column {self._read.text_field!r} holds"
-                raise SourceError(
-                    f"{returned} a {type(document).__name__} at {where}, row {row} of them: expected str or None"
-                )
+                place = f"{where}, row {first_row + row} of them"
+                raise SourceError(f"{returned} a {type(document).__name__} at {place}: expected str or None")
             kept.append(document)
             kept_rows.append(row)
         return kept, kept_rows

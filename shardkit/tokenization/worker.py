@@ -107,11 +107,12 @@ class ChunkEncoder:
         from shardkit.sources.texts import BadRow, read_chunk
 
         light = Chunk(**{name: getattr(chunk, name) for name in _LIGHT})  # the payload does not travel back
-        began, documents, weight = time.time(), 0, chunk.weight
+        began, documents, rows, weight = time.time(), 0, 0, chunk.weight
         try:
             for texts, last in _with_last(self._pieces(read_chunk(chunk, self.job.read), chunk.where)):
-                result = self._encode_piece(light, texts, documents)
+                result = self._encode_piece(light, texts, documents, rows)
                 documents += len(texts.texts)
+                rows += texts.read_rows
                 share = weight if last else min(weight, texts.text_bytes)
                 weight -= share
                 result.chunk = dataclasses.replace(light, weight=share)
@@ -132,10 +133,10 @@ class ChunkEncoder:
             )
         yield failed
 
-    def _encode_piece(self, chunk: Chunk, read: Texts, earlier: int) -> EncodedChunk:
-        """Encode one piece; `earlier` documents of the chunk were in the pieces before."""
+    def _encode_piece(self, chunk: Chunk, read: Texts, earlier: int, first_row: int) -> EncodedChunk:
+        """Encode one piece; `earlier` documents of the chunk were in the pieces before, and `first_row` rows."""
         result = EncodedChunk(chunk=chunk, bad=read.bad, bad_rows=read.bad_rows)
-        texts, rows = self.functions.apply(read.texts, read.rows, chunk.where)
+        texts, rows = self.functions.apply(read, chunk.where, first_row)
         texts, rows, passed_over = self._not_too_long(texts, rows)
         while True:
             try:
@@ -145,7 +146,7 @@ class ChunkEncoder:
                 passed_over.append(self._pass_over(rows[failure.number], failure.why))
                 texts = texts[: failure.number] + texts[failure.number + 1 :]
                 rows = [*rows[: failure.number], *rows[failure.number + 1 :]]
-        result.audited = self._audit(chunk, texts, rows, ids, offsets, earlier)
+        result.audited = self._audit(chunk, texts, rows, ids, offsets, earlier, first_row)
         result.tokens = self.tokenizer.with_eot(ids, offsets, continued=read.continued)
         result.count = len(result.tokens)
         result.eot_positions = self.tokenizer.eot_positions(result.tokens, offsets, continued=read.continued)
@@ -223,6 +224,7 @@ class ChunkEncoder:
         ids: NDArray[np.unsignedinteger],
         offsets: NDArray[np.int64],
         earlier: int,
+        first_row: int,
     ) -> int:
         """Encode a fixed sample of the piece's documents with the reference: one in `audit_stride`; where that gives
         none, the shortest one, if the piece has much text, or this worker has audited none yet."""
@@ -237,7 +239,7 @@ class ChunkEncoder:
             picked = [shortest] if len(texts[shortest]) <= most or not self.has_audited else []
         for i in picked:
             self.has_audited = self.has_audited or bool(texts[i])
-            where = f"{chunk.where}, row {rows[i]} of them"
+            where = f"{chunk.where}, row {first_row + rows[i]} of them"
             text, got = texts[i], ids[offsets[i] : offsets[i + 1]]
             if len(text) > _AUDITED and self.tokenizer.cuts and (place := cutting.last_place(text, 0, _AUDITED)):
                 text = text[:place]  # how it begins stands for the whole

@@ -1,7 +1,8 @@
 """What the main process and a worker of this machine say to each other, and how it goes through their pipe.
 
 A chunk goes to the worker, with what was fetched for it; what its pieces hold comes back, without their tokens. Where
-these belong goes to the worker again (`Put`), and that they are there comes back (`Written`).
+these belong goes to the worker again (`Put`), and that they are there comes back (`Written`). What can go together is
+one message, a list: messages are what the main process spends most of its time on.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from numpy.typing import NDArray
 from shardkit.dataset.shard_parts import Part
 from shardkit.sources.shared_memory import SharedMemory
 from shardkit.sources.source import Chunk, Fetched, Piece
-from shardkit.tokenization.pipes import Outbox, as_bytes, receive, receive_bytes, send, send_bytes
+from shardkit.tokenization.pipes import Outbox, receive, receive_bytes, send, send_bytes
 from shardkit.tokenization.worker import EncodedChunk
 
 
 class Put(NamedTuple):
-    """Write tokens `begin` to `end` of a piece to the file `path`, at byte `place`. After the `last` the piece goes."""
+    """Write tokens `begin` to `end` of a piece to the file `path`, at byte `place`. After the `last` the piece goes. It
+    `fills` the file, which then is completed soon; with a `header`, it is all that the file has: complete it too."""
 
     piece: int
     begin: int
@@ -30,6 +32,8 @@ class Put(NamedTuple):
     path: str
     place: int
     last: bool
+    fills: bool = False
+    header: bytes = b""
 
 
 class Keep(NamedTuple):
@@ -52,14 +56,6 @@ class Finish(NamedTuple):
     parts: list[Part]
 
 
-class Written(NamedTuple):
-    """What was written to the file `path`, or why it was not."""
-
-    path: str
-    part: Part | None
-    error: OSError | None = None
-
-
 class Finished(NamedTuple):
     """Size in bytes and SHA-256 of the file `path`, or why it could not be completed."""
 
@@ -67,6 +63,45 @@ class Finished(NamedTuple):
     bytes: int
     sha256: str
     error: OSError | None = None
+
+
+class Written(NamedTuple):
+    """What was written to the file `path`, or why it was not; what the file is, if it was completed too. `fills`: as
+    in `Put`."""
+
+    path: str
+    part: Part | None
+    error: OSError | None = None
+    fills: bool = False
+    finished: Finished | None = None
+
+
+class Encoded(NamedTuple):
+    """A piece of the first chunk that a worker has not answered: its share of the chunk's weight, where its EOTs are,
+    and what else an `EncodedChunk` has that is not as in most."""
+
+    weight: int
+    eot_positions: NDArray[np.int64]
+    stated: dict[str, Any]
+
+    @classmethod
+    def of(cls, result: EncodedChunk) -> Encoded:
+        """What travels of a piece."""
+        stated = {name: value for name in _STATED if _is_stated(value := getattr(result, name))}
+        return cls(result.chunk.weight, result.eot_positions, {**stated, "last": result.last})
+
+    def piece(self, chunk: Chunk) -> EncodedChunk:
+        """The piece of that chunk."""
+        chunk = dataclasses.replace(chunk, weight=self.weight)
+        return EncodedChunk(chunk=chunk, eot_positions=self.eot_positions, **self.stated)
+
+
+_STATED = {field.name for field in dataclasses.fields(EncodedChunk)} - {"chunk", "tokens", "eot_positions", "last"}
+Answer = Encoded | Written | Finished
+
+
+def _is_stated(value: Any) -> bool:
+    return value.shape != (0, 2) if isinstance(value, np.ndarray) else bool(value)
 
 
 class _Parcel(NamedTuple):
@@ -92,14 +127,15 @@ class ChunkSender:
         """Send one chunk."""
         fetched, shared = chunk.fetched, self._shared
         if fetched is None:
-            self._outbox.put(as_bytes(_Parcel(chunk, False, [], False, None)))
+            self._outbox.messages.append(_Parcel(chunk, False, [], False, None))
             return
         footer, places = fetched.footer, [shared.place_of(data) if shared else None for _, data in fetched.pieces]
         sizes = [(start, len(data), place) for (start, data), place in zip(fetched.pieces, places, strict=True)]
         known = footer is not None and footer is self._footer
         self._footer = footer
         light = dataclasses.replace(chunk, fetched=None)
-        self._outbox.put(as_bytes(_Parcel(light, True, sizes, known, None if known else footer)))
+        self._outbox.messages.append(_Parcel(light, True, sizes, known, None if known else footer))
+        self._outbox.flush()  # the bytes come after it
         for (_, data), place in zip(fetched.pieces, places, strict=True):
             if place is None:
                 self._outbox.put(memoryview(data))
@@ -113,10 +149,12 @@ class MessageReceiver:
         self._footer: Piece | None = None
         self._memory = memoryview(b"")  # of the file `shared`, once something is there
 
-    def receive(self) -> Any:
-        """The next message: a job, a chunk with what was fetched for it, or what to do with tokens. Raises `EOFError`
-        when the main process is gone."""
-        message = receive(self._pipe)
+    def receive(self) -> list[Any]:
+        """What comes next: a job, chunks with what was fetched for them, what to do with tokens. Raises `EOFError` when
+        the main process is gone."""
+        return [self._unpacked(message) for message in receive(self._pipe)]
+
+    def _unpacked(self, message: Any) -> Any:
         if not isinstance(message, _Parcel):
             return message
         pieces = tuple((start, self._bytes(size, place)) for start, size, place in message.sizes)
@@ -134,22 +172,21 @@ class MessageReceiver:
         return data
 
 
-def send_result(pipe: Connection, result: EncodedChunk) -> None:
-    """Send what a piece holds, without its tokens; the positions of its EOTs follow as raw bytes."""
-    positions = result.eot_positions
-    result.eot_positions = np.empty(0, np.int64)
-    send(pipe, (result, len(positions)))
-    send_bytes(pipe, positions.view(np.uint8).data)
+def send_answers(pipe: Connection, answers: list[Answer]) -> None:
+    """Send what a worker says. Where EOTs are follows as raw bytes."""
+    found = [answer.eot_positions for answer in answers if isinstance(answer, Encoded)]
+    nowhere = np.empty(0, np.int64)
+    light = [answer._replace(eot_positions=None) if isinstance(answer, Encoded) else answer for answer in answers]  # type: ignore[arg-type]
+    send(pipe, (light, [len(positions) for positions in found]))
+    send_bytes(pipe, np.concatenate([nowhere, *found]).view(np.uint8).data)
 
 
-def receive_message(pipe: Connection) -> EncodedChunk | Written | Finished:
+def receive_answers(pipe: Connection) -> list[Answer]:
     """What a worker says next. Raises `EOFError` or `OSError` if it is gone."""
-    message: Any = receive(pipe)
-    if isinstance(message, Written | Finished):
-        return message
-    result: EncodedChunk
-    result, documents = message
-    memory = np.empty(8 * documents, np.uint8)
-    receive_bytes(pipe, memory.data)
-    result.eot_positions = memory.view(np.int64)
-    return result
+    answers, counts = receive(pipe)
+    memory = np.empty(sum(counts), np.int64)
+    receive_bytes(pipe, memory.view(np.uint8).data)
+    positions = iter(np.split(memory, np.cumsum(counts)[:-1]) if len(counts) > 1 else [memory])
+    return [
+        answer._replace(eot_positions=next(positions)) if isinstance(answer, Encoded) else answer for answer in answers
+    ]

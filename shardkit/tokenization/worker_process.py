@@ -14,24 +14,28 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from shardkit.sources.remote_bytes import traffic
 from shardkit.tokenization.held_tokens import HeldTokens
-from shardkit.tokenization.pipes import inherited, send
-from shardkit.tokenization.worker import ChunkEncoder, EncodedChunk, Job
+from shardkit.tokenization.pipes import inherited
+from shardkit.tokenization.worker import ChunkEncoder, Job
 from shardkit.tokenization.worker_messages import (
+    Answer,
     Drop,
+    Encoded,
     Finish,
     Finished,
     Keep,
     MessageReceiver,
     Put,
-    Written,
-    send_result,
+    send_answers,
 )
+
+_REPORT_SECONDS = 0.1  # that an answer waits for the end of the chunk that is encoded, to go with it
 
 
 def work(descriptor: int, shared: int | None) -> None:
@@ -41,22 +45,28 @@ def work(descriptor: int, shared: int | None) -> None:
     pipe = inherited(descriptor)
     receiver = MessageReceiver(pipe, shared)
     messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    answers: queue.SimpleQueue[EncodedChunk | Written | Finished] = queue.SimpleQueue()
+    answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
     held = HeldTokens(answers.put)
+    encoding = threading.Event()
 
     def receive() -> None:
-        message = receiver.receive()
-        held.do(message) if isinstance(message, Put | Keep | Drop | Finish) else messages.put(message)
+        for message in receiver.receive():
+            held.do(message) if isinstance(message, Put | Keep | Drop | Finish) else messages.put(message)
 
     def answer() -> None:
-        said = answers.get()
-        send_result(pipe, said) if isinstance(said, EncodedChunk) else send(pipe, said)
+        said = [answers.get()]
+        until = time.monotonic() + _REPORT_SECONDS
+        with suppress(queue.Empty):
+            while True:
+                waits = encoding.is_set() and not any(map(_is_waited_for, said))
+                said.append(answers.get(timeout=max(0.0, until - time.monotonic()) if waits else 0))
+        send_answers(pipe, said)
 
     for step in (receive, answer, *held.threads()):
         threading.Thread(target=_repeat, args=(step,), daemon=True).start()
     for module in ("shardkit.sources.texts", "tiktoken", "fastokens"):  # while the main process loads the vocabulary
         importlib.import_module(module)
-    _encode(messages, held, answers)
+    _encode(messages, held, answers, encoding)
 
 
 def _repeat(step: Callable[[], None]) -> None:
@@ -71,14 +81,23 @@ def _repeat(step: Callable[[], None]) -> None:
         os._exit(1)
 
 
+def _is_waited_for(answer: Answer) -> bool:
+    """Whether the main process may have nothing else to do before it."""
+    if isinstance(answer, Encoded):
+        return bool(answer.stated["last"])
+    return isinstance(answer, Finished) or answer.fills or answer.error is not None
+
+
 def _encode(
-    messages: queue.SimpleQueue[Any], held: HeldTokens, answers: queue.SimpleQueue[EncodedChunk | Written | Finished]
+    messages: queue.SimpleQueue[Any], held: HeldTokens, answers: queue.SimpleQueue[Answer], encoding: threading.Event
 ) -> None:
     """Encode the chunks that come; the job comes before them."""
     encoder: ChunkEncoder | None = None
     waits_since, fetched = 0.0, 0
     while True:
+        encoding.clear()
         message = messages.get()
+        encoding.set()
         if isinstance(message, Job):
             encoder = ChunkEncoder(message)
             continue
@@ -90,6 +109,6 @@ def _encode(
             result.fetched_bytes, fetched = traffic().bytes - fetched, traffic().bytes
             tokens, result.tokens = result.tokens, np.empty(0, np.uint16)
             result.holder = held.hold(tokens) if len(tokens) else None
-            answers.put(result)
+            answers.put(Encoded.of(result))
             del tokens
         waits_since = time.monotonic()

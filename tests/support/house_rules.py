@@ -15,7 +15,7 @@ HOMES = {
     "pickle": ("trainer/checkpoint.py", PIPES),
     "dill": ("shardkit/tokenization/user_functions.py", "shardkit/tokenization/worker.py"),
     "multiprocess": (
-        *(f"shardkit/tokenization/{name}.py" for name in ("local_runner", "spawning", "worker_messages")),
+        *(f"shardkit/tokenization/{name}.py" for name in ("spawning", "worker_messages")),
         *("shardkit/tokenization/worker_process.py", PIPES),
     ),
     **dict.fromkeys(("cloudpickle", "joblib", "marshal", "multiprocessing", "shelve", "yaml"), ()),

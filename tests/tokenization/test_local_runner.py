@@ -17,13 +17,13 @@ from shardkit import open_shard, tokenize
 from shardkit.errors import DiskFull, WorkerError
 from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.open import open_source
-from shardkit.tokenization import local_runner
+from shardkit.tokenization import worker_pool
 from shardkit.tokenization.local_runner import LocalRunner
 from shardkit.tokenization.run_progress import TokenizeProgress
 from shardkit.tokenization.runner import OpenShard
 from shardkit.tokenization.spawning import Worker
 from shardkit.tokenization.worker import EncodedChunk
-from shardkit.tokenization.worker_messages import Written, receive_message
+from shardkit.tokenization.worker_messages import Answer, Written, receive_answers
 
 SIZE = 40_000  # tokens of a piece, more than is written as an edge
 TEXTS = ["x" * (SIZE - 1)] * 2  # of which each worker gets one
@@ -145,17 +145,19 @@ def test_a_ctrl_c_keeps_each_shard_that_has_all_its_tokens(tmp_path: Path, shard
 def test_a_ctrl_c_within_a_message_ends_the_run_and_nothing_is_read_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[object] = []
+    told: list[list[Answer]] = []
 
-    def receive(pipe: Any) -> object:
-        told.append(receive_message(pipe))
-        if isinstance(told[-1], Written):
+    def of_written(answers: list[Answer]) -> bool:
+        return any(isinstance(answer, Written) for answer in answers)
+
+    def receive(pipe: Any) -> list[Answer]:
+        told.append(receive_answers(pipe))
+        if of_written(told[-1]):
             raise KeyboardInterrupt
         return told[-1]
 
-    monkeypatch.setattr(local_runner, "receive_message", receive)
+    monkeypatch.setattr(worker_pool, "receive_answers", receive)
     with pytest.raises(KeyboardInterrupt):
         tokenize(["text " * 100] * 40, tmp_path, tokenizer="bytes", shard_tokens=1000, chunk_bytes=500, progress=False)
     assert not list(tmp_path.rglob("*.tmp"))
-    assert [type(one) for one in told].count(Written) == 1
-    assert isinstance(told[-1], Written)
+    assert [of_written(answers) for answers in told] == [False] * (len(told) - 1) + [True]

@@ -309,7 +309,7 @@ def test_what_is_wrong_first_in_the_stream_is_reported_first_and_all_before_it_i
 
 def test_a_bug_in_sending_ends_the_run_and_does_not_hang_it(tmp_path: Path) -> None:
     def sabotage(text: str) -> str:
-        sys.modules["shardkit.tokenization.worker_process"].__dict__["send_result"] = None
+        sys.modules["shardkit.tokenization.worker_process"].__dict__["send_answers"] = None
         return text
 
     write_parquet(tmp_path / "a.parquet", ["text"] * 10, rows=5)

@@ -8,14 +8,20 @@ import platform
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from reference import folder_bytes, shard_bytes
 from texts import documents, write_parquet
 
+from shardkit import open_shard
+from shardkit.dataset.shards import WrittenShard
 from shardkit.tokenization import ray_runner
+from shardkit.tokenization.finished_shards import remove_all
 
 CLUSTER = """
 import json, os, signal, sys, warnings
@@ -152,3 +158,59 @@ def test_a_cluster_that_is_no_more_or_somebody_elses_is_not_connected_to(
     assert ray_runner._started_here() is None
     there[0]["cmdline"][1] = "--gcs-address=127.0.0.1:6379"
     assert ray_runner._started_here() == "127.0.0.1:6379"
+
+
+class Watched:
+    """Tokens of a piece that somebody looks at when they are asked for."""
+
+    def __init__(self, tokens: NDArray[np.uint16], look: Callable[[], None]) -> None:
+        self.tokens, self.look = tokens, look
+
+    def __getitem__(self, part: slice) -> NDArray[np.uint16]:
+        self.look()
+        return self.tokens[part]
+
+
+def test_of_two_that_write_one_shard_at_a_time_nobody_sees_a_half(tmp_path: Path) -> None:
+    tokens = np.arange(3_000_000, dtype="<u2")  # more than is in memory before it is written
+    path, seen = tmp_path / f"000001.{os.getpid()}.tmp", list[int]()
+    path.touch()
+
+    def write(first: NDArray[np.uint16] | Watched, second: NDArray[np.uint16] | Watched) -> WrittenShard:
+        ranges = [(0, 2_000_000), (0, 1_000_000)]
+        return ray_runner._write_shard(str(path), "<u2", len(tokens), ranges, first, second)
+
+    def others() -> None:
+        seen.append(path.stat().st_size)
+        other = write(tokens[:2_000_000], Watched(tokens[2_000_000:], lambda: seen.append(path.stat().st_size)))
+        assert np.array_equal(open_shard(path), tokens)
+        seen.append(other.bytes)
+
+    made = write(tokens[:2_000_000], Watched(tokens[2_000_000:], others))
+    late = write(Watched(tokens[:2_000_000], lambda: seen.append(path.stat().st_size)), tokens[2_000_000:])
+    assert made == late
+    assert seen == [0, 0, made.bytes, made.bytes]
+    assert np.array_equal(open_shard(path), tokens)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_task_that_fails_wrote_of_a_shard_is_removed_and_of_one_that_is_killed_at_the_runs_end(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / ".shardkit").mkdir()
+    path, seen = tmp_path / ".shardkit" / f"000001.{os.getpid()}.tmp", list[list[Path]]()
+    path.touch()
+
+    def fail() -> None:
+        seen.append(list(path.parent.iterdir()))
+        (own,) = set(seen[0]) - {path}
+        own.with_suffix(".of-a-killed-one.tmp").touch()
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        ray_runner._write_shard(str(path), "<u2", 10, [(0, 10)], Watched(np.arange(10, dtype="<u2"), fail))
+    left = set(path.parent.iterdir())
+    assert left & set(seen[0]) == {path}
+    assert len(left) == 2
+    remove_all(tmp_path)
+    assert list(path.parent.iterdir()) == []

@@ -16,7 +16,7 @@ from shardkit import tokenize
 from shardkit.dataset.manifest import SourceInfo
 from shardkit.errors import WorkerError
 from shardkit.sources.source import Chunk, InputFile, ReadOptions, Source
-from shardkit.tokenization import local_runner
+from shardkit.tokenization import worker_pool
 from shardkit.tokenization.local_runner import LocalRunner
 from shardkit.tokenization.run_size import useful_workers
 from shardkit.tokenization.spawning import Worker, start_workers
@@ -129,7 +129,7 @@ def test_workers_that_do_not_read_yet_stop_nobody(monkeypatch: pytest.MonkeyPatc
         asked.set()
         go_on()
 
-    monkeypatch.setattr(local_runner, "start_workers", start_stopped)
+    monkeypatch.setattr(worker_pool, "start_workers", start_stopped)
     vocabulary = load_vocabulary("gpt2", None)
     job = Job(vocabulary=vocabulary, encoder="tiktoken", read=ReadOptions(), audit_stride=640)
     results: list[tuple[int, int, int]] = []

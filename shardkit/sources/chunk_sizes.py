@@ -1,0 +1,24 @@
+"""How much text a chunk has: the more, the fewer are given out, and the less even is the end of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_JOINED = 4  # times `least`, the most: of the tokens of as much text a worker holds all
+_SHARES = 4  # of what is left, as many for each worker
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChunkSizes:
+    """Chunks have `least` bytes of text, and more where it lies side by side and there is much for each of `workers`
+    (None: never). Of the source's bytes `unread` are beyond the limits of the run."""
+
+    least: int
+    workers: int | None = None
+    unread: int = 0
+
+    def most(self, left: int) -> int:
+        """The bytes of text of the next chunk, at most, where `left` bytes of the source are left."""
+        if self.workers is None:
+            return self.least
+        return max(self.least, min(_JOINED * self.least, (left - self.unread) // (_SHARES * self.workers)))
