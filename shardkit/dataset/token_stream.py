@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +32,7 @@ from shardkit.dataset.shard_maps import ShardMaps
 from shardkit.dataset.shards import MEND
 from shardkit.errors import ManifestError, ShardError, UsageError
 
-_preadv: Any = getattr(os, "preadv", None)  # not on Windows
-_CAN_PREAD = _preadv is not None
+_CAN_PREAD = hasattr(os, "preadv")  # not on Windows, whose `os` mypy knows
 Tokens = NDArray[np.unsignedinteger]
 Result = TypeVar("Result")
 
@@ -129,9 +128,10 @@ class TokenStream:
                     if (descriptor := self._descriptors[number]) < 0:
                         descriptor = self._open(number)
                     skip = self._header_bytes[number] - low * size
-                got = _preadv(descriptor, (view[place:stop],), skip + token * size)
+                at = skip + token * size
+                got = os.preadv(descriptor, (view[place:stop],), at)  # type: ignore[attr-defined, unused-ignore]
                 if got != stop - place:
-                    self._read_on(number, view[place + got : stop], skip + token * size + got)
+                    self._read_on(number, view[place + got : stop], at + got)
                 place = stop
         except OSError as error:
             raise UnreadError(number, error) from error
@@ -224,7 +224,7 @@ class TokenStream:
 def _read_at(descriptor: int, out: memoryview, place: int) -> int:
     """Read bytes from `place` on into `out`; returns how many."""
     if _CAN_PREAD:
-        return int(_preadv(descriptor, (out,), place))
+        return int(os.preadv(descriptor, (out,), place))  # type: ignore[attr-defined, unused-ignore]
     os.lseek(descriptor, place, os.SEEK_SET)
     data = os.read(descriptor, len(out))
     out[: len(data)] = data

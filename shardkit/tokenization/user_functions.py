@@ -9,6 +9,8 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import dill
+
 from shardkit.errors import SourceError, UsageError
 from shardkit.sources.source import ReadOptions
 from shardkit.sources.whole_rows import checked_columns, row_of
@@ -22,8 +24,6 @@ Filter = Callable[[Any], bool]
 
 def by_value(function: Callable[..., Any] | None) -> bytes | None:
     """dill's bytes of a function and the globals that it uses. Raises `UsageError` if it is none, or cannot travel."""
-    import dill
-
     if function is None:
         return None
     if not callable(function):
@@ -49,8 +49,6 @@ class UserFunctions:
     """Both functions in a worker, of the bytes that travelled (None: not given)."""
 
     def __init__(self, transform: bytes | None, filter: bytes | None, read: ReadOptions) -> None:
-        import dill
-
         self._transform: Transform | None = dill.loads(transform) if transform else None
         self._filter: Filter | None = dill.loads(filter) if filter else None
         self._read = read
