@@ -5,6 +5,7 @@ The machine of a notebook is a folder, and a kernel; a disconnect takes both awa
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -56,7 +57,8 @@ def prepared(name: str, **parameters: object) -> Any:
 def run(book: Any, machine: Path) -> dict[str, str]:
     """Run it in the folder `machine`; by the id of each cell, what it printed and what it showed."""
     machine.mkdir(exist_ok=True)
-    NotebookClient(book, timeout=280, resources={"metadata": {"path": str(machine)}}).execute()
+    client = NotebookClient(book, timeout=280, resources={"metadata": {"path": str(machine)}})
+    asyncio.run(client.async_execute())  # `execute` leaves the event loop that it makes in a thread open
     return {cell.id: "\n".join(map(said, cell.outputs)) for cell in book.cells}
 
 
