@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-_JOINED = 4  # times `least`, the most: of the tokens of as much text a worker holds all
+_JOINED = 2  # times `least`, the most: of the tokens that wait for the text before, a worker holds 32 MB
 _SHARES = 4  # of what is left, as many for each worker
 
 

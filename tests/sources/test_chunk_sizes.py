@@ -50,7 +50,7 @@ def test_chunks_of_any_sizes_hold_the_same_texts_also_from_any_of_them_on(
     small, large = chunks_of(source, None), chunks_of(source, 1)
     whole = read(source, small)
     assert read(source, large) == whole
-    assert len(large) < 0.7 * len(small)
+    assert len(large) < 0.8 * len(small)
     assert large[-1].stop - large[-1].start <= max(chunk.stop - chunk.start for chunk in small)
     assert sum(chunk.weight for chunk in large) == pytest.approx(source.files[0].bytes, rel=0.01)
     for place in (1, len(large) // 2, len(large) - 1):
@@ -63,7 +63,7 @@ def test_the_more_workers_there_are_and_the_less_is_read_the_smaller_chunks_are(
     size = source.files[0].bytes
     one, few, many = (chunks_of(source, workers) for workers in (1, 4, 1000))
     assert len(one) < len(few) < len(many) == len(chunks_of(source, None))
-    assert max(chunk.weight for chunk in one) == 4 * LEAST
+    assert max(chunk.weight for chunk in one) == 2 * LEAST
     assert len(chunks_of(source, 1, unread=size)) == len(many)
 
 
@@ -88,4 +88,4 @@ def test_a_row_is_named_by_its_place_in_the_chunk_whichever_piece_it_is_in(
         job = job_of("bytes", source.options, transform=dill.dumps(transform, recurse=True))
         *pieces, failed = ChunkEncoder(job).encode(chunk)
         assert pieces
-        assert str(failed.error).startswith(f"{says} a.jsonl, bytes 0-32000, row {len(texts) - 1} of them")
+        assert str(failed.error).startswith(f"{says} a.jsonl, bytes 0-16000, row {len(texts) - 1} of them")
