@@ -187,7 +187,7 @@ def test_a_run_goes_on_where_an_earlier_version_cut_a_giant_row_group_into_longe
     options: dict[str, Any] = {**OPTIONS, "shard_tokens": 3000, "workers": 1, "chunk_bytes": 4000}
     tokenize(str(tmp_path / "a.parquet"), tmp_path / "whole", **options)
     with monkeypatch.context() as patch:
-        patch.setattr(parquet, "decoded", lambda file, column, most, where, row: iter([column.dictionary_decode()]))
+        patch.setattr(parquet, "texts_in", lambda file, batch, *_: iter([batch.column("text").dictionary_decode()]))
         with pytest.raises(KeyboardInterrupt):
             tokenize(str(tmp_path / "a.parquet"), tmp_path / "out", progress=stop, **options)
     tokenize(str(tmp_path / "a.parquet"), tmp_path / "out", **options)
