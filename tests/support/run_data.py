@@ -34,6 +34,18 @@ def after(shards: int, action: Callable[[], object]) -> Callable[[Any], None]:
     return progress
 
 
+def once_there(file: Path, action: Callable[[], object]) -> Callable[[Any], None]:
+    """A `progress` that does `action` once, when that finished file is in the folder."""
+    done: list[object] = []
+
+    def progress(now: Any) -> None:
+        if not done and file.exists():
+            done.append(True)
+            action()
+
+    return progress
+
+
 def stop() -> None:
     raise KeyboardInterrupt
 
