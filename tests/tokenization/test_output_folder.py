@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hub_data import make_dataset, tree_of
 from reference import folder_bytes
-from run_data import after, change_line, make, once_there, stop
+from run_data import after, change_line, make, once_noted, stop
 
 from shardkit import Manifest
 from shardkit.dataset.journal import JOURNAL_FILE
@@ -74,7 +74,7 @@ def test_a_shard_that_vanished_or_was_changed_during_the_run_is_in_no_manifest(
     out, place = tmp_path / "out", tmp_path / "far"
     first = out / "p_val_000000.npy"
     if far is None:
-        progress = once_there(first, lambda: loss(first))
+        progress = once_noted(first, lambda: loss(first))
     else:
         progress = after(9, lambda: _lose_when_arrived(place / first.name, first, loss))
     with pytest.raises(OutputError, match=f"{message}.*no manifest is written"):
@@ -94,7 +94,7 @@ def test_a_shard_that_was_written_anew_with_the_same_bytes_is_accepted(whole: Pa
         os.replace(tmp_path / "copy", first)
 
     first = tmp_path / "out" / "p_val_000000.npy"
-    assert make(tmp_path / "out", progress=once_there(first, copy)) == Manifest.load(whole)
+    assert make(tmp_path / "out", progress=once_noted(first, copy)) == Manifest.load(whole)
 
 
 def remove(folder: Path) -> None:
