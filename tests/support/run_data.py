@@ -34,19 +34,6 @@ def after(shards: int, action: Callable[[], object]) -> Callable[[Any], None]:
     return progress
 
 
-def once_noted(shard: Path, action: Callable[[], object]) -> Callable[[Any], None]:
-    """A `progress` that does `action` once, when that shard is in its folder's journal."""
-    done: list[object] = []
-    journal = shard.parent / JOURNAL_FILE
-
-    def progress(now: Any) -> None:
-        if not done and journal.exists() and shard.name in journal.read_text():
-            done.append(True)
-            action()
-
-    return progress
-
-
 def stop() -> None:
     raise KeyboardInterrupt
 

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from hub_data import make_dataset, tree_of
 from reference import folder_bytes
-from run_data import after, change_line, make, once_noted, stop
+from run_data import after, change_line, make, stop
 
 from shardkit import Manifest
 from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.manifest import MANIFEST_NAME
 from shardkit.errors import OutputError, ShardkitWarning
+from shardkit.tokenization import finished_shards
 from shardkit.tokenization.output_folder import claim, clear
 
 
@@ -57,6 +58,12 @@ def test_a_journal_with_a_changed_value_ends_with_the_same_bytes(
     assert (out / MANIFEST_NAME).read_bytes() == (whole / MANIFEST_NAME).read_bytes()
 
 
+@pytest.fixture
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small shards are in the folder in the middle of a run, as large ones are."""
+    monkeypatch.setattr(finished_shards, "_MOST_SMALL", 0)
+
+
 # -- the end of a run --------------------------------------------------------------------------------------------------
 
 
@@ -64,6 +71,7 @@ def other_content(path: Path) -> None:
     np.save(path, np.load(path)[::-1])  # the same size
 
 
+@pytest.mark.usefixtures("one_by_one")
 @pytest.mark.parametrize("far", [None, "far"])
 @pytest.mark.parametrize(
     ("loss", "message"), [(Path.unlink, "p_val_000000.npy is missing"), (other_content, "p_val_000000.npy has SHA-256")]
@@ -74,7 +82,7 @@ def test_a_shard_that_vanished_or_was_changed_during_the_run_is_in_no_manifest(
     out, place = tmp_path / "out", tmp_path / "far"
     first = out / "p_val_000000.npy"
     if far is None:
-        progress = once_noted(first, lambda: loss(first))
+        progress = after(5, lambda: loss(first))
     else:
         progress = after(9, lambda: _lose_when_arrived(place / first.name, first, loss))
     with pytest.raises(OutputError, match=f"{message}.*no manifest is written"):
@@ -88,13 +96,14 @@ def _lose_when_arrived(there: Path, first: Path, loss: Callable[[Path], object])
     loss(first)
 
 
+@pytest.mark.usefixtures("one_by_one")
 def test_a_shard_that_was_written_anew_with_the_same_bytes_is_accepted(whole: Path, tmp_path: Path) -> None:
     def copy() -> None:
         shutil.copyfile(first, tmp_path / "copy")
         os.replace(tmp_path / "copy", first)
 
     first = tmp_path / "out" / "p_val_000000.npy"
-    assert make(tmp_path / "out", progress=once_noted(first, copy)) == Manifest.load(whole)
+    assert make(tmp_path / "out", progress=after(3, copy)) == Manifest.load(whole)
 
 
 def remove(folder: Path) -> None:
