@@ -236,8 +236,10 @@ class ChunkEncoder:
                     f"transform or filter failed at {where}, row {first_row + row} of them:\n{traceback.format_exc()}"
                 ) from error
             if not isinstance(changed, str):
-                what = f"transform returned a {type(changed).__name__}"
-                raise SourceError(f"{what} at {where}, row {first_row + row} of them: expected str or None")
+                raise SourceError(
+                    f"transform returned a {type(changed).__name__} at {where}, row {first_row + row} of them: expected"
+                    " str or None"
+                )
             kept.append(changed)
             kept_rows.append(row)
         return kept, kept_rows
