@@ -22,8 +22,6 @@ from shardkit.files import fsync_dir, write_error
 from shardkit.tokenization.live_push import LivePush
 from shardkit.tokenization.runner import OpenShard, Runner
 
-_SMALL_BYTES, _MOST_SMALL = 4 << 20, 64  # of shards that are completed at a time, all together
-
 
 class FinishedShards:
     """Puts finished shards into the folder of `seen`, notes them in `journal`, and hands them to `uploads`."""
@@ -36,12 +34,10 @@ class FinishedShards:
 
     def add(self, shard: OpenShard, info: ShardInfo, resume: Resume) -> None:
         """A shard that has all its tokens, what is known of it, and where the stream goes on after it. Waits for
-        earlier ones where more than the runner's share are not completed, and of small ones so many that each need not
-        be waited for by itself."""
+        earlier ones where more than the runner's share are not completed."""
         self._runner.finish(shard)
         self._waiting.append((shard, info, resume))
-        few = min(_MOST_SMALL, _SMALL_BYTES // (shard.capacity * shard.dtype.itemsize))
-        while len(self._waiting) > max(few, self._runner.most_finishing):
+        while len(self._waiting) > self._runner.most_finishing:
             self._record_first()
 
     def record_completed(self) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from shardkit.dataset.shard_parts import PartWriter, finish_parts, part_of_bytes
+from shardkit.dataset.shard_parts import PartWriter, finish_parts
 from shardkit.tokenization.worker_messages import Drop, Finish, Finished, Keep, Put, Written
 
 _HELD_BYTES = 32 << 20  # of tokens whose place is not known yet; when there are as many, no more are encoded
@@ -75,17 +75,11 @@ class HeldTokens:
             self._keep(put)
             return
         tokens = self._pieces[put.piece][put.begin : put.end]
-        data = tokens.view(np.uint8).data
         try:
-            if put.header:
-                parts = [part_of_bytes(0, put.header), self._writer.write(put.path, put.place, data)]
-                finished = Finished(put.path, *finish_parts(put.path, parts))
-                written = Written(put.path, None, fills=True, finished=finished)
-            else:
-                written = Written(put.path, self._writer.write(put.path, put.place, data), fills=put.fills)
+            part = self._writer.write(put.path, put.place, tokens.view(np.uint8).data)
+            written = Written(put.path, part, fills=put.fills)
         except OSError as error:
             written = Written(put.path, None, error.with_traceback(None))
-        del data
         if put.last:
             del tokens
             self._release(put.piece)

@@ -141,9 +141,8 @@ class LocalRunner:
         self._shards.setdefault(shard.path, (shard, FileParts(shard.path)))
         shard.waiting += 1
         last, place = end == piece.count, shard.append(end - begin)
-        header = shard.header if end - begin == shard.capacity else b""
         worker.writing.append(shard.path)
-        worker.outbox.messages.append(Put(number, begin, end, shard.path, place, last, not shard.room, header))
+        worker.outbox.messages.append(Put(number, begin, end, shard.path, place, last, not shard.room))
         if last:
             piece.holder = None
 
@@ -228,7 +227,7 @@ class LocalRunner:
     def _note_file(self, worker: Worker, said: Written | Finished) -> None:
         (worker.writing if isinstance(said, Written) else worker.finishing).popleft()
         shard, parts = self._shards[said.path]
-        wrong, finished = said.error, said if isinstance(said, Finished) else said.finished
+        wrong = said.error
         if isinstance(said, Written) and said.part is not None:
             try:
                 parts.add(said.part, self._writer)
@@ -237,12 +236,12 @@ class LocalRunner:
         if wrong is not None:
             shard.error = write_error(wrong, shard.temp, shard.bytes_to_come(parts.written))
             self._fail(shard.error)
-        elif finished is not None:
-            del self._shards[said.path]
-            shard.made = WrittenShard(tokens=shard.tokens, bytes=finished.bytes, sha256=finished.sha256)
-        else:
+        elif isinstance(said, Written):
             shard.waiting -= 1
             self._complete(shard)
+        else:
+            del self._shards[said.path]
+            shard.made = WrittenShard(tokens=shard.tokens, bytes=said.bytes, sha256=said.sha256)
 
     def _fail(self, error: ShardkitError) -> None:
         """Raise an error, unless the stream is at its end: then it ends what waits for the shard, if it is of one."""

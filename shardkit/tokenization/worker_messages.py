@@ -23,8 +23,8 @@ from shardkit.tokenization.worker import EncodedChunk
 
 
 class Put(NamedTuple):
-    """Write tokens `begin` to `end` of a piece to the file `path`, at byte `place`. After the `last` the piece goes. It
-    `fills` the file, which then is completed soon; with a `header`, it is all that the file has: complete it too."""
+    """Write tokens `begin` to `end` of a piece to the file `path`, at byte `place`. After the `last` the piece goes. If
+    it `fills` the file, the main process waits to have it completed."""
 
     piece: int
     begin: int
@@ -33,7 +33,6 @@ class Put(NamedTuple):
     place: int
     last: bool
     fills: bool = False
-    header: bytes = b""
 
 
 class Keep(NamedTuple):
@@ -66,14 +65,12 @@ class Finished(NamedTuple):
 
 
 class Written(NamedTuple):
-    """What was written to the file `path`, or why it was not; what the file is, if it was completed too. `fills`: as
-    in `Put`."""
+    """What was written to the file `path`, or why it was not. `fills`: as in `Put`."""
 
     path: str
     part: Part | None
     error: OSError | None = None
     fills: bool = False
-    finished: Finished | None = None
 
 
 class Encoded(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import queue
 import threading
 from pathlib import Path
@@ -50,20 +49,6 @@ def test_pieces_go_to_several_shards_and_are_forgotten_when_they_are_written_or_
         assert Path(path).read_bytes() == b"h" * 128 + expected.tobytes()
     assert held._pieces == {}
     assert held._bytes == 0
-
-
-def test_a_shard_that_one_piece_fills_is_written_and_completed_at_once(tmp_path: Path) -> None:
-    said: queue.SimpleQueue[Written | Finished] = queue.SimpleQueue()
-    held, path, tokens = HeldTokens(said.put), str(tmp_path / "file"), np.arange(100, dtype=np.uint16)
-    Path(path).write_bytes(b"")
-    number = held.hold(tokens)
-    held.do(Put(number, 10, 90, path, 128, False, True, b"h" * 128))
-    held.do(Put(number, 90, 100, str(tmp_path / "gone"), 128, True, True, b"h" * 128))
-    steps(held, 2, 0)
-    written, failed, whole = said.get(), said.get(), b"h" * 128 + tokens[10:90].tobytes()
-    assert written == Written(path, None, None, True, Finished(path, 128 + 160, hashlib.sha256(whole).hexdigest()))
-    assert Path(path).read_bytes() == whole
-    assert isinstance(failed.error, FileNotFoundError)
 
 
 def test_a_file_that_is_gone_or_was_changed_is_said_and_ends_nothing(tmp_path: Path) -> None:
