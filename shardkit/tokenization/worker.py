@@ -227,19 +227,15 @@ class ChunkEncoder:
         kept: list[str] = []
         kept_rows: list[int] = []
         for text, row in zip(read.texts, read.rows, strict=True):
+            at = f"{where}, row {first_row + row} of them"
             try:
                 changed = text if transform is None else transform(text)
                 if changed is None or (keep is not None and not keep(changed)):
                     continue
             except Exception as error:
-                raise SourceError(
-                    f"transform or filter failed at {where}, row {first_row + row} of them:\n{traceback.format_exc()}"
-                ) from error
+                raise SourceError(f"transform or filter failed at {at}:\n{traceback.format_exc()}") from error
             if not isinstance(changed, str):
-                raise SourceError(
-                    f"transform returned a {type(changed).__name__} at {where}, row {first_row + row} of them: expected"
-                    " str or None"
-                )
+                raise SourceError(f"transform returned a {type(changed).__name__} at {at}: expected str or None")
             kept.append(changed)
             kept_rows.append(row)
         return kept, kept_rows
