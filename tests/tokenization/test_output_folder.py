@@ -18,7 +18,6 @@ from shardkit import Manifest
 from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.manifest import MANIFEST_NAME
 from shardkit.errors import OutputError, ShardkitWarning
-from shardkit.tokenization import finished_shards
 from shardkit.tokenization.output_folder import claim, clear
 
 
@@ -58,12 +57,6 @@ def test_a_journal_with_a_changed_value_ends_with_the_same_bytes(
     assert (out / MANIFEST_NAME).read_bytes() == (whole / MANIFEST_NAME).read_bytes()
 
 
-@pytest.fixture
-def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small shards are in the folder in the middle of a run, as large ones are."""
-    monkeypatch.setattr(finished_shards, "_MOST_SMALL", 0)
-
-
 # -- the end of a run --------------------------------------------------------------------------------------------------
 
 
@@ -71,7 +64,6 @@ def other_content(path: Path) -> None:
     np.save(path, np.load(path)[::-1])  # the same size
 
 
-@pytest.mark.usefixtures("one_by_one")
 @pytest.mark.parametrize("far", [None, "far"])
 @pytest.mark.parametrize(
     ("loss", "message"), [(Path.unlink, "p_val_000000.npy is missing"), (other_content, "p_val_000000.npy has SHA-256")]
@@ -96,7 +88,6 @@ def _lose_when_arrived(there: Path, first: Path, loss: Callable[[Path], object])
     loss(first)
 
 
-@pytest.mark.usefixtures("one_by_one")
 def test_a_shard_that_was_written_anew_with_the_same_bytes_is_accepted(whole: Path, tmp_path: Path) -> None:
     def copy() -> None:
         shutil.copyfile(first, tmp_path / "copy")
