@@ -24,6 +24,7 @@ from trainer.plot import draw_losses, reason_for_none, short_count
 if TYPE_CHECKING:
     from trainer.run import Run
 
+_CPU_STEP_FLOPS = 5e13  # of a rank: minutes on any CPU
 # Dense bf16 (fp16) FLOP/s of a GPU, by a part of its name, for MFU. The first part that fits counts.
 _PEAK_FLOPS = {
     "H200": 989e12,
@@ -143,6 +144,9 @@ def _header(run: Run, reference: dict[str, float]) -> Iterator[str]:
     levels = ", ".join(f"{name} {level:.4f}" for name, level in reversed(reference.items()))
     yield f"losses    {levels} nats"
     yield "config    " + ", ".join(config.to_toml().splitlines())
+    flops = model.flops_per_token(config.seq_len) * config.batch_tokens
+    if world.device.type == "cpu" and flops > _CPU_STEP_FLOPS * world.size:
+        yield "note: a step of this size takes a CPU many minutes or hours: --model nano is made for one"
     if run.log.no_picture:
         yield f"note: no loss.png: {run.log.no_picture}"
     if run.step:

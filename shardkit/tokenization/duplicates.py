@@ -54,7 +54,9 @@ class Duplicates:
         skipped[rows[~kept] + 1] = True
         changes = np.flatnonzero(skipped[1:] != skipped[:-1])  # where runs begin, and the rows after their ends
         runner.keep(piece, np.stack([starts[kept], starts[kept] + lengths[kept]], axis=1))
-        piece.count = int(lengths[kept].sum())
+        count = int(lengths[kept].sum())
+        piece.text_bytes = piece.text_bytes * count // max(1, piece.count)
+        piece.count = count
         piece.eot_positions = np.cumsum(np.append(0, lengths[kept]), dtype=np.int64)[:-1]
         piece.document_rows = rows[kept]
         piece.skipped = np.stack([changes[::2], changes[1::2] - 1], axis=1)

@@ -102,7 +102,7 @@ class OrderedWriter:
         tokens = self._up_to_limits(result, skip)
         self._write(tokens, result, skip)
         self._finished.record_completed()
-        self.session_text_bytes += result.text_bytes
+        self.session_text_bytes += result.text_bytes * (tokens - skip) // max(1, result.count)  # of what is written
         self.audited += result.audited
         self._chunk_tokens += result.count
         self._file = self._added(before, result, tokens, eots_before(result, tokens))

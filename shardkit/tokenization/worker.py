@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from shardkit.errors import ShardkitError, SourceError
 from shardkit.redaction import redact
+from shardkit.sources.pieces import utf8_size
 from shardkit.sources.source import MAX_ROW_BYTES, Chunk, ReadOptions
 from shardkit.tokenization import cutting
 from shardkit.tokenization.document_hashes import DocumentHashes
@@ -150,7 +151,8 @@ class ChunkEncoder:
         result.tokens = self.tokenizer.with_eot(ids, offsets, continued=read.continued)
         result.count = len(result.tokens)
         result.eot_positions = self.tokenizer.eot_positions(result.tokens, offsets, continued=read.continued)
-        result.text_bytes, result.rows = read.text_bytes, read.read_rows
+        result.text_bytes = read.text_bytes if texts is read.texts else utf8_size(texts)
+        result.rows = read.read_rows
         result.bad, result.bad_rows = [*read.bad, *passed_over], read.bad_rows + len(passed_over)
         filled = read.rows
         if passed_over:

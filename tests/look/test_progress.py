@@ -6,6 +6,7 @@ import dataclasses
 import io
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,3 +113,23 @@ def test_where_there_is_no_terminal_each_pause_is_one_line(
         "one server answered 503: waiting 1 s",
         "another answered 503: waiting 1 s",
     ]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_tokens": 300},
+        {"skip_duplicates": True},
+        {"filter": lambda text: len(text) < 300},
+        {"transform": lambda text: text[:10]},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_bytes_a_token_are_of_the_text_that_is_in_the_dataset(options: dict[str, Any], tmp_path: Path) -> None:
+    letters = [chr(ord("a") + number) * 100 for number in range(20)]  # with `bytes` one token a byte, and one EOT
+    source = write_parquet(tmp_path / "a.parquet", [*letters, *letters, "z" * 5_000], rows=50)
+    seen: list[TokenizeProgress] = []
+    options = {"tokenizer": "bytes", "workers": 1, "progress": seen.append, **options}
+    manifest = tokenize(str(source), tmp_path / "out", **options)
+    summary = run_summary(manifest, seen[-1], 1.0)
+    assert summary["bytes_per_token"] == pytest.approx(1 - manifest.documents / manifest.tokens, abs=0.01)

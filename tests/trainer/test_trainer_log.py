@@ -139,3 +139,17 @@ def test_a_picture_that_cannot_be_drawn_is_one_warning_and_not_the_end(
     said = capsys.readouterr().out
     assert said.count("\n") == 1
     assert said.startswith("warning: loss.png was not drawn: ")
+
+
+def test_a_step_that_is_too_large_for_a_cpu_is_said_before_it_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dataset(tmp_path / "data", train=8 * 32 * 5 + 1)
+    given = {"data": str(tmp_path / "data"), "model": "nano", "n_layer": 1, "n_head": 2, "n_embd": 32, "seq_len": 32}
+    given |= {"micro_batch": 4, "batch_tokens": 256, "device": "cpu", "val_every": 0, "save_every": 0, "steps": 1}
+    train({**given, "out": str(tmp_path / "small")})
+    assert "--model nano" not in capsys.readouterr().out
+    monkeypatch.setattr("trainer.log._CPU_STEP_FLOPS", 1.0)
+    train({**given, "out": str(tmp_path / "large")})
+    said = capsys.readouterr().out
+    assert 0 < said.index("--model nano is made for one") < said.index("step     1/1")
