@@ -90,7 +90,7 @@ def no_text(what: str, name: str, kind: str, *, is_chat: bool = False) -> str:
         return (
             f"{what} {name!r} is a chat, not text: in Python, tokenize(SOURCE, OUT, columns=[{name!r}], "
             f"transform=...) calls your function with each row: write its turns there as your model reads them, with "
-            f"its tokenizer's apply_chat_template(row[{name!r}], tokenize=False)"
+            f"its tokenizer's apply_chat_template(row[{name!r}], tokenize=False); special tokens in it become text"
         )
     if kind.removeprefix("a ").startswith(("list", "large_list", "fixed_size_list")):
         return (
