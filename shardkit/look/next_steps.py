@@ -15,7 +15,7 @@ def steps_for_folder(folder: str | os.PathLike[str], splits: Collection[str], *,
     name = shlex.quote(str(folder))
     steps = [f"shardkit peek {name}"]
     if "train" in splits:
-        steps.append(f"python -m trainer train --data {name} --out run")
+        steps.append(f"python -m trainer train --data {name} --out run    # on a CPU: --model nano")
     return [*steps, f"shardkit push {name} USER/NAME"] if push else steps
 
 

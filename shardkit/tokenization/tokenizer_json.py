@@ -116,18 +116,7 @@ def bpe_tokenizer_json(
 ) -> str:
     """The text of a `tokenizer.json` of a byte-pair encoding, which changes no text before it cuts it; `special` are
     its special tokens."""
-    model = {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": None,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": False,
-        "byte_fallback": False,
-        "ignore_merges": False,
-        "vocab": vocab,
-        "merges": merges,
-    }
+    model = {"type": "BPE", **_BPE_DEFAULTS, "vocab": vocab, "merges": merges}
     return json.dumps(
         {
             "version": "1.0",
