@@ -60,15 +60,22 @@ def check_columns(file: InputFile, schema: pa.Schema, options: ReadOptions) -> N
 
 def _check_text_column(file: InputFile, schema: pa.Schema, name: str) -> None:
     """Raise `SourceError` if a file's table has no text column `name`."""
+    chat = next((column.name for column in schema if _is_chat(column.type)), None)
+    if chat is not None and name.split(".")[0] not in schema.names:
+        raise SourceError(f"{file.path}: {no_text('column', chat, str(schema.field(chat).type), is_chat=True)}")
     kind = _type_of(file, schema, name, "--text-field")
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value)):
-        items = kind.value_type if hasattr(kind, "value_type") else None
-        is_chat = items is not None and pa.types.is_struct(items) and items.get_field_index("role") >= 0
+        is_chat = _is_chat(kind)
         why = no_text("column", name, str(kind), is_chat=is_chat)
         raise SourceError(
             f"{file.path}: {why}" + ("" if "--text-field" in why or is_chat else ": name another with --text-field")
         )
+
+
+def _is_chat(kind: pa.DataType) -> bool:
+    items = kind.value_type if hasattr(kind, "value_type") else None
+    return items is not None and pa.types.is_struct(items) and items.get_field_index("role") >= 0
 
 
 def _check_chosen_columns(file: InputFile, schema: pa.Schema, chosen: Choice) -> None:

@@ -53,15 +53,13 @@ def json_rows(
         found = {name: _field(row, name) for name in options.document_columns}
         for name, value in found.items():
             if value is _MISSING:
-                has = ", ".join(map(repr, list(row)[:8]))
-                asked = "columns" if options.columns else "--text-field"
-                raise ValueError(f"no field {name!r} among {has} ({asked})")
+                raise _no_field(row, name, options)
         if options.columns:
             return row_text(found)
         value = found[options.text_field]
         if value is not None and not isinstance(value, str):
-            is_chat = isinstance(value, list) and bool(value) and isinstance(value[0], dict) and "role" in value[0]
-            raise ValueError(no_text("field", options.text_field, f"a {type(value).__name__}", is_chat=is_chat))
+            kind = f"a {type(value).__name__}"
+            raise ValueError(no_text("field", options.text_field, kind, is_chat=_is_chat(value)))
         return value or ""
 
     count = data.count(b"\n") + (not data.endswith(b"\n") and bool(data))
@@ -94,6 +92,19 @@ def _field(row: dict[str, Any], name: str) -> Any:
             return _MISSING
         value = value[part]
     return value
+
+
+def _no_field(row: dict[str, Any], name: str, options: ReadOptions) -> ValueError:
+    """What is said of a row without the field `name`: of a chat, if it holds one, how that becomes text."""
+    chat = next((key for key, value in row.items() if _is_chat(value)), None)
+    if chat is not None and not options.columns:
+        return ValueError(no_text("field", chat, "a list", is_chat=True))
+    asked = "columns" if options.columns else "--text-field"
+    return ValueError(f"no field {name!r} among {', '.join(map(repr, list(row)[:8]))} ({asked})")
+
+
+def _is_chat(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and "role" in value[0]
 
 
 def _given(row: dict[str, Any], name: str) -> Any:

@@ -174,6 +174,17 @@ def test_a_list_or_a_chat_says_how_it_becomes_text(tmp_path: Path, value: Any, s
             texts_of(tmp_path / name)
 
 
+def test_a_file_of_chats_without_a_text_says_how_they_become_text(tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "hi"}]
+    (tmp_path / "a.jsonl").write_bytes(json.dumps({"id": 1, "messages": chat}).encode())
+    pq.write_table(pa.table({"id": [1], "messages": [chat]}), tmp_path / "a.parquet")
+    for name in ("a.jsonl", "a.parquet"):
+        with pytest.raises((BadRow, SourceError), match="messages.* is a chat, not text: .*apply_chat_template"):
+            texts_of(tmp_path / name)
+        with pytest.raises((BadRow, SourceError), match="no (field|column) .*x.*columns"):
+            texts_of(tmp_path / name, columns=("x",))
+
+
 # what is wrong with a file -------------------------------------------------------------------------------------------
 
 
