@@ -23,6 +23,7 @@ from shardkit.bars import TransferBar
 from shardkit.cli import main
 from shardkit.cli.options import Size
 from shardkit.dataset.records import SourceFile, SourceInfo
+from trainer.__main__ import main as trainer
 
 ROOT = Path(__file__).parent.parent
 
@@ -115,6 +116,14 @@ def test_bad_input_is_one_clear_line_and_never_a_traceback(
     assert len([line for line in done.stderr.splitlines() if line.lower().startswith("error")]) == 1
     assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
     assert not list(tmp_path.rglob("manifest.json"))
+
+
+def test_a_command_of_the_trainer_is_pointed_to() -> None:
+    for name in ("train", "eval", "sample", "export"):
+        done = use(name, "out")
+        assert done.exit_code == 2
+        assert f"the trainer has it, `python -m trainer {name}`" in done.stderr
+        assert name in trainer.commands
 
 
 def test_each_summary_names_the_folder_and_next_steps_that_run_as_they_are(

@@ -30,6 +30,7 @@ from shardkit.errors import ShardkitError, UsageError, machine_fault
 from shardkit.interrupt import end_quietly, prompt_interrupt
 from shardkit.redaction import public_address
 
+_OF_THE_TRAINER = ("train", "eval", "sample", "export")
 _STOPPED = "stopped: run the same command again, it goes on from the last finished shard, if there is one"
 _STOPPED_LOOKING = "stopped: nothing was changed"
 _STOPPED_CONVERTING = "stopped: if OUT is not there, nothing was made, and the same command begins again"
@@ -48,6 +49,13 @@ def _stopped(command: str | None = None) -> str:
 class _Group(click.Group):
     """Turns our own errors, and the machine's, into one line and exit code 1 (2 for usage). Any other exception is a
     bug: traceback."""
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] in _OF_THE_TRAINER:
+            context.fail(f"No such command '{args[0]}': the trainer has it, `python -m trainer {args[0]}`.")
+        return super().resolve_command(context, args)
 
     @ShardkitError.naming_flags()
     def invoke(self, context: click.Context) -> Any:
