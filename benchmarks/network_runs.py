@@ -86,9 +86,14 @@ class Server:
         with urllib.request.urlopen(request) as answer:
             return json.loads(answer.read())
 
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
     def cpu_seconds(self) -> float:
         """Processor time that the server has taken."""
-        return float(sum(psutil.Process(self._process.pid).cpu_times()[:2]))
+        return float(sum(psutil.Process(self.pid).cpu_times()[:2]))
 
     def environment(self, home: Path, *, xet: bool = False) -> dict[str, str]:
         """The environment of a client of this Hub, with its temporary files and caches in `home`."""
