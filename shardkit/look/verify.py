@@ -125,7 +125,7 @@ def check_all(
             documents=manifest.documents,
             shards_without_hash=unhashed,
             reencoded_documents=counted.documents if deep else None,
-            not_reencoded=look.deep.reencoding.why_not if look.deep else None,
+            not_reencoded=look.deep.reencoding.why_none(counted.documents) if look.deep else None,
             compared_files=counted.files if deep else None,
             not_compared=look.deep.comparison.why_not if look.deep else None,
             fingerprint=manifest.fingerprint,
