@@ -120,7 +120,8 @@ def peek(directory: str | None, as_json: bool, **options: Any) -> None:
 def diff(context: click.Context, a: str, b: str, quiet: bool, as_json: bool) -> None:
     """Say whether A and B (folders or repos) hold the same tokens, and what differs.
 
-    A and B may also be two ledgers of a loader, or two files with its state (json.dump(loader.state_dict(), file)).
+    A and B may also be two ledgers of a loader, two files with its state (json.dump(loader.state_dict(), file)), or two
+    checkpoints of the trainer.
 
     Exit code 1 if the tokens are not the same: then the first that differs is shown, with its document, on both sides.
     """

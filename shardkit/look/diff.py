@@ -89,7 +89,8 @@ def diff(
 ) -> DatasetDiff | LedgerDiff | StateDiff:
     """Whether the datasets `a` and `b`, folders or remotes as `pull` takes them, hold the same tokens in the same
     order; and if not, or made otherwise, what differs. Two folders of ledgers are compared by their hashes, and
-    two files with loaders' states (`json.dump(loader.state_dict(), file)`) by the rows that these go on with.
+    two files with loaders' states (`json.dump(loader.state_dict(), file)`), or two checkpoints of the trainer, by the
+    rows that these go on with.
 
     Shards of the same SHA-256 at the same place are not read. Of a remote one shard at a time is here. A bar says how
     far it is; `progress=False` silences it, and `progress(file, done_bytes, total_bytes)` is called in its place.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from shardkit.cli import main
 from shardkit.errors import StateError
 from shardkit.look.diff import DatasetDiff, LedgerDiff
 from shardkit.look.state_diff import StateDiff
+from trainer.checkpoint import save_checkpoint
 
 Rows = list[tuple[str, list[int]]]
 rows = st.lists(st.tuples(st.sampled_from("ab"), st.lists(st.integers(0, 2), max_size=4)), min_size=1, max_size=6)
@@ -140,3 +142,29 @@ def test_two_states_of_loaders_go_on_with_the_same_rows_or_not(made: Path, tmp_p
     (tmp_path / "bad.json").write_text(here.read_text().replace('"window": 8', '"window": 9'))
     with pytest.raises(StateError, match="bad.json: the state is damaged"):
         diff(here, tmp_path / "bad.json")
+
+
+def test_checkpoints_of_the_trainer_hold_states_that_are_compared(made: Path, tmp_path: Path) -> None:
+    def checkpoint(run: str, steps: int) -> Path:
+        with ShardLoader(made / "a", batch_size=4, seq_len=16) as loader:
+            for _ in range(steps):
+                loader.next_batch()
+            state = {"loader": json.dumps(loader.state_dict()), "config": json.dumps({"version": 1}), "best": 0.0}
+        return save_checkpoint(tmp_path / run, {**state, "step": steps, "val_loss": None, "x": torch.ones(9)}, keep=9)
+
+    first, again, further = checkpoint("one", 2), checkpoint("other", 2), checkpoint("other", 3)
+    assert diff(first, again).same
+    found = diff(first, further)
+    assert isinstance(found, StateDiff)
+    assert "window: 8 | 12" in map(str, found.differs)
+    torch.save({"loader": {"version": 1}}, tmp_path / "none.pt")
+    data = first.read_bytes()
+    (tmp_path / "cut.pt").write_bytes(data.replace(b'"window": 8', b'"window": 9'))
+    (tmp_path / "text.pt").write_bytes(b"PK\x05\x06")
+    for name, says in (
+        ("none.pt", "it holds 0 of them"),
+        ("cut.pt", "CRC|damaged"),
+        ("text.pt", "not a loader"),
+    ):
+        with pytest.raises(StateError, match=says):
+            diff(first, tmp_path / name)
