@@ -271,6 +271,11 @@ def is_on_local_disk(path: Path) -> bool:
     return next((mounts[folder] in _LOCAL for folder in (place, *place.parents) if folder in mounts), False)
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things for people: `1 shard`, `2,000 shards`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def format_bytes(count: float) -> str:
     """A size for people, in decimal units: `200000128` gives `200.0 MB`."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -137,18 +137,19 @@ def test_each_summary_names_the_folder_and_next_steps_that_run_as_they_are(
         ["tokenize", corpus, "--out", "my books/out", "--shard-tokens", "100", "--tokenizer", "bytes"],
         ["info", "my books/out"],
         ["verify", "my books/out"],
+        ["convert", "my books/out", "my books/bins", "--to", "nanogpt"],
         ["push", "my books/out", "./far off"],
         ["pull", "./far off", "in"],
     ):
         done = use(*words)
         assert done.exit_code == 0, done.stderr
         lines = done.stdout.splitlines()
-        assert lines[0] == f"dataset: {'in' if words[0] == 'pull' else 'my books/out'}"
+        assert lines[0] == f"dataset: {({'pull': 'in', 'convert': 'my books/bins'}).get(words[0], 'my books/out')}"
         said[words[0]] = [line.strip() for line in lines[lines.index("next:") + 1 :]]
     assert "python -m trainer train --data 'my books/out' --out run    # on a CPU: --model nano" in said["tokenize"]
     assert "shardkit push 'my books/out' USER/NAME" in said["tokenize"]
     steps = {step for steps in said.values() for step in steps if step.startswith("shardkit") and "USER" not in step}
-    assert {step.split()[1] for step in steps} == {"peek", "verify", "pull"}
+    assert {step.split()[1] for step in steps} == {"peek", "verify", "pull", "info", "convert"}
     for step in sorted(steps):
         done = use(*shlex.split(step)[1:])
         assert done.exit_code == 0, (step, done.stderr)

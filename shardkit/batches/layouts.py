@@ -35,6 +35,7 @@ from shardkit.dataset.derived_parts import Helpers, arrays_of_parts
 from shardkit.dataset.documents import Starts, document_starts, starts_key
 from shardkit.dataset.token_stream import Tokens, TokenStream
 from shardkit.errors import UsageError
+from shardkit.files import counted
 from shardkit.notebook import html_lines
 
 LAYOUTS = ("contiguous", "document", "packed")
@@ -63,7 +64,7 @@ class LayoutStats:
     splits: int | None = None
 
     def __str__(self) -> str:
-        documents = "" if self.documents is None else f" in {self.documents:,} documents"
+        documents = "" if self.documents is None else f" in {counted(self.documents, 'document')}"
         splits = "" if self.splits is None else f" ({self.splits:,} split)"
         return (
             f"{self.layout}: {self.rows:,} rows of {self.seq_len:,} from {self.tokens:,} tokens{documents}{splits}: "

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from shardkit.batches.order import Permutation, count_windows
 from shardkit.errors import UsageError
-from shardkit.files import format_bytes
+from shardkit.files import counted, format_bytes
 
 AUTO_SPAN = 4  # shards: of FineWeb-Edu 400M tokens to mix, 800 MB before the first batch
 SPAN_ORDER_VERSION = 2  # 1 took neighbouring shards, in the same order in every epoch
@@ -194,6 +194,6 @@ def choose_span(sizes: Sequence[int], *, room: int | None, given: int | None, wh
         if room is None or least <= room:
             return span
     raise UsageError(
-        f"{where}: a span of {given or 1} shards and the next one take {format_bytes(least)}, cache_bytes leaves "
-        f"{format_bytes(max(0, room or 0))} for shards: give more, or a smaller span"
+        f"{where}: a span of {counted(given or 1, 'shard')} and the next one take {format_bytes(least)}, cache_bytes "
+        f"leaves {format_bytes(max(0, room or 0))} for shards: give more, or a smaller span"
     )

@@ -38,7 +38,7 @@ def convert(source: Path, out: Path, to: str, quiet: bool, as_json: bool, **opti
     Megatron's .bin and .idx (or one's path without ending), of parquet with lists of ids, of headerless .npy (Dolma,
     OLMo). The end-of-text token moves where the formats have it in another place.
     """
-    from shardkit.look.next_steps import steps_for_folder
+    from shardkit.look.next_steps import steps_for_converted, steps_for_folder
     from shardkit.tokenization.convert import convert as run
 
     with warnings_as_lines():
@@ -47,7 +47,7 @@ def convert(source: Path, out: Path, to: str, quiet: bool, as_json: bool, **opti
     summary |= {"tokens": sum(made.tokens.values()), "documents": made.documents, "splits": made.tokens}
     if not as_json:
         summary["splits"] = [f"{split}  {tokens:,} tokens" for split, tokens in made.tokens.items()]
-    steps = []
+    steps = steps_for_converted(out, to)
     if made.manifest is not None:
         summary["fingerprint"] = made.manifest.fingerprint
         steps = steps_for_folder(out, made.manifest.splits, push=True)

@@ -182,5 +182,7 @@ def train_tokenizer(sources: tuple[str, ...], quiet: bool, as_json: bool, out: P
 
 
 def _row_words(row: dict[str, Any]) -> str:
+    from shardkit.files import counted
+
     rates = ", ".join(f"{name} {row[name]:.3f}" for name in row if name not in ("text", "documents", "bytes"))
-    return f"{row['text']} ({row['documents']:,} documents): {rates}"
+    return f"{row['text']} ({counted(row['documents'], 'document')}): {rates}"

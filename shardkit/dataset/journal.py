@@ -23,7 +23,7 @@ from shardkit.dataset.folder import MANIFEST_NAME, WORK_DIR, shard_files
 from shardkit.dataset.records import MAPS_BYTES, ShardInfo, SourceFile, without_maps
 from shardkit.dataset.typed_json import parse_json, read_record
 from shardkit.errors import OutputError, ShardkitWarning
-from shardkit.files import atomic_write, read_small_file, write_error
+from shardkit.files import atomic_write, counted, read_small_file, write_error
 
 JOURNAL_FILE = f"{WORK_DIR}/journal.jsonl"
 
@@ -201,7 +201,7 @@ def _made_nothing(directory: Path, content: JournalContent) -> bool:
 
 def counted_shards(shards: Sequence[ShardInfo]) -> str:
     """How many finished shards a run has, in words."""
-    return f"{len(shards)} finished shard{'' if len(shards) == 1 else 's'}" if shards else "no finished shard yet"
+    return counted(len(shards), "finished shard") if shards else "no finished shard yet"
 
 
 def parse_journal(journal: bytes, *, where: str, way_out: str = "start again with --overwrite") -> JournalContent:

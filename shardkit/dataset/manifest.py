@@ -33,7 +33,7 @@ from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.records import ShardInfo, SourceFile, SourceInfo, TokenizerInfo
 from shardkit.dataset.typed_json import parse_json, read_record
 from shardkit.errors import ManifestError
-from shardkit.files import atomic_write, read_small_file
+from shardkit.files import atomic_write, counted, read_small_file
 from shardkit.hub_address import parse_short
 from shardkit.notebook import html_table
 from shardkit.redaction import public_address
@@ -109,19 +109,21 @@ class Manifest:
     def __repr__(self) -> str:
         splits = ", ".join(f"{split} {len(shards):,}" for split, shards in self.splits.items())
         made_with = f", {self.tokenizer.name}" if self.tokenizer else ""
+        counts = [counted(self.tokens, "token"), *([counted(self.documents, "document")] if self.documents else [])]
         return (
-            f"<Manifest{f' of {self.directory}' if self.directory else ''}: {self.tokens:,} tokens, "
-            f"{self.documents:,} documents, {len(self.shards):,} shards ({splits}), {self.dtype}{made_with}>"
+            f"<Manifest{f' of {self.directory}' if self.directory else ''}: {', '.join(counts)}, "
+            f"{counted(len(self.shards), 'shard')} ({splits}), {self.dtype}{made_with}>"
         )
 
     def _repr_html_(self) -> str:
+        names = ("split", "shards", "tokens", *(["documents"] if self.documents else []))
         rows = [
             (split, len(shards), sum(shard.tokens for shard in shards), sum(shard.documents for shard in shards))
             for split, shards in self.splits.items()
         ]
         source = self.source and f"of {self.source.id}"
         words = [str(part) for part in (self.directory, self.dtype, self.tokenizer, source) if part]
-        return html_table(", ".join(["Manifest", *words]), rows, ("split", "shards", "tokens", "documents"))
+        return html_table(", ".join(["Manifest", *words]), [row[: len(names)] for row in rows], names)
 
     def to_json(self) -> str:
         """The text of `manifest.json`."""

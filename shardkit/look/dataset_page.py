@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from shardkit.dataset.manifest import WORK_DIR, Manifest
 from shardkit.dataset.typed_json import parse_json
 from shardkit.errors import ShardkitError
-from shardkit.files import format_bytes, read_small_file
+from shardkit.files import counted, format_bytes, read_small_file
 from shardkit.look.charts import Line, bar_chart, line_chart, share, short, table
 from shardkit.look.dataset_scan import DatasetScan
 from shardkit.look.document_figures import NEAR_EMPTY, DocumentCounter
@@ -80,7 +80,7 @@ class DatasetPage:
             }
         read = len(self.scan.shards)
         sampled = read < len(manifest.shards)
-        said = f"All figures below are of {read:,} of {len(manifest.shards):,} shards." if sampled else ""
+        said = f"All figures below are of {read:,} of {counted(len(manifest.shards), 'shard')}." if sampled else ""
         files = source.files if source else ()
         rows = [(f.path, f.bytes, f.rows, f.documents, f.tokens) for f in files[:200]]
         more = f"<details><summary>Source files{' (the first 200)' if len(files) > 200 else ''}</summary>"
@@ -134,12 +134,12 @@ class DatasetPage:
         lengths, counts = documents.lengths
         empty, few = int(counts[lengths == 0].sum()), int(counts[(lengths > 0) & (lengths <= NEAR_EMPTY)].sum())
         copies, looked = documents.copies, documents.repetition
-        near = note(f"{empty:,} documents have no token, {few:,} have 1 to {NEAR_EMPTY}.")
+        near = note(f"{counted(empty, 'document')} without a token, {few:,} with 1 to {NEAR_EMPTY}.")
         parts = ["<h3>Near-empty</h3>", near]
         parts += [self._example(f"document {number:,}", ids) for number, ids in documents.near_empty]
         about = "about " if copies.thinned > 1 else ""
-        many = f"{about}{copies.documents:,} documents are copies of an earlier one, empty ones not counted"
-        parts += ["<h3>Exact copies</h3>", note(f"{many}: {share(copies.tokens_share)} of the tokens.")]
+        many = f"Copies of an earlier document, empty ones not counted: {about}{copies.documents:,}"
+        parts += ["<h3>Exact copies</h3>", note(f"{many}, {share(copies.tokens_share)} of the tokens.")]
         parts += [self._peeked(f"document {number:,}, {count:,} times", number) for count, number in copies.examples]
         bins = np.histogram(looked, bins=10, range=(0, 1))[0]
         chart = bar_chart(
@@ -148,7 +148,7 @@ class DatasetPage:
             [("documents", [float(count) for count in bins])],
             label_name="% of its 8-token runs that stood in it before",
         )
-        said = note(f"Of {len(looked):,} documents of 64 tokens and more, from all over the stream.")
+        said = note(f"Of {counted(len(looked), 'document')} of 64 tokens and more, from all over the stream.")
         parts += ["<h3>Repetitive</h3>", said, cards(chart)]
         for repeated, number, ids in sorted(documents.repetitive, key=lambda found: -found[0]):
             if repeated > 0.2:
@@ -224,7 +224,7 @@ class DatasetPage:
             "seconds": f"{ended - began:,.1f}, of which {seconds:,.1f} since the first read",
             "tokens in that session": tokens,
             "rate": f"{short(tokens / seconds)} tokens a second",
-            "audited": f"{audited:,} documents were encoded by the reference too, and gave the same ids",
+            "audited by the reference, with the same ids": counted(audited, "document") if audited else None,
         }
         return section("The last tokenizing run", facts(stated))
 

@@ -9,23 +9,24 @@ from shardkit.arguments import user_path
 from shardkit.dataset.known_files import KnownFiles
 from shardkit.dataset.manifest import Manifest, TokenizerInfo
 from shardkit.errors import ShardError
-from shardkit.files import format_bytes
+from shardkit.files import counted, format_bytes
 from shardkit.look.result_lines import ShownAsLines
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitInfo:
-    """A split: how many shards, tokens and documents it has, and the bytes of its files."""
+    """A split: how many shards, tokens and documents (None: nobody knows) it has, and the bytes of its files."""
 
     split: str
     shards: int
     tokens: int
-    documents: int
+    documents: int | None
     bytes: int
 
     def __str__(self) -> str:
-        counts = f"{self.shards:,} shards  {self.tokens:,} tokens  {self.documents:,} documents"
-        return f"{self.split}  {counts}  {format_bytes(self.bytes)}"
+        counts = [counted(self.shards, "shard"), counted(self.tokens, "token")]
+        counts += [] if self.documents is None else [counted(self.documents, "document")]
+        return "  ".join([self.split, *counts, format_bytes(self.bytes)])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +38,7 @@ class DatasetInfo(ShownAsLines):
 
     dataset: str
     tokens: int
-    documents: int
+    documents: int | None
     tokens_per_shard: int
     dtype: str
     tokenizer: TokenizerInfo | None
@@ -67,7 +68,7 @@ def info(directory: str | Path) -> DatasetInfo:
     return DatasetInfo(
         dataset=str(directory),
         tokens=manifest.tokens,
-        documents=manifest.documents,
+        documents=manifest.documents or None,
         tokens_per_shard=manifest.tokens_per_shard,
         dtype=manifest.dtype,
         tokenizer=manifest.tokenizer,
@@ -83,7 +84,7 @@ def info(directory: str | Path) -> DatasetInfo:
                 split=split,
                 shards=len(shards),
                 tokens=sum(shard.tokens for shard in shards),
-                documents=sum(shard.documents for shard in shards),
+                documents=sum(shard.documents for shard in shards) if manifest.documents else None,
                 bytes=sum(shard.bytes for shard in shards),
             )
             for split, shards in manifest.splits.items()

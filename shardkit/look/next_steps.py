@@ -24,6 +24,15 @@ def steps_for_part(directory: str | os.PathLike[str]) -> list[str]:
     return [f"shardkit merge {shlex.quote(str(directory))}"]
 
 
+def steps_for_converted(folder: str | os.PathLike[str], to: str) -> list[str]:
+    """For tokens in a folder in another trainer's format: look at them where that is opened in place, show a table of
+    them on the Hub, and the way back."""
+    name = shlex.quote(str(folder))
+    look = {"llmc": [f"shardkit info {name}"], "nanogpt": [f"shardkit info {name}"]}
+    show = {"parquet": [f"hf upload USER/NAME {name} --repo-type dataset"]}
+    return [*look.get(to, ()), *show.get(to, ()), f"shardkit convert {name} NEW_FOLDER --to npy"]
+
+
 def steps_for_place(repo: str) -> list[str]:
     """For a dataset at a remote; of one on this disk the default folder would be itself."""
     is_here = repo.startswith("file:") or Path(repo).is_dir()

@@ -17,6 +17,7 @@ from shardkit.dataset.known_files import KnownFiles
 from shardkit.dataset.manifest import Manifest
 from shardkit.dataset.shards import MEND
 from shardkit.errors import ShardError, UsageError
+from shardkit.files import counted
 from shardkit.look.peek_row import PeekedRow, peek_row, peek_run
 from shardkit.look.result_lines import ShownAsLines
 from shardkit.tokenization.tokenizer import Tokenizer
@@ -138,7 +139,7 @@ def peek_document(
             "NUMBER or --tokenizer NAME"
         )
     if not 0 <= document < sum(counts):
-        raise UsageError(f"no document {document}: {directory} holds {sum(counts):,} documents, from 0")
+        raise UsageError(f"no document {document}: {directory} holds {counted(sum(counts), 'document')}, from 0")
     number, before = 0, 0
     while before + counts[number] <= document:
         before += counts[number]

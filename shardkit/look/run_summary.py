@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from shardkit.dataset.manifest import Manifest
+from shardkit.files import counted
 from shardkit.look.info import encoder_words
 from shardkit.tokenization.progress_bar import bound_words
 from shardkit.tokenization.run_progress import TokenizeProgress
@@ -14,8 +15,9 @@ def run_summary(manifest: Manifest, last: TokenizeProgress | None, seconds: floa
     """What `shardkit tokenize` prints at its end. `last` is None when the dataset was already complete.
 
     `tokens_per_second` counts from the first read of this session. `audited_documents` were encoded by the reference
-    too, in this session, and gave the same ids: the first difference stops a run. Of a source that came over the
-    network, `network_mb_per_second`, the share of the workers' time that went by in waiting, and the bound in words.
+    too, in this session, and gave the same ids: the first difference stops a run; None where the reference itself
+    encodes, as `audit` says then. Of a source that came over the network, `network_mb_per_second`, the share of the
+    workers' time that went by in waiting, and the bound in words.
     """
     skipped = sum(file.skipped for file in manifest.source.files) if manifest.source else 0
     summary: dict[str, Any] = {
@@ -34,7 +36,9 @@ def run_summary(manifest: Manifest, last: TokenizeProgress | None, seconds: floa
     if last is not None and last.session_tokens:
         summary["tokens_per_second"] = round(last.session_tokens / max(last.session_seconds, 1e-9))
         summary["bytes_per_token"] = round(last.session_text_bytes / last.session_tokens, 3)
-        summary["audited_documents"] = last.audited
+        by_reference = not last.audited and manifest.encoder.get("engine") != "fastokens"
+        summary["audited_documents"] = None if by_reference else last.audited
+        summary["audit"] = "none: the reference itself encoded" if by_reference else None
     if last is not None and last.network_bytes:
         summary["network_bytes"] = last.network_bytes
         summary["network_mb_per_second"] = round(last.network_bytes / max(last.network_seconds, 1e-9) / 1e6, 1)
@@ -49,5 +53,6 @@ def _cut_words(manifest: Manifest) -> str | None:
         return None
     val, train = (shard.tokens for shard in manifest.shards)
     return (
-        f"no more than a shard of {manifest.tokens_per_shard:,}: the first {val:,} tokens are val, {train:,} are train"
+        f"no more than a shard of {manifest.tokens_per_shard:,}: the first {counted(val, 'token')} val, the other "
+        f"{train:,} train"
     )

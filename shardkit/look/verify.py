@@ -25,15 +25,16 @@ from shardkit.remote.uploader import TransferProgress
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerifyResult(ShownAsLines):
     """What was checked. `verified` says that every byte was compared with a SHA-256: it is False where hashes were left
-    out, or `shards_without_hash` have none. With `deep`, so many documents were encoded again, or why none was
-    (`not_reencoded`), and so many source files were compared, at so many places, or why none was (`not_compared`).
-    `problems` are what `verify` raises: of what it returns there are none."""
+    out, or `shards_without_hash` have none. `documents` is None where nobody knows: of bare shards. With `deep`, so
+    many documents were encoded again, or why none was (`not_reencoded`), and so many source files were compared, at so
+    many places, or why none was (`not_compared`). `problems` are what `verify` raises: of what it returns there are
+    none."""
 
     dataset: str
     verified: bool
     shards: int
     tokens: int
-    documents: int
+    documents: int | None
     shards_without_hash: int
     reencoded_documents: int | None = None
     not_reencoded: str | None = None
@@ -123,7 +124,7 @@ def check_all(
             verified=unhashed == 0 and not problems,
             shards=len(shards),
             tokens=manifest.tokens,
-            documents=manifest.documents,
+            documents=manifest.documents or None,
             shards_without_hash=unhashed,
             reencoded_documents=counted.documents if deep else None,
             not_reencoded=look.deep.reencoding.why_none(counted.documents) if look.deep else None,

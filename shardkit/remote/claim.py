@@ -19,6 +19,7 @@ from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, ShardInfo
 from shardkit.dataset.shards import SHARD_NAME
 from shardkit.dataset.tokenizer_file import TOKENIZER_CONFIG_NAME, TOKENIZER_NAME
 from shardkit.errors import HubError, ShardkitWarning
+from shardkit.files import counted
 from shardkit.remote.interface import CLAIM_FILE, PlaceChanged, Remote, RemoteFile
 
 LOOKS = 50  # at a place that changes each time, before it is given up
@@ -69,9 +70,9 @@ def warn_of_corpus(remote: Remote, files: Mapping[str, RemoteFile]) -> None:
     ours = {MANIFEST_NAME, TOKENIZER_NAME, TOKENIZER_CONFIG_NAME, WORK_DIR}
     if corpus := [name for name in files if _CORPUS.search(name) and ours.isdisjoint(name.split("/"))]:
         warnings.warn(
-            f"{remote.name} holds a corpus ({len(corpus):,} files of text or tables, {min(corpus)} first): the shards "
-            "come beside it, and the Hub's viewer and `load_dataset` read the corpus alone; a place of their own keeps "
-            "the two apart",
+            f"{remote.name} holds a corpus ({counted(len(corpus), 'file')} of text or tables, {min(corpus)} first): "
+            "the shards come beside it, and the Hub's viewer and `load_dataset` read the corpus alone; a place of "
+            "their own keeps the two apart",
             ShardkitWarning,
             stacklevel=2,
         )

@@ -7,7 +7,7 @@ import time
 import psutil
 
 from shardkit.bars import Bar, State
-from shardkit.files import format_bytes
+from shardkit.files import counted, format_bytes
 from shardkit.tokenization.run_progress import TokenizeProgress
 
 _NETWORK_BOUND = 0.1  # of the workers' time went by in waiting
@@ -42,9 +42,10 @@ class ProgressBar(Bar):
         total, rss = _expected_tokens(progress), format_bytes(tree_rss(progress.process_ids))
         network = f", {words}" if (words := bound_words(progress)) else ""
         rate = progress.session_tokens / max(progress.session_seconds, 1e-9)
+        shards = counted(progress.shards, "shard")
         left = "?" if total is None else f"{max(0, total - progress.tokens) / max(rate, 1):.0f} s"
-        line = f"{progress.tokens:,} tokens, {rate / 1e6:.1f} Mtok/s, {progress.shards} shards, ETA {left}, RSS {rss}"
-        return State(progress.tokens, total, f"{progress.shards} shards, RSS {rss}{network}", line + network)
+        line = f"{progress.tokens:,} tokens, {rate / 1e6:.1f} Mtok/s, {shards}, ETA {left}, RSS {rss}"
+        return State(progress.tokens, total, f"{shards}, RSS {rss}{network}", line + network)
 
 
 def _expected_tokens(progress: TokenizeProgress) -> int | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from shardkit.dataset.journal import Journal
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest, SourceFile
 from shardkit.errors import OutputError, ShardkitWarning
+from shardkit.files import counted
 from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.source import can_be_read_again
 from shardkit.tokenization.run_spec import RunSpec, ShardShape
@@ -52,14 +53,14 @@ def no_documents(spec: RunSpec, files: Collection[SourceFile]) -> str:
     rows = sum(file.rows - file.skipped for file in files)
     given = " and ".join(name for name in ("transform", "filter") if getattr(spec, name) is not None)
     if rows and given:
-        return f"{given} left none of the source's {rows:,} documents: nothing was written"
+        return f"{given} left none of the source's {counted(rows, 'document')}: nothing was written"
     read, options = sum(file.rows for file in files), spec.source.options
     chosen = " and ".join(f"--{name}" for name in ("where", "sample") if getattr(options, name) is not None)
     if read and chosen:
         is_json = any(file.kind in ("jsonl", "json") for file in spec.source.files)
         asked = ", ".join(options.choice.columns) if is_json else ""  # in JSON no row has to have them
         hint = f" (a field that a row does not have is a missing value: are these right? {asked})" if asked else ""
-        return f"{chosen} left none of the source's {read:,} rows: nothing was written{hint}"
+        return f"{chosen} left none of the source's {counted(read, 'row')}: nothing was written{hint}"
     names = [file.path for file in spec.source.files]
     of = spec.source.info.id if len(names) < 2 else f"{spec.source.info.id} ({names[0]} and {len(names) - 1:,} more)"
     return f"the source holds no documents ({of}): nothing was written"
@@ -71,7 +72,7 @@ def warn_of_missing_splits(manifest: Manifest, shape: ShardShape) -> None:
     if shards > shape.val_shards:
         return
     fitting = max(1, tokens // (shape.val_shards + 9))
-    filled = f"{_counted(tokens, 'token')} filled {_counted(shards, 'shard')}, so there is no train split"
+    filled = f"{counted(tokens, 'token')} filled {counted(shards, 'shard')}, so there is no train split"
     if tokens == manifest.documents:
         advice = "every document is empty"
     elif -(-tokens // fitting) > shape.val_shards:
@@ -82,7 +83,3 @@ def warn_of_missing_splits(manifest: Manifest, shape: ShardShape) -> None:
     else:
         advice = "run again with --overwrite and --val-shards 0"
     warnings.warn(f"{filled}: {advice}", ShardkitWarning, stacklevel=3)
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

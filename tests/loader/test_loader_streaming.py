@@ -210,7 +210,7 @@ def test_documents_of_a_stream_have_room_for_the_most_there_can_be(served: HubSe
 def test_a_bound_that_is_too_small_says_how_much_is_needed(served: HubServer, tmp_path: Path) -> None:
     manifest = serve(served, tmp_path / "copy", shards=12, tokens=TOKENS)
     options: dict[str, Any] = {"batch_size": 1, "seq_len": 8, "cache": tmp_path / "cache"}
-    with pytest.raises(UsageError, match=r"a span of 1 shards and the next one take 20\.3 kB.* give more"):
+    with pytest.raises(UsageError, match=r"a span of 1 shard and the next one take 20\.3 kB.* give more"):
         ShardLoader(REPO, cache_bytes=room_for(2, manifest) - 1, **options)
     with pytest.raises(UsageError, match=r"a span of 3 shards and the next one take .* or a smaller span"):
         ShardLoader(REPO, cache_bytes=room_for(5, manifest), span=3, **options)

@@ -41,7 +41,16 @@ def test_a_summary_counts_what_was_made(run: tuple[Manifest, TokenizeProgress]) 
     assert summary["bytes_per_token"] == pytest.approx(size / manifest.tokens, abs=0.001)
     assert summary["tokens_per_second"] == round(manifest.tokens / last.session_seconds)
     assert 0 < summary["audited_documents"] <= len(TEXTS)
+    assert summary["audit"] is None
     assert (summary["skipped_rows"], summary["already_complete"]) == (0, False)
+
+
+def test_where_the_reference_itself_encodes_nothing_is_left_to_audit(
+    run: tuple[Manifest, TokenizeProgress],
+) -> None:
+    manifest = dataclasses.replace(run[0], encoder={"engine": "tiktoken", "version": "1"})
+    summary = run_summary(manifest, dataclasses.replace(run[1], audited=0), 2.0)
+    assert (summary["audited_documents"], summary["audit"]) == (None, "none: the reference itself encoded")
 
 
 def test_a_run_that_was_complete_already_says_so_and_gives_no_rates(run: tuple[Manifest, TokenizeProgress]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def test_info_gives_numbers_in_python_and_in_json(dataset: Path) -> None:
 def test_info_says_the_same_to_people_in_words(dataset: Path) -> None:
     lines = CliRunner().invoke(main, ["info", str(dataset)]).stdout.splitlines()
     assert "tokenizer: gpt2 (50,257 ids, EOT 50256)" in lines
-    assert [line for line in lines if line.startswith("  val  1 shards  300 tokens  ")]
+    assert [line for line in lines if line.startswith("  val  1 shard  300 tokens  ")]
 
 
 def test_verify_gives_what_was_checked(dataset: Path) -> None:
@@ -98,6 +99,21 @@ def test_a_folder_that_holds_no_dataset_is_one_error_of_ours(tmp_path: Path) -> 
         for place in (tmp_path, tmp_path / "none", tmp_path / "file"):
             with pytest.raises(ShardkitError):
                 look(place)
+
+
+def test_of_bare_shards_nobody_knows_the_documents_and_none_is_not_nought(dataset: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for shard in dataset.glob("*.npy"):
+        shutil.copy(shard, bare)
+    found = info(bare)
+    assert (found.documents, found.splits[0].documents, verify(bare, progress=False).documents) == (None, None, None)
+    shown = (
+        f"{found} {verify(bare, progress=False)} {Manifest.of_folder(bare)!r} {Manifest.of_folder(bare)._repr_html_()}"
+    )
+    assert "document" not in shown
+    assert found.tokens == info(dataset).tokens
+    assert info(dataset).documents == 60
 
 
 def test_info_says_which_rows_were_chosen(tmp_path: Path) -> None:

@@ -180,8 +180,8 @@ def test_a_datasets_page_says_what_is_in_it_and_is_safe(made: Path, tmp_path: Pa
     for words in (
         "What it is",
         f"{257 - len(used):,} of 257 ids",
-        "1 documents have no token, 1 have 1 to 8.",
-        "6 documents are copies of an earlier one",
+        "1 document without a token, 1 with 1 to 8.",
+        "Copies of an earlier document, empty ones not counted: 6, ",
         "document 203, 4 times, from in.jsonl row 203",
         "repeated",
         "The last tokenizing run",

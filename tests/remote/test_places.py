@@ -475,7 +475,7 @@ def test_the_files_of_a_dataset_in_a_folder_of_a_place_are_no_corpus(tmp_path: P
     remote = FsspecRemote(str(tmp_path / "far"))
     files = ("sub/manifest.json", "sub/tokenizer.json", "sub/tokenizer_config.json", "sub/.shardkit/a.json", "x.npy")
     warn_of_corpus(remote, {name: RemoteFile(1, "") for name in files})
-    with pytest.warns(ShardkitWarning, match=r"holds a corpus \(1 files of text or tables, sub/rows.json first\)"):
+    with pytest.warns(ShardkitWarning, match=r"holds a corpus \(1 file of text or tables, sub/rows.json first\)"):
         warn_of_corpus(remote, {name: RemoteFile(1, "") for name in (*files, "sub/rows.json")})
 
 

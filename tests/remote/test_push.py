@@ -604,7 +604,7 @@ def test_overwrite_leaves_what_is_no_part_of_a_dataset(hub: HubServer, tmp_path:
 def test_a_push_beside_a_corpus_is_warned_of_once(hub: HubServer, tmp_path: Path) -> None:
     make_dataset(tmp_path / "a")
     hub.seed_repo(REPO, {"data/train-00000.parquet": b"PAR1", "requirements.txt": b"x"})
-    expected = r"holds a corpus \(1 files .*data/train-00000\.parquet first\).*apart"
+    expected = r"holds a corpus \(1 file .*data/train-00000\.parquet first\).*apart"
     with pytest.warns(ShardkitWarning, match=expected) as said:
         push(tmp_path / "a", REPO)
     assert [warning.category for warning in said].count(ShardkitWarning) == 1

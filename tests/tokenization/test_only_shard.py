@@ -92,7 +92,7 @@ def test_it_can_be_trained_on_and_the_summary_says_what_was_cut(corpus: Path, to
     words = run_summary(manifest, None, 1.0)["only_shard_cut"]
     train = tokens - tokens // 100
     assert words == (
-        f"no more than a shard of 100,000,000: the first {tokens // 100:,} tokens are val, {train:,} are train"
+        f"no more than a shard of 100,000,000: the first {tokens // 100:,} tokens val, the other {train:,} train"
     )
     assert run_summary(make(corpus, tmp_path / "more", 5_000), None, 1.0)["only_shard_cut"] is None
 

@@ -24,7 +24,7 @@ from shardkit.dataset.known_files import KnownFiles
 from shardkit.dataset.manifest import Manifest
 from shardkit.dataset.token_stream import Tokens, TokenStream, open_stream
 from shardkit.errors import HubError, ShardkitError, ShardkitWarning, UsageError
-from shardkit.files import format_bytes
+from shardkit.files import counted, format_bytes
 from shardkit.remote.streaming.edges import EdgeFolder, edge_bytes
 from shardkit.remote.streaming.folder import CacheFolder, Dataset, default_folder, default_name, full_name, small_bytes
 from shardkit.remote.streaming.lease import POLL_SECONDS, Reader
@@ -219,7 +219,8 @@ class ShardCache:
         if self.unfinished:
             again = f"give revision={self.revision!r} to get" if self.revision else "there is no way to get"
             warnings.warn(
-                f"{self.name} is still being written: this run has its first {len(self.manifest.shards):,} shards, "
+                f"{self.name} is still being written: this run has its first "
+                f"{counted(len(self.manifest.shards), 'shard')}, "
                 f"{self.manifest.tokens:,} tokens, and later ones do not come into it; {again} the same again",
                 ShardkitWarning,
                 stacklevel=3,
