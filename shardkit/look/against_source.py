@@ -17,22 +17,25 @@ from numpy.typing import NDArray
 from shardkit.dataset.manifest import Manifest, ShardInfo, SourceFile
 from shardkit.dataset.shards import DTYPES, read_header, token_blocks
 from shardkit.errors import ShardError, UsageError
+from shardkit.files import open_file
 from shardkit.look.opened import tokenizer_of
 from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.open import open_source
 from shardkit.sources.parquet import first_rows
-from shardkit.sources.source import Source
+from shardkit.sources.ranges import checked_read
+from shardkit.sources.source import InputFile, Source
 from shardkit.tokenization.worker import ChunkEncoder, Job
 
 _PLACES = 16  # of a source: a place in each of so many files, at equal distances, or several where there are fewer
 _CHUNK_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 20
 # What changes the stream and cannot be done again from what the manifest says.
 _NOT_AGAIN = ("transform", "filter", "skip_duplicates", "sources")
 
 
 class Place(NamedTuple):
-    """Where source file `number` is read: from `start` (a row group) on, whose first document is of `row`, and
-    `document` in the dataset. `is_first` of the places in its file."""
+    """Where source file `number` is read: from `start` on (a row group, or a byte), where the first document is of
+    `row`, and number `document` of the dataset. `is_first` of the places in its file."""
 
     number: int
     start: int
@@ -116,28 +119,45 @@ class SourceComparison:
 
 def _places(source: Source, files: Sequence[SourceFile]) -> Iterator[Place]:
     """Up to `_PLACES` places in files that gave documents, in the order of the stream: of each file its beginning, or,
-    of one of row groups, where some of these begin, as far as it is known which documents are theirs."""
+    where it is known of which row a document is, some from all over it."""
     filled = [number for number, file in enumerate(files) if file.documents]
     before = [0, *accumulate(file.documents for file in files)]
     picked = sorted({filled[i * len(filled) // _PLACES] for i in range(_PLACES)} if filled else ())
     each = max(1, _PLACES // max(1, len(picked)))
     for place, number in enumerate(picked):
-        file, found = files[number], [(0, 0, 0)]
-        if source.files[number].kind == "parquet" and file.row_of(file.documents - 1) is not None:
-            shares = [(part + place / len(picked)) / each for part in range(each)]  # of one file its beginning too
-            rows = first_rows(source.files[number])
-            found = sorted({_group_at(file, rows, int(share * file.documents)) for share in shares})
-        for start, row, document in found:
-            yield Place(number, start, row, before[number] + document, (start, row, document) == found[0])
+        file, starts = files[number], [(0, 0)]
+        if file.row_of(file.documents - 1) is not None:
+            shares = [part / each for part in range(each)] if each > 1 else [place / len(picked)]
+            starts = _starts(source.files[number], shares)
+        is_first = True
+        for start, row in starts:
+            document = bisect_left(range(file.documents), row, key=lambda number: file.row_of(number) or 0)
+            if document < file.documents:
+                yield Place(number, start, file.row_of(document) or 0, before[number] + document, is_first)
+                is_first = False
 
 
-def _group_at(file: SourceFile, rows: Sequence[int], document: int) -> tuple[int, int, int]:
-    """The row group that a document of a file is of, whose `rows` it begins with; and the row and number of the first
-    document in that."""
-    numbers = range(file.documents)
-    group = bisect_right(rows, file.row_of(document) or 0) - 1
-    first = bisect_left(numbers, rows[group], key=lambda number: file.row_of(number) or 0)
-    return group, file.row_of(first) or 0, first
+def _starts(file: InputFile, shares: Sequence[float]) -> list[tuple[int, int]]:
+    """Where in a file, at about these shares of it, reading may begin, and the first row there."""
+    if file.kind == "parquet":
+        rows = first_rows(file)
+        groups = sorted({bisect_right(rows, int(share * rows[-1])) - 1 for share in shares})
+        return [(group, rows[group]) for group in groups]
+    if file.kind == "jsonl" and not (file.is_remote or file.is_read_front_to_back):
+        places = sorted({int(share * file.bytes) for share in shares})
+        return checked_read(file, lambda: _lines_before(file.url, places))
+    return [(0, 0)]
+
+
+def _lines_before(path: str, places: Sequence[int]) -> list[tuple[int, int]]:
+    """Each of these bytes of a file, in order, and how many of its lines begin before that."""
+    lines, at, found = 1, 0, list[tuple[int, int]]()
+    with open_file(path) as file:
+        for place in places:
+            while at < place - 1 and (block := file.read(min(_BLOCK_BYTES, place - 1 - at))):
+                lines, at = lines + block.count(b"\n"), at + len(block)
+            found.append((place, lines if place else 0))
+    return found
 
 
 def _why_not(manifest: Manifest, source: str | None) -> str | None:

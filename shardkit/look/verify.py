@@ -60,8 +60,9 @@ def verify(
     removed again, so that what it really serves is checked. With `deep`, source files must begin where the manifest
     says, no other shard may lie beside those that it lists, and a sample of documents is decoded and encoded again:
     that must give the same ids. `source` is where the dataset's source is, as `tokenize` takes it: with it, up to 16 of
-    its files are compared too, at their beginnings, or, of parquet, at 16 row groups from all over them. A bar says how
-    far it is; `progress=False` silences it, and `progress(file, done_bytes, total_bytes)` is called in its place.
+    its files are compared too, at their beginnings, or, of parquet and of `.jsonl` files on this machine, at 16 places
+    from all over them. A bar says how far it is; `progress=False` silences it, and `progress(file, done_bytes,
+    total_bytes)` is called in its place.
 
     Raises `ShardError` (of a remote `HubError`) naming the first shard that is not what the manifest says, and how many
     more are not; `ManifestError`; `UsageError` for a `source` of other files, `SourceError` for one that is not there.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from hub_server import HubServer
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shardkit import push, tokenize, verify
 from shardkit.cli import main
 from shardkit.errors import ShardError, UsageError
 from shardkit.look import against_source
+from shardkit.look.against_source import _lines_before
 
 SMALL: dict[str, Any] = {"tokenizer": "bytes", "shard_tokens": 4000, "workers": 1, "progress": False}
 
@@ -62,21 +66,35 @@ def test_a_source_that_has_changed_without_another_size_is_found(source: Path, t
     assert done.exit_code == 1
 
 
-def test_places_from_all_over_a_parquet_file_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(against_source, "_CHUNK_BYTES", 60)  # a row group at a time
-    write(tmp_path / "texts", "a.parquet", [{"text": f"text {row}", "n": row} for row in range(320)])
+@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
+def test_places_from_all_over_a_file_are_compared(ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(against_source, "_CHUNK_BYTES", {"parquet": 60, "jsonl": 700}[ending])  # one part in 32, or 16
+    monkeypatch.setattr(against_source, "_BLOCK_BYTES", 70)
+    write(tmp_path / "texts", f"a.{ending}", [{"text": f"text {row}", "n": row} for row in range(320)])
     tokenize(tmp_path / "texts", tmp_path / "all", **SMALL)
     tokenize(tmp_path / "texts", tmp_path / "some", where="n >= 5", sample=0.5, max_docs=130, **SMALL)
     for folder, places in (("all", 16), ("some", 12)):
         result = verify(tmp_path / folder, deep=True, source=tmp_path / "texts", progress=False)
         assert result.compared_files == 1
         assert (result.compared_places or 0) >= places
-    file = tmp_path / "texts" / "a.parquet"
+    file = tmp_path / "texts" / f"a.{ending}"
     data = file.read_bytes()
-    place = data.index(b"text 228")
+    place = data.index(b"text 222")
     file.write_bytes(data[:place] + b"TEXT" + data[place + 4 :])
-    with pytest.raises(ShardError, match=r"what a\.parquet gives from its row 220 on, 7\d tokens later"):
+    with pytest.raises(ShardError, match=rf"what a\.{ending} gives from its row 2\d\d on, \d+ tokens later"):
         verify(tmp_path / "all", deep=True, source=tmp_path / "texts", progress=False)
+
+
+@given(st.lists(st.sampled_from(["", "a", "bcd"])), st.booleans(), st.sets(st.integers(0, 40)))
+def test_the_lines_before_a_byte_are_those_that_begin_there(lines: list[str], ends: bool, places: set[int]) -> None:
+    data = ("\n".join(lines) + "\n" * ends).encode()
+    begins = [0, *(at + 1 for at, byte in enumerate(data) if byte == 10)]
+    wanted = sorted(place for place in places if place <= len(data))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "lines"
+        path.write_bytes(data)
+        found = _lines_before(str(path), wanted)
+    assert found == [(place, sum(begin < place for begin in begins)) for place in wanted]
 
 
 def test_another_source_is_refused_and_so_is_one_that_nothing_looks_at(source: Path, tmp_path: Path) -> None:
