@@ -154,6 +154,8 @@ class Journal:
         for stated_file in stated["files"].values():
             if not stated_file["skipped_maps"]:  # which most have not
                 del stated_file["skipped_maps"]
+            if stated_file["duplicates"] is None:
+                del stated_file["duplicates"]
         return stated
 
 

@@ -87,6 +87,12 @@ class Manifest:
         return sum(shard.documents for shard in self.shards)
 
     @property
+    def skipped_duplicates(self) -> int | None:
+        """Documents that `--skip-duplicates` left out; None where it was not asked for, or nobody has counted."""
+        found = [file.duplicates for file in self.source.files] if self.source else []
+        return sum(number for number in found if number is not None) if found and None not in found else None
+
+    @property
     def splits(self) -> dict[str, list[ShardInfo]]:
         """The shards of each split, in stream order."""
         result: dict[str, list[ShardInfo]] = {}
@@ -131,6 +137,8 @@ class Manifest:
             for name in ("skipped_maps", "unlisted_rows"):  # which most have not
                 if not file[name]:
                     del file[name]
+            if file["duplicates"] is None:
+                del file["duplicates"]
         return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
 
     def save(self, directory: str | Path) -> Path:

@@ -43,6 +43,8 @@ class SourceFile:
     `--where`, `--sample`): a row, or the (first, last) of three or more that follow one another, at most `LISTED_RUNS`
     of these. Further ones are in `skipped_maps` (`row_map.py`); `unlisted_rows` counts the rest. Where there are none
     of these and `documents == rows - skipped`, the row of every document is known exactly; a `filter` breaks that.
+    `duplicates` are those of the skipped rows that `--skip-duplicates` left out; None where that was not asked for, or
+    by a version that did not count them.
     """
 
     path: str
@@ -53,6 +55,7 @@ class SourceFile:
     skipped_rows: tuple[int | tuple[int, int], ...] = ()
     skipped_maps: tuple[str, ...] = ()
     unlisted_rows: int = 0
+    duplicates: int | None = None
 
     def __post_init__(self) -> None:
         for text in self.skipped_maps:

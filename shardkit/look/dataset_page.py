@@ -76,6 +76,7 @@ class DatasetPage:
                 "source files": len(source.files),
                 "rows": sum(file.rows for file in source.files),
                 "rows left out": sum(file.skipped for file in source.files),
+                "duplicates among them": manifest.skipped_duplicates,
             }
         read = len(self.scan.shards)
         sampled = read < len(manifest.shards)

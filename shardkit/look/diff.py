@@ -256,6 +256,8 @@ def _facts(manifest: Manifest) -> dict[str, str]:
         facts["files"] = len(source.files)
         facts["rows"] = sum(file.rows for file in source.files)
         facts["rows left out"] = sum(file.skipped for file in source.files)
+    if manifest.skipped_duplicates is not None:
+        facts["duplicates left out"] = manifest.skipped_duplicates
     facts |= {f"encoder {name}": value for name, value in manifest.encoder.items()}
     facts |= {"documents": manifest.documents, "tokens": manifest.tokens, "dtype": manifest.dtype}
     facts["tokens a shard"] = manifest.tokens_per_shard

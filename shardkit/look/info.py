@@ -31,7 +31,8 @@ class SplitInfo:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetInfo(ShownAsLines):
     """What is in a dataset folder: totals over all splits, how it was made and of what (None where nothing says it;
-    `made_with` are the options that chose or changed the texts),
+    `made_with` are the options that chose or changed the texts, `skipped_duplicates` what `--skip-duplicates` left
+    out),
     `damage` (which shards are missing or cut; None if none are), and its splits."""
 
     dataset: str
@@ -44,6 +45,7 @@ class DatasetInfo(ShownAsLines):
     source: str | None
     source_files: int | None
     made_with: str | None
+    skipped_duplicates: int | None
     fingerprint: str
     damage: str | None
     splits: tuple[SplitInfo, ...]
@@ -73,6 +75,7 @@ def info(directory: str | Path) -> DatasetInfo:
         source=" ".join(str(part) for part in origin if part) or None,
         source_files=len(source.files) if source else None,
         made_with=_options(manifest) or None,
+        skipped_duplicates=manifest.skipped_duplicates,
         fingerprint=manifest.fingerprint,
         damage=_damage(manifest, directory),
         splits=tuple(

@@ -24,6 +24,7 @@ def run_summary(manifest: Manifest, last: TokenizeProgress | None, seconds: floa
         "shards": len(manifest.shards),
         "only_shard_cut": _cut_words(manifest),
         "skipped_rows": skipped,
+        "skipped_duplicates": manifest.skipped_duplicates,
         "encoder": encoder_words(manifest),
         "end_of_text": last.end_of_text if last is not None else None,
         "fingerprint": manifest.fingerprint,

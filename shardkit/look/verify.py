@@ -27,8 +27,8 @@ from shardkit.waits import result_of
 class VerifyResult(ShownAsLines):
     """What was checked. `verified` says that every byte was compared with a SHA-256: it is False where hashes were left
     out, or `shards_without_hash` have none. With `deep`, so many documents were encoded again, or why none was
-    (`not_reencoded`), and so many source files were compared, or why none was (`not_compared`). `problems` are what
-    `verify` raises: of what it returns there are none."""
+    (`not_reencoded`), and so many source files were compared, at so many places, or why none was (`not_compared`).
+    `problems` are what `verify` raises: of what it returns there are none."""
 
     dataset: str
     verified: bool
@@ -39,6 +39,7 @@ class VerifyResult(ShownAsLines):
     reencoded_documents: int | None = None
     not_reencoded: str | None = None
     compared_files: int | None = None
+    compared_places: int | None = None
     not_compared: str | None = None
     fingerprint: str
     problems: tuple[str, ...] = ()
@@ -59,8 +60,8 @@ def verify(
     removed again, so that what it really serves is checked. With `deep`, source files must begin where the manifest
     says, no other shard may lie beside those that it lists, and a sample of documents is decoded and encoded again:
     that must give the same ids. `source` is where the dataset's source is, as `tokenize` takes it: with it, up to 16 of
-    its files are compared too, at their beginnings. A bar says how far it is; `progress=False` silences it, and
-    `progress(file, done_bytes, total_bytes)` is called in its place.
+    its files are compared too, at their beginnings, or, of parquet, at 16 row groups from all over them. A bar says how
+    far it is; `progress=False` silences it, and `progress(file, done_bytes, total_bytes)` is called in its place.
 
     Raises `ShardError` (of a remote `HubError`) naming the first shard that is not what the manifest says, and how many
     more are not; `ManifestError`; `UsageError` for a `source` of other files, `SourceError` for one that is not there.
@@ -98,7 +99,7 @@ def check_all(
     with shown(progress, lambda: TransferBar("verify")) as tell, opened(place) as dataset:
         manifest, shards = dataset.manifest, list(dataset.manifest.shards)
         look = _Look(dataset, hashes, _Deep(manifest, source) if deep else None)
-        problems, done, counted = list[ShardkitError](), 0, _Counts(0, 0)
+        problems, done, counted = list[ShardkitError](), 0, _Counts(0, 0, 0)
         total = sum(shard.bytes for shard in shards)
         with TransferThreads(dataset.threads(shards), "shardkit-verify") as threads:
             looks = [threads.submit(partial(look.at, number)) for number in range(len(shards))]
@@ -126,8 +127,9 @@ def check_all(
             documents=manifest.documents,
             shards_without_hash=unhashed,
             reencoded_documents=counted.documents if deep else None,
-            not_reencoded=look.deep.reencoding.why_not if look.deep else None,
+            not_reencoded=look.deep.reencoding.why_none(counted.documents) if look.deep else None,
             compared_files=counted.files if deep else None,
+            compared_places=counted.places if deep else None,
             not_compared=look.deep.comparison.why_not if look.deep else None,
             fingerprint=manifest.fingerprint,
             problems=tuple(map(str, problems)),
@@ -136,13 +138,14 @@ def check_all(
 
 
 class _Counts(NamedTuple):
-    """Documents that were encoded again, and source files that were compared."""
+    """Documents that were encoded again, source files that were compared, and places in these."""
 
     documents: int
     files: int
+    places: int
 
     def plus(self, more: _Counts) -> _Counts:
-        return _Counts(self.documents + more.documents, self.files + more.files)
+        return _Counts(self.documents + more.documents, self.files + more.files, self.places + more.places)
 
 
 class _Deep:
@@ -169,9 +172,9 @@ class _Look:
             starts = self.deep.starts.get(number, []) if self.deep else []
             check_tokens(file, path, shard, dataset.manifest, hashed=self._hashes, starts=starts)
             if self.deep is None:
-                return _Counts(0, 0)
+                return _Counts(0, 0, 0)
             documents = self.deep.reencoding.check(file, path, shard)
-            return _Counts(documents, self.deep.comparison.check(file, path, starts))
+            return _Counts(documents, *self.deep.comparison.check(file, path, shard))
 
 
 def _unlisted(dataset: OpenedDataset, name: str) -> ShardError:

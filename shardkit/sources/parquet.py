@@ -48,7 +48,7 @@ def iter_parquet_chunks(
     sizes = checked_footer(file, lambda held: _sizes(open_footer(file, held), file, options), footer, SourceError)
     meta = open_footer(file, footer).metadata
     _check_rows(file, sum(meta.row_group(g).num_rows for g in range(meta.num_row_groups)), meta.num_rows)
-    first_rows = [0, *accumulate(meta.row_group(g).num_rows for g in range(meta.num_row_groups))]
+    first_rows = _first_rows(meta)
     share = file.bytes / max(1, sum(sizes))
     unread = [not may_keep_group(meta.row_group(g), options.choice) for g in range(meta.num_row_groups)]
     end = len(sizes) if file.stretch is None or file.stretch.stop is None else file.stretch.stop
@@ -67,6 +67,15 @@ def iter_parquet_chunks(
                 weight=int(sum(sizes[group:stop]) * share),
                 input=file,
             )
+
+
+def first_rows(file: InputFile) -> list[int]:
+    """The first row of each row group of a parquet file, and how many rows there are. Raises `SourceError`."""
+    return checked_footer(file, lambda held: _first_rows(open_footer(file, held).metadata), None, SourceError)
+
+
+def _first_rows(meta: pq.FileMetaData) -> list[int]:
+    return [0, *accumulate(meta.row_group(g).num_rows for g in range(meta.num_row_groups))]
 
 
 def _runs(sizes: list[int], start: int, limits: list[int], unread: list[bool]) -> Iterator[tuple[int, int]]:

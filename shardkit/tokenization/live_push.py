@@ -238,43 +238,43 @@ class LivePush:
         there = whole_lines(run.journal) if run.journal is not None else journal.lines[:1]
         same = takewhile(lambda pair: pair[0] == pair[1], zip(there, journal.lines, strict=False))
         self._segments = SentSegments(journal.lines, sum(1 for _ in same))
-        self._keep_files = max_disk is None
-        self._uploader = Uploader(run.remote, files, workers=2, delete_local=not self._keep_files, max_bytes=max_disk)
+        self.keeps_files = max_disk is None
+        self.uploader = Uploader(run.remote, files, workers=2, delete_local=not self.keeps_files, max_bytes=max_disk)
         try:
-            if not self._keep_files:  # shards are about to leave the folder: it holds no whole dataset any more
+            if not self.keeps_files:  # shards are about to leave the folder: it holds no whole dataset any more
                 (directory / MANIFEST_NAME).unlink(missing_ok=True)
             for shard in journal.shards:
                 self._hand_in_again(shard)
         except BaseException:
-            self._uploader.close()
+            self.uploader.close()
             raise
 
     def __enter__(self) -> LivePush:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._uploader.__exit__(kind, error, at)  # which waits for what is in flight, but not after a Ctrl-C
+        self.uploader.__exit__(kind, error, at)  # which waits for what is in flight, but not after a Ctrl-C
 
     def wait_for_room(self) -> None:
         """Wait until one more shard fits below `max_disk`."""
-        self._uploader.wait_for_room(self._spec.shard_bytes + working_bytes(self._journal_bytes()))
+        self.uploader.wait_for_room(self._spec.shard_bytes + working_bytes(self._journal_bytes()))
 
     def submit(self, shard: ShardInfo) -> None:
         """Hand in a shard that is finished and in the journal; returns at once.
 
         Of one that the remote has, nothing is committed: its line goes with the next one that is sent.
         """
-        self._uploader.submit(
+        self.uploader.submit(
             self._directory / shard.file,
             shard,
-            None if self._uploader.has(shard) else partial(self._segments.up_to, shard.index + 2),
+            None if self.uploader.has(shard) else partial(self._segments.up_to, shard.index + 2),
         )
 
     def complete(self, manifest: Manifest) -> None:
         """Wait until every shard has arrived, then complete the dataset at the remote: card, and manifest last."""
-        self._uploader.flush()
+        self.uploader.flush()
         publish(
-            self._uploader.remote,
+            self.uploader.remote,
             manifest,
             manifest.to_json().encode(),
             tokenizer_files(manifest.tokenizer, self._spec.tokenizer.file),
@@ -283,14 +283,14 @@ class LivePush:
     def _hand_in_again(self, shard: ShardInfo) -> None:
         """Submit a shard of an earlier session, unless the remote has it."""
         path = self._directory / shard.file
-        if self._uploader.has(shard):
-            if not self._keep_files and path.exists():
-                self._uploader.submit(path, shard)  # which deletes it here, if the remote is ours
+        if self.uploader.has(shard):
+            if not self.keeps_files and path.exists():
+                self.uploader.submit(path, shard)  # which deletes it here, if the remote is ours
         elif path.exists():
             self.submit(shard)
         else:
             raise OutputError(
-                f"{path} is missing here and at {self._uploader.remote.name}, the journal names it: start again with "
+                f"{path} is missing here and at {self.uploader.remote.name}, the journal names it: start again with "
                 "--overwrite and another repo"
             )
 

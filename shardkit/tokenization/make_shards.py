@@ -43,7 +43,7 @@ def make_shards(
     total = sum(file.weight for file in source.files)
     done = sum(file.weight for file in source.files[: resume.file])
     late = LateProof(spec)
-    unique = Duplicates(seen.directory, journal, spec.tokenizer.eot_id) if spec.skip_duplicates else None
+    unique = Duplicates(seen.directory, journal, spec.tokenizer.eot_id, uploads) if spec.skip_duplicates else None
     with (
         OrderedWriter(spec, seen, journal, runner, uploads) as writer,
         ReadAhead(shared=runner.shared) as ahead,

@@ -55,7 +55,10 @@ class OrderedWriter:
         self.first_read = 0.0
         self.session_tokens = self.session_text_bytes = self.audited = self.skipped = 0
         self._waited, self._fetched_bytes = 0.0, 0  # of the workers
-        self._files = {i: SourceFile(path=f.path, bytes=f.bytes) for i, f in enumerate(spec.source.files)}
+        none = 0 if spec.skip_duplicates else None
+        self._files = {
+            i: SourceFile(path=f.path, bytes=f.bytes, duplicates=none) for i, f in enumerate(spec.source.files)
+        }
         self._files.update(journal.resume.files)
         self._changed: set[int] = set()
         self._file: SourceFile | None = None  # what the chunk's file gave up to the piece, where a chunk is begun

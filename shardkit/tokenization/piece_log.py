@@ -8,7 +8,7 @@ text, says of the file in which the stream ends what a single run says of it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -39,6 +39,7 @@ class Piece:
     rows: int
     document_rows: NDArray[np.int64] | None
     skipped: NDArray[np.int64]
+    duplicates: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # of no part
 
 
 class PieceLog:

@@ -20,6 +20,7 @@ class PieceRows(Protocol):
     rows: int
     document_rows: NDArray[np.int64] | None
     skipped: NDArray[np.int64]
+    duplicates: NDArray[np.int64]
 
 
 def eots_before(result: EncodedChunk, tokens: int) -> int:
@@ -44,8 +45,10 @@ def with_piece(before: SourceFile, piece: PieceRows, tokens: int, documents: int
     if len(piece.skipped):
         runs = piece.skipped[piece.skipped[:, 0] < rows].clip(max=rows - 1) + before.rows
         added = add_skipped(before, runs.tolist()) if len(runs) else before
+    duplicates = None if before.duplicates is None else before.duplicates + int(np.sum(piece.duplicates < rows))
     return dataclasses.replace(
         added,
+        duplicates=duplicates,
         rows=before.rows + rows,
         documents=before.documents + documents,
         tokens=before.tokens + tokens,

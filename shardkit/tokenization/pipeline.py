@@ -134,9 +134,9 @@ def tokenize(
     if part is not None and push is not None:
         raise UsageError("--part and --push do not go together: merge the parts, and push the dataset")
     if part is not None and skip_duplicates:
-        raise UsageError("--part and --skip-duplicates do not go together: no part knows the documents of the others")
-    if max_disk is not None and skip_duplicates:
-        raise UsageError("--skip-duplicates reads the finished shards to go on, and --max-disk keeps none: give one")
+        raise UsageError(
+            "--part and --skip-duplicates do not go together: no part knows the documents of the others; give one"
+        )
     push = None if push is None else place_text(push)
     with ExitStack() as stack:
         tell = stack.enter_context(shown(progress, ProgressBar))

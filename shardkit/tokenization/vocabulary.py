@@ -68,6 +68,14 @@ class Vocabulary:
     proof_key: str | None = None
     proof: Proof | None = None
 
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        """The ids that no text gives."""
+        if self.tokenizer_json is None:
+            return tuple((self.encoding or {"special_tokens": {_EOT: self.info.eot_id}})["special_tokens"].values())
+        added = json.loads(self.tokenizer_json).get("added_tokens") or ()
+        return tuple(token["id"] for token in added if token.get("special"))
+
 
 def load_vocabulary(name: str | os.PathLike[str], eot: str | None = None) -> Vocabulary:
     """The vocabulary of a tiktoken encoding, of a `tokenizer.json` or a folder that holds one, of a model on the Hub

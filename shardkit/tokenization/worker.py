@@ -61,7 +61,8 @@ class EncodedChunk:
 
     `rows` were read; document `i` came from row `document_rows[i]` (None: row `i`) of the piece. `skipped` rows gave
     none, as runs (first, last), shape `(runs, 2)`: blank ones, and `bad_rows` bad ones, of which `bad` says why of the
-    first few. `hashes`, if the job asks for them, are of the documents that end in it. `audited` documents were encoded
+    first few; and `duplicates`, rows in order that were left out. `hashes`, if the job asks for them, are of the
+    documents that end in it. `audited` documents were encoded
     by the reference too. `bad_row` or `error` says why the piece has no tokens. Reading began at `read_at`
     (`time.time()`), after the worker had `waited` for the chunk, in seconds; it fetched `fetched_bytes` over the
     network itself. After the `last` piece comes the next chunk.
@@ -81,6 +82,7 @@ class EncodedChunk:
     skipped: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64))
     bad: list[tuple[int, str]] = field(default_factory=list)
     bad_rows: int = 0
+    duplicates: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     hashes: list[bytes] = field(default_factory=list)
     audited: int = 0
     bad_row: tuple[int, str] | None = None

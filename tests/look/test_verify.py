@@ -12,16 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from attacks import LONG
 from click.testing import CliRunner, Result
 from hub_data import make_dataset
 from hub_server import HubServer
+from vocabulary_data import train_vocabulary
 
-from shardkit import Manifest, open_shard, push, tokenize, verify
+from shardkit import Manifest, convert, open_shard, push, tokenize, verify
 from shardkit.cli import main
 from shardkit.errors import DiskFull, HubError, ManifestError, ShardError, ShardkitError, UsageError
 from shardkit.files import sha256_file
+from shardkit.tokenization.tokenizer import Tokenizer
 
 EOT = 256
 Damage = Callable[[Path, random.Random], object]
@@ -204,6 +208,23 @@ def test_without_the_tokenizer_it_is_said_that_nothing_was_encoded_again(copy: P
     found = verify(copy, deep=True, progress=False)
     assert (found.verified, found.reencoded_documents) == (True, 0)
     assert "another vocabulary" in str(found.not_reencoded)
+
+
+@pytest.mark.parametrize(("chats", "reencoded"), [(range(40), 0), (range(10), 30)])
+def test_chats_that_others_encoded_hold_special_tokens_and_are_no_damage(
+    chats: range, reencoded: int, tmp_path: Path
+) -> None:
+    made = Tokenizer(str(train_vocabulary(tmp_path / "tokenizer.json")))
+    turn, end = made.vocabulary.special_ids
+    assert end == made.eot_id
+    rows = [[turn] * (number in chats) + made.encode_ordinary(f"chat {number}") for number in range(40)]
+    (tmp_path / "ids").mkdir()
+    pq.write_table(pa.table({"input_ids": [*rows, [5]]}), tmp_path / "ids" / "train-00000.parquet")
+    convert(tmp_path / "ids", tmp_path / "tok", to="npy", tokenizer=str(tmp_path / "tokenizer.json"), progress=False)
+    found = verify(tmp_path / "tok", deep=True, progress=False)
+    assert found.verified
+    assert (found.not_reencoded is None) == bool(found.reencoded_documents) == bool(reencoded)
+    assert found.not_reencoded in (None, "they hold special tokens, which no text gives")
 
 
 def command(*words: object) -> Result:

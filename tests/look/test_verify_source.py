@@ -15,6 +15,7 @@ from hub_server import HubServer
 from shardkit import push, tokenize, verify
 from shardkit.cli import main
 from shardkit.errors import ShardError, UsageError
+from shardkit.look import against_source
 
 SMALL: dict[str, Any] = {"tokenizer": "bytes", "shard_tokens": 4000, "workers": 1, "progress": False}
 
@@ -55,10 +56,27 @@ def test_a_source_that_has_changed_without_another_size_is_found(source: Path, t
     file.write_bytes(data[:place] + b"TEXT" + data[place + 4 :])
     if file.suffix == ".parquet":
         assert pq.read_table(file)["text"][3].as_py() == "TEXT 3 of 1"
-    with pytest.raises(ShardError, match=rf"does not hold what {file.name} gives from its token 3\d on"):
+    with pytest.raises(ShardError, match=rf"does not hold what {file.name} gives from its row 0 on, 3\d tokens later"):
         verify(tmp_path / "out", deep=True, source=source, progress=False)
     done = CliRunner().invoke(main, ["verify", str(tmp_path / "out"), "--deep", "--source", str(source)])
     assert done.exit_code == 1
+
+
+def test_places_from_all_over_a_parquet_file_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(against_source, "_CHUNK_BYTES", 60)  # a row group at a time
+    write(tmp_path / "texts", "a.parquet", [{"text": f"text {row}", "n": row} for row in range(320)])
+    tokenize(tmp_path / "texts", tmp_path / "all", **SMALL)
+    tokenize(tmp_path / "texts", tmp_path / "some", where="n >= 5", sample=0.5, max_docs=130, **SMALL)
+    for folder, places in (("all", 16), ("some", 12)):
+        result = verify(tmp_path / folder, deep=True, source=tmp_path / "texts", progress=False)
+        assert result.compared_files == 1
+        assert (result.compared_places or 0) >= places
+    file = tmp_path / "texts" / "a.parquet"
+    data = file.read_bytes()
+    place = data.index(b"text 228")
+    file.write_bytes(data[:place] + b"TEXT" + data[place + 4 :])
+    with pytest.raises(ShardError, match=r"what a\.parquet gives from its row 220 on, 7\d tokens later"):
+        verify(tmp_path / "all", deep=True, source=tmp_path / "texts", progress=False)
 
 
 def test_another_source_is_refused_and_so_is_one_that_nothing_looks_at(source: Path, tmp_path: Path) -> None:

@@ -319,7 +319,7 @@ def test_the_journal_that_travels_grows_with_the_shards_and_not_with_their_squar
     with LivePush(spec, out, journal, run) as uploads:
         for index in range(count):
             uploads.submit(made_shard(out, journal, index))
-        uploads._uploader.flush()
+        uploads.uploader.flush()
     whole = journal.path.read_bytes()
     assert fetch_journal(str(tmp_path / "far")).journal == whole
     assert far.journal_bytes < len(whole) * SEGMENT_LINES * 0.55  # the whole journal each time: 200 times its bytes
@@ -350,7 +350,7 @@ def test_a_shard_that_waits_to_be_sent_costs_no_copy_of_the_journal_before_it(tm
         waiting = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
         far.arrive.set()
-        uploads._uploader.flush()
+        uploads.uploader.flush()
     assert waiting < 6000 * count  # 24 kB for each, where each had the journal's segment up to it
     assert fetch_journal(str(tmp_path / "far")).journal == journal.path.read_bytes()
 
@@ -363,7 +363,7 @@ def test_a_run_whose_shards_arrived_and_whose_journal_did_not_leaves_no_hole(tmp
     with LivePush(spec, out, journal, fetch_journal(far)) as uploads:
         for index in range(200):
             uploads.submit(made_shard(out, journal, index))
-        uploads._uploader.flush()
+        uploads.uploader.flush()
     for name in segment_files(fetch_journal(far).files)[1:]:  # killed between the ledger and the journal
         (tmp_path / "far" / name).unlink()
     head = (tmp_path / "far" / JOURNAL_FILE).read_bytes().splitlines(keepends=True)
@@ -376,7 +376,7 @@ def test_a_run_whose_shards_arrived_and_whose_journal_did_not_leaves_no_hole(tmp
     with LivePush(spec, out, journal, run) as uploads:
         for index in range(len(journal.shards), 201):
             uploads.submit(made_shard(out, journal, index))
-        uploads._uploader.flush()
+        uploads.uploader.flush()
     assert fetch_journal(far).journal == journal.path.read_bytes()
 
 
