@@ -20,7 +20,7 @@ from huggingface_hub import (
     hf_hub_url,
 )
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
-from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.hf_api import RepoFile, RepoFolder
 from huggingface_hub.utils._runtime import is_xet_available
 
 from shardkit import network
@@ -113,6 +113,17 @@ class HubRemote:
             tree = []
         self._listed = {item.path.removeprefix(above): item for item in tree if isinstance(item, RepoFile)}
         return {path: _as_listed(item) for path, item in self._listed.items()}
+
+    def subfolders(self, folder: str) -> list[str]:
+        def look() -> list[str]:
+            path, branch = self._path(folder), self.branch
+            try:
+                tree = list(self._api.list_repo_tree(self.repo_id, path, revision=branch, repo_type="dataset"))
+            except EntryNotFoundError:
+                return []
+            return [item.path.rpartition("/")[2] for item in tree if isinstance(item, RepoFolder)]
+
+        return self._call("list", look)
 
     def _path(self, file: str) -> str:
         """Where a file of the dataset is in the repo."""

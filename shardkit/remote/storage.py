@@ -112,6 +112,16 @@ class FsspecRemote:
 
         return self._call("list", look_again)
 
+    def subfolders(self, folder: str) -> list[str]:
+        def look() -> list[str]:
+            try:
+                found = self._fs.ls(self._at(folder), detail=True, refresh=True)
+            except FileNotFoundError:
+                return []
+            return [str(item["name"]).rstrip("/").rpartition("/")[2] for item in found if item["type"] == "directory"]
+
+        return self._call("list", look)
+
     def read(self, file: str) -> bytes:
         return self._call(f"read {file}", partial(self._read, file))
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from shardkit.arguments import user_path
+from shardkit.arguments import place_text, user_path
 from shardkit.bars import TransferBar, shown
 from shardkit.dataset.check import check_shard
 from shardkit.dataset.checked_lines import CheckedLines
@@ -28,10 +28,12 @@ from shardkit.dataset.manifest import Manifest, ShardInfo
 from shardkit.dataset.shards import DTYPES, ShardWriter, shard_blocks
 from shardkit.dataset.tokenizer_file import TOKENIZER_NAME, read_tokenizer_files, write_tokenizer_files
 from shardkit.dataset.typed_json import read_record
-from shardkit.errors import OutputError, ShardError, SourceError
+from shardkit.errors import OutputError, ShardError, ShardkitError, SourceError, UsageError
 from shardkit.files import atomic_write, read_small_file, write_error
 from shardkit.locks import hold_lock
+from shardkit.remote.address import hint_at_folder, is_remote
 from shardkit.sources.parts import parse_part
+from shardkit.tokenization.merge_parts import PartsHere, PartsThere
 from shardkit.tokenization.merge_plan import MergePlan
 from shardkit.tokenization.part_folders import check_place
 from shardkit.tokenization.run_checks import warn_of_missing_splits
@@ -51,13 +53,18 @@ class Merged:
 
 
 def merge(
-    directory: str | os.PathLike[str],
+    place: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
     *,
     part: str | None = None,
     keep_parts: bool = False,
     progress: Callable[[str, int, int], None] | bool | None = True,
 ) -> Merged:
-    """Make the one dataset of the parts in `directory`: what a single `tokenize` would have made there, byte for byte.
+    """Make the one dataset of the parts at `place`: what a single `tokenize` would have made, byte for byte.
+
+    `place` is the folder that has the parts, in which the dataset is made; or, with `out`, a remote to which they were
+    pushed (as `shardkit.push` understands it), or another folder. Then the dataset comes into `out`, the parts' shards
+    are fetched as they are needed, a few at a time, and the parts stay where they are.
 
     `part`, "3/64", makes some of its shards, as one of 64 jobs on any machines that see the folder. Killed or failed,
     the same call goes on; a shard that is finished is not made again. The job that finds all shards finished writes
@@ -67,7 +74,7 @@ def merge(
     called in its place.
 
     Raises `OutputError` if a part is missing, unfinished, damaged, or of another run than the others; `SourceError`
-    if they hold no documents; `UsageError`. Warns (`ShardkitWarning`) if there is no train split.
+    if they hold no documents; `HubError`, `UsageError`. Warns (`ShardkitWarning`) if there is no train split.
 
     >>> for index in range(2):
     ...     part = tokenize("sample", "big", part=f"{index}/2", shard_tokens=100_000, tokenizer="bytes")
@@ -75,20 +82,35 @@ def merge(
     >>> merged.made == merged.shards == len(merged.manifest.shards), merged.missing
     (True, 0)
     """
-    directory = user_path(directory)
+    repo, directory = _places(place, out)
     index, count = (0, 1) if part is None else parse_part(part)
     with shown(progress, lambda: TransferBar("merge")) as tell:
+        was_finished = (directory / MANIFEST_NAME).exists()
         try:
-            if (directory / MANIFEST_NAME).exists():
+            if was_finished and repo is None:
                 return _already(directory, keep_parts)
-            merged = _merge(directory, index, count, keep_parts, tell)
-        except (OutputError, ShardError):
-            if not (directory / MANIFEST_NAME).exists():
+            merged = _merge(repo, directory, index, count, keep_parts, tell)
+        except ShardkitError:
+            if was_finished or not (directory / MANIFEST_NAME).exists():
                 raise
         else:
             if merged.manifest is not None or not (directory / MANIFEST_NAME).exists():
                 return merged
-        return _already(directory, keep_parts)  # another job was at its end, and has removed the parts
+        # another job was at its end, and has removed the parts, or what was fetched of them
+        return _already(directory, keep_parts) if repo is None else _merge(repo, directory, index, count, True, tell)
+
+
+def _places(place: str | os.PathLike[str], out: str | os.PathLike[str] | None) -> tuple[str | None, Path]:
+    """The remote that has the parts, None where they are in the dataset's folder; and that folder."""
+    if out is not None:
+        directory, repo = user_path(out), place_text(place)
+        if is_remote(place):
+            return repo, directory
+        here = user_path(place)
+        return (None if here.resolve() == directory.resolve() else place_text(here)), directory
+    if is_remote(place):
+        raise UsageError(f"{place} is no folder here: to merge parts that are at a remote, give --out DIR too")
+    return None, user_path(place)
 
 
 def _already(directory: Path, keep_parts: bool) -> Merged:
@@ -100,30 +122,39 @@ def _already(directory: Path, keep_parts: bool) -> Merged:
     return Merged(shards=len(manifest.shards), made=0, missing=0, manifest=manifest)
 
 
-def _merge(directory: Path, index: int, count: int, keep_parts: bool, tell: Tell | None) -> Merged:
-    check_place(directory)
-    plan = MergePlan(directory)
-    if not plan.lengths:
-        raise SourceError("the parts hold no documents: nothing was merged")
-    total = len(plan.lengths)
-    mine = [number for number in range(total) if number * count // total == index]
+def _merge(repo: str | None, directory: Path, index: int, count: int, keep_parts: bool, tell: Tell | None) -> Merged:
+    """Make part `index` of `count` of the dataset in `directory`, of the parts in it or at `repo`."""
+    is_finished = (directory / MANIFEST_NAME).exists()
+    if not is_finished:
+        check_place(directory)
     job = f"{index}-of-{count}"
     folder = directory / MERGE_FOLDER
     with ExitStack() as stack:
         busy = f"another process is merging part {index}/{count} of {directory}: wait for it"
         stack.enter_context(hold_lock(folder / f"{job}.lock", busy=busy, remove=True))
+        stack.enter_context(hint_at_folder(repo))
+        parts = PartsHere(directory) if repo is None else stack.enter_context(PartsThere(repo, folder / f"{job}.parts"))
+        plan = MergePlan(directory, parts)
+        if is_finished:
+            plan.check_made(Manifest.load(directory))
+            return _already(directory, keep_parts=True)
+        if not plan.lengths:
+            raise SourceError("the parts hold no documents: nothing was merged")
+        total = len(plan.lengths)
+        mine = [number for number in range(total) if number * count // total == index]
         lines = _Lines(folder / f"{job}.jsonl", plan.identity)
         named = _named(directory, plan)
         to_make = [number for number in mine if number not in named or not _is_there(directory, named[number])]
         _make(plan, to_make, lines, folder / f"{job}.tmp", tell)
-    named = _named(directory, plan)
-    if len(named) == total:  # else other jobs are still at work, and nothing more need be known
-        named = {number: shard for number, shard in named.items() if _is_there(directory, shard)}
-    missing = total - len(named)
-    manifest = None
-    if not missing:
-        manifest = _complete(directory, plan, [named[number] for number in range(total)])
-        _remove(directory, keep_parts)
+        named = _named(directory, plan)
+        if len(named) == total:  # else other jobs are still at work, and nothing more need be known
+            named = {number: shard for number, shard in named.items() if _is_there(directory, shard)}
+        missing = total - len(named)
+        manifest = None
+        if not missing:
+            manifest = _complete(directory, plan, [named[number] for number in range(total)])
+    if manifest is not None:
+        _remove(directory, keep_parts or repo is not None)
         warn_of_missing_splits(manifest, plan.shape)
     return Merged(shards=total, made=len(to_make), missing=missing, manifest=manifest)
 
@@ -132,6 +163,7 @@ def _make(plan: MergePlan, numbers: list[int], lines: _Lines, temp: Path, tell: 
     """Make those shards, and note each."""
     dtype = DTYPES[plan.dtype]
     done, total = 0, sum(plan.lengths[number] for number in numbers) * dtype.itemsize
+    plan.expect(numbers)
     for number in numbers:
         file, documents = plan.shape.shard_file(number), 0
         writer = ShardWriter(temp, dtype, plan.lengths[number])
