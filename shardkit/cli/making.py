@@ -120,11 +120,15 @@ def tokenize(sources: tuple[str, ...], quiet: bool, as_json: bool, **options: An
         "shardkit merge edu",
         "shardkit merge edu --part 3/16",
         "shardkit merge hf://buckets/you/edu-parts --out edu",
+        "shardkit merge hf://buckets/you/edu-parts --out tmp --push you/edu --max-disk 20GB",
     ),
 )
 @click.argument("place", metavar="PLACE", shell_complete=complete_path)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the dataset. [PLACE, if that is a folder]")
 @click.option("--part", metavar="J/M", help="Make that share of the shards, as job J of M, counted from 0.")
+@click.option("--push", metavar="REPO", help="Send each shard there as it is made, and keep none here.")
+@click.option("--private", is_flag=True, help="With --push: make the Hub repo private.")
+@click.option("--max-disk", type=Size(), help="With --push: keep shards here under SIZE.")
 @click.option("--keep-parts", is_flag=True, help="Leave the parts in the folder when the dataset is complete.")
 @quiet_option
 @json_option
@@ -136,16 +140,17 @@ def merge(place: str, out: Path | None, quiet: bool, as_json: bool, **options: A
     Killed or failed, the same command goes on. The job that finds all shards finished writes the manifest, and then
     removes the parts of a folder.
     """
-    from shardkit.look.next_steps import steps_for_folder
+    from shardkit.look.next_steps import steps_for_folder, steps_for_place
     from shardkit.tokenization.merge import merge as run
 
     with warnings_as_lines():
         merged = run(place, out, progress=not quiet, **options)
-    directory = place if out is None else str(out)
-    summary = {"dataset": directory, "shards": merged.shards, "made": merged.made, "missing": merged.missing}
+    repo, folder = options["push"], place if out is None else str(out)
+    dataset = public_address(repo) if repo else folder
+    summary = {"dataset": dataset, "shards": merged.shards, "made": merged.made, "missing": merged.missing}
     steps = []
-    if merged.manifest is not None:
-        manifest, steps = merged.manifest, steps_for_folder(directory, merged.manifest.splits, push=True)
+    if (manifest := merged.manifest) is not None:
+        steps = steps_for_place(repo) if repo else steps_for_folder(folder, manifest.splits, push=True)
         summary |= {"tokens": manifest.tokens, "documents": manifest.documents, "fingerprint": manifest.fingerprint}
     print_result(summary, as_json, steps)
 

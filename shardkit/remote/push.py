@@ -16,6 +16,7 @@ from pathlib import Path
 from shardkit.arguments import check_texts, place_text, user_path, whole_numbers
 from shardkit.bars import TransferBar, shown
 from shardkit.dataset.check import check_shard
+from shardkit.dataset.folder import MERGE_LINES
 from shardkit.dataset.journal_segments import segment_files
 from shardkit.dataset.known_files import unchanged
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest
@@ -142,6 +143,7 @@ def publish(
     if MANIFEST_NAME not in remote_files or remote.read(MANIFEST_NAME) != manifest_bytes:
         small[MANIFEST_NAME] = manifest_bytes
     over = segment_files(remote_files) if part is None else []
+    over += filter(MERGE_LINES.fullmatch, remote_files)
     small |= dict.fromkeys([*over, *(name for name in remote_files if name == CLAIM_FILE)])
     if small:
         remote.commit([], small, f"Complete the dataset: {manifest.tokens:,} tokens")

@@ -34,9 +34,11 @@ _LOOKS_AT_ONCE = 8
 
 
 class Parts(Protocol):
-    """The parts of one dataset, `listed` in order. They are finished, and each has its small files in its folder."""
+    """The parts of one dataset, `listed` in order. They are finished, and each has its small files in its folder. At
+    most `most_fetched` of their shards are here only while they are needed."""
 
     listed: list[FinishedPart]
+    most_fetched: int
 
     def expect(self, shards: Iterable[tuple[FinishedPart, ShardInfo]]) -> None:
         """From now on these are asked for, in that order."""
@@ -50,6 +52,8 @@ class Parts(Protocol):
 
 class PartsHere:
     """Those in a folder. Raises `OutputError` if one is missing or unfinished, or they do not fit together."""
+
+    most_fetched = 0
 
     def __init__(self, directory: Path) -> None:
         self.listed = finished_parts(directory)
@@ -73,6 +77,8 @@ class PartsThere:
 
     Raises as `PartsHere`, and `HubError`.
     """
+
+    most_fetched = 1 + FETCHED_AHEAD
 
     def __init__(self, repo: str, folder: Path) -> None:
         self._repo, self._folder = repo, folder

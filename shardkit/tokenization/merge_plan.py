@@ -67,6 +67,7 @@ class MergePlan:
     def __init__(self, directory: Path, parts: Parts) -> None:
         self.directory = directory
         self._place = parts
+        self.most_fetched = parts.most_fetched
         self.parts = parts.listed
         try:
             stated = self.parts[0].identity
@@ -129,11 +130,11 @@ class MergePlan:
         source = dataclasses.replace(first.source, files=self._files(), options=options)
         return dataclasses.replace(first, source=source, shards=tuple(placed), directory=None)
 
-    def check_made(self, manifest: Manifest) -> None:
-        """Raise `OutputError` if `manifest`, of the dataset in the folder, is not of what these parts make."""
+    def check_made(self, manifest: Manifest, where: object, way_out: str) -> None:
+        """Raise `OutputError` if `manifest`, of the dataset that is there, is not of what these parts make."""
         same = manifest.tokens == self.tokens and manifest.documents == self.documents
         if not same or self.manifest(manifest.shards) != manifest:
-            raise OutputError(f"{self.directory} holds another dataset than these parts make: choose another --out")
+            raise OutputError(f"{where} holds another dataset than these parts make: {way_out}")
 
     def _end(self) -> tuple[int, int]:
         """How many tokens and documents the stream has, up to where a limit ends it."""

@@ -12,6 +12,8 @@ from typing import Any
 from reference import folder_bytes, shard_bytes
 from source_data import lines
 
+from shardkit import pull
+
 ROOT = Path(__file__).parents[2]
 TEXTS = [f"document {number} " * 9 for number in range(40)]
 
@@ -52,18 +54,19 @@ def test_the_job_arrays_of_the_docs_make_the_dataset(tmp_path: Path) -> None:
 
 def test_the_machines_of_the_docs_that_share_no_disk_make_the_dataset(hub: Any, tmp_path: Path) -> None:
     page = (ROOT / "docs" / "clusters.md").read_text()
-    script, ending = re.findall(r"```bash\n(.*?)```", page[page.index("`machine.sh`") :], re.DOTALL)[:2]
+    machine, merge = re.findall(r"```bash\n(.*?)```", page[page.index("`machine.sh`") :], re.DOTALL)[:2]
     hub.seed_repo("alice/corpus", {f"{n}.jsonl": lines(TEXTS[10 * n : 10 * n + 10]) for n in range(3)})
     options = "alice/corpus --tokenizer bytes --shard-tokens 1000 --prefix p"
-    script = script.replace("HuggingFaceFW/fineweb-edu", options).replace("< 64", "< 3").replace("/64", "/3")
+    machine = machine.replace("HuggingFaceFW/fineweb-edu", options).replace("< 64", "< 3").replace("/64", "/3")
     environment = {**os.environ, **command_in(tmp_path), "HF_ENDPOINT": hub.endpoint}
-    for machine, text in {"1": script, "0": script, "last": ending}.items():
-        (tmp_path / machine).mkdir()
-        command = ["bash", "-e", "-c", text.replace("you/", "alice/"), "machine.sh", machine, "2"]
+    for number, (script, task) in enumerate([(machine, "1"), (machine, "0"), (merge, "1"), (merge, "0")]):
+        (tmp_path / f"machine {number}").mkdir()
+        command = ["bash", "-e", "-c", script.replace("you/", "alice/"), "script.sh", task, "2"]
         done = subprocess.run(
-            command, cwd=tmp_path / machine, env=environment, capture_output=True, text=True, timeout=100
+            command, cwd=tmp_path / f"machine {number}", env=environment, capture_output=True, text=True, timeout=100
         )
         assert done.returncode == 0, done.stderr
-    assert folder_bytes(tmp_path / "last" / "edu") == shard_bytes(TEXTS[:30], 1000, "p", tokenizer="bytes")
-    assert not list(tmp_path.glob("[01]/**/*.npy"))
-    assert "manifest.json" in hub.files("alice/edu")
+    assert "missing: 0" in done.stdout
+    pull("alice/edu", tmp_path / "edu")
+    assert folder_bytes(tmp_path / "edu") == shard_bytes(TEXTS[:30], 1000, "p", tokenizer="bytes")
+    assert not list(tmp_path.glob("machine */**/*.npy"))

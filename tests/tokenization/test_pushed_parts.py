@@ -17,8 +17,8 @@ from source_data import lines
 from texts import write_parquet
 from victim import Victims
 
-from shardkit import Manifest, merge, pull
-from shardkit.errors import OutputError, UsageError
+from shardkit import Manifest, merge, pull, push
+from shardkit.errors import DiskFull, HubError, ManifestError, OutputError, UsageError
 from shardkit.tokenization import merge_parts, pipeline
 
 OPTIONS: dict[str, Any] = {
@@ -244,3 +244,73 @@ def test_a_finished_part_that_is_called_again_anywhere_sends_nothing(source: str
     assert Manifest.load(tmp_path / "b" / "parts" / "1-of-4") == first
     assert before == {path: path.stat().st_mtime_ns for path in far.rglob("*") if path.is_file()}
     assert not any(path.name in (".shardkit/push.json", "README.md") for path in far.rglob("*"))
+
+
+@pytest.mark.parametrize("place", ["alice/merged", "hf://buckets/alice/merged", "far"])
+def test_jobs_that_share_nothing_push_the_single_runs_files(
+    hub: Any, single: dict[str, bytes], far: Path, tmp_path: Path, place: str
+) -> None:
+    place = str(tmp_path / "merged") if place == "far" else place
+    for number, job in enumerate((2, 0, 1), 1):
+        machine = tmp_path / f"machine {job}"
+        merged = merge(str(far), machine, part=f"{job}/3", push=place, max_disk=130_000)
+        assert not folder_bytes(machine)
+        assert (merged.missing == 0) == (number == 3) == (merged.manifest is not None)
+    assert merge(str(far), tmp_path / "late", part="1/3", push=place).made == 0
+    manifest = pull(place, tmp_path / "out")
+    assert manifest == merged.manifest
+    assert contents(tmp_path / "out") == single
+    if place.startswith("alice"):
+        assert not any(name.startswith(".shardkit") for name in hub.files(place))
+
+
+def test_parts_in_a_folder_are_merged_to_a_remote_through_that_folder(
+    far: Path, single: dict[str, bytes], tmp_path: Path
+) -> None:
+    merged = tmp_path / "merged"
+    assert merge(far, part="0/2", push=str(merged), max_disk=100_000).missing > 0
+    assert (far / "parts").exists()
+    with pytest.raises(HubError, match="another dataset is on its way to .*merged"):
+        push(pull(str(far / "parts" / "0-of-4"), tmp_path / "part").directory or "", str(merged))
+    assert merge(far, part="1/2", push=str(merged)).missing == 0
+    assert contents(merged).items() >= single.items()
+    assert not (far / "parts").exists()
+    assert not folder_bytes(far)
+    with pytest.raises(ManifestError, match=f"the dataset lies at {merged}"):
+        Manifest.load(far)
+
+
+def test_a_merge_that_pushes_is_killed_anywhere_and_goes_on_on_an_empty_machine(
+    far: Path, single: dict[str, bytes], tmp_path: Path
+) -> None:
+    merged = tmp_path / "merged"
+    command: list[object] = ["merge", far, "--push", merged, "--max-disk", "150kB", "--out"]
+    at, code = 10, -signal.SIGKILL
+    with Victims("shardkit.tokenization.merge", "shardkit.look.next_steps") as victims:
+        while code == -signal.SIGKILL:
+            machine = tmp_path / f"killed at {at}"
+            ended = victims.run([*command, machine], [machine, merged], at=at, what="kill")
+            ended.assert_clean()
+            at, code = at + 15, ended.code
+    assert code == 0, ended.stderr
+    assert at > 60
+    assert pull(str(merged), tmp_path / "out").tokens == Manifest.load(merged).tokens
+    assert contents(tmp_path / "out") == single
+    assert not (merged / ".shardkit").exists()
+
+
+def test_a_merge_is_not_pushed_to_where_something_else_is_or_with_too_little_disk(
+    source: str, far: Path, tmp_path: Path
+) -> None:
+    other, out = str(tmp_path / "other"), tmp_path / "out"
+    tokenize(source, tmp_path / "a", max_docs=30, push=other)
+    with pytest.raises(OutputError, match="other holds another dataset than these parts make: push to another place"):
+        merge(str(far), out, push=other)
+    with pytest.raises(DiskFull, match=r"max_disk=30\.0 kB has no room for 6 shards of 10\.1 kB: give more"):
+        merge(str(far), out, push=str(tmp_path / "new"), max_disk=30_000)
+    with pytest.raises(UsageError, match="is the folder of the merge itself"):
+        merge(str(far), out, push=str(out))
+    with pytest.raises(UsageError, match="say how to push: give push=REPO too"):
+        merge(str(far), out, max_disk=30_000)
+    assert not out.exists()
+    assert not (tmp_path / "new").exists()
