@@ -184,7 +184,7 @@ SIGNATURES = {
     "hold_lock": "path busy remove",
     "info": "directory",
     "machine_fault": "error",
-    "merge": "directory part keep_parts progress",
+    "merge": "place out part push private max_disk keep_parts progress",
     "merge_ledger": "folder",
     "open_shard": "path",
     "peek": "directory document run step micro_step rank row batch_size seq_len world_size seed split shuffle layout "
@@ -240,7 +240,7 @@ OPTIONS = {
     "--skip-bad-rows --where --sample --tokenizer --eot --encoder --shard-tokens --val-shards --prefix --workers "
     "--max-docs --max-tokens --skip-duplicates --part --push --private --max-disk --runner --address "
     "--overwrite -q --quiet --json",
-    "merge": "directory --part --keep-parts -q --quiet --json",
+    "merge": "place --out --part --push --private --max-disk --keep-parts -q --quiet --json",
     "convert": "source out --to --tokenizer --eot-id --dtype --shard-tokens -q --quiet --json",
     "train-tokenizer": "sources --out --name --split --revision --include --format --text-field --separator "
     "--skip-bad-rows --where --sample --vocab-size --pattern --max-bytes -q --quiet --json",
