@@ -28,6 +28,7 @@ from shardkit.remote.listing import published, read_journal
 from shardkit.remote.threads import TransferThreads, waits_for_threads
 from shardkit.tokenization.part_folders import PART_FOLDER, FinishedPart, finished_parts
 from shardkit.tokenization.piece_log import PIECES_FILE
+from shardkit.waits import result_of
 
 FETCHED_AHEAD = 3  # shards of parts, while the tokens of one before them are moved
 _LOOKS_AT_ONCE = 8
@@ -92,7 +93,7 @@ class PartsThere:
             root = open_remote(repo)
             names = [name for name in root.subfolders(PARTS_FOLDER) if PART_FOLDER.fullmatch(name)]
             for look in [self._threads.submit(partial(self._look_at, name)) for name in names]:
-                look.result()
+                result_of(look)
             self.listed = finished_parts(folder, root.name)
         except BaseException as error:
             self.__exit__(type(error), error, None)
@@ -123,7 +124,7 @@ class PartsThere:
             self._begin(*following)
         self._here = path
         try:
-            self._coming.pop(path).result()
+            result_of(self._coming.pop(path))
         except OSError as failure:  # of this disk: the remote's are `HubError`s
             raise write_error(failure, Path(failure.filename or path), shard.bytes) from None
 
