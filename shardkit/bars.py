@@ -20,6 +20,7 @@ from shardkit.errors import UsageError
 from shardkit.files import format_bytes
 from shardkit.rate_limits import PAUSES
 from shardkit.redaction import printable
+from shardkit.waits import join
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -141,7 +142,7 @@ class Bar(ABC):
             return
         self._ended.set()
         _OPEN.remove(self)
-        self._clock.join()
+        join(self._clock)
         self._listening.close()
         if self._bar is None:
             return

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 import pytest
-from house_rules import HOMES, too_long, violations
+from house_rules import HOMES, endless_waits, too_long, violations
 
 import shardkit
 from shardkit.cli import main
@@ -118,6 +118,31 @@ def test_what_only_looks_like_a_violation_is_none(path: str, text: str) -> None:
     assert violations(path, text) == []
 
 
+def test_a_wait_without_an_end_is_for_what_has_ended_or_in_a_thread_of_ours() -> None:
+    assert {(path, call) for path, text in FILES.items() for call in endless_waits(text)} == {
+        # of what has ended, was killed, or ends its own waits
+        ("shardkit/batches/plan_helpers.py", "process.wait()"),
+        ("shardkit/loader/feed.py", "future.result()"),
+        ("shardkit/remote/download.py", "future.result()"),
+        ("shardkit/remote/hub_client.py", "future.result()"),
+        ("shardkit/remote/uploader.py", "first.result()"),
+        ("shardkit/remote/uploader.py", "self._failed.result()"),
+        ("shardkit/sources/whole_files.py", "self._coming.pop(number).result()"),
+        ("shardkit/tokenization/worker_pool.py", "self._pipes.wait()"),
+        ("shardkit/waits.py", "future.result()"),
+        # of a thread or a process of ours
+        ("shardkit/remote/bucket_client.py", "upload.result()"),
+        ("shardkit/remote/streaming/downloader.py", "downloader.wait()"),
+        ("shardkit/remote/streaming/downloader.py", "job.result()"),
+        ("shardkit/remote/streaming/downloader.py", "opening.result()"),
+        ("shardkit/sources/read_ahead.py", "self._work.wait()"),
+        ("shardkit/tokenization/chunk_feed.py", "self._changed.wait()"),
+        ("shardkit/tokenization/held_tokens.py", "self._changed.wait()"),
+        # of Windows, where a lock is asked for again and again
+        ("shardkit/locks.py", "lock.acquire()"),
+    }
+
+
 def test_the_formatter_lays_out_every_file() -> None:
     assert {path for path, text in FILES.items() if "# fmt: skip" in text or "# fmt: off" in text} == set()
 
@@ -159,7 +184,7 @@ SIGNATURES = {
     "hold_lock": "path busy remove",
     "info": "directory",
     "machine_fault": "error",
-    "merge": "directory part keep_parts progress",
+    "merge": "place out part push private max_disk keep_parts progress",
     "merge_ledger": "folder",
     "open_shard": "path",
     "peek": "directory document run step micro_step rank row batch_size seq_len world_size seed split shuffle layout "
@@ -215,7 +240,7 @@ OPTIONS = {
     "--skip-bad-rows --where --sample --tokenizer --eot --encoder --shard-tokens --val-shards --prefix --workers "
     "--max-docs --max-tokens --skip-duplicates --part --push --private --max-disk --runner --address "
     "--overwrite -q --quiet --json",
-    "merge": "directory --part --keep-parts -q --quiet --json",
+    "merge": "place --out --part --push --private --max-disk --keep-parts -q --quiet --json",
     "convert": "source out --to --tokenizer --eot-id --dtype --shard-tokens -q --quiet --json",
     "train-tokenizer": "sources --out --name --split --revision --include --format --text-field --separator "
     "--skip-bad-rows --where --sample --vocab-size --pattern --max-bytes -q --quiet --json",

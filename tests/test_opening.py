@@ -26,7 +26,7 @@ from shardkit import network, pull, push, rate_limits
 from shardkit.sources.chunks import iter_chunks
 from shardkit.sources.open import open_source
 from shardkit.sources.texts import read_chunk
-from shardkit.tokenization.live_push import fetch_journal
+from shardkit.tokenization.pushed_run import fetch_journal
 from shardkit.tokenization.vocabulary import load_vocabulary
 
 FAULTS: dict[str, tuple[Any, dict[str, Any]]] = {

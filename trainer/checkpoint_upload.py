@@ -65,7 +65,8 @@ class Uploader:
         with self._wake:
             self._closed = True
             self._wake.notify()
-        self._thread.join()
+        while self._thread.is_alive():
+            self._thread.join(1.0)  # an end to each wait: Python looks for a Ctrl-C after it
         shutil.rmtree(self._run / ".upload", ignore_errors=True)
         self.report()
 

@@ -100,41 +100,57 @@ def tokenize(sources: tuple[str, ...], quiet: bool, as_json: bool, **options: An
 
     with warnings_as_lines(), ProgressBar(quiet=quiet) as bar:
         manifest = run(named(sources), progress=bar, **options)
-    if manifest.directory is None and options["push"]:  # with --max-disk
-        place, steps = public_address(options["push"]), steps_for_place(options["push"])
-    elif options["part"] and manifest.directory is not None:
-        place, steps = str(manifest.directory), steps_for_part(manifest.directory.parents[1])
+    repo, folder = options["push"], manifest.directory  # which is None with --max-disk
+    place = public_address(repo) if folder is None else str(folder)
+    if options["part"]:
+        steps = steps_for_part(
+            public_address(repo) if repo or folder is None else str(folder.parents[1]), pushed=bool(repo)
+        )
+    elif folder is None:
+        steps = steps_for_place(repo)
     else:
-        place = str(manifest.directory)
-        steps = steps_for_folder(place, manifest.splits, push=not options["push"])
-    pushed = {"pushed_to": public_address(options["push"])} if options["push"] else {}
+        steps = steps_for_folder(place, manifest.splits, push=not repo)
+    pushed = {"pushed_to": public_address(repo)} if repo else {}
     print_result({"dataset": place, **pushed, **run_summary(manifest, bar.last, bar.seconds)}, as_json, steps)
 
 
 @click.command(
     short_help="One dataset of the parts that many machines made.",
-    epilog=examples("shardkit merge edu", "shardkit merge edu --part 3/16"),
+    epilog=examples(
+        "shardkit merge edu",
+        "shardkit merge edu --part 3/16",
+        "shardkit merge hf://buckets/you/edu-parts --out edu",
+        "shardkit merge hf://buckets/you/edu-parts --out tmp --push you/edu --max-disk 20GB",
+    ),
 )
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("place", metavar="PLACE", shell_complete=complete_path)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the dataset. [PLACE, if that is a folder]")
 @click.option("--part", metavar="J/M", help="Make that share of the shards, as job J of M, counted from 0.")
-@click.option("--keep-parts", is_flag=True, help="Leave the parts in DIR when the dataset is complete.")
+@click.option("--push", metavar="REPO", help="Send each shard there as it is made, and keep none here.")
+@click.option("--private", is_flag=True, help="With --push: make the Hub repo private.")
+@click.option("--max-disk", type=Size(), help="With --push: keep shards here under SIZE.")
+@click.option("--keep-parts", is_flag=True, help="Leave the parts in the folder when the dataset is complete.")
 @quiet_option
 @json_option
-def merge(directory: Path, quiet: bool, as_json: bool, **options: Any) -> None:
-    """Make one dataset of the parts that `tokenize --part` made in DIR: the bytes of a single run.
+def merge(place: str, out: Path | None, quiet: bool, as_json: bool, **options: Any) -> None:
+    """Make one dataset of the parts that `tokenize --part` made in the folder PLACE: the bytes of a single run.
+
+    Or, with --out, of parts that were pushed to PLACE: their shards are fetched a few at a time, and the parts stay.
 
     Killed or failed, the same command goes on. The job that finds all shards finished writes the manifest, and then
-    removes the parts.
+    removes the parts of a folder.
     """
-    from shardkit.look.next_steps import steps_for_folder
+    from shardkit.look.next_steps import steps_for_folder, steps_for_place
     from shardkit.tokenization.merge import merge as run
 
     with warnings_as_lines():
-        merged = run(directory, progress=not quiet, **options)
-    summary = {"dataset": str(directory), "shards": merged.shards, "made": merged.made, "missing": merged.missing}
+        merged = run(place, out, progress=not quiet, **options)
+    repo, folder = options["push"], place if out is None else str(out)
+    dataset = public_address(repo) if repo else folder
+    summary = {"dataset": dataset, "shards": merged.shards, "made": merged.made, "missing": merged.missing}
     steps = []
-    if merged.manifest is not None:
-        manifest, steps = merged.manifest, steps_for_folder(directory, merged.manifest.splits, push=True)
+    if (manifest := merged.manifest) is not None:
+        steps = steps_for_place(repo) if repo else steps_for_folder(folder, manifest.splits, push=True)
         summary |= {"tokens": manifest.tokens, "documents": manifest.documents, "fingerprint": manifest.fingerprint}
     print_result(summary, as_json, steps)
 

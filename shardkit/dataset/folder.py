@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from itertools import islice, pairwise
 from pathlib import Path
@@ -19,6 +20,7 @@ WORK_DIR = ".shardkit"  # working files; scripts in the wild that look for shard
 PLAN_FOLDER = "plans"  # in WORK_DIR: what was worked out about finished shards
 INCOMING_FOLDER = f"{WORK_DIR}/incoming"  # files that are not downloaded to their end
 MERGE_FOLDER = f"{WORK_DIR}/merge"  # of parts that are being merged into this folder
+MERGE_LINES = re.compile(rf"{re.escape(WORK_DIR)}/merge-[0-9]+-of-[0-9]+\.jsonl")  # at a remote: what a job has merged
 PARTS_FOLDER = "parts"  # of a dataset whose parts are made one by one, each a folder `3-of-64` in there
 PUSHED_TO_FILE = f"{WORK_DIR}/pushed-to"  # where the whole dataset lies, of a run that kept no shard here
 

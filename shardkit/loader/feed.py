@@ -24,6 +24,7 @@ from shardkit.batches.reader import BatchReader
 from shardkit.dataset.token_stream import Tokens
 from shardkit.errors import UsageError
 from shardkit.loader.batch import Batch, DocumentBatch, batch_of, tensors_of
+from shardkit.waits import ended
 
 _GPU_PREFETCH = 2
 _INT64 = np.dtype(np.int64)
@@ -172,6 +173,7 @@ class _ReadAhead:
             self._pending.append((following, self._thread.submit(load, following)))
             following += self._stride
         _, future = self._pending.popleft()
+        ended([future])
         if future.exception() is not None:  # what was read ahead of it may have failed alike: read it again
             self._drop()
         return future.result()

@@ -19,9 +19,9 @@ def steps_for_folder(folder: str | os.PathLike[str], splits: Collection[str], *,
     return [*steps, f"shardkit push {name} USER/NAME"] if push else steps
 
 
-def steps_for_part(directory: str | os.PathLike[str]) -> list[str]:
-    """For a part of the dataset in a folder, once all are there."""
-    return [f"shardkit merge {shlex.quote(str(directory))}"]
+def steps_for_part(place: str, *, pushed: bool) -> list[str]:
+    """For a part of the dataset in a folder, or of one whose parts are pushed to a place, once all are there."""
+    return [f"shardkit merge {shlex.quote(place)}{' --out OUT' if pushed else ''}"]
 
 
 def steps_for_converted(folder: str | os.PathLike[str], to: str) -> list[str]:

@@ -20,6 +20,7 @@ from shardkit.look.shard_pass import FileStart, check_tokens, file_starts
 from shardkit.remote.address import is_remote
 from shardkit.remote.threads import TransferThreads
 from shardkit.remote.uploader import TransferProgress
+from shardkit.waits import result_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,7 +107,7 @@ def check_all(
             looks = [threads.submit(partial(look.at, number)) for number in range(len(shards))]
             for shard, found in zip(shards, looks, strict=True):
                 try:
-                    counted = counted.plus(found.result())
+                    counted = counted.plus(result_of(found))
                 except (ShardError, HubError) as error:
                     if isinstance(error, AuthError):
                         dataset.stop()

@@ -63,6 +63,13 @@ def hub_place(repo: str, revision: str | None) -> HubAddress | None:
     return None
 
 
+def place_below(repo: str, folder: str) -> str:
+    """What `folder` of the place REPO is called. Raises `UsageError`."""
+    if (address := hub_place(repo, None)) is None:
+        return f"{repo.rstrip('/')}/{folder}"
+    return replace(address, path="/".join(filter(None, (address.path, folder)))).url
+
+
 @contextmanager
 def hint_at_folder(repo: str | None) -> Iterator[None]:
     """While the block runs, where the Hub refuses REPO, say how it is written as a path, if it begins as a folder here

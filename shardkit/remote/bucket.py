@@ -105,6 +105,11 @@ class BucketRemote:
 
         return self._call("list", look_again)
 
+    def subfolders(self, folder: str) -> list[str]:
+        above = self._path(folder)
+        below = [path[len(above) + 1 :] for path in self._call("list", partial(self._bucket.files, above))]
+        return sorted({path.partition("/")[0] for path in below if "/" in path})
+
     def _file_of(self, path: str) -> str:
         """The name of what the bucket has at `path`; "" if it is none of the dataset's folder and working files."""
         file = path.removeprefix(f"{self._folder}/" if self._folder else "")

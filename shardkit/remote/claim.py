@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from shardkit import network
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, ShardInfo
 from shardkit.dataset.shards import SHARD_NAME
 from shardkit.dataset.tokenizer_file import TOKENIZER_CONFIG_NAME, TOKENIZER_NAME
@@ -22,6 +24,7 @@ from shardkit.errors import HubError, ShardkitWarning
 from shardkit.files import counted
 from shardkit.remote.interface import CLAIM_FILE, PlaceChanged, Remote, RemoteFile
 
+_LONGEST_STEP = 32  # of the first wait
 LOOKS = 50  # at a place that changes each time, before it is given up
 _CORPUS = re.compile(r"\.(parquet|arrow|(jsonl|json|csv|tsv)(\.(gz|zst|xz|bz2))?|txt\.(gz|zst|xz|bz2))$|^data/.*\.txt$")
 Small = Mapping[str, bytes | None]
@@ -41,7 +44,7 @@ def claim_for(
     that is there; it raises to refuse, and returns None if there is nothing to write at all. It is asked again if
     somebody else wrote meanwhile.
     """
-    for _ in range(LOOKS):
+    for look in range(LOOKS):
         files = remote.files()
         held = remote.claimed_by()
         if (held is None) != (CLAIM_FILE not in files):
@@ -59,9 +62,16 @@ def claim_for(
         try:
             remote.claim(ours, held, small, "Make way for another dataset" if clears else "Begin")
         except PlaceChanged:
+            step_aside(remote, look)
             continue
         return {name: listed for name, listed in files.items() if name not in small}
     raise always_changing(remote)
+
+
+def step_aside(remote: Remote, times: int) -> None:
+    """Wait, not in step with others, and longer the more often they came first: many parts of a dataset are committed
+    to one repo of the Hub."""
+    remote.stopping.wait(random.random() * network.FIRST_WAIT_SECONDS * min(2**times, _LONGEST_STEP))
 
 
 def warn_of_corpus(remote: Remote, files: Mapping[str, RemoteFile]) -> None:

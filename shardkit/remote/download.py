@@ -7,7 +7,6 @@ import os
 import tempfile
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, wait
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -30,6 +29,7 @@ from shardkit.hub_answers import or_mirror
 from shardkit.remote.interface import Remote, RemoteFile
 from shardkit.remote.threads import TransferThreads
 from shardkit.remote.uploader import TransferProgress
+from shardkit.waits import ended, join, result_of
 
 _WATCH_SECONDS = 0.5
 FETCHES = 3  # of one file, while it arrives with a wrong hash
@@ -101,7 +101,7 @@ def download_files(
         going = set(replaced)
         stay = [item for item in wanted if directory / item.shard.file not in going]
         checks = [threads.submit(partial(is_right, directory / item.shard.file, item)) for item in stay]
-        right = {item.file for item, check in zip(stay, checks, strict=True) if check.result()}
+        right = {item.file for item, check in zip(stay, checks, strict=True) if result_of(check)}
         missing = [item for item in wanted if item.file not in right]
         total = sum(item.size for item in missing)
         if missing and total > (free := free_bytes(directory) + _bytes_of(replaced)):
@@ -127,7 +127,7 @@ def download_files(
         with _Arrivals(incoming, len(missing), total, progress) as arrivals:
             try:
                 fetches = [threads.submit(partial(fetch, item)) for item in missing]
-                for future in wait(fetches, return_when=FIRST_EXCEPTION).done:
+                for future in ended(fetches):
                     future.result()
             except BaseException:
                 remote.stopping.set()  # cuts the waits between tries, and what is arriving; what has arrived stays
@@ -152,7 +152,7 @@ class _Arrivals:
     def __exit__(self, *error: object) -> None:
         self._ended.set()
         if self._progress is not None:
-            self._watcher.join()
+            join(self._watcher)
 
     def count(self, item: WantedFile) -> None:
         """A file is whole, and no longer in the folder."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import random
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -20,17 +19,16 @@ from huggingface_hub import (
     hf_hub_url,
 )
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
-from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.hf_api import RepoFile, RepoFolder
 from huggingface_hub.utils._runtime import is_xet_available
 
-from shardkit import network
 from shardkit.dataset.manifest import ShardInfo
 from shardkit.errors import HubError
 from shardkit.files import sha256_file
 from shardkit.hub_address import HubAddress
 from shardkit.locks import NO_LOCKS
 from shardkit.network import with_retries
-from shardkit.remote.claim import LOOKS, always_changing, is_complete, is_written, not_ours_any_more
+from shardkit.remote.claim import LOOKS, always_changing, is_complete, is_written, not_ours_any_more, step_aside
 from shardkit.remote.hub_client import Download, SilentError, UnlockableError, while_bytes_come
 from shardkit.remote.hub_uploads import HubUploads
 from shardkit.remote.interface import CLAIM_FILE, PlaceChanged, RemoteFile, check_small
@@ -113,6 +111,17 @@ class HubRemote:
             tree = []
         self._listed = {item.path.removeprefix(above): item for item in tree if isinstance(item, RepoFile)}
         return {path: _as_listed(item) for path, item in self._listed.items()}
+
+    def subfolders(self, folder: str) -> list[str]:
+        def look() -> list[str]:
+            path, branch = self._path(folder), self.branch
+            try:
+                tree = list(self._api.list_repo_tree(self.repo_id, path, revision=branch, repo_type="dataset"))
+            except EntryNotFoundError:
+                return []
+            return [item.path.rpartition("/")[2] for item in tree if isinstance(item, RepoFolder)]
+
+        return self._call("list", look)
 
     def _path(self, file: str) -> str:
         """Where a file of the dataset is in the repo."""
@@ -205,7 +214,7 @@ class HubRemote:
         if not shards and not small:
             self.files()
         self._call("commit to", partial(self._uploads.confirm, shards))
-        for _ in range(LOOKS):
+        for look in range(LOOKS):
             ours = self.claimed_by() == self._mark
             if again or not ours:
                 files = {path: _as_listed(item) for path, item in self._listed.items()}
@@ -219,7 +228,7 @@ class HubRemote:
             except PlaceChanged:
                 self.files()
                 again = True
-                self.stopping.wait(random.random() * network.FIRST_WAIT_SECONDS)  # not in step with others
+                step_aside(self, look)
         else:
             raise always_changing(self)
         self._uploads.forget(shard.file for shard in shards)

@@ -78,6 +78,9 @@ class Remote(Protocol):
     def files(self) -> dict[str, RemoteFile]:
         """The files at the remote now, by name relative to the dataset."""
 
+    def subfolders(self, folder: str) -> list[str]:
+        """The names of the folders in `folder`; none where there is no such folder."""
+
     def read(self, file: str) -> bytes:
         """The bytes of a small file, one of at most `SMALL_BYTES`."""
 

@@ -20,6 +20,7 @@ from shardkit.hub_answers import or_mirror
 from shardkit.remote.download import WantedFile
 from shardkit.remote.interface import Remote, RemoteFile
 from shardkit.remote.threads import TransferThreads
+from shardkit.waits import result_of
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ def read_journal(remote: Remote, remote_files: Mapping[str, RemoteFile]) -> Jour
     names = segment_files(remote_files)
     with TransferThreads(8, "shardkit-journal") as threads:
         reads = {name: threads.submit(partial(remote.read, name)) for name in names}
-        journal = joined_segments({name: read.result() for name, read in reads.items()})
+        journal = joined_segments({name: result_of(read) for name, read in reads.items()})
     return parse_journal(journal, where=f"{remote.name}/{JOURNAL_FILE}", way_out="start again in another repo")
 
 

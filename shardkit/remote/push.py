@@ -16,6 +16,7 @@ from pathlib import Path
 from shardkit.arguments import check_texts, place_text, user_path, whole_numbers
 from shardkit.bars import TransferBar, shown
 from shardkit.dataset.check import check_shard
+from shardkit.dataset.folder import MERGE_LINES
 from shardkit.dataset.journal_segments import segment_files
 from shardkit.dataset.known_files import unchanged
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest
@@ -111,10 +112,16 @@ def push(
 
 
 def publish(
-    remote: Remote, manifest: Manifest, manifest_bytes: bytes, tokenizer: Mapping[str, bytes] | None = None
+    remote: Remote,
+    manifest: Manifest,
+    manifest_bytes: bytes,
+    tokenizer: Mapping[str, bytes] | None = None,
+    *,
+    part: Mapping[str, bytes] | None = None,
 ) -> None:
     """Make what was sent a dataset: check that every shard is there, write the card, the files of its `tokenizer` and,
-    last, `manifest.json`.
+    last, `manifest.json`. Of one `part` of a dataset the journal stays, with the files of its last lines that are given
+    here, and there is no card.
 
     Does nothing if that is so already. Raises `HubError` if a shard is not there as the manifest says.
     """
@@ -127,13 +134,17 @@ def publish(
                 f"{remote.name}: {shard.file} {state} after the push (does a .gitignore there hold it back, or is "
                 f"somebody else pushing?): run the same push again{or_mirror(remote.name)}"
             )
-    old_card = remote.read(CARD_NAME).decode(errors="replace") if CARD_NAME in remote_files else None
-    card = updated_card(old_card, manifest, remote.name)
-    small: dict[str, bytes | None] = {} if card == old_card else {CARD_NAME: card.encode()}
+    small: dict[str, bytes | None] = {**(part or {})}
+    if part is None:
+        old_card = remote.read(CARD_NAME).decode(errors="replace") if CARD_NAME in remote_files else None
+        card = updated_card(old_card, manifest, remote.name)
+        small |= {} if card == old_card else {CARD_NAME: card.encode()}
     small |= _missing_tokenizer(remote, remote_files, tokenizer or {})
     if MANIFEST_NAME not in remote_files or remote.read(MANIFEST_NAME) != manifest_bytes:
         small[MANIFEST_NAME] = manifest_bytes
-    small |= dict.fromkeys([*segment_files(remote_files), *(name for name in remote_files if name == CLAIM_FILE)])
+    over = segment_files(remote_files) if part is None else []
+    over += filter(MERGE_LINES.fullmatch, remote_files)
+    small |= dict.fromkeys([*over, *(name for name in remote_files if name == CLAIM_FILE)])
     if small:
         remote.commit([], small, f"Complete the dataset: {manifest.tokens:,} tokens")
 

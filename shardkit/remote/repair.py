@@ -13,6 +13,7 @@ from shardkit.remote.download import WantedFile, fetch_right
 from shardkit.remote.interface import Remote, RemoteFile
 from shardkit.remote.threads import TransferThreads
 from shardkit.remote.uploader import TransferProgress
+from shardkit.waits import result_of
 
 
 def served_wrong(
@@ -42,7 +43,7 @@ def served_wrong(
 
         try:
             for shard, arrived in [(shard, threads.submit(partial(is_right, shard))) for shard in listed]:
-                if not arrived.result():
+                if not result_of(arrived):
                     wrong.append(shard.file)
                 done += shard.bytes
                 if progress is not None:

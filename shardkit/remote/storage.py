@@ -112,6 +112,9 @@ class FsspecRemote:
 
         return self._call("list", look_again)
 
+    def subfolders(self, folder: str) -> list[str]:
+        return self._call("list", partial(_subfolders, self._fs, self._at(folder)))
+
     def read(self, file: str) -> bytes:
         return self._call(f"read {file}", partial(self._read, file))
 
@@ -266,6 +269,16 @@ class FsspecRemote:
                 return action()
 
         return with_retries(in_turn, self.name, what, self.stopping)
+
+
+def _subfolders(filesystem: Any, path: str) -> list[str]:
+    """The names of the folders at `path`."""
+    filesystem.invalidate_cache()
+    try:
+        found = filesystem.ls(path, detail=True)
+    except FileNotFoundError:
+        return []
+    return [str(item["name"]).rstrip("/").rpartition("/")[2] for item in found if item["type"] == "directory"]
 
 
 def _tidy(filesystem: Any, work: str) -> None:

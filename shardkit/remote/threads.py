@@ -9,6 +9,8 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, TypeVar
 
+from shardkit.waits import join
+
 Result = TypeVar("Result")
 
 
@@ -44,7 +46,7 @@ class TransferThreads:
             self._tasks.put(None)
         if wait:
             for thread in self._threads:
-                thread.join()
+                join(thread)
 
     def __enter__(self) -> TransferThreads:
         return self

@@ -17,6 +17,7 @@ from shardkit.sources.http_session import close_session
 from shardkit.sources.remote_bytes import read_into
 from shardkit.sources.shared_memory import MemoryPool, SharedMemory
 from shardkit.sources.source import InputFile
+from shardkit.waits import LOOK_SECONDS
 
 AHEAD_BYTES = 192 << 20  # of memory, in all that was asked for and has not been read
 WORKER_AHEAD_BYTES = 64 << 20  # the same, where a worker reads a long file itself
@@ -135,7 +136,7 @@ class ReadAhead:
         with self._lock:
             while span.arrived < needed and span.error is None and not self._stop.is_set():
                 self._waiting[span] = needed
-                self._arrival.wait()
+                self._arrival.wait(LOOK_SECONDS)
             self._waiting.pop(span, None)
         if self._stop.is_set():
             raise RuntimeError("the reading ahead has ended")

@@ -21,6 +21,7 @@ from shardkit.files import write_error
 from shardkit.sources.ranges import AheadFile, checked_read, read_range
 from shardkit.sources.read_ahead import ReadAhead
 from shardkit.sources.source import Fetched, InputFile
+from shardkit.waits import join
 
 TRIES = 3
 AHEAD_BYTES = 128 << 20  # of files that are fetched while one is read; the next of them may be longer
@@ -138,7 +139,7 @@ class _Coming(threading.Thread):
 
     def result(self) -> IO[bytes]:
         """The copy, once it is there. Raises what went wrong."""
-        self.join()
+        join(self)
         if self._copy is None:
             raise self._error or RuntimeError("a copy ended without a result")
         return self._copy

@@ -13,6 +13,7 @@ from shardkit.files import remove_tree
 from shardkit.remote.download import WantedFile, download_verified, is_right
 from shardkit.remote.threads import TransferThreads
 from shardkit.tokenization.live_push import LivePush
+from shardkit.waits import result_of
 
 
 def earlier_shards(
@@ -46,10 +47,10 @@ def _one_ahead(paths: Iterator[Future[Path]]) -> Iterator[Path]:
     before: Future[Path] | None = None
     for path in paths:
         if before is not None:
-            yield before.result()
+            yield result_of(before)
         before = path
     if before is not None:
-        yield before.result()
+        yield result_of(before)
 
 
 def _fetched(uploads: LivePush, directory: Path, folder: Path, item: WantedFile) -> Path:

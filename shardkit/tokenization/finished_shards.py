@@ -21,6 +21,7 @@ from shardkit.errors import OutputError, ShardError, ShardkitError
 from shardkit.files import fsync_dir, write_error
 from shardkit.tokenization.live_push import LivePush
 from shardkit.tokenization.runner import OpenShard, Runner
+from shardkit.waits import result_of
 
 
 class FinishedShards:
@@ -53,7 +54,7 @@ class FinishedShards:
             self._record_first()
         if self._recording is not None:
             recording, self._recording = self._recording, None
-            recording.result()
+            result_of(recording)
 
     def record(self, made: WrittenShard, info: ShardInfo, resume: Resume) -> None:
         """Note a shard that is in the folder."""
@@ -82,7 +83,7 @@ class FinishedShards:
         shard, info, resume = self._waiting[0]
         made = self._runner.wait(shard)
         if self._recording is not None:
-            self._recording.result()
+            result_of(self._recording)
         self._waiting.popleft()
         self._recording = self._thread.submit(self._name_and_record, shard.temp, made, info, resume)
 

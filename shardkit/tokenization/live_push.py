@@ -6,11 +6,7 @@ stream goes on; it never names a shard that is not at the remote.
 
 from __future__ import annotations
 
-import hashlib
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -21,7 +17,6 @@ from shardkit.dataset.folder import PUSHED_TO_FILE
 from shardkit.dataset.journal import (
     JOURNAL_FILE,
     Journal,
-    abandoned_run,
     counted_shards,
     differences,
     first_line,
@@ -32,92 +27,18 @@ from shardkit.dataset.journal import (
 from shardkit.dataset.journal_segments import SentSegments, segment_files
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest, ShardInfo
 from shardkit.dataset.tokenizer_file import tokenizer_files
-from shardkit.errors import HubError, OutputError, ShardkitError, UsageError
+from shardkit.errors import HubError, OutputError, UsageError
 from shardkit.files import atomic_write
-from shardkit.remote.address import open_remote
-from shardkit.remote.claim import another_dataset, check_not_claimed, claim_for, holds_data, mark
+from shardkit.remote.claim import another_dataset, check_not_claimed, claim_for, holds_data
 from shardkit.remote.interface import CLAIM_FILE, Remote, RemoteFile
-from shardkit.remote.listing import published, read_journal
 from shardkit.remote.push import publish
 from shardkit.remote.uploader import Uploader
-from shardkit.tokenization.output_folder import OwnFolder
+from shardkit.tokenization.piece_log import PIECES_FILE
+from shardkit.tokenization.pushed_run import RemoteRun, run_mark
 from shardkit.tokenization.run_size import check_room, working_bytes
 from shardkit.tokenization.run_spec import RunSpec
 
 _IF_OVER = "if it is over, give the --out that it had, or `shardkit push --overwrite` a finished dataset there"
-_LEAVE_SECONDS = 10.0  # for a place that does not answer, when the run has failed for another reason
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RemoteRun:
-    """What an earlier `tokenize --push` left at `remote`, which lists `files`: the lines that hold of the `journal` of
-    an unfinished run, the `manifest` of a finished one, or neither (None)."""
-
-    remote: Remote
-    files: Mapping[str, RemoteFile]
-    journal: bytes | None
-    manifest: Manifest | None
-
-
-def fetch_journal(repo: str, *, revision: str | None = None) -> RemoteRun:
-    """Open `repo`, list it, and read what a run left there. A repo that does not exist holds nothing.
-
-    Every shard that the journal names is at the remote. Raises `OutputError` for a journal of which nothing holds.
-    """
-    remote = open_remote(repo, revision=revision)
-    files = remote.files() if remote.exists() else {}
-    finished = published(remote, files) if MANIFEST_NAME in files else None
-    journal = b"".join(read_journal(remote, files).lines) if JOURNAL_FILE in files else None
-    return RemoteRun(remote=remote, files=files, journal=journal, manifest=finished[1] if finished else None)
-
-
-def fetch_journal_for(repo: str, directory: Path, identity: Mapping[str, Any]) -> RemoteRun:
-    """`fetch_journal`, once another run of `directory`, whose lock is ours, has left the place if it made nothing."""
-    run = fetch_journal(repo)
-    head = abandoned_run(directory, identity)
-    if head is None or not (JOURNAL_FILE in run.files or CLAIM_FILE in run.files):
-        return run
-    leave_place(run.remote, head)
-    return fetch_journal(repo)
-
-
-def leave_place(remote: Remote, head: bytes) -> None:
-    """Take the claim and the journal of the run that begins with `head` away from a place to which it sent nothing."""
-    ours = _mark(head)
-
-    def end(files: Mapping[str, RemoteFile], held: bytes | None) -> dict[str, bytes | None] | None:
-        if held != ours or any(holds_data(name) for name in files):
-            return None
-        if JOURNAL_FILE in files and remote.read(JOURNAL_FILE) != head:
-            return None
-        return {JOURNAL_FILE: None, CLAIM_FILE: None}
-
-    claim_for(remote, ours, end)
-
-
-@contextmanager
-def place_left_if_nothing_is_made(repo: str, journal: Journal, run: RemoteRun, folder: OwnFolder) -> Iterator[None]:
-    """Where the block fails before the run has made a shard, leave the place as `run` found it, unless it was claimed
-    then: by a run that was killed, or one like this that is at work. Where it is not left, `folder` keeps the journal,
-    for `fetch_journal_for`."""
-    keep, folder.keep_journal = folder.keep_journal, True
-    try:
-        yield
-    except HubError:
-        raise  # who refused, or does not answer, would not be asked in vain
-    except BaseException:
-        if not journal.shards and CLAIM_FILE not in run.files:
-            with suppress(ShardkitError):
-                remote = open_remote(repo)  # the one of the run has been stopped
-                giving_up = threading.Timer(_LEAVE_SECONDS, remote.stopping.set)
-                giving_up.daemon = True  # also where a second Ctrl-C ends this
-                giving_up.start()
-                try:
-                    leave_place(remote, journal.lines[0])
-                    folder.keep_journal = keep
-                finally:
-                    giving_up.cancel()
-        raise
 
 
 def adopt_journal(directory: Path, run: RemoteRun, identity: Mapping[str, Any]) -> None:
@@ -139,6 +60,8 @@ def adopt_journal(directory: Path, run: RemoteRun, identity: Mapping[str, Any]) 
             )
     if here is None or len(there.lines) > len(here.lines):
         path.parent.mkdir(parents=True, exist_ok=True)
+        if PIECES_FILE in run.files:
+            atomic_write(directory / PIECES_FILE, run.remote.read(PIECES_FILE))
         atomic_write(path, run.journal)
 
 
@@ -181,7 +104,7 @@ def claim_place(run: RemoteRun, head: bytes, *, private: bool = False) -> dict[s
     """
     remote = run.remote
     remote.create(private=private)
-    ours = _mark(head)
+    ours = run_mark(head)
 
     def begin(files: Mapping[str, RemoteFile], held: bytes | None) -> dict[str, bytes | None]:
         check_not_claimed(remote, held, ours)
@@ -195,22 +118,18 @@ def claim_place(run: RemoteRun, head: bytes, *, private: bool = False) -> dict[s
     return claim_for(remote, ours, begin)
 
 
-def tidy_place(run: RemoteRun, head: bytes) -> None:
+def tidy_place(run: RemoteRun, head: bytes, *, is_part: bool) -> None:
     """Where the run whose journal begins with `head` completed its dataset and was killed then: take away its claim and
     its journal, which would keep every other push from the place."""
-    remote, ours = run.remote, _mark(head)
+    remote, ours = run.remote, run_mark(head)
     if run.manifest is not None and CLAIM_FILE in run.files and remote.claimed_by() == ours:
         remote.claim(ours, ours, {}, "Complete the dataset")
-        publish(remote, run.manifest, remote.read(MANIFEST_NAME))
+        publish(remote, run.manifest, remote.read(MANIFEST_NAME), part={} if is_part else None)
 
 
 def note_place(directory: Path, remote: Remote) -> None:
     """Say in `directory`, which keeps no shard of the dataset, where it lies, for those who look for it there."""
     atomic_write(directory / PUSHED_TO_FILE, str(remote.local_folder or remote.name))
-
-
-def _mark(head: bytes) -> bytes:
-    return mark(run=hashlib.sha256(head).hexdigest())
 
 
 class LivePush:
@@ -267,7 +186,7 @@ class LivePush:
         self.uploader.submit(
             self._directory / shard.file,
             shard,
-            None if self.uploader.has(shard) else partial(self._segments.up_to, shard.index + 2),
+            None if self.uploader.has(shard) else partial(self._lines_up_to, shard.index + 2),
         )
 
     def complete(self, manifest: Manifest) -> None:
@@ -278,7 +197,13 @@ class LivePush:
             manifest,
             manifest.to_json().encode(),
             tokenizer_files(manifest.tokenizer, self._spec.tokenizer.file),
+            part=None if self._spec.part is None else self._lines_up_to(len(self._journal.lines)),
         )
+
+    def _lines_up_to(self, end: int) -> dict[str, bytes]:
+        """The small files that say what the journal does before line `end`, as far as the remote has them not."""
+        pieces = {PIECES_FILE: (self._directory / PIECES_FILE).read_bytes()} if self._spec.may_be_cut else {}
+        return {**pieces, **self._segments.up_to(end)}
 
     def _hand_in_again(self, shard: ShardInfo) -> None:
         """Submit a shard of an earlier session, unless the remote has it."""

@@ -10,33 +10,29 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from shardkit.arguments import user_path
+from shardkit.arguments import place_text, user_path, whole_numbers
 from shardkit.bars import TransferBar, shown
 from shardkit.dataset.check import check_shard
-from shardkit.dataset.checked_lines import CheckedLines
 from shardkit.dataset.folder import MANIFEST_NAME, MERGE_FOLDER, PARTS_FOLDER
-from shardkit.dataset.journal import whole_lines
 from shardkit.dataset.manifest import Manifest, ShardInfo
-from shardkit.dataset.shards import DTYPES, ShardWriter, shard_blocks
 from shardkit.dataset.tokenizer_file import TOKENIZER_NAME, read_tokenizer_files, write_tokenizer_files
-from shardkit.dataset.typed_json import read_record
-from shardkit.errors import OutputError, ShardError, SourceError
-from shardkit.files import atomic_write, read_small_file, write_error
+from shardkit.errors import OutputError, ShardError, ShardkitError, SourceError, UsageError
 from shardkit.locks import hold_lock
+from shardkit.remote.address import hint_at_folder, is_remote
 from shardkit.sources.parts import parse_part
+from shardkit.tokenization.live_push import note_place
+from shardkit.tokenization.merge_lines import MergeLines, named_shards
+from shardkit.tokenization.merge_parts import PartsHere, PartsThere
 from shardkit.tokenization.merge_plan import MergePlan
+from shardkit.tokenization.merge_push import MergePush, PushPlace
+from shardkit.tokenization.merge_shards import Tell, merged_shards
 from shardkit.tokenization.part_folders import check_place
 from shardkit.tokenization.run_checks import warn_of_missing_splits
-
-Tell = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,23 +47,35 @@ class Merged:
 
 
 def merge(
-    directory: str | os.PathLike[str],
+    place: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
     *,
     part: str | None = None,
+    push: str | os.PathLike[str] | None = None,
+    private: bool = False,
+    max_disk: int | None = None,
     keep_parts: bool = False,
     progress: Callable[[str, int, int], None] | bool | None = True,
 ) -> Merged:
-    """Make the one dataset of the parts in `directory`: what a single `tokenize` would have made there, byte for byte.
+    """Make the one dataset of the parts at `place`: what a single `tokenize` would have made, byte for byte.
+
+    `place` is the folder that has the parts, in which the dataset is made; or, with `out`, a remote to which they were
+    pushed (as `shardkit.push` understands it), or another folder. Then the dataset comes into `out`, the parts' shards
+    are fetched as they are needed, a few at a time, and the parts stay where they are.
 
     `part`, "3/64", makes some of its shards, as one of 64 jobs on any machines that see the folder. Killed or failed,
     the same call goes on; a shard that is finished is not made again. The job that finds all shards finished writes
     `manifest.json`, then removes the parts, unless `keep_parts`. Until then the disk has each token twice.
 
+    `push` sends each shard to that repo as it is made, and then deletes it here, so that no disk need hold the dataset
+    (nor need the jobs see one folder): the job that finds all shards there completes it, as `tokenize(push=...)` does.
+    `max_disk`, in bytes, bounds the shards here, fetched and made. The same call in an empty folder goes on from there.
+
     A bar says how far this job is; `progress=False` silences it, and `progress(shard, done_bytes, total_bytes)` is
     called in its place.
 
     Raises `OutputError` if a part is missing, unfinished, damaged, or of another run than the others; `SourceError`
-    if they hold no documents; `UsageError`. Warns (`ShardkitWarning`) if there is no train split.
+    if they hold no documents; `HubError`, `UsageError`. Warns (`ShardkitWarning`) if there is no train split.
 
     >>> for index in range(2):
     ...     part = tokenize("sample", "big", part=f"{index}/2", shard_tokens=100_000, tokenizer="bytes")
@@ -75,20 +83,80 @@ def merge(
     >>> merged.made == merged.shards == len(merged.manifest.shards), merged.missing
     (True, 0)
     """
-    directory = user_path(directory)
+    repo, directory = _places(place, out)
     index, count = (0, 1) if part is None else parse_part(part)
+    if push is None and (max_disk is not None or private):
+        raise UsageError("--max-disk and --private say how to push: give --push REPO too")
+    max_disk = whole_numbers(max_disk=max_disk)[0]
     with shown(progress, lambda: TransferBar("merge")) as tell:
+        job = _Job(repo=repo, directory=directory, index=index, count=count, keep_parts=keep_parts, tell=tell)
+        if push is not None:
+            return _merge_and_push(job, PushPlace(repo=place_text(push), private=private, max_disk=max_disk))
+        was_finished = (directory / MANIFEST_NAME).exists()
         try:
-            if (directory / MANIFEST_NAME).exists():
+            if was_finished and repo is None:
                 return _already(directory, keep_parts)
-            merged = _merge(directory, index, count, keep_parts, tell)
-        except (OutputError, ShardError):
-            if not (directory / MANIFEST_NAME).exists():
+            merged = _merge(job)
+        except ShardkitError:
+            if was_finished or not (directory / MANIFEST_NAME).exists():
                 raise
         else:
             if merged.manifest is not None or not (directory / MANIFEST_NAME).exists():
                 return merged
-        return _already(directory, keep_parts)  # another job was at its end, and has removed the parts
+        # another job was at its end, and has removed the parts, or what was fetched of them
+        return _already(directory, keep_parts) if repo is None else _merge(job)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Job:
+    """Part `index` of `count` of a merge in `directory`, of the parts in it or at `repo`."""
+
+    repo: str | None
+    directory: Path
+    index: int
+    count: int
+    keep_parts: bool
+    tell: Tell | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.index}-of-{self.count}"
+
+    @property
+    def folder(self) -> Path:
+        return self.directory / MERGE_FOLDER
+
+    def numbers(self, plan: MergePlan) -> list[int]:
+        """The shards that it makes. Raises `SourceError` if there are none at all."""
+        if not (total := len(plan.lengths)):
+            raise SourceError("the parts hold no documents: nothing was merged")
+        return [number for number in range(total) if number * self.count // total == self.index]
+
+    @contextmanager
+    def plan(self) -> Iterator[MergePlan]:
+        """What is made, of parts that are held together while the block runs, in which no other process has the job."""
+        busy = f"another process is merging part {self.index}/{self.count} of {self.directory}: wait for it"
+        with ExitStack() as stack:
+            stack.enter_context(hold_lock(self.folder / f"{self.name}.lock", busy=busy, remove=True))
+            if self.repo is None:
+                yield MergePlan(self.directory, PartsHere(self.directory))
+                return
+            stack.enter_context(hint_at_folder(self.repo))
+            parts = stack.enter_context(PartsThere(self.repo, self.folder / f"{self.name}.parts"))
+            yield MergePlan(self.directory, parts)
+
+
+def _places(place: str | os.PathLike[str], out: str | os.PathLike[str] | None) -> tuple[str | None, Path]:
+    """The remote that has the parts, None where they are in the dataset's folder; and that folder."""
+    if out is not None:
+        directory, repo = user_path(out), place_text(place)
+        if is_remote(place):
+            return repo, directory
+        here = user_path(place)
+        return (None if here.resolve() == directory.resolve() else place_text(here)), directory
+    if is_remote(place):
+        raise UsageError(f"{place} is no folder here: to merge parts that are at a remote, give --out DIR too")
+    return None, user_path(place)
 
 
 def _already(directory: Path, keep_parts: bool) -> Merged:
@@ -100,121 +168,48 @@ def _already(directory: Path, keep_parts: bool) -> Merged:
     return Merged(shards=len(manifest.shards), made=0, missing=0, manifest=manifest)
 
 
-def _merge(directory: Path, index: int, count: int, keep_parts: bool, tell: Tell | None) -> Merged:
-    check_place(directory)
-    plan = MergePlan(directory)
-    if not plan.lengths:
-        raise SourceError("the parts hold no documents: nothing was merged")
-    total = len(plan.lengths)
-    mine = [number for number in range(total) if number * count // total == index]
-    job = f"{index}-of-{count}"
-    folder = directory / MERGE_FOLDER
-    with ExitStack() as stack:
-        busy = f"another process is merging part {index}/{count} of {directory}: wait for it"
-        stack.enter_context(hold_lock(folder / f"{job}.lock", busy=busy, remove=True))
-        lines = _Lines(folder / f"{job}.jsonl", plan.identity)
-        named = _named(directory, plan)
+def _merge(job: _Job) -> Merged:
+    """Make the job's shards in the folder, and the manifest if no others are missing."""
+    directory, folder = job.directory, job.folder
+    is_finished = (directory / MANIFEST_NAME).exists()
+    if not is_finished:
+        check_place(directory)
+    with job.plan() as plan:
+        if is_finished:
+            plan.check_made(Manifest.load(directory), directory, "choose another --out")
+            return _already(directory, keep_parts=True)
+        mine, total = job.numbers(plan), len(plan.lengths)
+        lines = MergeLines(folder / f"{job.name}.jsonl", plan.identity)
+        named = named_shards(folder, plan.identity)
         to_make = [number for number in mine if number not in named or not _is_there(directory, named[number])]
-        _make(plan, to_make, lines, folder / f"{job}.tmp", tell)
-    named = _named(directory, plan)
-    if len(named) == total:  # else other jobs are still at work, and nothing more need be known
-        named = {number: shard for number, shard in named.items() if _is_there(directory, shard)}
-    missing = total - len(named)
-    manifest = None
-    if not missing:
-        manifest = _complete(directory, plan, [named[number] for number in range(total)])
-        _remove(directory, keep_parts)
+        for shard in merged_shards(plan, to_make, folder / f"{job.name}.tmp", job.tell):
+            lines.append(shard)
+        named = named_shards(folder, plan.identity)
+        if len(named) == total:  # else other jobs are still at work, and nothing more need be known
+            named = {number: shard for number, shard in named.items() if _is_there(directory, shard)}
+        missing = total - len(named)
+        manifest = None
+        if not missing:
+            manifest = _complete(directory, plan, [named[number] for number in range(total)])
+    if manifest is not None:
+        _remove(directory, job.keep_parts or job.repo is not None)
         warn_of_missing_splits(manifest, plan.shape)
     return Merged(shards=total, made=len(to_make), missing=missing, manifest=manifest)
 
 
-def _make(plan: MergePlan, numbers: list[int], lines: _Lines, temp: Path, tell: Tell | None) -> None:
-    """Make those shards, and note each."""
-    dtype = DTYPES[plan.dtype]
-    done, total = 0, sum(plan.lengths[number] for number in numbers) * dtype.itemsize
-    for number in numbers:
-        file, documents = plan.shape.shard_file(number), 0
-        writer = ShardWriter(temp, dtype, plan.lengths[number])
-        try:
-            for source, begin, end in plan.sources(number):
-                for block in shard_blocks(source.path, begin, end):
-                    writer.write(block)
-                    documents += int(np.count_nonzero(block == plan.eot_id))
-                    done += block.nbytes
-                    if tell is not None:
-                        tell(file, done, total)
-            made = writer.finish(plan.directory / file)
-        except BaseException:
-            writer.abort()
-            raise
-        shard = ShardInfo(
-            file=file,
-            split=plan.shape.split(number),
-            index=number,
-            tokens=made.tokens,
-            documents=documents,
-            first_document=0,  # known when all are
-            sha256=made.sha256,
-            bytes=made.bytes,
-        )
-        lines.append(dataclasses.asdict(shard))
-
-
-class _Lines:
-    """The lines of one job, in the file at `path`: the merge's `identity`, then the shards that are finished."""
-
-    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
-        self.path = path
-        held, check = _held(path, identity)
-        self._check = check
-        if not held:
-            held = [self._check.seal(identity)]
-        try:
-            content = read_small_file(path) if path.exists() else b""
-        except OSError as error:
-            raise write_error(error, path, 0) from None
-        if content != b"".join(held):
-            atomic_write(path, b"".join(held))
-
-    def append(self, record: dict[str, Any]) -> None:
-        """Note a shard, durably. Raises `OutputError`."""
-        line = self._check.seal(record)
-        try:
-            with open(self.path, "ab") as file:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise write_error(error, self.path, len(line)) from None
-
-
-def _held(path: Path, identity: dict[str, Any]) -> tuple[list[bytes], CheckedLines]:
-    """The lines of a job that hold, and their checksum. Raises `OutputError` if they are of other parts."""
-    check = CheckedLines()
-    try:
-        lines = whole_lines(read_small_file(path))
-    except FileNotFoundError:
-        return [], check
-    except OSError as error:
-        raise OutputError(f"cannot read {path}: {error.strerror or error}") from None
-    records = check.unseal(lines)
-    if records and records[0] != identity:
-        raise OutputError(
-            f"{path} names shards that were merged from other parts than there are now: remove {path.parent} and the "
-            "shards in the dataset's folder, and merge again"
-        )
-    return lines[: len(records)], check
-
-
-def _named(directory: Path, plan: MergePlan) -> dict[int, ShardInfo]:
-    """The shards that a line of any job names, by number."""
-    found: dict[int, ShardInfo] = {}
-    for path in sorted((directory / MERGE_FOLDER).glob("*.jsonl")):
-        lines, _ = _held(path, plan.identity)
-        for record in CheckedLines().unseal(lines)[1:]:
-            shard = read_record(ShardInfo, record)
-            found[shard.index] = shard
-    return found
+def _merge_and_push(job: _Job, place: PushPlace) -> Merged:
+    """Make the job's shards and send them, and complete the dataset there if no others are missing."""
+    check_place(job.directory)
+    with job.plan() as plan, hint_at_folder(place.repo):
+        mine = job.numbers(plan)
+        with MergePush(place, plan, job.folder / f"{job.name}.jsonl", job.name) as sending:
+            made = 0 if sending.manifest is not None else sending.make(mine, job.folder / f"{job.name}.tmp", job.tell)
+            missing = 0 if sending.manifest is not None else sending.complete()
+    if sending.manifest is not None:
+        _remove(job.directory, job.keep_parts or job.repo is not None)
+        note_place(job.directory, sending.remote)
+        warn_of_missing_splits(sending.manifest, plan.shape)
+    return Merged(shards=len(plan.lengths), made=made, missing=missing, manifest=sending.manifest)
 
 
 def _is_there(directory: Path, shard: ShardInfo) -> bool:

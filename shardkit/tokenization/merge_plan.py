@@ -9,23 +9,22 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from shardkit.dataset.known_files import SeenShards
 from shardkit.dataset.manifest import Manifest, ShardInfo, SourceFile
 from shardkit.dataset.records import bounded_maps, joined_figures
 from shardkit.dataset.shards import shard_blocks
-from shardkit.errors import OutputError, ShardError
+from shardkit.errors import OutputError
+from shardkit.tokenization.merge_parts import Parts
 from shardkit.tokenization.output_folder import check_prefix
-from shardkit.tokenization.part_folders import FinishedPart, finished_parts, whole_identity
+from shardkit.tokenization.part_folders import FinishedPart, whole_identity
 from shardkit.tokenization.piece_log import files_at
 from shardkit.tokenization.run_spec import ShardShape
 
@@ -59,15 +58,17 @@ class Limits:
 
 
 class MergePlan:
-    """The dataset of the parts in `directory`: `tokens` and `documents` of its stream, the `lengths` of its shards in
+    """The dataset in `directory` of the `parts`: `tokens` and `documents` of its stream, the `lengths` of its shards in
     tokens, and its `identity`, which names these very parts.
 
-    Raises `OutputError` if a part is missing or unfinished, is one of another run, or is damaged.
+    Raises `OutputError` if a part was made by another version, or is damaged.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, parts: Parts) -> None:
         self.directory = directory
-        self.parts = finished_parts(directory)
+        self._place = parts
+        self.most_fetched = parts.most_fetched
+        self.parts = parts.listed
         try:
             stated = self.parts[0].identity
             self.shape = ShardShape.of_identity(stated)
@@ -75,9 +76,8 @@ class MergePlan:
             self.eot_id = int(stated["end of text"])
             check_prefix(self.shape.prefix)
         except (LookupError, ValueError, TypeError):
-            raise OutputError(f"{self.parts[0].folder} was made by another version: tokenize the parts again") from None
+            raise OutputError(f"{self.parts[0].place} was made by another version: tokenize the parts again") from None
         self.dtype = self.parts[0].manifest.dtype
-        self._seen = {part.index: SeenShards(part.folder) for part in self.parts}
         self._shards = list(_in_stream(self.parts))
         self._begins = [shard.begin for shard in self._shards]
         self.tokens, self.documents = self._end()
@@ -99,6 +99,17 @@ class MergePlan:
             yield source, at - source.begin, stop - source.begin
             at, place = stop, place + 1
 
+    def expect(self, numbers: Iterable[int]) -> None:
+        """From now on `sources` is asked for these shards, in order."""
+        places = (range(*self._span(number)) for number in numbers)
+        needed = (self._shards[place] for place in dict.fromkeys(chain.from_iterable(places)))
+        self._place.expect((source.part, source.shard) for source in needed)
+
+    def _span(self, number: int) -> tuple[int, int]:
+        """Which shards of the parts hold the tokens of shard `number`: from which up to which, counted over all."""
+        end = self._ends[number]
+        return bisect_right(self._begins, end - self.lengths[number]) - 1, bisect_right(self._begins, end - 1)
+
     def manifest(self, shards: Iterable[ShardInfo]) -> Manifest:
         """The manifest of the dataset with those `shards`, of which each knows how many documents it has; and so, here,
         which is its first. Raises `OutputError` if it has not as many documents as its parts."""
@@ -118,6 +129,12 @@ class MergePlan:
         options = {name: value for name, value in first.source.options.items() if name != "part"}
         source = dataclasses.replace(first.source, files=self._files(), options=options)
         return dataclasses.replace(first, source=source, shards=tuple(placed), directory=None)
+
+    def check_made(self, manifest: Manifest, where: object, way_out: str) -> None:
+        """Raise `OutputError` if `manifest`, of the dataset that is there, is not of what these parts make."""
+        same = manifest.tokens == self.tokens and manifest.documents == self.documents
+        if not same or self.manifest(manifest.shards) != manifest:
+            raise OutputError(f"{where} holds another dataset than these parts make: {way_out}")
 
     def _end(self) -> tuple[int, int]:
         """How many tokens and documents the stream has, up to where a limit ends it."""
@@ -152,15 +169,7 @@ class MergePlan:
 
     def _checked(self, source: PartShard) -> PartShard:
         """The shard, if its file is what it was when it was made."""
-        index, count = source.part.index, len(self.parts)
-        try:
-            self._seen[index].check(source.shard)
-        except ShardError as error:
-            reason = re.split("[,:] fetch or make", str(error))[0]  # which is what mends a dataset
-            raise OutputError(
-                f"part {index}/{count} is damaged, {reason}: tokenize it again with --part '{index}/{count}' and "
-                "--overwrite"
-            ) from None
+        self._place.check(source.part, source.shard)
         return source
 
     def _files(self) -> tuple[SourceFile, ...]:

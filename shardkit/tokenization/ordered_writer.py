@@ -31,6 +31,7 @@ from shardkit.tokenization.run_progress import TokenizeProgress
 from shardkit.tokenization.run_spec import RunSpec
 from shardkit.tokenization.runner import OpenShard, Runner
 from shardkit.tokenization.worker import EncodedChunk
+from shardkit.waits import result_of
 
 _LISTED = 20  # skipped rows that are named one by one
 
@@ -127,7 +128,7 @@ class OrderedWriter:
             self._close_shard(self._shard, past_the_end)
         self._finished.settle()
         for check in self._checks:
-            check.result()  # the earlier shards are what the journal says
+            result_of(check)  # the earlier shards are what the journal says
         if not self.journal.shards and self.spec.part is None:
             raise SourceError(no_documents(self.spec, self._files.values()))
         return tuple(self._files[i] for i in sorted(self._files))

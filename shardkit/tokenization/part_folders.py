@@ -15,14 +15,22 @@ from shardkit.dataset.folder import MANIFEST_NAME, MERGE_FOLDER, PARTS_FOLDER, s
 from shardkit.dataset.journal import JOURNAL_FILE, differences, read_local
 from shardkit.dataset.manifest import Manifest
 from shardkit.errors import ManifestError, OutputError
+from shardkit.remote.address import place_below
 from shardkit.sources.parts import Part, cut_part, parse_part
 from shardkit.sources.source import Source
 from shardkit.tokenization.run_spec import BEGINS, ENDS, FILE_STATES, PART
+
+PART_FOLDER = re.compile(r"[0-9]+-of-([0-9]+)")
 
 
 def part_folder(directory: Path, index: int, count: int) -> Path:
     """Where part `index` of `count` of the dataset in `directory` is made."""
     return directory / PARTS_FOLDER / f"{index}-of-{count}"
+
+
+def part_place(repo: str, index: int, count: int) -> str:
+    """Where at the place REPO part `index` of `count` of a dataset is pushed to. Raises `UsageError`."""
+    return place_below(repo, f"{PARTS_FOLDER}/{index}-of-{count}")
 
 
 def begin_part(directory: Path, part: str, source: Source, chunk_bytes: int) -> tuple[Path, Part, Source]:
@@ -51,10 +59,11 @@ def check_place(directory: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinishedPart:
-    """Part `index` in its `folder`: the `identity` of its run, and its `manifest`."""
+    """Part `index` in its `folder`, or at the `place` of that name: the `identity` of its run, and its `manifest`."""
 
     index: int
     folder: Path
+    place: str
     identity: Mapping[str, Any]
     manifest: Manifest
 
@@ -69,43 +78,47 @@ def whole_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in identity.items() if name not in (PART, BEGINS, ENDS, FILE_STATES)}
 
 
-def finished_parts(directory: Path) -> list[FinishedPart]:
-    """The parts of the dataset in `directory`, in order, if each is there and finished, and they fit together.
+def finished_parts(directory: Path, name: str | None = None) -> list[FinishedPart]:
+    """The parts of the dataset in `directory`, in order, if each is there and finished, and they fit together. Of those
+    at a remote, which are here but for their shards, `name` is the remote's.
 
     Raises `OutputError`, naming the first one that is not.
     """
     folder = directory / PARTS_FOLDER
-    matches = [re.fullmatch(r"[0-9]+-of-([0-9]+)", path.name) for path in (folder.iterdir() if folder.is_dir() else ())]
+    matches = [PART_FOLDER.fullmatch(path.name) for path in (folder.iterdir() if folder.is_dir() else ())]
     counts = sorted({int(match[1]) for match in matches if match is not None})
     if not counts:
+        out = f"--out {directory}" if name is None else f"--out DIR --push {name}"
         raise OutputError(
-            f"{directory} holds no parts: `shardkit tokenize SRC --part 0/N --out {directory}` makes the first of N"
+            f"{name or directory} holds no parts: `shardkit tokenize SRC --part 0/N {out}` makes the first of N"
         )
     if len(counts) > 1:
+        where = folder if name is None else f"{name}/{PARTS_FOLDER}"
         raise OutputError(
-            f"{folder} holds some of {' and some of '.join(map(str, counts))} parts: remove those that do not belong "
+            f"{where} holds some of {' and some of '.join(map(str, counts))} parts: remove those that do not belong "
             "to the dataset, and run the same command again"
         )
     parts: list[FinishedPart] = []
     for index in range(counts[0]):
-        parts.append(_finished(directory, index, counts[0]))
+        parts.append(_finished(directory, name, index, counts[0]))
         _check_follows(parts)
     return parts
 
 
-def _finished(directory: Path, index: int, count: int) -> FinishedPart:
-    folder = part_folder(directory, index, count)
+def _finished(directory: Path, name: str | None, index: int, count: int) -> FinishedPart:
+    folder, where = part_folder(directory, index, count), name or directory
+    place = str(folder) if name is None else f"{name}/{PARTS_FOLDER}/{folder.name}"
     again = f"run `shardkit tokenize` with --part '{index}/{count}' again"
     if not (folder / MANIFEST_NAME).exists():
         state = "is not finished" if folder.is_dir() else "is missing"
-        raise OutputError(f"part {index}/{count} of {directory} {state}: {again}")
+        raise OutputError(f"part {index}/{count} of {where} {state}: {again}")
     try:
         manifest, journal = Manifest.load(folder), read_local(folder)
     except (ManifestError, OutputError) as error:
-        raise OutputError(f"part {index}/{count} of {directory} cannot be read ({error})") from None
+        raise OutputError(f"part {index}/{count} of {where} cannot be read ({error})") from None
     if journal is None or tuple(journal.shards) != manifest.shards or manifest.source is None:
-        raise OutputError(f"{folder / JOURNAL_FILE} does not name the shards beside it: {again}, and --overwrite")
-    return FinishedPart(index=index, folder=folder, identity=journal.identity, manifest=manifest)
+        raise OutputError(f"{place}/{JOURNAL_FILE} does not name the shards beside it: {again}, and --overwrite")
+    return FinishedPart(index=index, folder=folder, place=place, identity=journal.identity, manifest=manifest)
 
 
 def _check_follows(parts: list[FinishedPart]) -> None:
@@ -115,12 +128,12 @@ def _check_follows(parts: list[FinishedPart]) -> None:
     ours, theirs = whole_identity(first.identity), whole_identity(last.identity)
     if differ := differences(theirs, ours, f"in part {first.index}"):
         raise OutputError(
-            f"{last.folder} is of another run than {first.folder.name} ({'; '.join(differ)}): remove the wrong ones, "
+            f"{last.place} is of another run than {first.folder.name} ({'; '.join(differ)}): remove the wrong ones, "
             "and tokenize those parts again"
         )
     begins = last.identity.get(BEGINS)
     if begins != ([0, 0, 0] if last is first else parts[-2].identity.get(ENDS)):
         raise OutputError(
-            f"{last.folder} does not begin where the part before it ends: it was made by another version, or from a "
+            f"{last.place} does not begin where the part before it ends: it was made by another version, or from a "
             "source that has changed; tokenize it again with --overwrite"
         )

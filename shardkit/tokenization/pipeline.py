@@ -23,10 +23,10 @@ from shardkit.remote.address import hint_at_folder
 from shardkit.remote.pull import pull
 from shardkit.sources.open import DEFAULT_SOURCE, open_source
 from shardkit.sources.sample import SAMPLE_SHARD_TOKENS
-from shardkit.tokenization import live_push, output_folder
+from shardkit.tokenization import live_push, output_folder, pushed_run
 from shardkit.tokenization.make_shards import make_shards
 from shardkit.tokenization.output_folder import OwnFolder
-from shardkit.tokenization.part_folders import begin_part
+from shardkit.tokenization.part_folders import begin_part, part_place
 from shardkit.tokenization.progress_bar import ProgressBar
 from shardkit.tokenization.run_checks import check_same_texts, warn_of_missing_splits
 from shardkit.tokenization.run_progress import TokenizeProgress
@@ -106,7 +106,7 @@ def tokenize(
     `text_field`. Values are as JSON has them: a time is its ISO 8601 text.
 
     `part`, "3/64", makes the fourth of 64 parts of the dataset, in `out/parts/3-of-64`: on any machine that sees the
-    files, in any order. `merge` puts them together (docs/clusters.md).
+    files, in any order. `merge` puts them together (docs/clusters.md). With `push` it goes to `parts/3-of-64` there.
 
     `push` sends each finished shard to that repo (as `shardkit.push` understands it) while the next is made. The same
     call in an empty folder, on another machine, goes on from the remote; not so for local files, of which a copy counts
@@ -131,8 +131,6 @@ def tokenize(
     val_shards = whole_numbers(least=0, val_shards=val_shards)[0]
     if push is None and (max_disk is not None or private):
         raise UsageError("--max-disk and --private say how to push: give --push REPO too")
-    if part is not None and push is not None:
-        raise UsageError("--part and --push do not go together: merge the parts, and push the dataset")
     if part is not None and skip_duplicates:
         raise UsageError(
             "--part and --skip-duplicates do not go together: no part knows the documents of the others; give one"
@@ -162,6 +160,7 @@ def tokenize(
         read, cut = opened, None
         if part is not None:
             directory, cut, read = begin_part(directory, part, opened, chunk_bytes)
+            push = None if push is None else part_place(push, cut.index, cut.count)
         folder = stack.enter_context(output_folder.claim(directory, overwrite=overwrite))
         limits = {"max_docs": max_docs, "max_tokens": max_tokens}
         running = start_runner(runner, address, workers, read, chunk_bytes, limits)
@@ -183,7 +182,7 @@ def tokenize(
         spec = spec if cut is None else spec.for_part(cut, read)
         job = spec.job()
         stack.enter_context(hint_at_folder(push))  # from here on it is the place that may be refused
-        remote_run = None if push is None else live_push.fetch_journal_for(push, directory, spec.identity())
+        remote_run = None if push is None else pushed_run.fetch_journal_for(push, directory, spec.identity())
         if overwrite:  # not before all that may be refused is known to be right
             if remote_run is not None:
                 live_push.claim_before_overwrite(remote_run, directory, spec, private=private, max_disk=max_disk)
@@ -211,7 +210,7 @@ def _run_and_push(
     runner: Runner,
     job: Job,
     repo: str,
-    remote_run: live_push.RemoteRun,
+    remote_run: pushed_run.RemoteRun,
     *,
     private: bool,
     max_disk: int | None,
@@ -224,7 +223,7 @@ def _run_and_push(
         spec.check_is_this_run(remote_run.manifest, repo)
         journal = Journal.open(directory, spec.identity())  # whose folder it is, also while shards come into it
         check_same_texts(spec, journal, directory, place=remote_run.remote.name)
-        live_push.tidy_place(remote_run, journal.lines[0])
+        live_push.tidy_place(remote_run, journal.lines[0], is_part=spec.part is not None)
         if max_disk is None:
             return pull(repo, directory, progress=end_bar(tell))
         live_push.note_place(directory, remote_run.remote)
@@ -234,12 +233,13 @@ def _run_and_push(
     check_same_texts(spec, journal, directory)
     gone_on_with, seen = bool(journal.shards), SeenShards(directory)
     with (
-        live_push.place_left_if_nothing_is_made(repo, journal, remote_run, folder),
+        pushed_run.place_left_if_nothing_is_made(repo, journal, remote_run, folder),
         live_push.LivePush(spec, directory, journal, remote_run, private=private, max_disk=max_disk) as uploads,
     ):
         manifest = make_shards(spec, seen, journal, runner, job, uploads, tell)
         uploads.complete(manifest)
-    warn_of_missing_splits(manifest, spec)
+    if spec.part is None:
+        warn_of_missing_splits(manifest, spec)
     if max_disk is not None:
         live_push.note_place(directory, remote_run.remote)
         return manifest

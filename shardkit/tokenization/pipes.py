@@ -18,6 +18,8 @@ from typing import Any
 
 from multiprocess.connection import Connection, Pipe, wait
 
+from shardkit.waits import LOOK_SECONDS
+
 _readv: Any = getattr(os, "readv", None)  # not on Windows, whose pipes are no files either
 _MESSAGE_BYTES = 1 << 20  # there bulk bytes go as messages
 _SMALL_BYTES = 1 << 16  # of a message that a pipe which is read has room for
@@ -104,8 +106,12 @@ class ReadyPipes:
     def wait(self) -> list[Any]:
         """The owners of those that can be read, once there is one."""
         if self._selector is None:
-            return [self._pipes[pipe] for pipe in wait(list(self._pipes))]
-        return [key.data for key, _ in self._selector.select()]
+            while not (pipes := wait(list(self._pipes), LOOK_SECONDS)):
+                pass
+            return [self._pipes[pipe] for pipe in pipes]
+        while not (keys := self._selector.select(LOOK_SECONDS)):
+            pass
+        return [key.data for key, _ in keys]
 
     def close(self) -> None:
         """Wait for none."""

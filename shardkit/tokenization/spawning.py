@@ -24,6 +24,7 @@ from shardkit.sources.shared_memory import SharedMemory
 from shardkit.sources.source import Chunk, Fetched
 from shardkit.tokenization.pipes import Outbox
 from shardkit.tokenization.worker_messages import ChunkSender
+from shardkit.waits import join
 
 # Workers are the parallelism: inside one, the engine's and Arrow's own thread pools stay at one thread (with its helper
 # thread fastokens takes 40 % more processor time). One allocator, glibc's, serves Arrow too; it keeps the memory of one
@@ -107,13 +108,12 @@ def start_workers(count: int, shared: SharedMemory | None = None, *, number: int
     thread = threading.Thread(target=start, name="shardkit-start")
     try:
         thread.start()
-        thread.join()
+        join(thread)
         if failures:
             raise failures[0]
     except BaseException:  # Ctrl-C too
         stop.set()
-        with suppress(RuntimeError):  # it came before the thread began, which then starts nothing
-            thread.join()
+        join(thread)  # if it came before the thread began, that starts nothing
         for worker in workers:
             worker.end()
         raise

@@ -17,7 +17,7 @@ from shardkit.dataset.manifest import MANIFEST_NAME, Manifest
 from shardkit.errors import HubError, ShardkitError
 from shardkit.remote.address import open_remote
 from shardkit.remote.bucket import BucketRemote
-from shardkit.remote.claim import claim_for, mark
+from shardkit.remote.claim import claim_for, mark, step_aside
 from shardkit.remote.hub import HubRemote
 from shardkit.remote.interface import CLAIM_FILE
 from shardkit.remote.pull import pull
@@ -278,3 +278,14 @@ def test_a_run_of_an_earlier_version_that_left_no_mark_goes_on(hub: HubServer, t
     repo.commit("main", "as it was", "", "alice", files)
     manifest = tokenize(["some words " * 400], tmp_path / "a", push="alice/demo", **options)
     assert pull("alice/demo", tmp_path / "c") == manifest
+
+
+def test_who_finds_others_first_again_and_again_waits_longer_up_to_half_a_minute() -> None:
+    remote, waits = FsspecRemote("./far"), list[float]()
+    remote.stopping.wait = lambda seconds=None: bool(waits.append(seconds))  # type: ignore[method-assign, func-returns-value, arg-type]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("random.random", lambda: 1.0)
+        patch.setattr("shardkit.network.FIRST_WAIT_SECONDS", 1.0)
+        for times in range(8):
+            step_aside(remote, times)
+    assert waits == [1, 2, 4, 8, 16, 32, 32, 32]

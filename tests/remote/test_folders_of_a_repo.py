@@ -12,6 +12,7 @@ from hub_server import HubServer
 
 from shardkit import Manifest, ShardLoader
 from shardkit.errors import HubError
+from shardkit.remote.address import open_remote, place_below
 from shardkit.remote.pull import pull
 from shardkit.remote.push import push
 
@@ -76,3 +77,12 @@ def test_a_loader_reads_a_folder_of_a_repo_as_it_reads_the_folder_here(
     cache = opened(tmp_path / "cache", f"{REPO}/small/one")
     assert cache.manifest == Manifest.load(tmp_path / "a")
     cache.close()
+
+
+def test_a_place_of_each_kind_says_which_folders_are_in_a_folder_of_it(repo: str, tmp_path: Path) -> None:
+    make_dataset(tmp_path / "set", shards=2)
+    push(tmp_path / "set", place_below(repo, "parts/0-of-2"))
+    assert open_remote(repo).subfolders("others") == []
+    push(tmp_path / "set", place_below(repo, "parts/1-of-2"))
+    assert sorted(open_remote(repo).subfolders("parts")) == ["0-of-2", "1-of-2"]
+    assert open_remote(place_below(repo, "parts")).subfolders("0-of-2/none") == []

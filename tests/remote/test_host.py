@@ -91,10 +91,14 @@ def test_while_a_push_runs_the_hosts_own_requests_keep_their_time_out(hub: HubSe
     assert MANIFEST_NAME in hub.files(REPO)
 
 
+# The system may hand a signal to any thread that does not block it: here to one that sleeps, so that it ends no wait of
+# the main thread. A signal that comes just before such a wait begins ends it as little.
 LIBRARY_CALL = """
-import sys
+import signal, threading, time
 from shardkit import {name}
 if __name__ == "__main__":
+    threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     {name}({arguments})
 """
 

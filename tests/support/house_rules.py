@@ -23,6 +23,7 @@ HOMES = {
 INSIDE_FUNCTIONS = {"matplotlib", "ray", "datasets"}  # where the file's own import would make every start slow
 UNPICKLERS = {"pickle.load", "pickle.loads", "pickle.Unpickler", "pandas.read_pickle"}
 IMPORTERS = {"import_module", "importlib.import_module", "__import__"}
+WAITS = {"result", "join", "wait", "acquire", "select"}
 LONGEST_FILE, LONGEST_CLASS, LONGEST_FUNCTION = 300, 250, 60
 
 
@@ -44,6 +45,16 @@ def violations(path: str, text: str) -> list[str]:
         if name == "torch.load" and options.get("weights_only") != "True":
             found.append(f"line {call.lineno}: torch.load without weights_only=True")
     return found
+
+
+def endless_waits(text: str) -> list[str]:
+    """The calls that wait for others without an end: a Ctrl-C may not end them (`shardkit/waits.py` says why)."""
+    calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    return [
+        ast.unparse(call)
+        for call in calls
+        if isinstance(call.func, ast.Attribute) and call.func.attr in WAITS and not (call.args or call.keywords)
+    ]
 
 
 def too_long(text: str) -> list[str]:

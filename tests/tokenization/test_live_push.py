@@ -29,9 +29,10 @@ from shardkit.remote.address import open_remote
 from shardkit.remote.interface import CLAIM_FILE
 from shardkit.remote.storage import FsspecRemote
 from shardkit.sources.open import open_source
-from shardkit.tokenization import live_push
-from shardkit.tokenization.live_push import LivePush, RemoteRun, adopt_journal, fetch_journal
+from shardkit.tokenization import pushed_run
+from shardkit.tokenization.live_push import LivePush, adopt_journal
 from shardkit.tokenization.output_folder import OwnFolder
+from shardkit.tokenization.pushed_run import RemoteRun, fetch_journal
 from shardkit.tokenization.run_spec import RunSpec
 from shardkit.tokenization.tokenizer import Tokenizer
 
@@ -432,12 +433,12 @@ def test_what_fails_while_a_place_is_left_does_not_hide_why_the_run_failed(
     def fail(*_: Any) -> None:
         raise HubError("the place does not answer") if leaving_fails else AssertionError("it was not opened")
 
-    monkeypatch.setattr(live_push, "leave_place", fail)
+    monkeypatch.setattr(pushed_run, "leave_place", fail)
     place = str(tmp_path / "far") if leaving_fails else "nowhere://far"
     run = RemoteRun(remote=open_remote(str(tmp_path / "far")), files={}, journal=None, manifest=None)
     folder = OwnFolder(tmp_path / "out")
     journal = Journal.open(tmp_path / "out", {"prefix": "p"})
-    with pytest.raises(ValueError, match="why"), live_push.place_left_if_nothing_is_made(place, journal, run, folder):
+    with pytest.raises(ValueError, match="why"), pushed_run.place_left_if_nothing_is_made(place, journal, run, folder):
         raise ValueError("why")
     assert folder.keep_journal  # by it the place can be left later
 
@@ -448,12 +449,12 @@ def test_leaving_a_place_is_no_longer_timed_once_it_was_interrupted(
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(live_push, "leave_place", interrupt)
+    monkeypatch.setattr(pushed_run, "leave_place", interrupt)
     far = str(tmp_path / "far")
     run = RemoteRun(remote=open_remote(far), files={}, journal=None, manifest=None)
     folder = OwnFolder(tmp_path / "out")
     journal = Journal.open(tmp_path / "out", {"prefix": "p"})
-    with pytest.raises(KeyboardInterrupt), live_push.place_left_if_nothing_is_made(far, journal, run, folder):
+    with pytest.raises(KeyboardInterrupt), pushed_run.place_left_if_nothing_is_made(far, journal, run, folder):
         raise ValueError("why")
     timers = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
     assert all(timer.finished.is_set() for timer in timers)

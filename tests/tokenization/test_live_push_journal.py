@@ -16,7 +16,7 @@ from shardkit.dataset.manifest import MANIFEST_NAME
 from shardkit.errors import OutputError
 from shardkit.remote.address import open_remote
 from shardkit.remote.listing import published_so_far
-from shardkit.tokenization.live_push import fetch_journal
+from shardkit.tokenization.pushed_run import fetch_journal
 
 
 @pytest.fixture

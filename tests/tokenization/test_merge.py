@@ -438,11 +438,9 @@ def test_what_is_no_part_is_refused(source: str, tmp_path: Path, part: Any, mess
     assert not (tmp_path / "out").exists()
 
 
-def test_a_part_is_one_of_files_and_stays_on_this_disk(source: str, tmp_path: Path) -> None:
+def test_a_part_is_one_of_files(source: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="part= cuts files, and this source is an iterable"):
         pipeline.tokenize(["a", "b"], tmp_path / "out", part="0/2")
-    with pytest.raises(UsageError, match="part= and push= do not go together: merge the parts, and push the dataset"):
-        tokenize(source, tmp_path / "out", part="0/2", push="./far")
     assert not (tmp_path / "out").exists()
 
 

@@ -19,7 +19,8 @@ from shardkit.dataset.manifest import MANIFEST_NAME
 from shardkit.errors import HubError, OutputError, ShardkitError
 from shardkit.remote.address import open_remote
 from shardkit.remote.interface import CLAIM_FILE, Remote
-from shardkit.tokenization.live_push import claim_place, fetch_journal, fetch_journal_for
+from shardkit.tokenization.live_push import claim_place
+from shardkit.tokenization.pushed_run import fetch_journal, fetch_journal_for
 
 SHARD_TOKENS = 100_000
 ROOT = Path(__file__).parents[2]
@@ -167,7 +168,7 @@ def test_a_run_whose_place_cannot_be_left_keeps_the_journal_by_which_it_can_be_l
 
     far, out = str(tmp_path / "far"), tmp_path / "out"
     with monkeypatch.context() as lost:
-        lost.setattr("shardkit.tokenization.live_push.leave_place", away)
+        lost.setattr("shardkit.tokenization.pushed_run.leave_place", away)
         with pytest.raises(ShardkitError):
             run(corpus, out, push=far, transform=broken)
     assert (out / JOURNAL_FILE).exists()

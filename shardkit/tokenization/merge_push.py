@@ -1,0 +1,170 @@
+"""A merge whose shards leave for a remote as they are made: no machine has room for the dataset, or sees all of it.
+
+Each job sends its lines (`merge_lines.py`) with its shards. All jobs of a merge have one claim on the place; the one
+that finds every shard there completes the dataset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from shardkit.dataset.check import check_shard
+from shardkit.dataset.folder import MERGE_LINES, WORK_DIR
+from shardkit.dataset.manifest import MANIFEST_NAME, Manifest, ShardInfo
+from shardkit.dataset.shards import DTYPES, shard_header
+from shardkit.dataset.tokenizer_file import read_tokenizer_files
+from shardkit.errors import DiskFull, HubError, ShardError, UsageError
+from shardkit.files import format_bytes
+from shardkit.remote.address import open_remote
+from shardkit.remote.claim import another_dataset, check_not_claimed, claim_for, holds_data, mark
+from shardkit.remote.interface import CLAIM_FILE, RemoteFile
+from shardkit.remote.listing import published
+from shardkit.remote.push import publish
+from shardkit.remote.uploader import Uploader
+from shardkit.tokenization.merge_lines import MergeLines, shards_in
+from shardkit.tokenization.merge_plan import MergePlan
+from shardkit.tokenization.merge_shards import Tell, merged_shards
+
+_SMALL_BYTES = 1 << 16  # to allow for lines, at first
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PushPlace:
+    """Where a merge sends its shards: `repo`, made `private`; `max_disk` bounds the bytes of shards here."""
+
+    repo: str
+    private: bool
+    max_disk: int | None
+
+
+class MergePush:
+    """The shards of one `job` ("3-of-16") of a merge on their way to a place. A context manager.
+
+    Raises `HubError` if another dataset is there or on its way, `OutputError` for one that other parts made, `DiskFull`
+    if the bound of the disk has no room, `UsageError` for the folder of the merge itself.
+    """
+
+    def __init__(self, place: PushPlace, plan: MergePlan, lines_file: Path, job: str) -> None:
+        self._plan, self._file = plan, f"{WORK_DIR}/merge-{job}.jsonl"
+        longest, dtype = max(plan.lengths), DTYPES[plan.dtype]
+        self._shard_bytes = len(shard_header(longest, dtype)) + longest * dtype.itemsize
+        room = self._room(place.max_disk)
+        self.remote = open_remote(place.repo)
+        if self.remote.local_folder == plan.directory.resolve():
+            raise UsageError(f"--push {place.repo} is the folder of the merge itself: give another place")
+        self.remote.create(private=place.private)
+        files = claim_for(self.remote, mark(**plan.identity), self._begin)
+        self.manifest = self._finished(files)
+        self._there = {} if self.manifest is not None else self._named(files)
+        self._lines = MergeLines(
+            lines_file, plan.identity, self.remote.read(self._file) if self._file in files else b""
+        )
+        self._uploader = Uploader(self.remote, files, workers=3, delete_local=True, max_bytes=room)
+
+    def __enter__(self) -> MergePush:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._uploader.__exit__(kind, error, at)
+
+    def make(self, mine: list[int], temp: Path, tell: Tell | None) -> int:
+        """Make and send the shards of those numbers that the place has not; returns how many were made."""
+        missing = [number for number in mine if number not in self._there]
+        here = {number: shard for number, shard in self._own().items() if self._is_here(shard)}
+        to_make = [number for number in missing if number not in here]
+        for number in missing:
+            if number in here:
+                self._submit(here[number])
+        self._wait_for_room()
+        for shard in merged_shards(self._plan, to_make, temp, tell):
+            self._lines.append(shard)
+            self._submit(shard)
+            self._wait_for_room()
+        self._uploader.flush()
+        return len(to_make)
+
+    def complete(self) -> int:
+        """Complete the dataset, if every shard is there; returns how many are not."""
+        named = self._look()
+        if self.manifest is None and not named.keys() >= self._own().keys():
+            self.remote.commit([], self._small(), "Say what was merged")  # of shards that had arrived before their line
+            named = self._look()
+        total = len(self._plan.lengths)
+        if self.manifest is None and len(named) == total:
+            manifest = self._plan.manifest([named[number] for number in range(total)])
+            tokenizer = read_tokenizer_files(self._plan.parts[0].folder, manifest.tokenizer)
+            publish(self.remote, manifest, manifest.to_json().encode(), tokenizer)
+            self.manifest = manifest
+        return 0 if self.manifest is not None else total - len(named)
+
+    def _begin(self, files: Mapping[str, RemoteFile], held: bytes | None) -> dict[str, bytes | None] | None:
+        if held is None and MANIFEST_NAME in files:
+            return None  # which is looked at
+        check_not_claimed(self.remote, held, mark(**self._plan.identity))
+        strangers = [name for name in sorted(files) if holds_data(name)] if held is None else []
+        if strangers:
+            raise HubError(another_dataset(self.remote, f"{strangers[0]} and {len(strangers) - 1} other files"))
+        return {}
+
+    def _finished(self, files: Mapping[str, RemoteFile]) -> Manifest | None:
+        """The manifest that is there, if it is this dataset's; what a killed job left beside it goes."""
+        found = published(self.remote, files) if MANIFEST_NAME in files else None
+        if found is None:
+            return None
+        self._plan.check_made(found[1], self.remote.name, "push to another place")
+        if CLAIM_FILE in files:
+            publish(self.remote, found[1], found[0])
+        return found[1]
+
+    def _look(self) -> dict[int, ShardInfo]:
+        files = self.remote.files()
+        self.manifest = self._finished(files)
+        return {} if self.manifest is not None else self._named(files)
+
+    def _named(self, files: Mapping[str, RemoteFile]) -> dict[int, ShardInfo]:
+        """The shards at the place that a line of any job there names, by number."""
+        name = self.remote.name
+        jobs = ((f"{name}/{file}", self.remote.read(file)) for file in files if MERGE_LINES.fullmatch(file))
+        return {
+            number: shard
+            for number, shard in shards_in(jobs, self._plan.identity).items()
+            if shard.file in files
+            and files[shard.file].size == shard.bytes
+            and files[shard.file].sha256 in ("", shard.sha256)
+        }
+
+    def _own(self) -> dict[int, ShardInfo]:
+        """The shards that this job's lines name."""
+        return shards_in([(self._lines.path, b"".join(self._lines.lines))], self._plan.identity)
+
+    def _is_here(self, shard: ShardInfo) -> bool:
+        try:
+            check_shard(self._plan.directory / shard.file, shard)
+        except ShardError:
+            return False
+        return True
+
+    def _submit(self, shard: ShardInfo) -> None:
+        self._uploader.submit(self._plan.directory / shard.file, shard, self._small)
+
+    def _small(self) -> dict[str, bytes]:
+        """The job's lines. They may name a shard that is not there yet: only one that is listed too counts."""
+        return {self._file: b"".join(list(self._lines.lines))}
+
+    def _wait_for_room(self) -> None:
+        self._uploader.wait_for_room(self._shard_bytes)
+
+    def _room(self, max_disk: int | None) -> int | None:
+        """What `max_disk` leaves for shards that are made. Raises `DiskFull` if that is less than two."""
+        if max_disk is None:
+            return None
+        shards = 2 + self._plan.most_fetched
+        if max_disk < shards * self._shard_bytes + _SMALL_BYTES:
+            raise DiskFull(
+                f"--max-disk {format_bytes(max_disk)} has no room for {shards} shards of "
+                f"{format_bytes(self._shard_bytes)}: give more"
+            )
+        return max_disk - (shards - 2) * self._shard_bytes - _SMALL_BYTES
