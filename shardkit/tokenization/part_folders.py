@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shardkit.dataset.folder import MANIFEST_NAME, MERGE_FOLDER, PARTS_FOLDER, shard_files
+from shardkit.dataset.folder import MANIFEST_NAME, MERGE_FOLDER, PARTS_FOLDER, PUSHED_TO_FILE, shard_files
 from shardkit.dataset.journal import JOURNAL_FILE, differences, read_local
 from shardkit.dataset.manifest import Manifest
 from shardkit.errors import ManifestError, OutputError
+from shardkit.files import read_small_file
 from shardkit.remote.address import place_below
 from shardkit.sources.parts import Part, cut_part, parse_part
 from shardkit.sources.source import Source
@@ -109,6 +110,9 @@ def _finished(directory: Path, name: str | None, index: int, count: int) -> Fini
     folder, where = part_folder(directory, index, count), name or directory
     place = str(folder) if name is None else f"{name}/{PARTS_FOLDER}/{folder.name}"
     again = f"run `shardkit tokenize` with --part '{index}/{count}' again"
+    if (folder / PUSHED_TO_FILE).exists() and not (folder / MANIFEST_NAME).exists():
+        there = read_small_file(folder / PUSHED_TO_FILE).decode().removesuffix(f"/{PARTS_FOLDER}/{folder.name}")
+        raise OutputError(f"part {index}/{count} of {where} is at {there}: `shardkit merge {there} --out OUT`")
     if not (folder / MANIFEST_NAME).exists():
         state = "is not finished" if folder.is_dir() else "is missing"
         raise OutputError(f"part {index}/{count} of {where} {state}: {again}")
