@@ -118,6 +118,10 @@ def test_parts_in_a_folder_of_a_repo_or_bucket_are_merged_there_from_too(
     assert part.tokens == sum(len(tokens) for tokens in folder_bytes(tmp_path / "part").values()) // 2 - 64 * len(
         part.shards
     )
+    with pytest.raises(
+        HubError, match=f"{place} holds parts of a dataset, .*`shardkit merge .*{place} --out DIR` makes"
+    ):
+        pull(place, tmp_path / "none")
     with pytest.raises(UsageError, match=f"{place} is no folder here: to merge parts that are at a remote, give out="):
         merge(place)
 
