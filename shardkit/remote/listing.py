@@ -11,10 +11,11 @@ from itertools import takewhile
 import numpy as np
 
 from shardkit.arguments import as_int, check_texts
+from shardkit.dataset.folder import PART_NAME, PARTS_FOLDER
 from shardkit.dataset.journal import JOURNAL_FILE, JournalContent, parse_journal
 from shardkit.dataset.journal_segments import joined_segments, segment_files
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest, SourceInfo
-from shardkit.dataset.shards import shard_header
+from shardkit.dataset.shards import SHARD_NAME, shard_header
 from shardkit.errors import HubError, UsageError
 from shardkit.hub_answers import or_mirror
 from shardkit.remote.download import WantedFile
@@ -58,18 +59,32 @@ class Selection:
 
 
 def published(remote: Remote, remote_files: Mapping[str, RemoteFile]) -> tuple[bytes, Manifest] | None:
-    """The manifest at the remote, as bytes and parsed; None for a repo of bare shards. Raises for half a dataset."""
+    """The manifest at the remote, as bytes and parsed; None for a repo of bare shards. Raises `HubError` for half
+    a dataset, and for parts of one."""
     if MANIFEST_NAME in remote_files:
         text = remote.read(MANIFEST_NAME)
         return text, Manifest.from_json(text, where=f"{remote.name}/{MANIFEST_NAME}")
-    if not remote_files:
-        raise HubError(f"{remote.name} holds nothing: check the name, or push to it first")
     if any(name.startswith(f"{WORK_DIR}/") for name in remote_files):
         raise HubError(
             f"{remote.name} is unfinished, its {MANIFEST_NAME} has not come yet: wait, or run the push (or the "
             "`tokenize --push`) again to its end, then pull"
         )
+    if holds_parts(remote, remote_files):
+        raise HubError(
+            f"{remote.name} holds parts of a dataset, which is not made yet: `shardkit merge {remote.name} --out DIR` "
+            "makes it, when they are all finished"
+        )
+    if not remote_files:
+        raise HubError(f"{remote.name} holds nothing: check the name, or push to it first")
     return None
+
+
+def holds_parts(remote: Remote, remote_files: Mapping[str, RemoteFile]) -> bool:
+    """Whether parts of a dataset are there and no shards beside them. Not all places list what is in their folders."""
+    if any(SHARD_NAME.match(name) for name in remote_files):
+        return False
+    listed = {name.split("/")[1] for name in remote_files if name.startswith(f"{PARTS_FOLDER}/")}
+    return any(map(PART_NAME.fullmatch, listed if remote_files else remote.subfolders(PARTS_FOLDER)))
 
 
 def names_secrets(text: bytes, manifest: Manifest) -> bool:

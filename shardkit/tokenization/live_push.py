@@ -220,4 +220,6 @@ class LivePush:
             )
 
     def _journal_bytes(self) -> int:
-        return self._journal.path.stat().st_size
+        """Of the journal, and of a part's log of pieces, which is begun when the first piece is made."""
+        pieces = self._directory / PIECES_FILE
+        return self._journal.path.stat().st_size + (pieces.stat().st_size if pieces.exists() else 0)

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from shardkit.dataset.folder import MANIFEST_NAME, PARTS_FOLDER, WORK_DIR
+from shardkit.dataset.folder import MANIFEST_NAME, PART_NAME, PARTS_FOLDER, WORK_DIR
 from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.known_files import SeenShards
 from shardkit.dataset.manifest import ShardInfo
@@ -26,7 +26,7 @@ from shardkit.remote.download import WantedFile, fetch_right, fetch_tokenizer
 from shardkit.remote.interface import Remote
 from shardkit.remote.listing import published, read_journal
 from shardkit.remote.threads import TransferThreads, waits_for_threads
-from shardkit.tokenization.part_folders import PART_FOLDER, FinishedPart, finished_parts
+from shardkit.tokenization.part_folders import FinishedPart, finished_parts
 from shardkit.tokenization.piece_log import PIECES_FILE
 from shardkit.waits import result_of
 
@@ -91,7 +91,7 @@ class PartsThere:
         self._threads = TransferThreads(_LOOKS_AT_ONCE, "shardkit-parts")
         try:
             root = open_remote(repo)
-            names = [name for name in root.subfolders(PARTS_FOLDER) if PART_FOLDER.fullmatch(name)]
+            names = [name for name in root.subfolders(PARTS_FOLDER) if PART_NAME.fullmatch(name)]
             for look in [self._threads.submit(partial(self._look_at, name)) for name in names]:
                 result_of(look)
             self.listed = finished_parts(folder, root.name)

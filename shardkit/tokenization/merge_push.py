@@ -28,8 +28,6 @@ from shardkit.tokenization.merge_lines import MergeLines, shards_in
 from shardkit.tokenization.merge_plan import MergePlan
 from shardkit.tokenization.merge_shards import Tell, merged_shards
 
-_SMALL_BYTES = 1 << 16  # to allow for lines, at first
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PushPlace:
@@ -162,9 +160,9 @@ class MergePush:
         if max_disk is None:
             return None
         shards = 2 + self._plan.most_fetched
-        if max_disk < shards * self._shard_bytes + _SMALL_BYTES:
+        if max_disk < shards * self._shard_bytes:
             raise DiskFull(
                 f"--max-disk {format_bytes(max_disk)} has no room for {shards} shards of "
                 f"{format_bytes(self._shard_bytes)}: give more"
             )
-        return max_disk - (shards - 2) * self._shard_bytes - _SMALL_BYTES
+        return max_disk - self._plan.most_fetched * self._shard_bytes

@@ -5,22 +5,20 @@ Each holds an ordinary run of its part of the source (`sources/parts.py`), with 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shardkit.dataset.folder import MANIFEST_NAME, MERGE_FOLDER, PARTS_FOLDER, shard_files
+from shardkit.dataset.folder import MANIFEST_NAME, MERGE_FOLDER, PART_NAME, PARTS_FOLDER, PUSHED_TO_FILE, shard_files
 from shardkit.dataset.journal import JOURNAL_FILE, differences, read_local
 from shardkit.dataset.manifest import Manifest
 from shardkit.errors import ManifestError, OutputError
+from shardkit.files import read_small_file
 from shardkit.remote.address import place_below
 from shardkit.sources.parts import Part, cut_part, parse_part
 from shardkit.sources.source import Source
 from shardkit.tokenization.run_spec import BEGINS, ENDS, FILE_STATES, PART
-
-PART_FOLDER = re.compile(r"[0-9]+-of-([0-9]+)")
 
 
 def part_folder(directory: Path, index: int, count: int) -> Path:
@@ -85,7 +83,7 @@ def finished_parts(directory: Path, name: str | None = None) -> list[FinishedPar
     Raises `OutputError`, naming the first one that is not.
     """
     folder = directory / PARTS_FOLDER
-    matches = [PART_FOLDER.fullmatch(path.name) for path in (folder.iterdir() if folder.is_dir() else ())]
+    matches = [PART_NAME.fullmatch(path.name) for path in (folder.iterdir() if folder.is_dir() else ())]
     counts = sorted({int(match[1]) for match in matches if match is not None})
     if not counts:
         out = f"--out {directory}" if name is None else f"--out DIR --push {name}"
@@ -109,6 +107,9 @@ def _finished(directory: Path, name: str | None, index: int, count: int) -> Fini
     folder, where = part_folder(directory, index, count), name or directory
     place = str(folder) if name is None else f"{name}/{PARTS_FOLDER}/{folder.name}"
     again = f"run `shardkit tokenize` with --part '{index}/{count}' again"
+    if (folder / PUSHED_TO_FILE).exists() and not (folder / MANIFEST_NAME).exists():
+        there = read_small_file(folder / PUSHED_TO_FILE).decode().removesuffix(f"/{PARTS_FOLDER}/{folder.name}")
+        raise OutputError(f"part {index}/{count} of {where} is at {there}: `shardkit merge {there} --out OUT`")
     if not (folder / MANIFEST_NAME).exists():
         state = "is not finished" if folder.is_dir() else "is missing"
         raise OutputError(f"part {index}/{count} of {where} {state}: {again}")

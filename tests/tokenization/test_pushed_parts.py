@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ OPTIONS: dict[str, Any] = {
     "chunk_bytes": 2_048,
     "progress": False,
 }
+# `times` of a strike: threads of a command may count past the very change that it is to be killed at.
 COMMAND = ["--tokenizer", "bytes", "--shard-tokens", "5000", "--prefix", "p", "--workers", "1"]
 pytestmark = pytest.mark.filterwarnings("ignore::shardkit.errors.ShardkitWarning")
 merge = partial(merge, progress=False)
@@ -115,6 +118,10 @@ def test_parts_in_a_folder_of_a_repo_or_bucket_are_merged_there_from_too(
     assert part.tokens == sum(len(tokens) for tokens in folder_bytes(tmp_path / "part").values()) // 2 - 64 * len(
         part.shards
     )
+    with pytest.raises(
+        HubError, match=f"{place} holds parts of a dataset, .*`shardkit merge .*{place} --out DIR` makes"
+    ):
+        pull(place, tmp_path / "none")
     with pytest.raises(UsageError, match=f"{place} is no folder here: to merge parts that are at a remote, give out="):
         merge(place)
 
@@ -162,7 +169,9 @@ def test_a_part_whose_machine_is_killed_is_made_to_its_end_by_another(
     with Victims() as victims:
         at, journal = 40, far / "parts" / "0-of-2" / ".shardkit" / "journal.jsonl"
         while not journal.exists() or journal.read_bytes().count(b"\n") < 2:
-            assert victims.run([*part, "--out", lost], [lost, far], at=at, what="kill").code == -signal.SIGKILL
+            assert (
+                victims.run([*part, "--out", lost], [lost, far], at=at, what="kill", times=9**9).code == -signal.SIGKILL
+            )
             at += 20
         tokenize(source, tmp_path / "other", part="1/2", push=str(far), chunk_bytes=8 << 20)
         with pytest.raises(OutputError, match=r"part 0/2 of .*far is not finished: run `shardkit tokenize` with part="):
@@ -179,7 +188,7 @@ def test_a_merge_from_a_place_that_is_killed_anywhere_goes_on_and_keeps_few_shar
     out, command = tmp_path / "out", ["merge", far, "--out", tmp_path / "out"]
     with Victims("shardkit.tokenization.merge", "shardkit.look.next_steps") as victims:
         for at in range(3, 100, 24):
-            victims.run(command, [out], at=at, what="kill").assert_clean()
+            victims.run(command, [out], at=at, what="kill", times=9**9).assert_clean()
             fetched = list(out.glob(".shardkit/merge/*.parts/**/*.npy"))
             assert len(fetched) <= 2 + merge_parts.FETCHED_AHEAD
         assert victims.run(command, [out]).code == 0
@@ -240,10 +249,24 @@ def test_a_folder_with_another_dataset_is_not_taken_for_the_one_of_the_parts(
 def test_a_finished_part_that_is_called_again_anywhere_sends_nothing(source: str, far: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in far.rglob("*") if path.is_file()}
     first = tokenize(source, tmp_path / "a", part="1/4", push=str(far), max_disk=60_000)
+    with pytest.raises(OutputError, match="part 0/4 of .*a is missing"):
+        merge(tmp_path / "a")
+    tokenize(source, tmp_path / "a", part="0/4", push=str(far), max_disk=60_000)
+    with pytest.raises(OutputError, match=f"part 0/4 of .*a is at {far}: `shardkit merge {far} --out OUT`"):
+        merge(tmp_path / "a")
     assert tokenize(source, tmp_path / "b", part="1/4", push=str(far)) == first
     assert Manifest.load(tmp_path / "b" / "parts" / "1-of-4") == first
     assert before == {path: path.stat().st_mtime_ns for path in far.rglob("*") if path.is_file()}
     assert not any(path.name in (".shardkit/push.json", "README.md") for path in far.rglob("*"))
+
+
+def bytes_below(folder: Path) -> int:
+    total = 0
+    for here, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # it has just gone
+                total += os.stat(os.path.join(here, name)).st_size
+    return total
 
 
 @pytest.mark.parametrize("place", ["alice/merged", "hf://buckets/alice/merged", "far"])
@@ -253,7 +276,13 @@ def test_jobs_that_share_nothing_push_the_single_runs_files(
     place = str(tmp_path / "merged") if place == "far" else place
     for number, job in enumerate((2, 0, 1), 1):
         machine = tmp_path / f"machine {job}"
-        merged = merge(str(far), machine, part=f"{job}/3", push=place, max_disk=130_000)
+        most = [0]
+
+        def look(*_: object, machine: Path = machine, most: list[int] = most) -> None:
+            most.append(bytes_below(machine))
+
+        merged = merge(str(far), machine, part=f"{job}/3", push=place, max_disk=130_000, progress=look)
+        assert 0 < max(most) <= 130_000
         assert not folder_bytes(machine)
         assert (merged.missing == 0) == (number == 3) == (merged.manifest is not None)
     assert merge(str(far), tmp_path / "late", part="1/3", push=place).made == 0
@@ -289,7 +318,7 @@ def test_a_merge_that_pushes_is_killed_anywhere_and_goes_on_on_an_empty_machine(
     with Victims("shardkit.tokenization.merge", "shardkit.look.next_steps") as victims:
         while code == -signal.SIGKILL:
             machine = tmp_path / f"killed at {at}"
-            ended = victims.run([*command, machine], [machine, merged], at=at, what="kill")
+            ended = victims.run([*command, machine], [machine, merged], at=at, what="kill", times=9**9)
             ended.assert_clean()
             at, code = at + 15, ended.code
     assert code == 0, ended.stderr
