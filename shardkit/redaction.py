@@ -15,7 +15,8 @@ _TOKENS = [
     (re.compile(r"hf_(?=[a-z]*[A-Z0-9])[A-Za-z0-9]{10,}"), "hf_[hidden]"),
     (re.compile(r"(?i:\b(bearer|basic))\s+(?=[a-z]*[^a-z\s'\"])[^\s'\"]+"), r"\1 [hidden]"),
 ]
-_SCHEME = r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(?P<slashes>//?)"  # `Path` makes one slash of two
+# `Path` makes one slash of two. A bound, or a megabyte of letters would be read again from each of them.
+_SCHEME = r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{1,63}):(?P<slashes>//?)"
 _QUOTE_AT_END = r"['\"](?:[\s,;:.)\]}>]|$)"
 _IN_TEXT = re.compile(rf"{_SCHEME}(?P<rest>(?:(?!::[A-Za-z]+://|{_QUOTE_AT_END})\S)*)")
 _ALONE = re.compile(rf"{_SCHEME}(?P<rest>(?:(?!::[A-Za-z]+://).)*)", re.DOTALL)  # fsspec chains addresses with `::`

@@ -136,3 +136,15 @@ def test_errors_and_warnings_hold_no_secret_and_no_control_character_even_when_p
         warnings.warn(f"{CONTROL} https://user:secret@host/x", ShardkitWarning, stacklevel=1)
     assert "\x1b" not in str(caught[0].message)
     assert "secret" not in str(caught[0].message)
+
+
+@pytest.mark.parametrize("unit", ["x", "1x", "a-", "a:", "a/", "::", "a@", "hf_", "bearer ", "https:"])
+def test_a_megabyte_of_what_may_begin_an_address_or_a_token_is_read_once(unit: str) -> None:
+    text = unit * (1_000_000 // len(unit))  # read again from each of its characters, it would take an hour
+    assert public_address(text)
+    assert redact(text)
+
+
+def test_a_long_word_before_an_address_hides_nothing_of_its_secrets() -> None:
+    text = "x" * 200 + "://user:secret@host/a?sig=1"
+    assert public_address(text) == redact(text) == "x" * 200 + "://host/a"
