@@ -112,7 +112,7 @@ def test_the_clock_and_pauses_go_on_where_nobody_reads_stderr(
         PAUSES.go_on(bar, 1e9, "the Hub")
         PAUSES.end(bar)
         for _ in range(3):
-            assert drawn.acquire(timeout=20)
+            assert drawn.acquire(timeout=200)
 
 
 def test_progress_false_is_silence_and_a_function_is_called_instead(

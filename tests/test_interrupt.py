@@ -65,7 +65,7 @@ def test_ctrl_c_ends_a_process_whose_stderr_nobody_reads(clean_up: str) -> None:
     if clean_up != FILL:
         process.stderr.close()
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) == 130  # it would wait for ever
+    assert process.wait(timeout=200) == 130  # it would wait for ever
     process.stderr.close()
 
 
@@ -87,7 +87,7 @@ def test_the_second_ctrl_c_ends_the_process_at_once() -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "cleaning\n"
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=20)
+    _, stderr = process.communicate(timeout=200)
     assert process.returncode == 130
     assert stderr.strip() == "stopped: go on later"
 
@@ -137,7 +137,7 @@ def started(clean_up: str, *, body: str = "time.sleep(60)") -> subprocess.Popen[
 def interrupted(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Exit code and stderr of a process after Ctrl-C: it ends of its own accord, where it would wait for ever."""
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=20)
+    _, stderr = process.communicate(timeout=200)
     return process.returncode, stderr.strip()
 
 

@@ -57,7 +57,7 @@ def prepared(name: str, **parameters: object) -> Any:
 def run(book: Any, machine: Path) -> dict[str, str]:
     """Run it in the folder `machine`; by the id of each cell, what it printed and what it showed."""
     machine.mkdir(exist_ok=True)
-    client = NotebookClient(book, timeout=280, resources={"metadata": {"path": str(machine)}})
+    client = NotebookClient(book, timeout=800, resources={"metadata": {"path": str(machine)}})
     asyncio.run(client.async_execute())  # `execute` leaves the event loop that it makes in a thread open
     return {cell.id: "\n".join(map(said, cell.outputs)) for cell in book.cells}
 
@@ -116,7 +116,7 @@ def test_after_a_disconnect_the_same_notebook_on_a_new_machine_goes_on_to_the_sa
 
     session = threading.Thread(target=connected)
     session.start()
-    until(lambda: held.reached.is_set() or not session.is_alive(), seconds=240)
+    until(lambda: held.reached.is_set() or not session.is_alive(), seconds=800)
     assert held.reached.is_set(), failed
     arrived = set(shards_at(served, "alice/edu"))
     os.kill(int((lost / "kernel.pid").read_text()), signal.SIGKILL)

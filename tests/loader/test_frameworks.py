@@ -88,7 +88,7 @@ def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "programs.json").write_text(json.dumps({**PROGRAMS, **BY_EPOCHS, "Refused": _REFUSED}))
     for number in range(2):
         for process in [launch(home, data, ranks, STEPS[ranks][number]) for ranks in STEPS]:
-            _, errors = process.communicate(timeout=120)
+            _, errors = process.communicate(timeout=800)
             assert process.returncode == 0, errors[-4000:]
     return home
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import reference
+from attacks import times
 from reference import folder_bytes
 from texts import documents, write_parquet
 
@@ -155,7 +156,7 @@ def arrived(hub: Any) -> int:
         return 0
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(times(2, 8)))
 def test_killed_anywhere_and_moved_to_an_empty_machine_the_remote_ends_the_same_within_the_bound(
     hub: Any, corpus: Path, texts: list[str | None], tmp_path: Path, seed: int
 ) -> None:

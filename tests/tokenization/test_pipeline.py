@@ -22,6 +22,7 @@ import psutil
 import pytest
 import reference
 import tokenizers
+from attacks import times
 from reference import folder_bytes
 from texts import documents, write_parquet
 
@@ -350,7 +351,7 @@ def command(corpus: Path, out: Path, *options: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(times(3, 12)))
 def test_killed_at_any_moment_the_same_command_ends_with_the_same_bytes(
     texts: list[str | None], tmp_path: Path, seed: int
 ) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.metadata import version
 from itertools import pairwise
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from attacks import LONG
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import folder_bytes
@@ -173,8 +174,16 @@ def test_every_encoding_of_tiktoken_has_a_proof_for_the_engine_that_is_installed
     assert Tokenizer(name).exact_as == "tiktoken"
 
 
-def test_a_proof_made_now_says_what_the_shipped_one_says() -> None:
-    vocabulary = load_vocabulary("o200k_base")
+def test_a_proof_made_now_says_what_the_shipped_one_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every eighth batch, and that with the character of the guard; `make torture` makes it whole."""
+    vocabulary, all_batches = load_vocabulary("o200k_base"), battery.battery
+
+    def some(*texts: Any) -> Iterator[list[str]]:
+        for number, batch in enumerate(all_batches(*texts)):
+            if LONG or number % 8 == 0 or any("\u017f" in text for text in batch):
+                yield batch
+
+    monkeypatch.setattr(proving, "battery", some)
     made = proving.prove(vocabulary)
     shipped = vocabulary.proof
     assert shipped is not None
