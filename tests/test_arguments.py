@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from hub_data import make_dataset
 
 from shardkit import (
     Manifest,
@@ -201,6 +202,6 @@ def test_a_path_that_is_not_there_is_no_dataset_on_the_hub(home: Path) -> None:
     ],
 )
 def test_an_argument_of_another_kind_is_refused_in_one_line(home: Path, ask: Callable[[], Any], told: str) -> None:
-    tokenize(TEXTS, "DIR", tokenizer="bytes", shard_tokens=5_000, workers=1, progress=False)
+    make_dataset(Path("DIR"))
     with pytest.raises(UsageError, match=told):
         ask()
