@@ -13,7 +13,7 @@ from shardkit.dataset.patience import unreadable
 from shardkit.dataset.records import ShardInfo
 from shardkit.dataset.shards import HEADERLESS, SHARD_NAME, edges_sha256, read_header
 from shardkit.errors import ManifestError
-from shardkit.files import open_file
+from shardkit.files import open_file, read_small_file
 
 MANIFEST_NAME = "manifest.json"
 WORK_DIR = ".shardkit"  # working files; scripts in the wild that look for shards do not look there
@@ -29,6 +29,14 @@ PUSHED_TO_FILE = f"{WORK_DIR}/pushed-to"  # where the whole dataset lies, of a r
 def shard_files(directory: Path) -> list[Path]:
     """The files in a folder that have the name of a shard, in no order."""
     return [path for path in directory.glob("*.npy") if SHARD_NAME.match(path.name)]
+
+
+def pushed_to(directory: Path) -> str | None:
+    """Where the dataset lies that was made in a folder, of a run that kept no shard there; None for any other."""
+    try:
+        return read_small_file(directory / PUSHED_TO_FILE).decode().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def parts_hint(directory: Path) -> str:

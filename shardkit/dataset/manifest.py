@@ -11,7 +11,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,9 @@ from shardkit.dataset.folder import (
     MANIFEST_NAME,
     MERGE_FOLDER,
     PLAN_FOLDER,
-    PUSHED_TO_FILE,
     WORK_DIR,
     parts_hint,
+    pushed_to,
     read_bare_shards,
 )
 from shardkit.dataset.journal import JOURNAL_FILE
@@ -266,8 +265,7 @@ def _plain(value: Any) -> Any:
 def _without_manifest(directory: Path) -> str:
     """The error for a folder without a manifest, or for what is none: a name on the Hub, a URL."""
     name = re.sub(r":/(?=[^/])", "://", str(directory))  # a path has no double slashes
-    with suppress(OSError, UnicodeDecodeError):
-        place = read_small_file(directory / PUSHED_TO_FILE).decode().strip()
+    if place := pushed_to(directory):
         return f"{directory} has no shards, which were sent away: the dataset lies at {place}: `shardkit pull {place}`"
     if parts := parts_hint(directory):
         return f"{directory} has no {MANIFEST_NAME}: the dataset is unfinished, {parts}"

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from shardkit.dataset.folder import MANIFEST_NAME, PART_NAME, PARTS_FOLDER, WORK_DIR
+from shardkit.dataset.folder import MANIFEST_NAME, PART_NAME, PARTS_FOLDER, PUSHED_TO_FILE, WORK_DIR
 from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.known_files import SeenShards
 from shardkit.dataset.manifest import ShardInfo
@@ -147,6 +147,8 @@ class PartsThere:
         remote = self._remotes[name] = open_remote(place_below(self._repo, f"{PARTS_FOLDER}/{name}"))
         files, folder = remote.files(), self._folder / PARTS_FOLDER / name
         (folder / WORK_DIR).mkdir(parents=True)
+        if PUSHED_TO_FILE in files:  # in a folder from which the part was pushed on
+            atomic_write(folder / PUSHED_TO_FILE, remote.read(PUSHED_TO_FILE))
         if MANIFEST_NAME not in files or (dataset := published(remote, files)) is None:
             return
         text, manifest = dataset

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shardkit.dataset.folder import MANIFEST_NAME, MERGE_FOLDER, PART_NAME, PARTS_FOLDER, PUSHED_TO_FILE, shard_files
+from shardkit.dataset.folder import MANIFEST_NAME, MERGE_FOLDER, PART_NAME, PARTS_FOLDER, pushed_to, shard_files
 from shardkit.dataset.journal import JOURNAL_FILE, differences, read_local
 from shardkit.dataset.manifest import Manifest
 from shardkit.errors import ManifestError, OutputError
-from shardkit.files import read_small_file
 from shardkit.remote.address import place_below
 from shardkit.sources.parts import Part, cut_part, parse_part
 from shardkit.sources.source import Source
@@ -85,6 +84,8 @@ def finished_parts(directory: Path, name: str | None = None) -> list[FinishedPar
     folder = directory / PARTS_FOLDER
     matches = [PART_NAME.fullmatch(path.name) for path in (folder.iterdir() if folder.is_dir() else ())]
     counts = sorted({int(match[1]) for match in matches if match is not None})
+    if not counts and (there := pushed_to(directory)):
+        raise OutputError(f"{directory} holds no parts any more, they are merged: the dataset lies at {there}")
     if not counts:
         out = f"--out {directory}" if name is None else f"--out DIR --push {name}"
         raise OutputError(
@@ -107,8 +108,8 @@ def _finished(directory: Path, name: str | None, index: int, count: int) -> Fini
     folder, where = part_folder(directory, index, count), name or directory
     place = str(folder) if name is None else f"{name}/{PARTS_FOLDER}/{folder.name}"
     again = f"run `shardkit tokenize` with --part '{index}/{count}' again"
-    if (folder / PUSHED_TO_FILE).exists() and not (folder / MANIFEST_NAME).exists():
-        there = read_small_file(folder / PUSHED_TO_FILE).decode().removesuffix(f"/{PARTS_FOLDER}/{folder.name}")
+    if not (folder / MANIFEST_NAME).exists() and (there := pushed_to(folder)):
+        there = there.removesuffix(f"/{PARTS_FOLDER}/{folder.name}")
         raise OutputError(f"part {index}/{count} of {where} is at {there}: `shardkit merge {there} --out OUT`")
     if not (folder / MANIFEST_NAME).exists():
         state = "is not finished" if folder.is_dir() else "is missing"

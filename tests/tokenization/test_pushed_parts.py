@@ -343,3 +343,64 @@ def test_a_merge_is_not_pushed_to_where_something_else_is_or_with_too_little_dis
         merge(str(far), out, max_disk=30_000)
     assert not out.exists()
     assert not (tmp_path / "new").exists()
+
+
+def overtaken(jobs: Callable[[], object]) -> Callable[[str, int, int], None]:
+    """A `progress` of a job, while whose second shard is made other `jobs` do all the work."""
+    seen: set[str] = set()
+
+    def progress(file: str, *_: int) -> None:
+        seen.add(file)
+        if len(seen) == 2 and "" not in seen:
+            seen.add("")
+            jobs()
+
+    return progress
+
+
+@pytest.mark.parametrize("place", ["alice/merged", "hf://buckets/alice/merged", "far"])
+def test_a_job_whose_work_others_have_done_meanwhile_ends_well_and_leaves_nothing_at_the_place(
+    hub: Any, single: dict[str, bytes], far: Path, tmp_path: Path, place: str
+) -> None:
+    place = str(tmp_path / "merged") if place == "far" else place
+    first = partial(merge, str(far), tmp_path / "first", push=place)
+    slow = merge(str(far), tmp_path / "slow", part="0/2", push=place, progress=overtaken(first))
+    assert slow.missing == 0
+    pull(place, tmp_path / "out")
+    assert contents(tmp_path / "out") == single
+    names = hub.files(place) if place.startswith("alice") else os.listdir(place) if place.startswith("/") else []
+    assert not any(name.startswith(".shardkit") for name in names)
+
+
+def test_a_job_that_finds_no_parts_any_more_finds_the_dataset_that_others_pushed(
+    single: dict[str, bytes], far: Path, tmp_path: Path
+) -> None:
+    merged = str(tmp_path / "merged")
+    slow = merge(far, part="0/2", push=merged, progress=overtaken(partial(merge, far, push=merged)))
+    assert (slow.missing, slow.manifest) == (0, Manifest.load(merged))
+    assert not (far / "parts").exists()
+    assert merge(far, push=merged) == slow
+    assert contents(Path(merged)).items() >= single.items()
+    for elsewhere in ({}, {"push": str(tmp_path / "other")}):
+        with pytest.raises(OutputError, match=f"far holds no parts any more, .*: the dataset lies at {merged}$"):
+            merge(far, **elsewhere)
+
+
+def test_a_merge_of_other_parts_is_refused_before_it_leaves_a_claim(source: str, far: Path, tmp_path: Path) -> None:
+    short, out = str(tmp_path / "short"), tmp_path / "out"
+    push_parts(source, tmp_path, 2, short, max_docs=9)
+    assert merge(str(far), out, part="0/2").missing > 0
+    with pytest.raises(OutputError, match="names shards that were merged from other parts"):
+        merge(short, out, part="0/2", push=str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_where_a_limit_leaves_less_than_a_shard_the_bound_of_the_disk_has_room_for_those_of_the_parts(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a.jsonl").write_text(f'{{"text": "", "not read": "{"-" * 400}"}}\n' * 29)
+    (tmp_path / "b.jsonl").write_text(f'{{"text": "{"-" * 400}"}}\n' * 30)
+    push_parts(f"{tmp_path}/*.jsonl", tmp_path, 2, str(tmp_path / "far"), max_docs=30)
+    assert merge(str(tmp_path / "far"), tmp_path / "out").manifest.shards[-1].bytes < 1_000
+    with pytest.raises(DiskFull, match=r"has no room for 6 shards of 10\.1 kB: give more"):
+        merge(str(tmp_path / "far"), tmp_path / "again", push=str(tmp_path / "new"), max_disk=30_000)
