@@ -18,10 +18,11 @@ from pathlib import Path
 from shardkit.arguments import place_text, user_path, whole_numbers
 from shardkit.bars import TransferBar, shown
 from shardkit.dataset.check import check_shard
-from shardkit.dataset.folder import MANIFEST_NAME, MERGE_FOLDER, PARTS_FOLDER, pushed_to
+from shardkit.dataset.folder import MANIFEST_NAME, MERGE_FOLDER, PART_NAME, PARTS_FOLDER, pushed_to
 from shardkit.dataset.manifest import Manifest, ShardInfo
 from shardkit.dataset.tokenizer_file import TOKENIZER_NAME, read_tokenizer_files, write_tokenizer_files
 from shardkit.errors import OutputError, ShardError, ShardkitError, SourceError, UsageError
+from shardkit.files import remove_tree
 from shardkit.locks import hold_lock
 from shardkit.remote.address import hint_at_folder, is_remote, open_remote
 from shardkit.remote.claim import is_complete
@@ -140,12 +141,21 @@ class _Job:
         busy = f"another process is merging part {self.index}/{self.count} of {self.directory}: wait for it"
         with ExitStack() as stack:
             stack.enter_context(hold_lock(self.folder / f"{self.name}.lock", busy=busy, remove=True))
+            self._tidy()
             if self.repo is None:
                 yield MergePlan(self.directory, PartsHere(self.directory))
                 return
             stack.enter_context(hint_at_folder(self.repo))
             parts = stack.enter_context(PartsThere(self.repo, self.folder / f"{self.name}.parts"))
             yield MergePlan(self.directory, parts)
+
+    def _tidy(self) -> None:
+        """Remove what jobs of another number of jobs left that were killed; one of ours does it when it goes on."""
+        for path in self.folder.iterdir():
+            job = PART_NAME.fullmatch(path.stem)
+            if job is not None and int(job[1]) != self.count and path.suffix in (".parts", ".tmp"):
+                with suppress(OutputError), hold_lock(path.with_suffix(".lock"), busy="it is at work", remove=True):
+                    remove_tree(path)
 
 
 def _places(place: str | os.PathLike[str], out: str | os.PathLike[str] | None) -> tuple[str | None, Path]:

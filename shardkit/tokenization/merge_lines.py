@@ -27,7 +27,7 @@ class MergeLines:
 
     def __init__(self, path: Path, identity: dict[str, Any], there: bytes = b"") -> None:
         self.path = path
-        content = read_lines(path)
+        content = _read(path)
         self._check, self.lines = CheckedLines(), _held(content, path, identity)
         if len(further := _held(there, path, identity)) > len(self.lines):
             self.lines = further
@@ -51,7 +51,7 @@ class MergeLines:
 
 def named_shards(folder: Path, identity: Mapping[str, Any]) -> dict[int, ShardInfo]:
     """The shards that a line of any job in `folder` names, by number. Raises `OutputError`."""
-    return shards_in(((path, read_lines(path)) for path in sorted(folder.glob("*.jsonl"))), identity)
+    return shards_in(((path, _read(path)) for path in sorted(folder.glob("*.jsonl"))), identity)
 
 
 def shards_in(jobs: Iterable[tuple[Path | str, bytes]], identity: Mapping[str, Any]) -> dict[int, ShardInfo]:
@@ -65,8 +65,7 @@ def shards_in(jobs: Iterable[tuple[Path | str, bytes]], identity: Mapping[str, A
     return found
 
 
-def read_lines(path: Path) -> bytes:
-    """What a job noted in the file at `path`; nothing if there is none. Raises `OutputError`."""
+def _read(path: Path) -> bytes:
     try:
         return read_small_file(path)
     except FileNotFoundError:

@@ -24,7 +24,7 @@ from shardkit.remote.interface import CLAIM_FILE, RemoteFile
 from shardkit.remote.listing import published
 from shardkit.remote.push import publish
 from shardkit.remote.uploader import Uploader
-from shardkit.tokenization.merge_lines import MergeLines, read_lines, shards_in
+from shardkit.tokenization.merge_lines import MergeLines, named_shards, shards_in
 from shardkit.tokenization.merge_plan import MergePlan
 from shardkit.tokenization.merge_shards import Tell, merged_shards
 
@@ -53,7 +53,7 @@ class MergePush:
             of_parts = (shard.bytes for part in plan.parts for shard in part.manifest.shards)
             self._shard_bytes = max(self._shard_bytes, *of_parts)
         room, self._repo = self._room(place.max_disk), place.repo
-        shards_in([(lines_file, read_lines(lines_file))], plan.identity)  # which may refuse: before a claim is left
+        named_shards(lines_file.parent, plan.identity)  # which may refuse: before a claim is left
         self.remote = open_remote(place.repo)
         if self.remote.local_folder == plan.directory.resolve():
             raise UsageError(f"--push {place.repo} is the folder of the merge itself: give another place")
@@ -72,11 +72,16 @@ class MergePush:
 
     def make(self, mine: list[int], temp: Path, tell: Tell | None) -> int:
         """Make and send the shards of those numbers that the place has not; returns how many were made."""
+        for shard in self._there.values():  # of a job that was killed before it removed them
+            (self._plan.directory / shard.file).unlink(missing_ok=True)
         missing = [number for number in mine if number not in self._there]
-        here = {number: shard for number, shard in self._own().items() if self._is_here(shard)}
+        named, own = named_shards(self._lines.path.parent, self._plan.identity), self._own()
+        here = {number: shard for number, shard in named.items() if self._is_here(shard)}
         to_make = [number for number in missing if number not in here]
         for number in missing:
             if number in here:
+                if own.get(number) != here[number]:
+                    self._lines.append(here[number])
                 self._submit(here[number])
         self._wait_for_room()
         for shard in merged_shards(self._plan, to_make, temp, tell):

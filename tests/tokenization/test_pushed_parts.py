@@ -404,3 +404,23 @@ def test_where_a_limit_leaves_less_than_a_shard_the_bound_of_the_disk_has_room_f
     assert merge(str(tmp_path / "far"), tmp_path / "out").manifest.shards[-1].bytes < 1_000
     with pytest.raises(DiskFull, match=r"has no room for 6 shards of 10\.1 kB: give more"):
         merge(str(tmp_path / "far"), tmp_path / "again", push=str(tmp_path / "new"), max_disk=30_000)
+
+
+def test_what_a_killed_job_left_here_is_in_no_way_of_jobs_of_another_number(
+    single: dict[str, bytes], far: Path, tmp_path: Path
+) -> None:
+    machine, merged = tmp_path / "machine", tmp_path / "merged"
+    merge(str(far), machine, part="0/2", push=str(merged))
+    left = machine / ".shardkit" / "merge" / "0-of-1.parts" / "parts" / "0-of-4"
+    left.mkdir(parents=True)
+    shutil.copy(far / "parts" / "0-of-4" / "p_train_000000.npy", left)
+    shutil.copy(merged / "p_val_000000.npy", machine)
+    here: list[list[str]] = []
+    merge(str(far), machine, part="2/3", push=str(merged), progress=lambda *_: here.append(os.listdir(machine)))
+    assert not left.exists()
+    assert {name for names in here for name in names}.isdisjoint({"p_val_000000.npy"})
+    for job in (0, 1):
+        missing = merge(str(far), machine, part=f"{job}/3", push=str(merged)).missing
+    assert missing == 0
+    assert contents(merged).items() >= single.items()
+    assert not folder_bytes(machine)
