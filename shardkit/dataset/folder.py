@@ -22,7 +22,7 @@ INCOMING_FOLDER = f"{WORK_DIR}/incoming"  # files that are not downloaded to the
 MERGE_FOLDER = f"{WORK_DIR}/merge"  # of parts that are being merged into this folder
 MERGE_LINES = re.compile(rf"{re.escape(WORK_DIR)}/merge-[0-9]+-of-[0-9]+\.jsonl")  # at a remote: what a job has merged
 PARTS_FOLDER = "parts"  # of a dataset whose parts are made one by one, each a folder `3-of-64` in there
-PART_NAME = re.compile(r"[0-9]+-of-([0-9]+)")  # of a part's folder in there
+PART_NAME = re.compile(r"[0-9]+-of-([1-9][0-9]*)")  # of a part's folder in there
 PUSHED_TO_FILE = f"{WORK_DIR}/pushed-to"  # where the whole dataset lies, of a run that kept no shard here
 
 

@@ -19,6 +19,8 @@ from shardkit.sources.parts import Part, cut_part, parse_part
 from shardkit.sources.source import Source
 from shardkit.tokenization.run_spec import BEGINS, ENDS, FILE_STATES, PART
 
+REMADE_THERE = "remove that folder there, and call that part again"  # what mends a part at a remote
+
 
 def part_folder(directory: Path, index: int, count: int) -> Path:
     """Where part `index` of `count` of the dataset in `directory` is made."""
@@ -119,7 +121,8 @@ def _finished(directory: Path, name: str | None, index: int, count: int) -> Fini
     except (ManifestError, OutputError) as error:
         raise OutputError(f"part {index}/{count} of {where} cannot be read ({error})") from None
     if journal is None or tuple(journal.shards) != manifest.shards or manifest.source is None:
-        raise OutputError(f"{place}/{JOURNAL_FILE} does not name the shards beside it: {again}, and --overwrite")
+        again = f"{again}, and --overwrite" if name is None else REMADE_THERE
+        raise OutputError(f"{place}/{JOURNAL_FILE} does not name the shards beside it: {again}")
     return FinishedPart(index=index, folder=folder, place=place, identity=journal.identity, manifest=manifest)
 
 
@@ -135,7 +138,8 @@ def _check_follows(parts: list[FinishedPart]) -> None:
         )
     begins = last.identity.get(BEGINS)
     if begins != ([0, 0, 0] if last is first else parts[-2].identity.get(ENDS)):
+        again = "tokenize it again with --overwrite" if last.place == str(last.folder) else REMADE_THERE
         raise OutputError(
             f"{last.place} does not begin where the part before it ends: it was made by another version, or from a "
-            "source that has changed; tokenize it again with --overwrite"
+            f"source that has changed; {again}"
         )

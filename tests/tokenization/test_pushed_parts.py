@@ -210,6 +210,15 @@ def damaged_shard(far: Path, source: str, machine: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
 
 
+def damaged_journal(far: Path, source: str, machine: Path) -> None:
+    (far / "parts" / "2-of-4" / ".shardkit" / "journal.jsonl").write_bytes(b"{")
+
+
+def another_part(far: Path, source: str, machine: Path) -> None:
+    shutil.rmtree(far / "parts" / "2-of-4")
+    shutil.copytree(far / "parts" / "1-of-4", far / "parts" / "2-of-4")
+
+
 def another_count(far: Path, source: str, machine: Path) -> None:
     shutil.copytree(far / "parts" / "0-of-4", far / "parts" / "0-of-3")
 
@@ -221,6 +230,15 @@ def another_count(far: Path, source: str, machine: Path) -> None:
         (lambda far, *_: shutil.rmtree(far / "parts" / "3-of-4"), r"part 3/4 of .*far is missing: run `shardkit token"),
         (another_count, r"far/parts holds some of 3 and some of 4 parts: remove those"),
         (another_run, r"far/parts/2-of-4 is of another run than 0-of-4 \(val shards: 2 there, 1 in part 0"),
+        (another_part, r"far/parts/2-of-4 does not begin where the part before it ends: .*; remove that folder there"),
+        (
+            lambda far, *_: (far / "parts" / "2-of-4" / "manifest.json").write_text("{"),
+            r"part 2/4 of .*far cannot be read \(.*2-of-4/manifest.json is not .*\): remove that folder there",
+        ),
+        (
+            damaged_journal,
+            r"part 2/4 of .*far cannot be read \(.*journal.jsonl is damaged .*\): remove that folder there",
+        ),
         (
             lost_shard,
             r"part 1/4 is damaged, .*1-of-4 has not p_train_000000.npy as its manifest.json says: remove that",
@@ -424,3 +442,22 @@ def test_what_a_killed_job_left_here_is_in_no_way_of_jobs_of_another_number(
     assert missing == 0
     assert contents(merged).items() >= single.items()
     assert not folder_bytes(machine)
+
+
+def test_parts_at_a_place_may_be_links_and_what_is_no_part_is_not_looked_at(
+    single: dict[str, bytes], far: Path, tmp_path: Path
+) -> None:
+    (far / "parts" / "2-of-4").rename(tmp_path / "on another disk")
+    (far / "parts" / "2-of-4").symlink_to(tmp_path / "on another disk")
+    for name in ("0-of-0", "lost+found"):
+        (far / "parts" / name).mkdir()
+    merge(str(far), tmp_path / "out")
+    assert contents(tmp_path / "out") == single
+
+
+def test_a_part_that_was_pushed_from_a_folder_is_looked_for_where_it_is_with_out_too(
+    source: str, far: Path, tmp_path: Path
+) -> None:
+    tokenize(source, tmp_path / "a", part="0/4", push=str(far), max_disk=60_000)
+    with pytest.raises(OutputError, match=f"part 0/4 of .*a is at {far}: `shardkit merge {far} --out OUT`"):
+        merge(tmp_path / "a", tmp_path / "out")
