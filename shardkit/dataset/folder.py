@@ -24,6 +24,7 @@ MERGE_LINES = re.compile(rf"{re.escape(WORK_DIR)}/merge-[0-9]+-of-[0-9]+\.jsonl"
 PARTS_FOLDER = "parts"  # of a dataset whose parts are made one by one, each a folder `3-of-64` in there
 PART_NAME = re.compile(r"[0-9]+-of-([1-9][0-9]*)")  # of a part's folder in there
 PUSHED_TO_FILE = f"{WORK_DIR}/pushed-to"  # where the whole dataset lies, of a run that kept no shard here
+PUSHING_FILE = f"{WORK_DIR}/push.json"  # in a folder that a push to it has not come to its end in
 
 
 def shard_files(directory: Path) -> list[Path]:

@@ -461,3 +461,14 @@ def test_a_part_that_was_pushed_from_a_folder_is_looked_for_where_it_is_with_out
     tokenize(source, tmp_path / "a", part="0/4", push=str(far), max_disk=60_000)
     with pytest.raises(OutputError, match=f"part 0/4 of .*a is at {far}: `shardkit merge {far} --out OUT`"):
         merge(tmp_path / "a", tmp_path / "out")
+
+
+def test_half_a_dataset_in_a_folder_is_taken_for_no_whole_one(far: Path, tmp_path: Path) -> None:
+    merge(str(far), tmp_path / "merging", part="0/2")
+    merge(str(far), tmp_path / "out", part="0/2", push=str(tmp_path / "pushing"))
+    for folder in (tmp_path / "merging", tmp_path / "pushing"):
+        assert folder_bytes(folder)
+        with pytest.raises(ManifestError, match=r"has no manifest\.json: the dataset is unfinished"):
+            Manifest.of_folder(folder)
+        with pytest.raises(HubError, match=r"is unfinished, its manifest\.json has not come yet"):
+            pull(str(folder), tmp_path / "pulled")
