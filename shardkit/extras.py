@@ -33,7 +33,7 @@ PACKAGES = {  # by the name that is imported; a test compares them with pyprojec
     "tensorboard": Package("tensorboard", None, "--tensorboard"),
     "wandb": Package("wandb", None, "--wandb"),
     **{
-        requirement.partition(">")[0].partition("[")[0]: Package(requirement, "", "shardkit")
+        requirement.partition(">")[0].partition("[")[0].replace("-", "_"): Package(requirement, "", "shardkit")
         for requirement in (
             "numpy>=1.26,<3",
             "pyarrow>=16,<27",
@@ -50,6 +50,7 @@ PACKAGES = {  # by the name that is imported; a test compares them with pyprojec
             "psutil>=5.9,<8",
             "tqdm>=4.66,<5",
             "xxhash>=3.4,<5",
+            "zlib-ng>=1,<2",
             "click>=8.1,<9",
         )
     },

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from pages import parsed
 from trainer_data import ROOT
 
 from shardkit import __version__
@@ -32,7 +33,7 @@ def examples_in(program: str, text: str | None) -> Iterator[list[str]]:
 
 def parse(group: click.Group, words: list[str]) -> None:
     """Parse a command line to its end, without calling anything. A bad one raises."""
-    group.commands[words[0]].make_context(words[0], words[1:])
+    parsed(group, words)
 
 
 @pytest.mark.parametrize(("program", "name"), COMMANDS)

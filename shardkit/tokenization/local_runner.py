@@ -81,7 +81,7 @@ class LocalRunner:
     @property
     def process_ids(self) -> tuple[int, ...]:
         """The workers' process ids."""
-        return tuple(worker.process.pid for worker in self._workers)
+        return self._pool.process_ids
 
     def run(self, job: Job, chunks: Iterator[Chunk], *, over_network: bool = False) -> Iterator[EncodedChunk]:
         """Encode `chunks`; yields the pieces of their results in the same order, as `Runner` says. At most four chunks
@@ -107,7 +107,7 @@ class LocalRunner:
                 chunk = upcoming.popleft()
                 task = Task(issued, dataclasses.replace(chunk, payload=None, fetched=None), chunk.fetched)
                 self._pool.set_tasks(idle, [*idle.tasks, task])
-                idle.chunks.send(chunk)
+                self._pool.send_chunk(idle, chunk)
                 issued += 1
             while ready[yielded]:
                 result = ready[yielded].popleft()
@@ -133,7 +133,7 @@ class LocalRunner:
         """Of the piece's tokens those in `ranges` stay."""
         if piece.holder is not None:
             worker, number = piece.holder
-            worker.outbox.messages.append(Keep(number, ranges))
+            self._pool.send(worker, Keep(number, ranges))
 
     def write(self, piece: EncodedChunk, begin: int, end: int, shard: OpenShard) -> None:
         """Have the worker who holds the piece put tokens `begin` to `end` behind those that the shard has."""
@@ -142,7 +142,7 @@ class LocalRunner:
         shard.waiting += 1
         last, place = end == piece.count, shard.append(end - begin)
         worker.writing.append(shard.path)
-        worker.outbox.messages.append(Put(number, begin, end, shard.path, place, last, not shard.room))
+        self._pool.send(worker, Put(number, begin, end, shard.path, place, last, not shard.room))
         if last:
             piece.holder = None
 
@@ -169,7 +169,7 @@ class LocalRunner:
         """What was not written of a piece is not wanted."""
         if piece.holder is not None:
             worker, number = piece.holder
-            worker.outbox.messages.append(Drop(number))
+            self._pool.send(worker, Drop(number))
 
     def _complete(self, shard: OpenShard) -> None:
         """Have a shard completed, by the worker who has least to do, if all its tokens are written."""
@@ -177,7 +177,7 @@ class LocalRunner:
             worker = min(self._workers, key=lambda w: (len(w.finishing), len(w.tasks)))
             worker.finishing.append(shard.path)
             parts = [part_of_bytes(0, shard.header), *self._shards[shard.path][1].parts]
-            worker.outbox.messages.append(Finish(shard.path, parts))
+            self._pool.send(worker, Finish(shard.path, parts))
 
     def _idle(self, upcoming: deque[Chunk], feed: ChunkFeed, used: int) -> Worker | None:
         """The worker to give the first of `upcoming` to, which is filled from `feed`: a new one if all have something

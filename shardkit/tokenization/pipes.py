@@ -45,6 +45,11 @@ def as_bytes(message: object) -> bytes:
     return pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
 
 
+def from_bytes(data: bytes) -> Any:
+    """The message that `as_bytes` made these of."""
+    return pickle.loads(data)
+
+
 def send(pipe: Connection, message: object) -> None:
     """Send a message. Raises `BrokenPipeError` if the other side is gone."""
     pipe.send_bytes(as_bytes(message))
@@ -52,7 +57,7 @@ def send(pipe: Connection, message: object) -> None:
 
 def receive(pipe: Connection) -> Any:
     """The next message. Raises `EOFError` if the other side is gone."""
-    return pickle.loads(pipe.recv_bytes())
+    return from_bytes(pipe.recv_bytes())
 
 
 # A connection's own `recv_bytes` reads a large message in pieces of new memory: ten times the processor time of reading

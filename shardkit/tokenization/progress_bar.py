@@ -10,6 +10,7 @@ from shardkit.bars import Bar, State
 from shardkit.files import counted, format_bytes
 from shardkit.tokenization.run_progress import TokenizeProgress
 
+_SECONDS_BETWEEN_MEASURES = 1.0  # of memory: 500 workers, ten times a second, would take a sixth of a core
 _NETWORK_BOUND = 0.1  # of the workers' time went by in waiting
 
 
@@ -23,6 +24,7 @@ class ProgressBar(Bar):
         super().__init__("tokenize", "tok", quiet=quiet)
         self.last: TokenizeProgress | None = None
         self.started = time.monotonic()
+        self._memory, self._measures_at = "", 0.0
 
     @property
     def seconds(self) -> float:
@@ -39,13 +41,19 @@ class ProgressBar(Bar):
         progress = self.last
         if progress is None:
             return None
-        total, rss = _expected_tokens(progress), format_bytes(tree_rss(progress.process_ids))
+        total, rss = _expected_tokens(progress), self._rss(progress.process_ids)
         network = f", {words}" if (words := bound_words(progress)) else ""
         rate = progress.session_tokens / max(progress.session_seconds, 1e-9)
         shards = counted(progress.shards, "shard")
         left = "?" if total is None else f"{max(0, total - progress.tokens) / max(rate, 1):.0f} s"
         line = f"{progress.tokens:,} tokens, {rate / 1e6:.1f} Mtok/s, {shards}, ETA {left}, RSS {rss}"
         return State(progress.tokens, total, f"{shards}, RSS {rss}{network}", line + network)
+
+    def _rss(self, process_ids: tuple[int, ...]) -> str:
+        now = time.monotonic()
+        if now >= self._measures_at:
+            self._memory, self._measures_at = format_bytes(tree_rss(process_ids)), now + _SECONDS_BETWEEN_MEASURES
+        return self._memory
 
 
 def _expected_tokens(progress: TokenizeProgress) -> int | None:

@@ -1,95 +1,40 @@
 """Workers on a Ray cluster: each chunk is a task, results in order; a chunk whose worker or node dies is encoded again.
 
 Chunks name their files by path or URL, so local sources must be on a disk that every node sees; Hub datasets and URLs
-need nothing. Tokens stay in Ray's object store until a task has gathered those of a shard and written it: on any node
-where the folder is on a network mount, which all nodes then must see, else on this one.
+need nothing. Tokens stay in Ray's object store until a process has gathered those of a shard and written it: on any
+node where the folder is on a network mount, which all nodes then must see, else on this one.
 """
 
 from __future__ import annotations
 
 import os
-import platform
-import uuid
 import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from shardkit.dataset.shards import ShardWriter, WrittenShard
+from shardkit.dataset.shards import WrittenShard
 from shardkit.errors import ShardkitError, ShardkitWarning, WorkerError, missing_package
 from shardkit.files import is_on_local_disk
 from shardkit.sources.shared_memory import SharedMemory
 from shardkit.sources.source import Chunk
 from shardkit.tokenization.chunk_feed import until_error
+from shardkit.tokenization.pipes import as_bytes
+from shardkit.tokenization.ray_tasks import Writer, encode, installed_versions, part_of_ranges, write_shard
 from shardkit.tokenization.runner import OpenShard
 from shardkit.tokenization.spawning import WORKER_ENVIRONMENT
-from shardkit.tokenization.worker import ChunkEncoder, EncodedChunk, Job
+from shardkit.tokenization.worker import EncodedChunk, Job
 
 _IN_FLIGHT = 4  # chunks a worker: those it encodes, those that wait for a CPU, and those that wait for their turn
+_WORKERS_A_SHARD = 8  # so many make a shard in about the time in which another is gathered and written
 _RETRIES = 3
 _SILENT_SECONDS = 30.0  # without anything from the cluster, after which people are told
-
-
-class _Encoder(NamedTuple):
-    job_id: str
-    encoder: ChunkEncoder
-
-
-_encoder: _Encoder | None = None  # of this worker process of Ray, for the chunks to come
-
-
-def _encode(
-    job_id: str, job: Job, versions: dict[str, str], chunk: Chunk
-) -> Iterator[EncodedChunk | NDArray[np.unsignedinteger]]:
-    """A task: each piece, and its tokens. Its errors are put into words by the process that asked for the run."""
-    global _encoder
-    with ShardkitError.naming_flags():
-        if _encoder is None or _encoder.job_id != job_id:
-            _check_versions(versions)
-            _encoder = _Encoder(job_id, ChunkEncoder(job))
-        for result in _encoder.encoder.encode(chunk):
-            tokens, result.tokens = result.tokens, np.empty(0, np.uint16)
-            yield result
-            yield tokens
-
-
-def _versions() -> dict[str, str]:
-    """What must be the same on all nodes, for the same tokens."""
-    return {name: version(name) for name in ("shardkit", "tiktoken", "fastokens", "tokenizers")}
-
-
-def _check_versions(wanted: dict[str, str]) -> None:
-    here = _versions()
-    differ = [f"{name} is {here[name]} and not {there}" for name, there in wanted.items() if here[name] != there]
-    if differ:
-        raise WorkerError(f"on node {platform.node()} {', '.join(differ)}: install the same versions on all nodes")
-
-
-def _kept(tokens: NDArray[np.unsignedinteger], ranges: NDArray[np.int64]) -> NDArray[np.unsignedinteger]:
-    """A task: the tokens in such `ranges`."""
-    return np.concatenate([tokens[:0], *(tokens[begin:end] for begin, end in ranges.tolist())])
-
-
-def _write_shard(path: str, dtype: str, capacity: int, ranges: list[tuple[int, int]], *pieces: Any) -> WrittenShard:
-    """A task: write a shard to the file `path`, of such `ranges` of so many `pieces`. Where Ray believes a node to be
-    dead, two do so at a time: each has a file of its own, and the last one that is whole, of the same bytes, stays."""
-    with ShardkitError.naming_flags():
-        own = Path(path).with_suffix(f".{uuid.uuid4().hex}.tmp")  # removed with the run's, if this process is killed
-        writer = ShardWriter(own, np.dtype(dtype), capacity)
-        try:
-            for (begin, end), tokens in zip(ranges, pieces, strict=True):
-                writer.write(tokens[begin:end])
-            return writer.finish(Path(path))
-        except BaseException:
-            writer.abort()
-            raise
 
 
 def _started_here() -> str | None:
@@ -117,7 +62,6 @@ class RayRunner:
     process_ids: tuple[int, ...] = ()
     reads_ahead = False  # each task fetches its chunk's bytes itself: they need not pass through this process
     shared: SharedMemory | None = None
-    most_finishing = 2  # until it is written, a shard is in the object store
 
     def __init__(self, workers: int | None, address: str | None = None) -> None:
         try:
@@ -130,10 +74,12 @@ class RayRunner:
             self._connect(workers, address)
         processors = max(1, int(self._resources()[1].get("CPU", 1)))
         self.workers = workers or processors
+        self.most_finishing = max(2, self.workers // _WORKERS_A_SHARD)  # in the object store until they are written
         # a chunk that waits for a CPU begins without a word from here; where there are CPUs for more, it would not wait
         self._most_under_way = 2 * self.workers if self.workers >= processors else self.workers
         self._under_way: list[Any] = []  # the ends of chunks that are encoded, or wait for a CPU
         self._told = False  # that nothing comes
+        self._idle_writers: list[Any] = []
         # all are held: without an owner Ray forgets a job, and no lost chunk can be made again
         self._jobs: list[Any] = []
 
@@ -169,13 +115,14 @@ class RayRunner:
         """Encode `chunks`; yields the pieces of their results in the same order. What waits for its turn lies in Ray's
         object store, which goes to disk when it is full. Raises `WorkerError` naming the chunk whose worker died each
         time."""
-        encode: Any = self._ray.remote(
+        task: Any = self._ray.remote(
             num_cpus=1,
             max_retries=_RETRIES,
             scheduling_strategy="SPREAD",
             runtime_env={"env_vars": WORKER_ENVIRONMENT},
-        )(_encode)
+        )(encode)
         self.change_job(job)
+        versions = installed_versions()
         failed: list[Exception] = []
         chunks = until_error(chunks, failed)
         waiting: deque[tuple[Chunk, Any]] = deque()
@@ -183,7 +130,7 @@ class RayRunner:
             while len(waiting) < _IN_FLIGHT * self.workers and len(self._under_way) < self._most_under_way:
                 if (chunk := next(chunks, None)) is None:
                     break
-                pieces = encode.remote(self._jobs[-1].hex(), self._jobs[-1], _versions(), chunk)
+                pieces = task.remote(self._jobs[-1].hex(), self._jobs[-1], versions, chunk)
                 self._under_way.append(pieces.completed())
                 waiting.append((chunk, pieces))
             if not waiting:
@@ -197,41 +144,49 @@ class RayRunner:
                 waiting.popleft()
                 continue
             result: EncodedChunk = self._get(piece, f"at {chunk.where}")
-            result.holder = next(pieces)
+            result.holder = next(pieces), np.array([[0, result.count]])
             yield result
 
     def change_job(self, job: Job) -> None:
         """Put it where the tasks to come find it."""
-        self._jobs.append(self._ray.put(job))
+        self._jobs.append(self._ray.put(as_bytes(job)))
 
     def keep(self, piece: EncodedChunk, ranges: NDArray[np.int64]) -> None:
-        """Of the piece's tokens those in `ranges` stay."""
-        task: Any = self._ray.remote(num_cpus=0, max_retries=_RETRIES)(_kept)
-        piece.holder = task.remote(piece.holder, ranges)
+        """Note that of the piece's tokens those in `ranges` stay."""
+        piece.holder = piece.holder[0], ranges
 
     def write(self, piece: EncodedChunk, begin: int, end: int, shard: OpenShard) -> None:
         """Note that tokens `begin` to `end` of the piece are the next ones of the shard."""
         shard.append(end - begin)
-        shard.parts.append((piece.holder, begin, end))
+        tokens, ranges = piece.holder
+        shard.parts.append((tokens, part_of_ranges(ranges, begin, end)))
 
     def finish(self, shard: OpenShard) -> None:
-        """Have the shard written."""
-        task: Any = self._ray.remote(
-            num_cpus=0,
-            max_retries=_RETRIES,
-            scheduling_strategy=self._here if is_on_local_disk(shard.temp.parent) else "SPREAD",
-        )(_write_shard)
-        ranges = [(begin, end) for _, begin, end in shard.parts]
-        pieces = [piece for piece, _, _ in shard.parts]
-        shard.parts = [task.remote(shard.path, shard.dtype.str, shard.tokens, ranges, *pieces)]
+        """Have the shard written. Here, an actor does it; if its node died, it would be given up before Ray knows that,
+        so anywhere else it is a task."""
+        pieces, ranges = [tokens for tokens, _ in shard.parts], [ranges for _, ranges in shard.parts]
+        given = shard.path, shard.dtype.str, shard.tokens, ranges, *pieces
+        if is_on_local_disk(shard.temp.parent):
+            writer = self._idle_writers.pop() if self._idle_writers else self._start_writer()
+            shard.parts = [writer.write.remote(*given), writer]
+        else:
+            task: Any = self._ray.remote(num_cpus=0, max_retries=_RETRIES, scheduling_strategy="SPREAD")(write_shard)
+            shard.parts = [task.remote(*given)]
+
+    def _start_writer(self) -> Any:
+        actor: Any = self._ray.remote(
+            num_cpus=0, max_restarts=-1, max_task_retries=_RETRIES, scheduling_strategy=self._here
+        )(Writer)
+        return actor.remote()
 
     def is_completed(self, shard: OpenShard) -> bool:
         """Whether a shard is written, or will not be."""
-        return bool(self._ray.wait(shard.parts, timeout=0, fetch_local=False)[0])
+        return bool(self._ray.wait(shard.parts[:1], timeout=0, fetch_local=False)[0])
 
     def wait(self, shard: OpenShard) -> WrittenShard:
         """Wait until a shard is written."""
         made: WrittenShard = self._get(shard.parts[0], f"while {shard.temp} was written")
+        self._idle_writers += shard.parts[1:]
         return made
 
     def _wait(self, pieces: Any) -> bool:
@@ -273,13 +228,14 @@ class RayRunner:
 
     def _get(self, made: Any, where: str) -> Any:
         """What a task made. Raises its errors as they were raised there."""
+        errors = self._ray.exceptions
         try:
             return self._ray.get(made)
-        except self._ray.exceptions.RayTaskError as error:
+        except errors.RayTaskError as error:
             if isinstance(error.cause, ShardkitError):
                 raise error.cause from None
             raise
-        except (self._ray.exceptions.WorkerCrashedError, self._ray.exceptions.ObjectLostError):
+        except (errors.WorkerCrashedError, errors.RayActorError, errors.ObjectLostError):
             raise WorkerError(
                 f"a Ray worker died {where} and again on {_RETRIES} retries: run the same command again, it goes on "
                 "from the last finished shard"

@@ -1,6 +1,6 @@
 """The worker processes of this machine that run now: what is said to them and by them, and which has least to do.
 
-What it costs the main process to wait for one of them does not grow with their number.
+What it costs the main process to hear from one of them does not grow with their number.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from shardkit.errors import WorkerError
 from shardkit.sources.shared_memory import SharedMemory
+from shardkit.sources.source import Chunk
 from shardkit.tokenization.pipes import ReadyPipes
 from shardkit.tokenization.spawning import Task, Worker, start_workers
 from shardkit.tokenization.worker_messages import Answer, receive_answers
@@ -31,7 +32,9 @@ class WorkerPool:
         self.is_cut_off = False
         self._shared = shared
         self._by_tasks = tuple(dict[Worker, None]() for _ in range(most_tasks + 1))  # those that have so many
+        self._unsent = dict[Worker, None]()  # those for whom messages wait
         self._pipes = ReadyPipes()
+        self.process_ids: tuple[int, ...] = ()
 
     def start(self, count: int) -> list[Worker]:
         """Start more workers."""
@@ -40,13 +43,16 @@ class WorkerPool:
         for worker in started:
             self._by_tasks[0][worker] = None
             self._pipes.add(worker.pipe, worker)
+        self._note_process_ids()
         return started
 
     def remove(self, worker: Worker) -> None:
         """Forget a worker that is gone."""
         self.workers.remove(worker)
         del self._by_tasks[len(worker.tasks)][worker]
+        self._unsent.pop(worker, None)
         self._pipes.remove(worker.pipe)
+        self._note_process_ids()
         worker.end()
 
     def end(self) -> None:
@@ -54,6 +60,16 @@ class WorkerPool:
         self._pipes.close()
         for worker in self.workers:
             worker.end()
+
+    def send(self, worker: Worker, message: object) -> None:
+        """Send a message at the next exchange, with the others for that worker."""
+        worker.outbox.messages.append(message)
+        self._unsent[worker] = None
+
+    def send_chunk(self, worker: Worker, chunk: Chunk) -> None:
+        """Send a chunk, and what was fetched for it, by then."""
+        worker.chunks.send(chunk)
+        self._unsent[worker] = None
 
     def set_tasks(self, worker: Worker, tasks: list[Task]) -> None:
         """Note what a worker has to do."""
@@ -74,8 +90,8 @@ class WorkerPool:
     def exchange(self, wakeup: Connection | None) -> None:
         """Send what waits to be sent, and wait for `answers`, or until `wakeup` can be read."""
         self.is_cut_off = True
-        for worker in self.workers:
-            worker.outbox.flush()
+        while self._unsent:
+            self._unsent.popitem()[0].outbox.flush()
         self.is_cut_off = False
         if wakeup is not None:
             self._pipes.add(wakeup, None)
@@ -91,6 +107,9 @@ class WorkerPool:
                 said = [*receive_answers(worker.pipe)]
             self.answers += [(worker, one) for one in said]
             self.is_cut_off = False
+
+    def _note_process_ids(self) -> None:
+        self.process_ids = tuple(worker.process.pid for worker in self.workers)
 
 
 def death_of(worker: Worker) -> WorkerError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import re
+import zlib
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,22 @@ def test_a_file_that_was_cut_off_is_never_a_short_one(data: bytes, cut: float) -
     whole = gzip.compress(data)
     with pytest.raises(OSError, match="ends within its member 1"):
         GzipStream(io.BytesIO(whole[: max(1, int(len(whole) * cut))])).read()
+
+
+@given(data=st.binary(max_size=300), at=st.integers(0, 10**6), bit=st.integers(0, 7), level=st.sampled_from([0, 9]))
+def test_damage_is_found_where_pythons_zlib_finds_it(data: bytes, at: int, bit: int, level: int) -> None:
+    packed = bytearray(gzip.compress(data, level))
+    packed[at % len(packed)] ^= 1 << bit
+    try:
+        expected = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        found: bytes | None = expected.decompress(bytes(packed))
+    except zlib.error:
+        found = None
+    if found is None or not expected.eof or expected.unused_data:
+        with pytest.raises(OSError, match="."):
+            GzipStream(io.BytesIO(bytes(packed))).read()
+    else:
+        assert GzipStream(io.BytesIO(bytes(packed))).read() == found
 
 
 @pytest.mark.parametrize("zeros", [1, 511, 1 << 20])

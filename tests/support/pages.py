@@ -141,6 +141,13 @@ def _faults_of_command(words: list[str]) -> Iterator[str]:
         yield f"nobody knows how to look at {words}"
 
 
+def parsed(group: click.Group, words: list[str]) -> click.Context:
+    """The context of a command whose words were parsed, and which was not called. Below that of its group: click asks
+    once how a command calls its help, and remembers it in this process."""
+    above = click.Context(group, **group.context_settings)
+    return group.commands[words[0]].make_context(words[0], list(words[1:]), parent=above)
+
+
 def _parsed(group: click.Group, words: list[str]) -> Iterator[str]:
     """What click has against them. Nothing is called."""
     if not words:
@@ -149,7 +156,7 @@ def _parsed(group: click.Group, words: list[str]) -> Iterator[str]:
         yield f"no command {words[0]}"
         return
     try:
-        group.commands[words[0]].make_context(words[0], list(words[1:]))
+        parsed(group, words)
     except click.ClickException as error:
         yield error.format_message()
 

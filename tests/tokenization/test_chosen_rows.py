@@ -133,7 +133,7 @@ def test_a_run_whose_filters_leave_nothing_says_which_they_are(corpus: Path, tmp
     with pytest.raises(SourceError, match="where= left none of the source's 8,000 rows: nothing was written$"):
         tokenize(corpus / "a.parquet", tmp_path / "out", where="score > 9", workers=1)
     (tmp_path / "a.json").write_text('[{"text": "x", "score": 1}]')
-    with pytest.raises(SourceError, match=r"rows: nothing was written \(a field that a row .* right\? scoer, lang\)"):
+    with pytest.raises(SourceError, match=r"1 row: nothing was written \(a field that a row .* right\? scoer, lang\)"):
         tokenize(tmp_path / "a.json", tmp_path / "out", where="scoer > 9 and lang == 'en'", workers=1)
     assert not (tmp_path / "out").exists()
 

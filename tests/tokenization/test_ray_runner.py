@@ -14,19 +14,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from reference import folder_bytes, shard_bytes
 from texts import documents, write_parquet
 
 from shardkit import open_shard
 from shardkit.dataset.shards import WrittenShard
-from shardkit.tokenization import ray_runner
+from shardkit.tokenization import ray_runner, ray_tasks
 from shardkit.tokenization.finished_shards import remove_all
 
 CLUSTER = """
 import json, os, signal, sys, warnings
 from pathlib import Path
-import ray
+import psutil, ray
 from ray.cluster_utils import Cluster
 from shardkit import ShardkitError, tokenize
 from shardkit.tokenization import ray_runner
@@ -75,10 +77,10 @@ run("one node")
 ray_runner.RayRunner._get = get
 said["tokens that came here"] = sum(len(one.tokens) for one in came if isinstance(one, EncodedChunk))
 said["came here"] = sorted({type(one).__name__ for one in came})
-versions = ray_runner._versions
-ray_runner._versions = lambda: {**versions(), "tiktoken": "0.1"}
+versions = ray_runner.installed_versions
+ray_runner.installed_versions = lambda: {**versions(), "tiktoken": "0.1"}
 run("another version")
-ray_runner._versions = versions
+ray_runner.installed_versions = versions
 second, third = cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)
 run("more workers than CPUs", workers=5)
 somebody = occupied()
@@ -94,7 +96,15 @@ run("a worker that always dies", transform=deadly)
 run("a limit", max_docs=100)
 run("duplicates left out", skip_duplicates=True)
 run("pushed through a small disk", push=str(out / "remote"), max_disk=500_000)
+def kill_a_writer(now):
+    for one in psutil.process_iter(["cmdline"]) if now.shards > 1 and not (out / "writer").exists() else ():
+        if (one.info["cmdline"] or [""])[0].startswith("ray::Writer"):
+            (out / "writer").touch()
+            one.kill()
+            return
+run("a writer that dies", progress=kill_a_writer)
 nodes = [second]
+ray_runner.is_on_local_disk = lambda folder: False  # so that shards are written on any node
 run("a node that dies", progress=lambda now: nodes and now.shards > 1 and cluster.remove_node(nodes.pop(), False))
 said["nodes left"] = len(nodes)
 (out / "said.json").write_text(json.dumps(said))  # Ray prints too
@@ -109,6 +119,7 @@ GIVE_THE_LOCAL_BYTES = (
     "a CPU that is taken",
     "all CPUs are taken",
     "a worker that dies",
+    "a writer that dies",
     "a node that dies",
 )
 
@@ -126,6 +137,7 @@ def test_whatever_happens_to_a_cluster_its_shards_are_the_local_ones_or_it_is_sa
         assert run not in said
         assert folder_bytes(tmp_path / run) == whole, run
     assert (tmp_path / "killed").exists()
+    assert (tmp_path / "writer").exists()
     assert said["nodes left"] == 0
     assert folder_bytes(tmp_path / "a limit") == shard_bytes(texts[:100], 50_000, "p", tokenizer="bytes")
     unique = [*dict.fromkeys(text or "" for text in texts)]  # a missing text is an empty one
@@ -160,6 +172,17 @@ def test_a_cluster_that_is_no_more_or_somebody_elses_is_not_connected_to(
     assert ray_runner._started_here() == "127.0.0.1:6379"
 
 
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=8), st.data())
+def test_a_part_of_what_is_kept_of_a_piece_is_that_part(kept: list[tuple[int, int]], data: st.DataObject) -> None:
+    steps = np.cumsum(np.array(kept, np.int64).reshape(-1, 2))  # gaps, and lengths of what is kept
+    ranges = steps.reshape(-1, 2)
+    tokens = [number for begin, end in ranges.tolist() for number in range(begin, end)]
+    begin = data.draw(st.integers(0, len(tokens)))
+    end = data.draw(st.integers(begin, len(tokens)))
+    part = ray_tasks.part_of_ranges(ranges, begin, end)
+    assert [number for first, last in part.tolist() for number in range(first, last)] == tokens[begin:end]
+
+
 class Watched:
     """Tokens of a piece that somebody looks at when they are asked for."""
 
@@ -177,8 +200,8 @@ def test_of_two_that_write_one_shard_at_a_time_nobody_sees_a_half(tmp_path: Path
     path.touch()
 
     def write(first: NDArray[np.uint16] | Watched, second: NDArray[np.uint16] | Watched) -> WrittenShard:
-        ranges = [(0, 2_000_000), (0, 1_000_000)]
-        return ray_runner._write_shard(str(path), "<u2", len(tokens), ranges, first, second)
+        ranges = [np.array([[0, 2_000_000]]), np.array([[0, 1_000_000]])]
+        return ray_tasks.write_shard(str(path), "<u2", len(tokens), ranges, first, second)
 
     def others() -> None:
         seen.append(path.stat().st_size)
@@ -208,7 +231,7 @@ def test_what_a_task_that_fails_wrote_of_a_shard_is_removed_and_of_one_that_is_k
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        ray_runner._write_shard(str(path), "<u2", 10, [(0, 10)], Watched(np.arange(10, dtype="<u2"), fail))
+        ray_tasks.write_shard(str(path), "<u2", 10, [np.array([[0, 10]])], Watched(np.arange(10, dtype="<u2"), fail))
     left = set(path.parent.iterdir())
     assert left & set(seen[0]) == {path}
     assert len(left) == 2
