@@ -13,7 +13,7 @@ from shardkit.dataset.patience import unreadable
 from shardkit.dataset.records import ShardInfo
 from shardkit.dataset.shards import HEADERLESS, SHARD_NAME, edges_sha256, read_header
 from shardkit.errors import ManifestError
-from shardkit.files import open_file
+from shardkit.files import open_file, read_small_file
 
 MANIFEST_NAME = "manifest.json"
 WORK_DIR = ".shardkit"  # working files; scripts in the wild that look for shards do not look there
@@ -22,13 +22,22 @@ INCOMING_FOLDER = f"{WORK_DIR}/incoming"  # files that are not downloaded to the
 MERGE_FOLDER = f"{WORK_DIR}/merge"  # of parts that are being merged into this folder
 MERGE_LINES = re.compile(rf"{re.escape(WORK_DIR)}/merge-[0-9]+-of-[0-9]+\.jsonl")  # at a remote: what a job has merged
 PARTS_FOLDER = "parts"  # of a dataset whose parts are made one by one, each a folder `3-of-64` in there
-PART_NAME = re.compile(r"[0-9]+-of-([0-9]+)")  # of a part's folder in there
+PART_NAME = re.compile(r"[0-9]+-of-([1-9][0-9]*)")  # of a part's folder in there
 PUSHED_TO_FILE = f"{WORK_DIR}/pushed-to"  # where the whole dataset lies, of a run that kept no shard here
+PUSHING_FILE = f"{WORK_DIR}/push.json"  # in a folder that a push to it has not come to its end in
 
 
 def shard_files(directory: Path) -> list[Path]:
     """The files in a folder that have the name of a shard, in no order."""
     return [path for path in directory.glob("*.npy") if SHARD_NAME.match(path.name)]
+
+
+def pushed_to(directory: Path) -> str | None:
+    """Where the dataset lies that was made in a folder, of a run that kept no shard there; None for any other."""
+    try:
+        return read_small_file(directory / PUSHED_TO_FILE).decode().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def parts_hint(directory: Path) -> str:

@@ -11,7 +11,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,10 @@ from shardkit.dataset.folder import (
     MANIFEST_NAME,
     MERGE_FOLDER,
     PLAN_FOLDER,
-    PUSHED_TO_FILE,
+    PUSHING_FILE,
     WORK_DIR,
     parts_hint,
+    pushed_to,
     read_bare_shards,
 )
 from shardkit.dataset.journal import JOURNAL_FILE
@@ -192,13 +192,12 @@ class Manifest:
     def of_folder(cls, directory: str | Path) -> Manifest:
         """The manifest of `directory`, or one made from its bare shards where it has none.
 
-        Without a manifest, the journal of a tokenization, the incoming files of a pull or those of a merge say that
-        the folder is unfinished; nothing else in `.shardkit/` does. Raises `ManifestError` as `load` and `from_shards`
-        do.
+        Without a manifest, the journal of a tokenization, the incoming files of a pull, those of a merge or the claim
+        of a push say that the folder is unfinished; nothing else in `.shardkit/` does. Raises `ManifestError` as `load`
+        and `from_shards` do.
         """
         directory = user_path(directory)
-        unfinished = any((directory / name).exists() for name in (JOURNAL_FILE, INCOMING_FOLDER, MERGE_FOLDER))
-        if (directory / MANIFEST_NAME).exists() or unfinished or not directory.is_dir():
+        if (directory / MANIFEST_NAME).exists() or is_unfinished(directory) or not directory.is_dir():
             return cls.load(directory)
         return cls.from_shards(directory)
 
@@ -263,11 +262,16 @@ def _plain(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else value
 
 
+def is_unfinished(directory: Path) -> bool:
+    """Whether something is at work in a folder without a manifest, or was killed: a tokenization, a pull, a merge or a
+    push to it. Nothing else in `.shardkit/` says that."""
+    return any((directory / name).exists() for name in (JOURNAL_FILE, INCOMING_FOLDER, MERGE_FOLDER, PUSHING_FILE))
+
+
 def _without_manifest(directory: Path) -> str:
     """The error for a folder without a manifest, or for what is none: a name on the Hub, a URL."""
     name = re.sub(r":/(?=[^/])", "://", str(directory))  # a path has no double slashes
-    with suppress(OSError, UnicodeDecodeError):
-        place = read_small_file(directory / PUSHED_TO_FILE).decode().strip()
+    if place := pushed_to(directory):
         return f"{directory} has no shards, which were sent away: the dataset lies at {place}: `shardkit pull {place}`"
     if parts := parts_hint(directory):
         return f"{directory} has no {MANIFEST_NAME}: the dataset is unfinished, {parts}"

@@ -95,13 +95,21 @@ def is_written(remote: Remote, files: Mapping[str, RemoteFile], shards: Sequence
     )
 
 
+def is_completed_with(
+    remote: Remote, files: Mapping[str, RemoteFile], shards: Sequence[ShardInfo], small: Small
+) -> bool:
+    """Whether a dataset is at the remote, which lists `files`, that nobody is writing, with all of this: but for
+    working files, which may have gone when it was completed."""
+    lasting = {name: content for name, content in small.items() if not name.startswith(f"{WORK_DIR}/")}
+    return is_complete(files) and is_written(remote, files, shards, lasting)
+
+
 def still_ours(remote: Remote, ours: bytes | None, shards: Sequence[ShardInfo], small: Small) -> bool:
     """Whether the place has our claim, the mark `ours`. If not, another push of the same must have completed it: raises
     `HubError` if all of this is not there."""
     if (held := remote.claimed_by()) == ours:
         return True
-    files = remote.files()
-    if held is not None or not is_complete(files) or not is_written(remote, files, shards, small):
+    if held is not None or not is_completed_with(remote, remote.files(), shards, small):
         raise not_ours_any_more(remote)
     return False
 

@@ -28,7 +28,7 @@ from shardkit.files import sha256_file
 from shardkit.hub_address import HubAddress
 from shardkit.locks import NO_LOCKS
 from shardkit.network import with_retries
-from shardkit.remote.claim import LOOKS, always_changing, is_complete, is_written, not_ours_any_more, step_aside
+from shardkit.remote.claim import LOOKS, always_changing, is_completed_with, is_written, not_ours_any_more, step_aside
 from shardkit.remote.hub_client import Download, SilentError, UnlockableError, while_bytes_come
 from shardkit.remote.hub_uploads import HubUploads
 from shardkit.remote.interface import CLAIM_FILE, PlaceChanged, RemoteFile, check_small
@@ -218,7 +218,7 @@ class HubRemote:
             ours = self.claimed_by() == self._mark
             if again or not ours:
                 files = {path: _as_listed(item) for path, item in self._listed.items()}
-                if is_written(self, files, shards, small) and (ours or is_complete(files)):
+                if (is_written if ours else is_completed_with)(self, files, shards, small):
                     break
             if not ours or (again and self._mark is None):  # without a claim, nobody says whose the change is
                 raise not_ours_any_more(self)

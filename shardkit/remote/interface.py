@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from shardkit.dataset.manifest import WORK_DIR, ShardInfo
+from shardkit.dataset.folder import PUSHING_FILE
+from shardkit.dataset.manifest import ShardInfo
 from shardkit.errors import HubError
 from shardkit.files import SMALL_BYTES, format_bytes
 
-CLAIM_FILE = f"{WORK_DIR}/push.json"
+CLAIM_FILE = PUSHING_FILE
 
 
 class PlaceChanged(HubError):

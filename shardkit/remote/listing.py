@@ -14,7 +14,7 @@ from shardkit.arguments import as_int, check_texts
 from shardkit.dataset.folder import PART_NAME, PARTS_FOLDER
 from shardkit.dataset.journal import JOURNAL_FILE, JournalContent, parse_journal
 from shardkit.dataset.journal_segments import joined_segments, segment_files
-from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest, SourceInfo
+from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest, SourceInfo, is_unfinished
 from shardkit.dataset.shards import SHARD_NAME, shard_header
 from shardkit.errors import HubError, UsageError
 from shardkit.hub_answers import or_mirror
@@ -64,10 +64,11 @@ def published(remote: Remote, remote_files: Mapping[str, RemoteFile]) -> tuple[b
     if MANIFEST_NAME in remote_files:
         text = remote.read(MANIFEST_NAME)
         return text, Manifest.from_json(text, where=f"{remote.name}/{MANIFEST_NAME}")
-    if any(name.startswith(f"{WORK_DIR}/") for name in remote_files):
+    here = remote.local_folder  # in which a merge or a pull may be at work
+    if any(name.startswith(f"{WORK_DIR}/") for name in remote_files) or (here is not None and is_unfinished(here)):
         raise HubError(
             f"{remote.name} is unfinished, its {MANIFEST_NAME} has not come yet: wait, or run the push (or the "
-            "`tokenize --push`) again to its end, then pull"
+            "`tokenize --push` or merge) again to its end, then pull"
         )
     if holds_parts(remote, remote_files):
         raise HubError(

@@ -278,7 +278,8 @@ def _subfolders(filesystem: Any, path: str) -> list[str]:
         found = filesystem.ls(path, detail=True)
     except FileNotFoundError:
         return []
-    return [str(item["name"]).rstrip("/").rpartition("/")[2] for item in found if item["type"] == "directory"]
+    folders = [item["name"] for item in found if item["type"] == "directory" or "destination" in item]  # of a link
+    return [str(name).rstrip("/").rpartition("/")[2] for name in folders]
 
 
 def _tidy(filesystem: Any, work: str) -> None:

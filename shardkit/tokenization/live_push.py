@@ -129,7 +129,12 @@ def tidy_place(run: RemoteRun, head: bytes, *, is_part: bool) -> None:
 
 def note_place(directory: Path, remote: Remote) -> None:
     """Say in `directory`, which keeps no shard of the dataset, where it lies, for those who look for it there."""
-    atomic_write(directory / PUSHED_TO_FILE, str(remote.local_folder or remote.name))
+    atomic_write(directory / PUSHED_TO_FILE, named_place(remote))
+
+
+def named_place(remote: Remote) -> str:
+    """What `note_place` says of it."""
+    return str(remote.local_folder or remote.name)
 
 
 class LivePush:

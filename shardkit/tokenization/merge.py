@@ -18,14 +18,17 @@ from pathlib import Path
 from shardkit.arguments import place_text, user_path, whole_numbers
 from shardkit.bars import TransferBar, shown
 from shardkit.dataset.check import check_shard
-from shardkit.dataset.folder import MANIFEST_NAME, MERGE_FOLDER, PARTS_FOLDER
+from shardkit.dataset.folder import MANIFEST_NAME, MERGE_FOLDER, PART_NAME, PARTS_FOLDER, pushed_to
 from shardkit.dataset.manifest import Manifest, ShardInfo
 from shardkit.dataset.tokenizer_file import TOKENIZER_NAME, read_tokenizer_files, write_tokenizer_files
 from shardkit.errors import OutputError, ShardError, ShardkitError, SourceError, UsageError
+from shardkit.files import remove_tree
 from shardkit.locks import hold_lock
-from shardkit.remote.address import hint_at_folder, is_remote
+from shardkit.remote.address import hint_at_folder, is_remote, open_remote
+from shardkit.remote.claim import is_complete
+from shardkit.remote.listing import published
 from shardkit.sources.parts import parse_part
-from shardkit.tokenization.live_push import note_place
+from shardkit.tokenization.live_push import named_place, note_place
 from shardkit.tokenization.merge_lines import MergeLines, named_shards
 from shardkit.tokenization.merge_parts import PartsHere, PartsThere
 from shardkit.tokenization.merge_plan import MergePlan
@@ -138,12 +141,21 @@ class _Job:
         busy = f"another process is merging part {self.index}/{self.count} of {self.directory}: wait for it"
         with ExitStack() as stack:
             stack.enter_context(hold_lock(self.folder / f"{self.name}.lock", busy=busy, remove=True))
+            self._tidy()
             if self.repo is None:
                 yield MergePlan(self.directory, PartsHere(self.directory))
                 return
             stack.enter_context(hint_at_folder(self.repo))
             parts = stack.enter_context(PartsThere(self.repo, self.folder / f"{self.name}.parts"))
             yield MergePlan(self.directory, parts)
+
+    def _tidy(self) -> None:
+        """Remove what jobs of another number of jobs left that were killed; one of ours does it when it goes on."""
+        for path in self.folder.iterdir():
+            job = PART_NAME.fullmatch(path.stem)
+            if job is not None and int(job[1]) != self.count and path.suffix in (".parts", ".tmp"):
+                with suppress(OutputError), hold_lock(path.with_suffix(".lock"), busy="it is at work", remove=True):
+                    remove_tree(path)
 
 
 def _places(place: str | os.PathLike[str], out: str | os.PathLike[str] | None) -> tuple[str | None, Path]:
@@ -199,6 +211,28 @@ def _merge(job: _Job) -> Merged:
 
 def _merge_and_push(job: _Job, place: PushPlace) -> Merged:
     """Make the job's shards and send them, and complete the dataset there if no others are missing."""
+    try:
+        return _make_and_push(job, place)
+    except ShardkitError:
+        if (manifest := _merged_there(job, place)) is None:
+            raise
+        return Merged(shards=len(manifest.shards), made=0, missing=0, manifest=manifest)
+
+
+def _merged_there(job: _Job, place: PushPlace) -> Manifest | None:
+    """The manifest at the place, if a job that was at its end said that the dataset lies there, and removed the parts
+    from the folder."""
+    there = pushed_to(job.directory)
+    if there is None or job.repo is not None or (job.directory / PARTS_FOLDER).exists():
+        return None
+    remote = open_remote(place.repo)
+    if there != named_place(remote) or not is_complete(files := remote.files()):
+        return None
+    found = published(remote, files)
+    return None if found is None else found[1]
+
+
+def _make_and_push(job: _Job, place: PushPlace) -> Merged:
     check_place(job.directory)
     with job.plan() as plan, hint_at_folder(place.repo):
         mine = job.numbers(plan)
@@ -206,8 +240,8 @@ def _merge_and_push(job: _Job, place: PushPlace) -> Merged:
             made = 0 if sending.manifest is not None else sending.make(mine, job.folder / f"{job.name}.tmp", job.tell)
             missing = 0 if sending.manifest is not None else sending.complete()
     if sending.manifest is not None:
+        note_place(job.directory, sending.remote)  # first: who is called again without parts looks there
         _remove(job.directory, job.keep_parts or job.repo is not None)
-        note_place(job.directory, sending.remote)
         warn_of_missing_splits(sending.manifest, plan.shape)
     return Merged(shards=len(plan.lengths), made=made, missing=missing, manifest=sending.manifest)
 

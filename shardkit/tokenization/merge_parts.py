@@ -14,19 +14,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from shardkit.dataset.folder import MANIFEST_NAME, PART_NAME, PARTS_FOLDER, WORK_DIR
+from shardkit.dataset.folder import MANIFEST_NAME, PART_NAME, PARTS_FOLDER, PUSHED_TO_FILE, WORK_DIR
 from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.known_files import SeenShards
-from shardkit.dataset.manifest import ShardInfo
+from shardkit.dataset.manifest import Manifest, ShardInfo
 from shardkit.dataset.tokenizer_file import write_tokenizer_files
-from shardkit.errors import OutputError, ShardError
+from shardkit.errors import ManifestError, OutputError, ShardError
 from shardkit.files import atomic_write, remove_tree, write_error
+from shardkit.redaction import public_address
 from shardkit.remote.address import open_remote, place_below
 from shardkit.remote.download import WantedFile, fetch_right, fetch_tokenizer
 from shardkit.remote.interface import Remote
-from shardkit.remote.listing import published, read_journal
+from shardkit.remote.listing import read_journal
 from shardkit.remote.threads import TransferThreads, waits_for_threads
-from shardkit.tokenization.part_folders import FinishedPart, finished_parts
+from shardkit.tokenization.part_folders import REMADE_THERE, FinishedPart, finished_parts
 from shardkit.tokenization.piece_log import PIECES_FILE
 from shardkit.waits import result_of
 
@@ -147,15 +148,23 @@ class PartsThere:
         remote = self._remotes[name] = open_remote(place_below(self._repo, f"{PARTS_FOLDER}/{name}"))
         files, folder = remote.files(), self._folder / PARTS_FOLDER / name
         (folder / WORK_DIR).mkdir(parents=True)
-        if MANIFEST_NAME not in files or (dataset := published(remote, files)) is None:
+        if PUSHED_TO_FILE in files:  # in a folder from which the part was pushed on
+            atomic_write(folder / PUSHED_TO_FILE, remote.read(PUSHED_TO_FILE))
+        if MANIFEST_NAME not in files:
             return
-        text, manifest = dataset
+        try:
+            text = remote.read(MANIFEST_NAME)
+            manifest = Manifest.from_json(text, where=f"{remote.name}/{MANIFEST_NAME}")
+            journal = b"".join(read_journal(remote, files).lines) if JOURNAL_FILE in files else None
+        except (ManifestError, OutputError) as error:
+            part = f"{name.replace('-of-', '/')} of {public_address(self._repo)}"
+            raise OutputError(f"part {part} cannot be read ({error}): {REMADE_THERE}") from None
         for shard in manifest.shards:
             listed = files.get(shard.file)
             if listed is None or listed.size != shard.bytes or listed.sha256 not in ("", shard.sha256):
                 raise _damaged(name, remote, f"has not {shard.file} as its")
-        if JOURNAL_FILE in files:
-            atomic_write(folder / JOURNAL_FILE, b"".join(read_journal(remote, files).lines))
+        if journal is not None:
+            atomic_write(folder / JOURNAL_FILE, journal)
         if PIECES_FILE in files:
             atomic_write(folder / PIECES_FILE, remote.read(PIECES_FILE))
         if name.startswith("0-"):  # whose tokenizer is the dataset's
@@ -165,6 +174,5 @@ class PartsThere:
 
 def _damaged(name: str, remote: Remote, how: str) -> OutputError:
     return OutputError(
-        f"part {name.replace('-of-', '/')} is damaged, {remote.name} {how} {MANIFEST_NAME} says: remove that folder "
-        "there, and call that part again"
+        f"part {name.replace('-of-', '/')} is damaged, {remote.name} {how} {MANIFEST_NAME} says: {REMADE_THERE}"
     )

@@ -24,7 +24,7 @@ from shardkit.remote.interface import CLAIM_FILE, RemoteFile
 from shardkit.remote.listing import published
 from shardkit.remote.push import publish
 from shardkit.remote.uploader import Uploader
-from shardkit.tokenization.merge_lines import MergeLines, shards_in
+from shardkit.tokenization.merge_lines import MergeLines, named_shards, shards_in
 from shardkit.tokenization.merge_plan import MergePlan
 from shardkit.tokenization.merge_shards import Tell, merged_shards
 
@@ -49,17 +49,19 @@ class MergePush:
         self._plan, self._file = plan, f"{WORK_DIR}/merge-{job}.jsonl"
         longest, dtype = max(plan.lengths), DTYPES[plan.dtype]
         self._shard_bytes = len(shard_header(longest, dtype)) + longest * dtype.itemsize
-        room = self._room(place.max_disk)
+        if plan.most_fetched:  # where a limit leaves less than one shard, those of the parts are longer
+            of_parts = (shard.bytes for part in plan.parts for shard in part.manifest.shards)
+            self._shard_bytes = max(self._shard_bytes, *of_parts)
+        room, self._repo = self._room(place.max_disk), place.repo
+        named_shards(lines_file.parent, plan.identity)  # which may refuse: before a claim is left
         self.remote = open_remote(place.repo)
         if self.remote.local_folder == plan.directory.resolve():
             raise UsageError(f"--push {place.repo} is the folder of the merge itself: give another place")
         self.remote.create(private=place.private)
         files = claim_for(self.remote, mark(**plan.identity), self._begin)
-        self.manifest = self._finished(files)
-        self._there = {} if self.manifest is not None else self._named(files)
-        self._lines = MergeLines(
-            lines_file, plan.identity, self.remote.read(self._file) if self._file in files else b""
-        )
+        self.manifest: Manifest | None = None
+        self._there, ours = self._look(files)
+        self._lines = MergeLines(lines_file, plan.identity, ours)
         self._uploader = Uploader(self.remote, files, workers=3, delete_local=True, max_bytes=room)
 
     def __enter__(self) -> MergePush:
@@ -70,11 +72,16 @@ class MergePush:
 
     def make(self, mine: list[int], temp: Path, tell: Tell | None) -> int:
         """Make and send the shards of those numbers that the place has not; returns how many were made."""
+        for shard in self._there.values():  # of a job that was killed before it removed them
+            (self._plan.directory / shard.file).unlink(missing_ok=True)
         missing = [number for number in mine if number not in self._there]
-        here = {number: shard for number, shard in self._own().items() if self._is_here(shard)}
+        named, own = named_shards(self._lines.path.parent, self._plan.identity), self._own()
+        here = {number: shard for number, shard in named.items() if self._is_here(shard)}
         to_make = [number for number in missing if number not in here]
         for number in missing:
             if number in here:
+                if own.get(number) != here[number]:
+                    self._lines.append(here[number])
                 self._submit(here[number])
         self._wait_for_room()
         for shard in merged_shards(self._plan, to_make, temp, tell):
@@ -86,10 +93,10 @@ class MergePush:
 
     def complete(self) -> int:
         """Complete the dataset, if every shard is there; returns how many are not."""
-        named = self._look()
+        named, _ = self._look(self.remote.files())
         if self.manifest is None and not named.keys() >= self._own().keys():
             self.remote.commit([], self._small(), "Say what was merged")  # of shards that had arrived before their line
-            named = self._look()
+            named, _ = self._look(self.remote.files())
         total = len(self._plan.lengths)
         if self.manifest is None and len(named) == total:
             manifest = self._plan.manifest([named[number] for number in range(total)])
@@ -107,32 +114,39 @@ class MergePush:
             raise HubError(another_dataset(self.remote, f"{strangers[0]} and {len(strangers) - 1} other files"))
         return {}
 
-    def _finished(self, files: Mapping[str, RemoteFile]) -> Manifest | None:
-        """The manifest that is there, if it is this dataset's; what a killed job left beside it goes."""
-        found = published(self.remote, files) if MANIFEST_NAME in files else None
-        if found is None:
-            return None
-        self._plan.check_made(found[1], self.remote.name, "push to another place")
-        if CLAIM_FILE in files:
-            publish(self.remote, found[1], found[0])
-        return found[1]
-
-    def _look(self) -> dict[int, ShardInfo]:
-        files = self.remote.files()
+    def _look(self, files: Mapping[str, RemoteFile]) -> tuple[dict[int, ShardInfo], bytes]:
+        """Look whether the dataset is finished at the place, which lists `files`. Returns the shards there that a line
+        of any job names, by number, and the lines of this job."""
         self.manifest = self._finished(files)
-        return {} if self.manifest is not None else self._named(files)
-
-    def _named(self, files: Mapping[str, RemoteFile]) -> dict[int, ShardInfo]:
-        """The shards at the place that a line of any job there names, by number."""
-        name = self.remote.name
-        jobs = ((f"{name}/{file}", self.remote.read(file)) for file in files if MERGE_LINES.fullmatch(file))
-        return {
+        names = [] if self.manifest is not None else [name for name in files if MERGE_LINES.fullmatch(name)]
+        try:
+            lines = {name: self.remote.read(name) for name in names}
+        except HubError:
+            files = self.remote.files()
+            if files.keys() >= set(names):
+                raise
+            return self._look(files)  # another job has completed the dataset meanwhile
+        jobs = ((f"{self.remote.name}/{name}", content) for name, content in lines.items())
+        named = {
             number: shard
             for number, shard in shards_in(jobs, self._plan.identity).items()
             if shard.file in files
             and files[shard.file].size == shard.bytes
             and files[shard.file].sha256 in ("", shard.sha256)
         }
+        return named, lines.get(self._file, b"")
+
+    def _finished(self, files: Mapping[str, RemoteFile]) -> Manifest | None:
+        """The manifest that is there, if it is this dataset's; what other jobs left beside it goes."""
+        found = published(self.remote, files) if MANIFEST_NAME in files else None
+        if found is None:
+            return None
+        self._plan.check_made(found[1], self.remote.name, "push to another place")
+        if CLAIM_FILE in files:
+            publish(self.remote, found[1], found[0])
+        elif any(map(MERGE_LINES.fullmatch, files)):  # of one that wrote while the dataset was completed
+            publish(open_remote(self._repo), found[1], found[0])
+        return found[1]
 
     def _own(self) -> dict[int, ShardInfo]:
         """The shards that this job's lines name."""

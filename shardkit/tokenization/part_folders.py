@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shardkit.dataset.folder import MANIFEST_NAME, MERGE_FOLDER, PART_NAME, PARTS_FOLDER, PUSHED_TO_FILE, shard_files
+from shardkit.dataset.folder import MANIFEST_NAME, MERGE_FOLDER, PART_NAME, PARTS_FOLDER, pushed_to, shard_files
 from shardkit.dataset.journal import JOURNAL_FILE, differences, read_local
 from shardkit.dataset.manifest import Manifest
 from shardkit.errors import ManifestError, OutputError
-from shardkit.files import read_small_file
 from shardkit.remote.address import place_below
 from shardkit.sources.parts import Part, cut_part, parse_part
 from shardkit.sources.source import Source
 from shardkit.tokenization.run_spec import BEGINS, ENDS, FILE_STATES, PART
+
+REMADE_THERE = "remove that folder there, and call that part again"  # what mends a part at a remote
 
 
 def part_folder(directory: Path, index: int, count: int) -> Path:
@@ -85,6 +86,8 @@ def finished_parts(directory: Path, name: str | None = None) -> list[FinishedPar
     folder = directory / PARTS_FOLDER
     matches = [PART_NAME.fullmatch(path.name) for path in (folder.iterdir() if folder.is_dir() else ())]
     counts = sorted({int(match[1]) for match in matches if match is not None})
+    if not counts and (there := pushed_to(directory)):
+        raise OutputError(f"{directory} holds no parts any more, they are merged: the dataset lies at {there}")
     if not counts:
         out = f"--out {directory}" if name is None else f"--out DIR --push {name}"
         raise OutputError(
@@ -107,8 +110,8 @@ def _finished(directory: Path, name: str | None, index: int, count: int) -> Fini
     folder, where = part_folder(directory, index, count), name or directory
     place = str(folder) if name is None else f"{name}/{PARTS_FOLDER}/{folder.name}"
     again = f"run `shardkit tokenize` with --part '{index}/{count}' again"
-    if (folder / PUSHED_TO_FILE).exists() and not (folder / MANIFEST_NAME).exists():
-        there = read_small_file(folder / PUSHED_TO_FILE).decode().removesuffix(f"/{PARTS_FOLDER}/{folder.name}")
+    if not (folder / MANIFEST_NAME).exists() and (there := pushed_to(folder)):
+        there = there.removesuffix(f"/{PARTS_FOLDER}/{folder.name}")
         raise OutputError(f"part {index}/{count} of {where} is at {there}: `shardkit merge {there} --out OUT`")
     if not (folder / MANIFEST_NAME).exists():
         state = "is not finished" if folder.is_dir() else "is missing"
@@ -118,7 +121,8 @@ def _finished(directory: Path, name: str | None, index: int, count: int) -> Fini
     except (ManifestError, OutputError) as error:
         raise OutputError(f"part {index}/{count} of {where} cannot be read ({error})") from None
     if journal is None or tuple(journal.shards) != manifest.shards or manifest.source is None:
-        raise OutputError(f"{place}/{JOURNAL_FILE} does not name the shards beside it: {again}, and --overwrite")
+        again = f"{again}, and --overwrite" if name is None else REMADE_THERE
+        raise OutputError(f"{place}/{JOURNAL_FILE} does not name the shards beside it: {again}")
     return FinishedPart(index=index, folder=folder, place=place, identity=journal.identity, manifest=manifest)
 
 
@@ -134,7 +138,8 @@ def _check_follows(parts: list[FinishedPart]) -> None:
         )
     begins = last.identity.get(BEGINS)
     if begins != ([0, 0, 0] if last is first else parts[-2].identity.get(ENDS)):
+        again = "tokenize it again with --overwrite" if last.place == str(last.folder) else REMADE_THERE
         raise OutputError(
             f"{last.place} does not begin where the part before it ends: it was made by another version, or from a "
-            "source that has changed; tokenize it again with --overwrite"
+            f"source that has changed; {again}"
         )

@@ -210,6 +210,15 @@ def damaged_shard(far: Path, source: str, machine: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
 
 
+def damaged_journal(far: Path, source: str, machine: Path) -> None:
+    (far / "parts" / "2-of-4" / ".shardkit" / "journal.jsonl").write_bytes(b"{")
+
+
+def another_part(far: Path, source: str, machine: Path) -> None:
+    shutil.rmtree(far / "parts" / "2-of-4")
+    shutil.copytree(far / "parts" / "1-of-4", far / "parts" / "2-of-4")
+
+
 def another_count(far: Path, source: str, machine: Path) -> None:
     shutil.copytree(far / "parts" / "0-of-4", far / "parts" / "0-of-3")
 
@@ -221,6 +230,15 @@ def another_count(far: Path, source: str, machine: Path) -> None:
         (lambda far, *_: shutil.rmtree(far / "parts" / "3-of-4"), r"part 3/4 of .*far is missing: run `shardkit token"),
         (another_count, r"far/parts holds some of 3 and some of 4 parts: remove those"),
         (another_run, r"far/parts/2-of-4 is of another run than 0-of-4 \(val shards: 2 there, 1 in part 0"),
+        (another_part, r"far/parts/2-of-4 does not begin where the part before it ends: .*; remove that folder there"),
+        (
+            lambda far, *_: (far / "parts" / "2-of-4" / "manifest.json").write_text("{"),
+            r"part 2/4 of .*far cannot be read \(.*2-of-4/manifest.json is not .*\): remove that folder there",
+        ),
+        (
+            damaged_journal,
+            r"part 2/4 of .*far cannot be read \(.*journal.jsonl is damaged .*\): remove that folder there",
+        ),
         (
             lost_shard,
             r"part 1/4 is damaged, .*1-of-4 has not p_train_000000.npy as its manifest.json says: remove that",
@@ -343,3 +361,114 @@ def test_a_merge_is_not_pushed_to_where_something_else_is_or_with_too_little_dis
         merge(str(far), out, max_disk=30_000)
     assert not out.exists()
     assert not (tmp_path / "new").exists()
+
+
+def overtaken(jobs: Callable[[], object]) -> Callable[[str, int, int], None]:
+    """A `progress` of a job, while whose second shard is made other `jobs` do all the work."""
+    seen: set[str] = set()
+
+    def progress(file: str, *_: int) -> None:
+        seen.add(file)
+        if len(seen) == 2 and "" not in seen:
+            seen.add("")
+            jobs()
+
+    return progress
+
+
+@pytest.mark.parametrize("place", ["alice/merged", "hf://buckets/alice/merged", "far"])
+def test_a_job_whose_work_others_have_done_meanwhile_ends_well_and_leaves_nothing_at_the_place(
+    hub: Any, single: dict[str, bytes], far: Path, tmp_path: Path, place: str
+) -> None:
+    place = str(tmp_path / "merged") if place == "far" else place
+    first = partial(merge, str(far), tmp_path / "first", push=place)
+    slow = merge(str(far), tmp_path / "slow", part="0/2", push=place, progress=overtaken(first))
+    assert slow.missing == 0
+    pull(place, tmp_path / "out")
+    assert contents(tmp_path / "out") == single
+    names = hub.files(place) if place.startswith("alice") else os.listdir(place) if place.startswith("/") else []
+    assert not any(name.startswith(".shardkit") for name in names)
+
+
+def test_a_job_that_finds_no_parts_any_more_finds_the_dataset_that_others_pushed(
+    single: dict[str, bytes], far: Path, tmp_path: Path
+) -> None:
+    merged = str(tmp_path / "merged")
+    slow = merge(far, part="0/2", push=merged, progress=overtaken(partial(merge, far, push=merged)))
+    assert (slow.missing, slow.manifest) == (0, Manifest.load(merged))
+    assert not (far / "parts").exists()
+    assert merge(far, push=merged) == slow
+    assert contents(Path(merged)).items() >= single.items()
+    for elsewhere in ({}, {"push": str(tmp_path / "other")}):
+        with pytest.raises(OutputError, match=f"far holds no parts any more, .*: the dataset lies at {merged}$"):
+            merge(far, **elsewhere)
+
+
+def test_a_merge_of_other_parts_is_refused_before_it_leaves_a_claim(source: str, far: Path, tmp_path: Path) -> None:
+    short, out = str(tmp_path / "short"), tmp_path / "out"
+    push_parts(source, tmp_path, 2, short, max_docs=9)
+    assert merge(str(far), out, part="0/2").missing > 0
+    with pytest.raises(OutputError, match="names shards that were merged from other parts"):
+        merge(short, out, part="0/2", push=str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_where_a_limit_leaves_less_than_a_shard_the_bound_of_the_disk_has_room_for_those_of_the_parts(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a.jsonl").write_text(f'{{"text": "", "not read": "{"-" * 400}"}}\n' * 29)
+    (tmp_path / "b.jsonl").write_text(f'{{"text": "{"-" * 400}"}}\n' * 30)
+    push_parts(f"{tmp_path}/*.jsonl", tmp_path, 2, str(tmp_path / "far"), max_docs=30)
+    assert merge(str(tmp_path / "far"), tmp_path / "out").manifest.shards[-1].bytes < 1_000
+    with pytest.raises(DiskFull, match=r"has no room for 6 shards of 10\.1 kB: give more"):
+        merge(str(tmp_path / "far"), tmp_path / "again", push=str(tmp_path / "new"), max_disk=30_000)
+
+
+def test_what_a_killed_job_left_here_is_in_no_way_of_jobs_of_another_number(
+    single: dict[str, bytes], far: Path, tmp_path: Path
+) -> None:
+    machine, merged = tmp_path / "machine", tmp_path / "merged"
+    merge(str(far), machine, part="0/2", push=str(merged))
+    left = machine / ".shardkit" / "merge" / "0-of-1.parts" / "parts" / "0-of-4"
+    left.mkdir(parents=True)
+    shutil.copy(far / "parts" / "0-of-4" / "p_train_000000.npy", left)
+    shutil.copy(merged / "p_val_000000.npy", machine)
+    here: list[list[str]] = []
+    merge(str(far), machine, part="2/3", push=str(merged), progress=lambda *_: here.append(os.listdir(machine)))
+    assert not left.exists()
+    assert {name for names in here for name in names}.isdisjoint({"p_val_000000.npy"})
+    for job in (0, 1):
+        missing = merge(str(far), machine, part=f"{job}/3", push=str(merged)).missing
+    assert missing == 0
+    assert contents(merged).items() >= single.items()
+    assert not folder_bytes(machine)
+
+
+def test_parts_at_a_place_may_be_links_and_what_is_no_part_is_not_looked_at(
+    single: dict[str, bytes], far: Path, tmp_path: Path
+) -> None:
+    (far / "parts" / "2-of-4").rename(tmp_path / "on another disk")
+    (far / "parts" / "2-of-4").symlink_to(tmp_path / "on another disk")
+    for name in ("0-of-0", "lost+found"):
+        (far / "parts" / name).mkdir()
+    merge(str(far), tmp_path / "out")
+    assert contents(tmp_path / "out") == single
+
+
+def test_a_part_that_was_pushed_from_a_folder_is_looked_for_where_it_is_with_out_too(
+    source: str, far: Path, tmp_path: Path
+) -> None:
+    tokenize(source, tmp_path / "a", part="0/4", push=str(far), max_disk=60_000)
+    with pytest.raises(OutputError, match=f"part 0/4 of .*a is at {far}: `shardkit merge {far} --out OUT`"):
+        merge(tmp_path / "a", tmp_path / "out")
+
+
+def test_half_a_dataset_in_a_folder_is_taken_for_no_whole_one(far: Path, tmp_path: Path) -> None:
+    merge(str(far), tmp_path / "merging", part="0/2")
+    merge(str(far), tmp_path / "out", part="0/2", push=str(tmp_path / "pushing"))
+    for folder in (tmp_path / "merging", tmp_path / "pushing"):
+        assert folder_bytes(folder)
+        with pytest.raises(ManifestError, match=r"has no manifest\.json: the dataset is unfinished"):
+            Manifest.of_folder(folder)
+        with pytest.raises(HubError, match=r"is unfinished, its manifest\.json has not come yet"):
+            pull(str(folder), tmp_path / "pulled")
