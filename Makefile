@@ -32,7 +32,7 @@ lint: setup
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n 4 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 torture: setup
 	SHARDKIT_TORTURE=long $(BIN)/python -m pytest tests/torture tests/test_opening.py tests/tokenization/test_only_shard.py -n 2 --timeout 3600
