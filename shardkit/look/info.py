@@ -33,8 +33,7 @@ class SplitInfo:
 class DatasetInfo(ShownAsLines):
     """What is in a dataset folder: totals over all splits, how it was made and of what (None where nothing says it;
     `made_with` are the options that chose or changed the texts, `skipped_duplicates` what `--skip-duplicates` left
-    out),
-    `damage` (which shards are missing or cut; None if none are), and its splits."""
+    out), `damage` (which shards are missing or cut; None if none are), and its splits."""
 
     dataset: str
     tokens: int
