@@ -54,7 +54,7 @@ def answers_to(message: Any, eots: Any) -> Iterator[Any]:
     """What a worker says to one message."""
     if isinstance(message, Chunk):
         stated = {"count": TOKENS, "eot_positions": eots, "text_bytes": 16 << 20, "rows": DOCUMENTS, "audited": 6}
-        yield Encoded.of(EncodedChunk(chunk=message, read_at=time.time(), holder=message.start + 1, **stated))
+        yield Encoded.of(EncodedChunk(chunk=message, read_at=time.time(), holder=message.start + 1, **stated), message)
     elif isinstance(message, Put):
         edges = Edge(message.place, bytes(2048)), Edge(message.place + 4096, bytes(2048))
         yield Written(message.path, Part(message.place, 2 * (message.end - message.begin), 0, edges))

@@ -100,6 +100,7 @@ class CountingRunner(Runner):
     """A runner that has no tokens: what is to be written is counted, and a shard is a header and a hole."""
 
     reads_ahead = False
+    whole_files_from = 1
     shared: SharedMemory | None = None
     most_finishing = 1
     workers = 1

@@ -11,14 +11,22 @@ _SHARES = 4  # of what is left, as many for each worker
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChunkSizes:
     """Chunks have `least` bytes of text, and more where it lies side by side and there is much for each of `workers`
-    (None: never). Of the source's bytes `unread` are beyond the limits of the run."""
+    (None: never). Of the source's bytes `unread` are beyond the limits of the run. A file that is read front to back is
+    given out whole where there are `whole_from` workers, and as much to read as so many of it (None: never)."""
 
     least: int
     workers: int | None = None
     unread: int = 0
+    whole_from: int | None = None
 
     def most(self, left: int) -> int:
         """The bytes of text of the next chunk, at most, where `left` bytes of the source are left."""
         if self.workers is None:
             return self.least
         return max(self.least, min(_JOINED * self.least, (left - self.unread) // (_SHARES * self.workers)))
+
+    def are_whole(self, size: int, left: int) -> bool:
+        """Whether a file of `size` bytes is given out whole, where with it `left` bytes of the source are left."""
+        if self.whole_from is None or self.workers is None or self.workers < self.whole_from:
+            return False
+        return self.whole_from * size <= left - self.unread

@@ -2,7 +2,7 @@
 
 `iter_chunks` runs in the main process. A worker reads parquet by row groups and jsonl by byte ranges. What can only be
 read front to back (compressed files, separated text, tables of other formats, giant row groups, pipes, iterables) is
-read by the main process, once, and its bytes travel in the chunk.
+read by the main process, once, and its bytes travel in the chunk; or, where files are given out whole, by a worker.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, count
 from typing import Any
 
+from shardkit.dataset.records import SourceInfo
 from shardkit.errors import SourceError
 from shardkit.sources.arrow_files import iter_arrow_chunks
 from shardkit.sources.chunk_bytes import with_bytes
@@ -26,7 +27,14 @@ from shardkit.sources.parquet import iter_parquet_chunks
 from shardkit.sources.pipe import Pipe
 from shardkit.sources.ranges import AheadFile, Rest, checked_read, open_stream
 from shardkit.sources.read_ahead import ReadAhead
-from shardkit.sources.source import MAX_ROW_BYTES, Chunk, InputFile, Source, check_row_bytes
+from shardkit.sources.source import (
+    MAX_ROW_BYTES,
+    Chunk,
+    InputFile,
+    ReadOptions,
+    Source,
+    check_row_bytes,
+)
 from shardkit.sources.whole_files import WholeCopies
 
 
@@ -45,8 +53,8 @@ def iter_chunks(
     the first of `every` so many.
 
     A file is opened when its first chunk is asked for. With `ahead`, chunks of remote files carry the bytes that they
-    need, which it fetches ahead of need; the others may be of several `sizes`. Raises `SourceError` for a file that
-    cannot be read.
+    need, which it fetches ahead of need; the others may be of several `sizes`, or whole files, for `chunks_within`.
+    Raises `SourceError` for a file that cannot be read.
     """
     with ExitStack() as stack:
         connections = ahead or stack.enter_context(ReadAhead())
@@ -74,6 +82,16 @@ def iter_chunks(
             number = max(end, number + 1)
 
 
+def chunks_within(chunk: Chunk, options: ReadOptions, chunk_bytes: int) -> Iterator[Chunk]:
+    """The chunks of one that is a whole file, which is read here; any other one as it is. Raises `SourceError`."""
+    if not chunk.is_whole_file:
+        yield chunk
+        return
+    source = Source(info=SourceInfo(id=chunk.input.path), files=(chunk.input,), options=options)
+    for one in iter_chunks(source, 0, chunk.start, chunk.part, chunk_bytes=chunk_bytes):
+        yield replace(one, file=chunk.file)
+
+
 def _some(chunks: Iterator[Chunk], counter: Iterator[int], every: int) -> Iterator[Chunk]:
     return (chunk for chunk in chunks if next(counter) % every == 0)
 
@@ -96,6 +114,13 @@ class _Opened:
             return lambda left: self.chunk_bytes  # noqa: ARG005
         return lambda left: self.sizes.most(left + self.after[number])
 
+    def is_given_out_whole(self, number: int) -> bool:
+        """Whether a file that is read front to back is one chunk: none that is fetched here, or can be read once."""
+        file = self.source.files[number]
+        if file.is_pipe or (file.is_remote and self.footers is not None):
+            return False
+        return self.sizes.are_whole(file.weight, file.weight + self.after[number])
+
 
 def _is_read_by_ranges(file: InputFile) -> bool:
     return file.is_remote and file.kind in ("parquet", "jsonl", "txt") and not file.is_read_front_to_back
@@ -111,6 +136,8 @@ def _iter_file_chunks(opened: _Opened, number: int, start: int, part: int) -> It
         yield from iter_parquet_chunks(source, number, start, part, chunk_bytes, opened.footers, most)
     elif file.kind == "texts":
         yield from _iter_batches(source, number, start, chunk_bytes)
+    elif file.is_read_front_to_back and opened.is_given_out_whole(number):
+        yield Chunk(file=number, start=start, stop=-1, weight=file.weight, input=file)
     elif file.is_read_front_to_back:
         with ExitStack() as stack:
             raw: Any = opened.copies.open(number)

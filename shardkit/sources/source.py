@@ -69,7 +69,7 @@ class InputFile:
 
     @property
     def is_read_front_to_back(self) -> bool:
-        """Whether the main process reads it so, and its data travel in the chunks."""
+        """Whether one process reads all of it, and its data travel in the chunks."""
         if self.kind == "jsonl":
             return bool(self.packing) or self.is_pipe
         return self.kind in ("json", "json.values", "csv", "tsv", "arrow", "txt.separated") or self.is_pipe
@@ -141,10 +141,11 @@ class Fetched:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chunk:
-    """A run of rows of one file, 8 to 64 MB of text: the unit that a worker reads and encodes.
+    """A run of rows of one file, 8 to 64 MB of text: the unit that a worker reads and encodes. Or a file that is given
+    out whole (`is_whole_file`), from row `start` on, which the worker divides into such runs.
 
     `file` is the file's number in the source. `start` and `stop` count row groups (parquet), bytes (jsonl) or rows (all
-    formats that the main process reads front to back; their data travels in `payload`). `part` is the first row of a
+    formats that are read front to back; their data travels in `payload`). `part` is the first row of a
     piece of a giant row group. `first_row`, of parquet, is the number of the chunk's first row in the file. `weight` is
     the chunk's share of the file's bytes, for progress. `digest`, of an iterable or a pipe, is a hash of its texts or
     bytes up to the chunk's end. `fetched` are bytes of a remote file that the worker need not fetch. `unread_rows`, if
@@ -164,8 +165,15 @@ class Chunk:
     fetched: Fetched | None = field(default=None, repr=False)
 
     @property
+    def is_whole_file(self) -> bool:
+        """Whether it is all the rest of a file that is read front to back."""
+        return self.payload is None and self.stop < self.start and self.input.is_read_front_to_back
+
+    @property
     def where(self) -> str:
         """The chunk in words, for error messages."""
+        if self.is_whole_file:
+            return self.input.path
         unit = {"parquet": "row groups", "jsonl": "bytes"}.get(self.input.format, "rows")
         return f"{self.input.path}, {unit} {self.start}-{self.stop}"
 

@@ -1,4 +1,5 @@
-"""The tokens that a worker has encoded and holds until it is known where in the shards they belong.
+"""The tokens that a worker has encoded and holds until it is known where in the shards they belong: in memory, and
+those of whole files, which may be many, on the disk.
 
 One thread writes them there, another completes the shards that have all their tokens, while the next piece is encoded:
 all three let go of the interpreter's lock for most of the time.
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardkit.dataset.shard_parts import PartWriter, finish_parts
+from shardkit.tokenization.tokens_on_disk import PieceOnDisk, TokensOnDisk
 from shardkit.tokenization.worker_messages import Drop, Finish, Finished, Keep, Put, Written
 
 _HELD_BYTES = 32 << 20  # of tokens whose place is not known yet; when there are as many, no more are encoded
@@ -24,7 +26,9 @@ class HeldTokens:
 
     def __init__(self, say: Callable[[Written | Finished], None]) -> None:
         self._say = say
-        self._pieces: dict[int, NDArray[np.unsignedinteger]] = {}
+        self.folder = ""  # where tokens are held on the disk
+        self._disk: TokensOnDisk | None = None
+        self._pieces: dict[int, NDArray[np.unsignedinteger] | PieceOnDisk] = {}
         self._bytes, self._number = 0, 0
         self._changed = threading.Condition()
         self._orders: queue.SimpleQueue[Put | Keep | Drop] = queue.SimpleQueue()
@@ -35,16 +39,32 @@ class HeldTokens:
         """What is to be done again and again, in a thread each."""
         return self._write_next, self._finish_next
 
-    def hold(self, tokens: NDArray[np.unsignedinteger]) -> int:
-        """Hold a piece, and return its number; waits while more is held than may be. The pieces that are next in the
-        stream are never waited for: they are given their place, and go, as they come."""
+    def hold(self, tokens: NDArray[np.unsignedinteger], *, waits: bool = True) -> int:
+        """Hold a piece, and return its number. While more is held in memory than may be, it `waits`, or else goes to
+        the disk, if that has room. The pieces that are next in the stream are never waited for: they are given their
+        place, and go, as they come."""
+        piece: NDArray[np.unsignedinteger] | PieceOnDisk = tokens
+        if not waits and self._is_full(tokens.nbytes):
+            piece = self._moved(tokens) or tokens
         with self._changed:
-            while self._pieces and self._bytes + tokens.nbytes > _HELD_BYTES:
+            while self._is_full(piece.nbytes):
                 self._changed.wait()
             self._number += 1
-            self._pieces[self._number] = tokens
-            self._bytes += tokens.nbytes
+            self._pieces[self._number] = piece
+            self._bytes += piece.nbytes
             return self._number
+
+    def _is_full(self, more: int) -> bool:
+        return bool(more and self._pieces) and self._bytes + more > _HELD_BYTES
+
+    def _moved(self, tokens: NDArray[np.unsignedinteger]) -> PieceOnDisk | None:
+        """The piece on the disk; None where that fails."""
+        try:
+            if self._disk is None or self._disk.is_full:
+                self._disk = TokensOnDisk(self.folder)
+            return self._disk.add(tokens)
+        except OSError:
+            return None
 
     def do(self, order: Put | Keep | Drop | Finish) -> None:
         """Have it done: what concerns pieces in the order in which it came."""
@@ -58,9 +78,18 @@ class HeldTokens:
             self._bytes -= self._pieces.pop(piece).nbytes
             self._changed.notify_all()
 
+    def _in_memory(self, number: int) -> NDArray[np.unsignedinteger]:
+        piece = self._pieces[number]
+        if isinstance(piece, PieceOnDisk):
+            piece = piece.read()
+            with self._changed:
+                self._pieces[number] = piece
+                self._bytes += piece.nbytes
+        return piece
+
     def _keep(self, order: Keep) -> None:
+        before = self._in_memory(order.piece)
         with self._changed:
-            before = self._pieces[order.piece]
             kept = [before[begin:end] for begin, end in order.ranges.tolist()]
             self._pieces[order.piece] = np.concatenate(kept) if kept else before[:0]
             self._bytes += self._pieces[order.piece].nbytes - before.nbytes
@@ -74,14 +103,14 @@ class HeldTokens:
         if isinstance(put, Keep):
             self._keep(put)
             return
-        tokens = self._pieces[put.piece][put.begin : put.end]
         try:
+            tokens = self._in_memory(put.piece)[put.begin : put.end]
             part = self._writer.write(put.path, put.place, tokens.view(np.uint8).data)
+            del tokens
             written = Written(put.path, part, fills=put.fills)
         except OSError as error:
             written = Written(put.path, None, error.with_traceback(None))
         if put.last:
-            del tokens
             self._release(put.piece)
         self._say(written)
 

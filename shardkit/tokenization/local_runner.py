@@ -32,6 +32,7 @@ from shardkit.tokenization.worker import EncodedChunk, Job
 from shardkit.tokenization.worker_messages import (
     Drop,
     Encoded,
+    Ended,
     Finish,
     Finished,
     Keep,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from multiprocess.connection import Connection
 
 _AHEAD = 2  # chunks given to a worker: one it encodes, one it has read ahead of need
+_WHOLE_FILES = 2  # a worker: one it encodes, one that waits for its turn
 _BUFFERED = 2  # finished chunks a worker may have waiting for their turn
 _WORKERS_A_SHARD = 8  # so many make a shard in about the time in which another is completed
 
@@ -54,12 +56,14 @@ class LocalRunner:
     for it: more than `expected` of them (None: all) when so many chunks were used and there are still more."""
 
     reads_ahead = True
+    whole_files_from = 5  # more than the main process could feed
 
     def __init__(self, workers: int, *, at_first: int | None = None, expected: int | None = None) -> None:
         self.workers = workers
         self._expected = workers if expected is None else expected
         self._job = b""
-        self._ready: defaultdict[int, deque[EncodedChunk]] = defaultdict(deque)  # pieces, by their chunks' numbers
+        # pieces, by the numbers of what was given out, and None at its end
+        self._ready: defaultdict[int, deque[EncodedChunk | None]] = defaultdict(deque)
         self._shards: dict[str, tuple[OpenShard, FileParts]] = {}  # those that are written, by the file's path
         self._writer = PartWriter()
         self._over = False  # nothing more is asked for, or something went wrong
@@ -103,19 +107,19 @@ class LocalRunner:
         issued, yielded = 0, 0
         limit = (_AHEAD + _BUFFERED) * self.workers
         while True:
-            while issued - yielded < limit and (idle := self._idle(upcoming, feed, yielded)) is not None:
+            while issued - yielded < limit and (idle := self._idle(upcoming, feed, issued, yielded)) is not None:
                 chunk = upcoming.popleft()
                 task = Task(issued, dataclasses.replace(chunk, payload=None, fetched=None), chunk.fetched)
                 self._pool.set_tasks(idle, [*idle.tasks, task])
                 self._pool.send_chunk(idle, chunk)
                 issued += 1
             while ready[yielded]:
-                result = ready[yielded].popleft()
-                yield result
-                self._release(result)
-                if result.last:
+                if (result := ready[yielded].popleft()) is None:
                     del ready[yielded]
                     yielded += 1
+                    continue
+                yield result
+                self._release(result)
             if yielded == issued and not upcoming and feed.over:
                 return
             wants = issued - yielded < limit and not upcoming and not feed.over
@@ -183,10 +187,11 @@ class LocalRunner:
             parts = [part_of_bytes(0, shard.header), *self._shards[shard.path][1].parts]
             self._pool.send(worker, Finish(shard.path, parts))
 
-    def _idle(self, upcoming: deque[Chunk], feed: ChunkFeed, used: int) -> Worker | None:
+    def _idle(self, upcoming: deque[Chunk], feed: ChunkFeed, issued: int, used: int) -> Worker | None:
         """The worker to give the first of `upcoming` to, which is filled from `feed`: a new one if all have something
-        to do; `used` chunks were yielded. A second chunk is given only while there is one for each worker after it: the
-        last ones go to workers that have none, and all end together.
+        to do; of `issued` chunks `used` were yielded. A second chunk is given only while there is one for each worker
+        after it: the last ones go to workers that have none, and all end together. No second whole file is: each worker
+        has at most two, whose tokens wait.
         """
         worker = self._pool.least_busy
         if worker is None:
@@ -197,6 +202,8 @@ class LocalRunner:
         if upcoming and worker.tasks and len(self._workers) < most:
             (worker,) = self._pool.start(1)
             worker.outbox.put(self._job)
+        if upcoming and upcoming[0].is_whole_file:
+            return None if worker.tasks or issued - used >= _WHOLE_FILES * self.workers else worker
         carries = bool(upcoming) and not (upcoming[0].payload is None and upcoming[0].fetched is None)
         wanted = 1 if not worker.tasks or carries else len(self._workers) + 1  # what carries bytes is dear to hold
         while upcoming and len(upcoming) < wanted and (chunk := feed.next()) is not None:
@@ -215,6 +222,8 @@ class LocalRunner:
                 self._bury(worker)
             elif isinstance(said, Encoded):
                 self._put_ready(worker, said.piece(worker.tasks[0].chunk))
+            elif isinstance(said, Ended):
+                self._end_task(worker)
             else:
                 self._note_file(worker, said)
 
@@ -222,11 +231,16 @@ class LocalRunner:
         result.holder = None if result.holder is None else (worker, result.holder)
         if not self._over:
             self._ready[worker.tasks[0].number].append(result)
-        if result.last:
-            self._pool.set_tasks(worker, worker.tasks[1:])
-            worker.has_answered = True
+        if result.last and not worker.tasks[0].chunk.is_whole_file:
+            self._end_task(worker)
         if isinstance(result.error, WorkerError):
             self._fail(result.error)
+
+    def _end_task(self, worker: Worker) -> None:
+        if not self._over:
+            self._ready[worker.tasks[0].number].append(None)
+        self._pool.set_tasks(worker, worker.tasks[1:])
+        worker.has_answered = True
 
     def _note_file(self, worker: Worker, said: Written | Finished) -> None:
         (worker.writing if isinstance(said, Written) else worker.finishing).popleft()

@@ -40,6 +40,7 @@ def make_shards(
     """Make the shards that are not made yet, and the manifest (not saved)."""
     started, before = time.time(), traffic()
     source, resume = spec.source, journal.resume
+    job = dataclasses.replace(job, holds_in=str(seen.directory / WORK_DIR))
     total = sum(file.weight for file in source.files)
     done = sum(file.weight for file in source.files[: resume.file])
     late = LateProof(spec)
@@ -51,7 +52,11 @@ def make_shards(
     ):
         place = resume.file, resume.start, resume.part
         limited = source_bytes(source, max_docs=spec.max_docs, max_tokens=spec.max_tokens)
-        sizes = ChunkSizes(least=spec.chunk_bytes, workers=runner.workers, unread=total - limited)
+        bounded = uploads is not None and uploads.fills_this_disk  # of a whole file, much may wait for its place there
+        whole_from = None if bounded or spec.skip_duplicates else runner.whole_files_from
+        sizes = ChunkSizes(
+            least=spec.chunk_bytes, workers=runner.workers, unread=total - limited, whole_from=whole_from
+        )
         here = ahead if runner.reads_ahead else None
         chunks = iter_chunks(source, *place, chunk_bytes=spec.chunk_bytes, ahead=here, sizes=sizes)
         over_network = runner.reads_ahead and any(file.is_remote for file in source.files)

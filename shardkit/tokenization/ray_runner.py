@@ -74,6 +74,7 @@ class RayRunner:
     process_ids: tuple[int, ...] = ()
     reads_ahead = False  # each task fetches its chunk's bytes itself: they need not pass through this process
     shared: SharedMemory | None = None
+    whole_files_from = 1 << 30
 
     def __init__(self, workers: int | None, address: str | None = None) -> None:
         try:

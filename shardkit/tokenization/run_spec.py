@@ -126,6 +126,7 @@ class RunSpec(ShardShape):
             encoder="fast" if self.tokenizer.is_fast else "tiktoken",
             read=self.source.options,
             hashes_documents=self.skip_duplicates,
+            chunk_bytes=self.chunk_bytes,
             audit_stride=max(1, min(AUDIT_STRIDE, self.tokens_per_shard // 4096)),
             transform=by_value(self.transform),
             filter=by_value(self.filter),

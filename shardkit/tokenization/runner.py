@@ -82,6 +82,7 @@ class Runner(Protocol):
 
     reads_ahead: bool  # chunks may come with the bytes that they need
     shared: SharedMemory | None  # for these bytes
+    whole_files_from: int  # workers, from which on a file that is read front to back is read where it is encoded
     most_finishing: int  # shards at a time
     workers: int  # chunks that are encoded at a time, at most
 

@@ -51,6 +51,8 @@ class Job:
     transform: bytes | None = None
     filter: bytes | None = None
     hashes_documents: bool = False
+    chunk_bytes: int = 8 << 20  # of text in a chunk of a file that is given out whole
+    holds_in: str = ""  # the folder for tokens of such a file that wait for their place
 
 
 @dataclass(slots=True)
@@ -106,7 +108,17 @@ class ChunkEncoder:
         self.functions = UserFunctions(job.transform, job.filter, job.read)
 
     def encode(self, chunk: Chunk) -> Iterator[EncodedChunk]:
-        """Read and encode one chunk, a piece at a time. The last one is marked, also where something went wrong."""
+        """Read and encode one chunk, a piece at a time. The last one is marked, also where something went wrong. Of a
+        whole file, the pieces of each chunk within."""
+        from shardkit.sources.chunks import chunks_within
+
+        try:
+            for one in chunks_within(chunk, self.job.read, self.job.chunk_bytes):
+                yield from self._encode_chunk(one)
+        except Exception as error:  # noqa: BLE001 (of a whole file alone)
+            yield _failed(chunk, error)
+
+    def _encode_chunk(self, chunk: Chunk) -> Iterator[EncodedChunk]:
         from shardkit.sources.texts import BadRow, read_chunk
 
         light = Chunk(**{name: getattr(chunk, name) for name in _LIGHT})  # the payload does not travel back
@@ -128,12 +140,8 @@ class ChunkEncoder:
             failed = EncodedChunk(chunk=light, read_at=began)  # no piece at all
         except BadRow as bad:
             failed = EncodedChunk(chunk=light, bad_row=(bad.row, bad.why))
-        except ShardkitError as error:
-            failed = EncodedChunk(chunk=light, error=error)
-        except Exception:  # noqa: BLE001 (a bug: its traceback goes to the main process, which raises it)
-            failed = EncodedChunk(
-                chunk=light, error=WorkerBug(redact(f"in the worker, at {chunk.where}:\n{traceback.format_exc()}"))
-            )
+        except Exception as error:  # noqa: BLE001 (it travels)
+            failed = _failed(light, error)
         yield failed
 
     def _encode_piece(self, chunk: Chunk, read: Texts, earlier: int, first_row: int) -> EncodedChunk:
@@ -250,6 +258,13 @@ class ChunkEncoder:
                 got = got[: len(self.tokenizer.encode_batch([text])[0])]
             self.tokenizer.audit(text, got, where)
         return len(picked)
+
+
+def _failed(chunk: Chunk, error: Exception) -> EncodedChunk:
+    """What is told of a chunk at which something went wrong; of a bug, with the traceback."""
+    if not isinstance(error, ShardkitError):
+        error = WorkerBug(redact(f"in the worker, at {chunk.where}:\n{traceback.format_exc()}"))
+    return EncodedChunk(chunk=chunk, error=error)
 
 
 def _with_last(pieces: Iterator[Texts]) -> Iterator[tuple[Texts, bool]]:

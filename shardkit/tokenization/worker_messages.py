@@ -75,26 +75,32 @@ class Written(NamedTuple):
 
 class Encoded(NamedTuple):
     """A piece of the first chunk that a worker has not answered: its share of the chunk's weight, where its EOTs are,
-    and what else an `EncodedChunk` has that is not as in most."""
+    and what else an `EncodedChunk` has that is not as in most. Of a whole file, the chunk `within` that it is of."""
 
     weight: int
     eot_positions: NDArray[np.int64]
     stated: dict[str, Any]
+    within: Chunk | None = None
 
     @classmethod
-    def of(cls, result: EncodedChunk) -> Encoded:
-        """What travels of a piece."""
+    def of(cls, result: EncodedChunk, given: Chunk) -> Encoded:
+        """What travels of a piece of the chunk, or of the whole file, that was `given`."""
         stated = {name: value for name in _STATED if _is_stated(value := getattr(result, name))}
-        return cls(result.chunk.weight, result.eot_positions, {**stated, "last": result.last})
+        within = result.chunk if given.is_whole_file else None
+        return cls(result.chunk.weight, result.eot_positions, {**stated, "last": result.last}, within)
 
-    def piece(self, chunk: Chunk) -> EncodedChunk:
-        """The piece of that chunk."""
-        chunk = dataclasses.replace(chunk, weight=self.weight)
+    def piece(self, given: Chunk) -> EncodedChunk:
+        """The piece of the chunk, or whole file, that was `given`."""
+        chunk = self.within or dataclasses.replace(given, weight=self.weight)
         return EncodedChunk(chunk=chunk, eot_positions=self.eot_positions, **self.stated)
 
 
+class Ended(NamedTuple):
+    """Nothing more comes of the whole file that a worker has not answered."""
+
+
 _STATED = {field.name for field in dataclasses.fields(EncodedChunk)} - {"chunk", "tokens", "eot_positions", "last"}
-Answer = Encoded | Written | Finished
+Answer = Encoded | Ended | Written | Finished
 
 
 def _is_stated(value: Any) -> bool:

@@ -27,6 +27,7 @@ from shardkit.tokenization.worker_messages import (
     Answer,
     Drop,
     Encoded,
+    Ended,
     Finish,
     Finished,
     Keep,
@@ -85,7 +86,7 @@ def _is_waited_for(answer: Answer) -> bool:
     """Whether the main process may have nothing else to do before it."""
     if isinstance(answer, Encoded):
         return bool(answer.stated["last"])
-    return isinstance(answer, Finished) or answer.fills or answer.error is not None
+    return isinstance(answer, Ended | Finished) or answer.fills or answer.error is not None
 
 
 def _encode(
@@ -99,7 +100,7 @@ def _encode(
         message = messages.get()
         encoding.set()
         if isinstance(message, Job):
-            encoder = ChunkEncoder(message)
+            encoder, held.folder = ChunkEncoder(message), message.holds_in
             continue
         if encoder is None:
             raise RuntimeError("a chunk came before the job")
@@ -108,7 +109,9 @@ def _encode(
             result.waited, waited = waited, 0.0
             result.fetched_bytes, fetched = traffic().bytes - fetched, traffic().bytes
             tokens, result.tokens = result.tokens, np.empty(0, np.uint16)
-            result.holder = held.hold(tokens) if len(tokens) else None
-            answers.put(Encoded.of(result))
+            result.holder = held.hold(tokens, waits=not message.is_whole_file) if len(tokens) else None
+            answers.put(Encoded.of(result, message))
             del tokens
+        if message.is_whole_file:
+            answers.put(Ended())
         waits_since = time.monotonic()

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from shardkit.dataset.shard_parts import finish_parts, part_of_bytes
-from shardkit.tokenization import held_tokens
+from shardkit.tokenization import held_tokens, tokens_on_disk
 from shardkit.tokenization.held_tokens import HeldTokens
+from shardkit.tokenization.tokens_on_disk import PieceOnDisk
 from shardkit.tokenization.worker_messages import Drop, Finish, Finished, Put, Written
 
 
@@ -83,7 +84,65 @@ def test_no_more_is_encoded_while_as_much_as_may_be_waits_for_its_place(
     held.do(Drop(large))
     steps(held, 1, 0)
     second.join()
-    assert [len(tokens) for tokens in held._pieces.values()] == [10]
+    assert [piece.nbytes for piece in held._pieces.values()] == [20]
+
+
+@pytest.mark.parametrize("full_at", [1, 1 << 20])  # a file for each piece, and one for all
+def test_what_does_not_wait_goes_to_the_disk_and_comes_back_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_at: int
+) -> None:
+    monkeypatch.setattr(held_tokens, "_HELD_BYTES", 100_000)
+    monkeypatch.setattr(tokens_on_disk, "_MOST_BYTES", full_at)
+    said: queue.SimpleQueue[Written | Finished] = queue.SimpleQueue()
+    held = HeldTokens(said.put)
+    held.folder = str(tmp_path)
+    (tmp_path / "shard").write_bytes(b"")
+    tokens = np.arange(5 * 40_000, dtype=np.uint16).reshape(5, -1)
+    numbers = [held.hold(piece, waits=False) for piece in tokens]
+    assert [isinstance(piece, PieceOnDisk) for piece in held._pieces.values()] == [False, *[True] * 4]
+    assert held._bytes == tokens[0].nbytes
+    for place, number in enumerate(numbers):
+        for begin, end in ((0, 30_000), (30_000, 40_000)):
+            held.do(Put(number, begin, end, str(tmp_path / "shard"), 80_000 * place + 2 * begin, end == 40_000))
+    steps(held, 10, 0)
+    held.do(Finish(str(tmp_path / "shard"), [said.get().part for _ in range(10)]))  # type: ignore[union-attr, misc]
+    steps(held, 0, 1)
+    assert (tmp_path / "shard").read_bytes() == tokens.tobytes()
+    assert (held._pieces, held._bytes) == ({}, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["shard"]
+
+
+def test_what_comes_back_from_the_disk_changed_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held_tokens, "_HELD_BYTES", 0)
+    said: queue.SimpleQueue[Written | Finished] = queue.SimpleQueue()
+    held = HeldTokens(said.put)
+    held.folder = str(tmp_path)
+    (tmp_path / "shard").write_bytes(b"")
+    held.hold(np.zeros(1, np.uint16))
+    number = held.hold(np.zeros(50_000, np.uint16), waits=False)
+    piece = held._pieces[number]
+    assert isinstance(piece, PieceOnDisk)
+    piece.file.add(np.zeros(1, np.uint16))
+    piece.file._file.seek(7)
+    piece.file._file.write(b"\1")
+    held.do(Put(number, 0, 50_000, str(tmp_path / "shard"), 128, True))
+    steps(held, 1, 0)
+    error = said.get().error
+    assert error is not None
+    assert "came back changed" in str(error)
+
+
+def test_where_the_disk_has_no_room_tokens_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held_tokens, "_HELD_BYTES", 100)
+    held = HeldTokens(lambda said: None)
+    held.folder = str(tmp_path / "none")
+    large = held.hold(np.zeros(1_000, np.uint16))
+    second = threading.Thread(target=held.hold, args=(np.zeros(10, np.uint16),), kwargs={"waits": False})
+    second.start()
+    held.do(Drop(large))
+    steps(held, 1, 0)
+    second.join(60)
+    assert [piece.nbytes for piece in held._pieces.values()] == [20]
 
 
 def test_edges_of_a_file_are_written_by_whoever_completes_it(tmp_path: Path) -> None:
