@@ -18,13 +18,13 @@ from shardkit.dataset.folder import MANIFEST_NAME, PART_NAME, PARTS_FOLDER, PUSH
 from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.known_files import SeenShards
 from shardkit.dataset.manifest import Manifest, ShardInfo
-from shardkit.dataset.tokenizer_file import write_tokenizer_files
+from shardkit.dataset.tokenizer_file import TOKENIZER_NAME, read_tokenizer_files
 from shardkit.errors import ManifestError, OutputError, ShardError
 from shardkit.files import atomic_write, remove_tree, write_error
 from shardkit.redaction import public_address
 from shardkit.remote.address import open_remote, place_below
 from shardkit.remote.download import WantedFile, fetch_right, fetch_tokenizer
-from shardkit.remote.interface import Remote
+from shardkit.remote.interface import Remote, RemoteFile
 from shardkit.remote.listing import read_journal
 from shardkit.remote.threads import TransferThreads, waits_for_threads
 from shardkit.tokenization.part_folders import REMADE_THERE, FinishedPart, finished_parts
@@ -51,6 +51,9 @@ class Parts(Protocol):
         Raises `OutputError` for one that is damaged, and what keeps it away.
         """
 
+    def tokenizer_files(self, dataset: Manifest) -> dict[str, bytes]:
+        """Name and content of the files of the tokenizer that `dataset` means, of a part that has them; else none."""
+
 
 class PartsHere:
     """Those in a folder. Raises `OutputError` if one is missing or unfinished, or they do not fit together."""
@@ -63,6 +66,10 @@ class PartsHere:
 
     def expect(self, shards: Iterable[tuple[FinishedPart, ShardInfo]]) -> None:
         """Nothing to do: they are here."""
+
+    def tokenizer_files(self, dataset: Manifest) -> dict[str, bytes]:
+        found = (read_tokenizer_files(part.folder, dataset.tokenizer) for part in self.listed)
+        return next(filter(None, found), {})
 
     def check(self, part: FinishedPart, shard: ShardInfo) -> None:
         try:
@@ -85,6 +92,7 @@ class PartsThere:
     def __init__(self, repo: str, folder: Path) -> None:
         self._repo, self._folder = repo, folder
         self._remotes: dict[str, Remote] = {}
+        self._tokenizers: dict[str, dict[str, RemoteFile]] = {}  # as listed
         self._expected: deque[tuple[FinishedPart, ShardInfo]] = deque()
         self._coming: dict[Path, Future[None]] = {}
         self._here: Path | None = None
@@ -111,6 +119,13 @@ class PartsThere:
 
     def expect(self, shards: Iterable[tuple[FinishedPart, ShardInfo]]) -> None:
         self._expected = deque(shards)
+
+    def tokenizer_files(self, dataset: Manifest) -> dict[str, bytes]:
+        for part in self.listed:
+            listed = self._tokenizers.get(part.folder.name, {})
+            if files := fetch_tokenizer(self._remotes[part.folder.name], listed, part.folder, dataset):
+                return files
+        return {}
 
     def check(self, part: FinishedPart, shard: ShardInfo) -> None:
         path = part.folder / shard.file
@@ -167,8 +182,7 @@ class PartsThere:
             atomic_write(folder / JOURNAL_FILE, journal)
         if PIECES_FILE in files:
             atomic_write(folder / PIECES_FILE, remote.read(PIECES_FILE))
-        if name.startswith("0-"):  # whose tokenizer is the dataset's
-            write_tokenizer_files(folder, fetch_tokenizer(remote, files, folder, manifest))
+        self._tokenizers[name] = {file: listed for file, listed in files.items() if file == TOKENIZER_NAME}
         atomic_write(folder / MANIFEST_NAME, text)
 
 
