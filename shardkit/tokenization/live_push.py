@@ -35,7 +35,7 @@ from shardkit.remote.push import publish
 from shardkit.remote.uploader import Uploader
 from shardkit.tokenization.piece_log import PIECES_FILE
 from shardkit.tokenization.pushed_run import RemoteRun, run_mark
-from shardkit.tokenization.run_size import check_room, working_bytes
+from shardkit.tokenization.run_size import check_room, room_for_next
 from shardkit.tokenization.run_spec import RunSpec
 
 _IF_OVER = "if it is over, give the --out that it had, or `shardkit push --overwrite` a finished dataset there"
@@ -76,9 +76,8 @@ def claim_before_overwrite(
     if run.manifest is not None:
         spec.check_is_this_run(run.manifest, run.remote.name)
         return
-    head = first_line(spec.identity())
-    check_room(spec, len(head), max_disk)
-    claim_place(run, head, private=private)
+    check_room(spec, max_disk)
+    claim_place(run, first_line(spec.identity()), private=private)
 
 
 def _check_place(run: RemoteRun, directory: Path, identity: Mapping[str, Any]) -> None:
@@ -141,9 +140,10 @@ class LivePush:
     """The shards of one run on their way to a remote, each with the journal's line about it. A context manager.
 
     Made with an earlier session's `journal`, it hands in the shards that are not at the remote yet. `max_disk` bounds
-    the bytes of this run on this disk: the shard being written, those on their way, the journal; a shard is deleted
-    here once it has arrived. Raises `DiskFull` if the bound has no room for two shards (one on its way, one being
-    written), `HubError` if the remote holds another dataset, `OutputError` if a shard is in neither place.
+    the bytes of this run on this disk: the shard being written, those on their way, the journal (of very many shards
+    only a part, `room_for_next`); a shard is deleted here once it has arrived. Raises `DiskFull` if the bound has no
+    room for two shards (one on its way, one being written), `HubError` if the remote holds another dataset,
+    `OutputError` if a shard is in neither place.
     """
 
     def __init__(
@@ -157,12 +157,12 @@ class LivePush:
         max_disk: int | None = None,
     ) -> None:
         self._spec, self._directory, self._journal = spec, directory, journal
-        check_room(spec, self._journal_bytes(), max_disk)
+        check_room(spec, max_disk)
         files = claim_place(run, journal.lines[0], private=private)
         there = whole_lines(run.journal) if run.journal is not None else journal.lines[:1]
         same = takewhile(lambda pair: pair[0] == pair[1], zip(there, journal.lines, strict=False))
         self._segments = SentSegments(journal.lines, sum(1 for _ in same))
-        self.keeps_files = max_disk is None
+        self.keeps_files, self._max_disk = max_disk is None, max_disk
         self.uploader = Uploader(run.remote, files, workers=2, delete_local=not self.keeps_files, max_bytes=max_disk)
         try:
             if not self.keeps_files:  # shards are about to leave the folder: it holds no whole dataset any more
@@ -181,7 +181,8 @@ class LivePush:
 
     def wait_for_room(self) -> None:
         """Wait until one more shard fits below `max_disk`."""
-        self.uploader.wait_for_room(self._spec.shard_bytes + working_bytes(self._journal_bytes()))
+        if self._max_disk is not None:
+            self.uploader.wait_for_room(room_for_next(self._spec, self._journal_bytes(), self._max_disk))
 
     def submit(self, shard: ShardInfo) -> None:
         """Hand in a shard that is finished and in the journal; returns at once.

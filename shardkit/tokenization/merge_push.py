@@ -195,9 +195,9 @@ class MergePush:
         if max_disk is None:
             return None
         shards = 2 + self._plan.most_fetched
-        if max_disk < shards * self._shard_bytes:
+        if max_disk < (need := shards * self._shard_bytes):
             raise DiskFull(
                 f"--max-disk {format_bytes(max_disk)} has no room for {shards} shards of "
-                f"{format_bytes(self._shard_bytes)}: give more"
+                f"{format_bytes(self._shard_bytes)}: give {need} bytes or more"
             )
         return max_disk - self._plan.most_fetched * self._shard_bytes

@@ -355,7 +355,9 @@ def test_a_merge_is_not_pushed_to_where_something_else_is_or_with_too_little_dis
     tokenize(source, tmp_path / "a", max_docs=30, push=other)
     with pytest.raises(OutputError, match="other holds another dataset than these parts make: push to another place"):
         merge(str(far), out, push=other)
-    with pytest.raises(DiskFull, match=r"max_disk=30\.0 kB has no room for 6 shards of 10\.1 kB: give more"):
+    with pytest.raises(
+        DiskFull, match=r"max_disk=30\.0 kB has no room for 6 shards of 10\.1 kB: give 60768 bytes or more"
+    ):
         merge(str(far), out, push=str(tmp_path / "new"), max_disk=30_000)
     with pytest.raises(UsageError, match="is the folder of the merge itself"):
         merge(str(far), out, push=str(out))
@@ -479,7 +481,7 @@ def test_where_a_limit_leaves_less_than_a_shard_the_bound_of_the_disk_has_room_f
     (tmp_path / "b.jsonl").write_text(f'{{"text": "{"-" * 400}"}}\n' * 30)
     push_parts(f"{tmp_path}/*.jsonl", tmp_path, 2, str(tmp_path / "far"), max_docs=30)
     assert merge(str(tmp_path / "far"), tmp_path / "out").manifest.shards[-1].bytes < 1_000
-    with pytest.raises(DiskFull, match=r"has no room for 6 shards of 10\.1 kB: give more"):
+    with pytest.raises(DiskFull, match=r"has no room for 6 shards of 10\.1 kB: give 60768 bytes or more"):
         merge(str(tmp_path / "far"), tmp_path / "again", push=str(tmp_path / "new"), max_disk=30_000)
 
 
