@@ -43,7 +43,7 @@ from shardkit.sources.shared_memory import SharedMemory
 from shardkit.sources.source import Chunk, InputFile, ReadOptions, Source
 from shardkit.tokenization.ordered_writer import OrderedWriter
 from shardkit.tokenization.run_spec import RunSpec
-from shardkit.tokenization.runner import OpenShard, Runner
+from shardkit.tokenization.runner import Destination, OpenShard, Runner
 from shardkit.tokenization.tokenizer import Tokenizer
 from shardkit.tokenization.worker import EncodedChunk, Job
 
@@ -110,6 +110,10 @@ class CountingRunner(Runner):
 
     def __exit__(self, *exc: object) -> None:
         pass
+
+    def send_to(self, destination: Destination) -> bool:  # noqa: ARG002
+        """Nothing is sent."""
+        return False
 
     def run(self, job: Job, chunks: Iterator[Chunk], *, over_network: bool = False) -> Iterator[EncodedChunk]:
         """Not called: `pieces` has the counts."""

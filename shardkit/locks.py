@@ -32,6 +32,10 @@ _OPEN = os.O_RDWR | getattr(os, "O_CLOEXEC", 0)
 _TRIES = 100  # of a lock file whose folder was removed
 
 
+class LockHeld(OutputError):
+    """Another process or thread holds the lock."""
+
+
 class _NoLocksError(Exception):
     """The file system has no locks, or fails to give one."""
 
@@ -48,7 +52,7 @@ class HeldLock(NamedTuple):
 def hold_lock(path: Path, *, busy: str | None, remove: bool = False) -> Iterator[HeldLock]:
     """Hold the lock file at `path`, made if need be, while the block runs; it is free if we die.
 
-    Where another process or thread holds it, raises `OutputError(busy)`, or waits if `busy` is None, and says once by
+    Where another process or thread holds it, raises `LockHeld(busy)`, or waits if `busy` is None, and says once by
     the logger `shardkit` whose owner file it waits for. With `remove` the file is deleted at the end, and folders that
     were made for it, if they are empty then. Raises `OutputError` where it cannot be written.
 
@@ -57,13 +61,13 @@ def hold_lock(path: Path, *, busy: str | None, remove: bool = False) -> Iterator
     ...     with hold_lock(Path("run.lock"), busy="another process is at work"):
     ...         pass
     Traceback (most recent call last):
-    shardkit.errors.OutputError: another process is at work
+    shardkit.locks.LockHeld: another process is at work
     """
     made = [folder for folder in path.parents if remove and not os.path.exists(folder)]  # False for a name too long
     try:
         lock = _lock(path, wait=busy is None)
     except (BlockingIOError, filelock.Timeout):
-        raise OutputError(f"{busy}{holder_of(path)}") from None
+        raise LockHeld(f"{busy}{holder_of(path)}") from None
     except OSError as error:
         raise write_error(error, path, 0) from None
     try:

@@ -209,14 +209,18 @@ class BucketRemote:
     def prepare(self, files: Sequence[tuple[Path, ShardInfo]]) -> None:
         """Nothing to do: nothing is asked before an upload."""
 
-    def upload(self, path: Path, shard: ShardInfo) -> None:
+    def upload(self, path: Path, shard: ShardInfo) -> str:
         def send() -> str:
             ((xet_hash, size),) = self._bucket.send([path], again=shard.file in self._distrusted)
             if size != shard.bytes:
                 raise OSError(f"{size:,} of {shard.bytes:,} bytes arrived")
             return xet_hash
 
-        self._sent[shard.file] = self._call(f"upload {shard.file}", send)
+        self._sent[shard.file] = xet_hash = self._call(f"upload {shard.file}", send)
+        return xet_hash
+
+    def received(self, shard: ShardInfo, receipt: str) -> None:
+        self._sent[shard.file] = receipt
 
     def commit(self, shards: Sequence[ShardInfo], small: Mapping[str, bytes | None], message: str) -> None:  # noqa: ARG002
         if not still_ours(self, self._mark, shards, small):

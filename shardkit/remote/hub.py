@@ -192,8 +192,11 @@ class HubRemote:
         more = f" and {len(files) - 1} more" if len(files) > 1 else ""
         self._call(f"upload {files[0][1].file}{more}", partial(self._uploads.prepare, files))
 
-    def upload(self, path: Path, shard: ShardInfo) -> None:
-        self._call(f"upload {shard.file}", partial(self._uploads.send, path, shard))
+    def upload(self, path: Path, shard: ShardInfo) -> str:
+        return self._call(f"upload {shard.file}", partial(self._uploads.send, path, shard))
+
+    def received(self, shard: ShardInfo, receipt: str) -> None:
+        self._uploads.sent_elsewhere(shard, receipt)
 
     def claimed_by(self) -> bytes | None:
         if self._holder is None:

@@ -22,7 +22,10 @@ from huggingface_hub.utils._runtime import is_xet_available
 from shardkit.dataset.check import check_shard
 from shardkit.dataset.known_files import unchanged
 from shardkit.dataset.manifest import ShardInfo
+from shardkit.errors import HubError
 from shardkit.remote.hub_client import xet_upload
+
+_LFS, _NOT_TO_BE_CONFIRMED = "lfs", "sent"  # ways in which a shard was sent
 
 
 class LfsRefusedError(OSError):
@@ -59,20 +62,34 @@ class HubUploads:
         self._lfs_answers |= self._ask_where(op for op in operations if self._goes_as_lfs(op))
         self._operations |= {self._file(operation): operation for operation in operations}
 
-    def send(self, path: Path, shard: ShardInfo) -> None:
-        """Send the bytes of a shard, unless the Hub has them."""
+    def send(self, path: Path, shard: ShardInfo) -> str:
+        """Send the bytes of a shard, unless the Hub has them. Returns in which way, for `sent_elsewhere`."""
         if shard.file not in self._operations:
             operation = self._operation_for(path, shard)
             self._ask_how([operation])
             self._operations[shard.file] = operation
         operation = self._operations[shard.file]
         if operation._upload_mode != "lfs" or operation._should_ignore:
-            return  # it goes in the commit itself, or not at all, and then is found missing
+            return ""  # it goes in the commit itself, or not at all, and then is found missing
         if self._goes_as_lfs(operation):
             self._send_as_lfs(operation, shard)
         else:
             self._send_by_xet(operation, shard)
         operation._is_uploaded = True
+        return _LFS if shard.file in self._sent_as_lfs else _NOT_TO_BE_CONFIRMED
+
+    def sent_elsewhere(self, shard: ShardInfo, way: str) -> None:
+        """Know of a shard that another process sent, in the `way` that its `send` returned. Raises `HubError`."""
+        if not way:
+            raise HubError(
+                f"{shard.file} is no large file at {self._repo['repo_id']}, and would have to go through this machine: "
+                "have `*.npy filter=lfs diff=lfs merge=lfs -text` in .gitattributes there, or leave out --max-disk"
+            )
+        operation = self._operation_for(b"", shard)
+        operation._upload_mode, operation._should_ignore, operation._is_uploaded = "lfs", False, True
+        if way == _LFS:
+            self._sent_as_lfs.add(shard.file)
+        self._operations[shard.file] = operation
 
     def confirm(self, shards: Sequence[ShardInfo]) -> None:
         """Have every one of `shards` that was sent as an LFS object whole at the Hub: asked about in one call, where
@@ -82,6 +99,8 @@ class HubUploads:
         for sha256, place in missing.items():
             if place is not None:
                 operation, shard = self._operations[sent[sha256].file], sent[sha256]
+                if isinstance(operation.path_or_fileobj, bytes):
+                    raise OSError(f"{shard.file} has not arrived whole from the machine that sent it")
                 path = Path(str(operation.path_or_fileobj))
                 with unchanged(path):
                     check_shard(path, shard, hashed=True)
@@ -101,7 +120,7 @@ class HubUploads:
         """Send these as LFS objects: the Xet client keeps notes of what it has sent, and would not send it again."""
         self._not_by_xet |= set(files)
 
-    def _operation_for(self, path: Path, shard: ShardInfo) -> CommitOperationAdd:
+    def _operation_for(self, path: Path | bytes, shard: ShardInfo) -> CommitOperationAdd:
         operation = CommitOperationAdd(path_in_repo=self._above + shard.file, path_or_fileobj=path)
         # The SHA-256 is the LFS oid, and is checked before the upload: the client would read and hash the file for it.
         operation.upload_info.sha256 = bytes.fromhex(shard.sha256)

@@ -107,8 +107,12 @@ class Remote(Protocol):
     def prepare(self, files: Sequence[tuple[Path, ShardInfo]]) -> None:
         """Ask about shards that `upload` will send, at most 100 at once: one call for many where there is one."""
 
-    def upload(self, path: Path, shard: ShardInfo) -> None:
-        """Send the bytes of a shard. Thread-safe; not acknowledged until `commit`."""
+    def upload(self, path: Path, shard: ShardInfo) -> str:
+        """Send the bytes of a shard. Thread-safe; not acknowledged until `commit`. Returns what `received` needs where
+        it is another process that commits."""
+
+    def received(self, shard: ShardInfo, receipt: str) -> None:
+        """Note that another process has sent a shard, whose `upload` returned `receipt`: it can be committed."""
 
     def commit(self, shards: Sequence[ShardInfo], small: Mapping[str, bytes | None], message: str) -> None:
         """Acknowledge uploaded `shards`, then write the `small` files, by name, in their order (None deletes one).

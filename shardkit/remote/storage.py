@@ -25,10 +25,8 @@ _WHOLE_OR_NOT_THERE = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "
 
 
 class FsspecRemote:
-    """A folder or bucket prefix. A record there holds the size and SHA-256 of each shard that arrived whole.
-
-    It goes when `manifest.json`, which says the same, has come.
-    """
+    """A folder or bucket prefix. A record there holds the size and SHA-256 of each shard that arrived whole, until
+    `manifest.json`, which says the same, has come."""
 
     commit_files = 1
     has_commits = False
@@ -167,7 +165,7 @@ class FsspecRemote:
     def prepare(self, files: Sequence[tuple[Path, ShardInfo]]) -> None:
         """Nothing to do: there is nothing to ask about."""
 
-    def upload(self, path: Path, shard: ShardInfo) -> None:
+    def upload(self, path: Path, shard: ShardInfo) -> str:
         def put() -> None:
             if not still_ours(self, self._mark, [shard], {}):
                 return
@@ -184,6 +182,10 @@ class FsspecRemote:
                 self._tidy()
 
         self._call(f"upload {shard.file}", partial(self._unless_complete, put, [shard]))
+        return ""
+
+    def received(self, shard: ShardInfo, receipt: str) -> None:
+        """Nothing to do: it is there."""
 
     def commit(self, shards: Sequence[ShardInfo], small: Mapping[str, bytes | None], message: str) -> None:  # noqa: ARG002
         if not still_ours(self, self._mark, shards, small):

@@ -36,18 +36,30 @@ _ASKED_TOGETHER = 100  # shards, before they are sent
 
 @dataclass(slots=True)
 class _Item:
-    """A shard that was handed in; `at_remote` says that it need not be sent."""
+    """A shard that was handed in; `at_remote` says that it need not be sent, `sent` that another process did."""
 
     path: Path
     shard: ShardInfo
     small: Callable[[], Mapping[str, bytes]] | None
     at_remote: bool
+    sent: bool
     prepared: bool = False
     upload: Future[float] | None = None
 
     @property
+    def bytes_here(self) -> int:
+        return 0 if self.sent else self.shard.bytes
+
+    @property
     def arrived(self) -> bool:
         return self.upload is not None and self.upload.done() and self.upload.exception() is None
+
+
+def send_checked(remote: Remote, path: Path, shard: ShardInfo) -> str:
+    """Send the shard at `path`, and see that what arrives is what was hashed. Returns what `remote.upload` does."""
+    with unchanged(path):
+        check_shard(path, shard, hashed=True)
+        return remote.upload(path, shard)
 
 
 class Uploader:
@@ -97,18 +109,28 @@ class Uploader:
         """Whether the remote had this very shard (name, size, SHA-256) at the start."""
         return self._remote_files.get(shard.file) == RemoteFile(shard.bytes, shard.sha256)
 
-    def submit(self, path: Path, shard: ShardInfo, small: Callable[[], Mapping[str, bytes]] | None = None) -> None:
-        """Hand in a finished shard; returns at once.
+    def submit(
+        self,
+        path: Path,
+        shard: ShardInfo,
+        small: Callable[[], Mapping[str, bytes]] | None = None,
+        *,
+        receipt: str | None = None,
+    ) -> None:
+        """Hand in a finished shard; returns at once. One that another process has uploaded, with this `receipt`, is not
+        at `path`.
 
         `small` gives files, by their names at the remote, that are committed together with the shard: the journal up to
         it, as far as no commit held it before. Of shards that are committed together only the last one's are asked for,
         and not before: many shards may wait here, each without a copy of what came before it.
         """
-        item = _Item(path, shard, small, self.has(shard))
+        item = _Item(path, shard, small, self.has(shard), sent=receipt is not None)
+        if receipt is not None:
+            self.remote.received(shard, receipt)
         with self._changed:
             self._check()
             self._queue.append(item)
-            self._pending_bytes += shard.bytes
+            self._pending_bytes += item.bytes_here
             self._handed_in_bytes += shard.bytes
             if self._progress is not None:
                 self._progress(shard.file, self._done_bytes, self._handed_in_bytes)
@@ -165,11 +187,9 @@ class Uploader:
     def _send(self, item: _Item) -> float:
         """Check and upload one shard; returns when it had arrived."""
         shard = item.shard
-        if not item.at_remote:
+        if not (item.at_remote or item.sent):
             self._prepare(item)
-            with unchanged(item.path):  # what arrives is what was hashed
-                check_shard(item.path, shard, hashed=True)
-                self.remote.upload(item.path, shard)
+            send_checked(self.remote, item.path, shard)
         with self._changed:
             self._done_bytes += shard.bytes
             if not item.at_remote:
@@ -188,7 +208,7 @@ class Uploader:
             if item.prepared:
                 return
             with self._changed:
-                waiting = (other for other in self._queue if not other.at_remote and not other.prepared)
+                waiting = (one for one in self._queue if not (one.at_remote or one.sent or one.prepared))
                 group = list(islice(waiting, _ASKED_TOGETHER))
             self.remote.prepare([(other.path, other.shard) for other in group])
             for other in group:
@@ -220,7 +240,7 @@ class Uploader:
                 if self._delete_local:
                     item.path.unlink(missing_ok=True)
                 self._queue.popleft()
-                self._pending_bytes -= item.shard.bytes
+                self._pending_bytes -= item.bytes_here
             self._changed.notify_all()
 
     def _arrived(self) -> list[_Item]:
@@ -243,7 +263,7 @@ class Uploader:
             return True
         if self._pace is not None and not self._pace.allows(time.monotonic()):
             return False
-        arrived_bytes = sum(item.shard.bytes for item in run)
+        arrived_bytes = sum(item.bytes_here for item in run)
         room = everything or (arrived_bytes >= self._wanted_bytes and 2 * arrived_bytes >= self._pending_bytes)
         if new >= self.remote.commit_files or (self._wanted_bytes and room):
             return True

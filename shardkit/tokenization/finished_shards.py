@@ -20,7 +20,7 @@ from shardkit.dataset.shards import WrittenShard
 from shardkit.errors import OutputError, ShardError, ShardkitError
 from shardkit.files import fsync_dir, write_error
 from shardkit.tokenization.live_push import LivePush
-from shardkit.tokenization.runner import OpenShard, Runner
+from shardkit.tokenization.runner import OpenShard, Runner, SentShard
 from shardkit.waits import result_of
 
 
@@ -36,6 +36,7 @@ class FinishedShards:
     def add(self, shard: OpenShard, info: ShardInfo, resume: Resume) -> None:
         """A shard that has all its tokens, what is known of it, and where the stream goes on after it. Waits for
         earlier ones where more than the runner's share are not completed."""
+        shard.info = info
         self._runner.finish(shard)
         self._waiting.append((shard, info, resume))
         while len(self._waiting) > self._runner.most_finishing:
@@ -57,19 +58,23 @@ class FinishedShards:
             result_of(recording)
 
     def record(self, made: WrittenShard, info: ShardInfo, resume: Resume) -> None:
-        """Note a shard that is in the folder."""
+        """Note a shard that is in the folder, or was sent."""
         info = dataclasses.replace(info, tokens=made.tokens, bytes=made.bytes, sha256=made.sha256)
-        directory = self._seen.directory
+        receipt = made.receipt if isinstance(made, SentShard) else None
+        if receipt is None:
+            self._note(info)
+        self._journal.append(info, resume)
+        if self._uploads is not None:
+            self._uploads.submit(info, receipt)
+
+    def _note(self, info: ShardInfo) -> None:
         try:
             self._seen.note(info)
         except ShardError:
             raise OutputError(
-                f"{directory} was written to by somebody else, {info.file} is not the file that was put there: "
-                "run the same command again"
+                f"{self._seen.directory} was written to by somebody else, {info.file} is not the file that was put "
+                "there: run the same command again"
             ) from None
-        self._journal.append(info, resume)
-        if self._uploads is not None:
-            self._uploads.submit(info)
 
     def close(self) -> None:
         """Wait for the shards that can still be completed, also at a Ctrl-C, until the next one."""
@@ -90,8 +95,11 @@ class FinishedShards:
     def _name_and_record(self, temp: Path, made: WrittenShard, info: ShardInfo, resume: Resume) -> None:
         final = self._seen.directory / info.file
         try:
-            os.replace(temp, final)
-            fsync_dir(final.parent)
+            if isinstance(made, SentShard):
+                temp.unlink()
+            else:
+                os.replace(temp, final)
+                fsync_dir(final.parent)
         except OSError as error:
             remove(temp)
             raise write_error(error, temp, 0) from None

@@ -6,6 +6,7 @@ stream goes on; it never names a shard that is not at the remote.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from itertools import takewhile
@@ -27,8 +28,8 @@ from shardkit.dataset.journal import (
 from shardkit.dataset.journal_segments import SentSegments, segment_files
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest, ShardInfo
 from shardkit.dataset.tokenizer_file import tokenizer_files
-from shardkit.errors import HubError, OutputError, UsageError
-from shardkit.files import atomic_write
+from shardkit.errors import HubError, OutputError, ShardkitWarning, UsageError
+from shardkit.files import atomic_write, counted, is_on_local_disk
 from shardkit.remote.claim import another_dataset, check_not_claimed, claim_for, holds_data
 from shardkit.remote.interface import CLAIM_FILE, Remote, RemoteFile
 from shardkit.remote.push import publish
@@ -37,6 +38,7 @@ from shardkit.tokenization.piece_log import PIECES_FILE
 from shardkit.tokenization.pushed_run import RemoteRun, run_mark
 from shardkit.tokenization.run_size import check_room, room_for_next
 from shardkit.tokenization.run_spec import RunSpec
+from shardkit.tokenization.runner import Destination, Runner
 
 _IF_OVER = "if it is over, give the --out that it had, or `shardkit push --overwrite` a finished dataset there"
 
@@ -63,6 +65,25 @@ def adopt_journal(directory: Path, run: RemoteRun, identity: Mapping[str, Any]) 
         if PIECES_FILE in run.files:
             atomic_write(directory / PIECES_FILE, run.remote.read(PIECES_FILE))
         atomic_write(path, run.journal)
+
+
+def forget_lost(directory: Path, run: RemoteRun) -> None:
+    """Have the journal in `directory` end before the first shard that is neither there nor at the remote: of those that
+    others sent, the last ones may have been acknowledged nowhere when the run was killed. They are made again. Of a run
+    that the remote knows nothing of, nothing is forgotten."""
+    if run.journal is None or (here := read_local(directory)) is None:
+        return
+    for shard in here.shards:
+        at_remote = run.files.get(shard.file) == RemoteFile(shard.bytes, shard.sha256)
+        if not at_remote and not (directory / shard.file).exists():
+            warnings.warn(
+                f"{shard.file} is neither in {directory} nor acknowledged at {run.remote.name}: the run goes on from "
+                f"there, and makes {counted(len(here.shards) - shard.index, 'shard')} again",
+                ShardkitWarning,
+                stacklevel=3,
+            )
+            atomic_write(directory / JOURNAL_FILE, b"".join(here.lines[: 1 + shard.index]))
+            return
 
 
 def claim_before_overwrite(
@@ -163,6 +184,7 @@ class LivePush:
         same = takewhile(lambda pair: pair[0] == pair[1], zip(there, journal.lines, strict=False))
         self._segments = SentSegments(journal.lines, sum(1 for _ in same))
         self.keeps_files, self._max_disk = max_disk is None, max_disk
+        self.fills_this_disk = not self.keeps_files
         self.uploader = Uploader(run.remote, files, workers=2, delete_local=not self.keeps_files, max_bytes=max_disk)
         try:
             if not self.keeps_files:  # shards are about to leave the folder: it holds no whole dataset any more
@@ -179,13 +201,23 @@ class LivePush:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.uploader.__exit__(kind, error, at)  # which waits for what is in flight, but not after a Ctrl-C
 
+    def send_from(self, runner: Runner, repo: str) -> None:
+        """Have the machines of `runner` send what they write to `repo`, where no file is kept here, and they are others
+        than this one."""
+        folder = self.uploader.remote.local_folder
+        if self._max_disk is not None and (folder is None or not is_on_local_disk(folder)):
+            places = self._max_disk // self._spec.shard_bytes
+            destination = Destination(str(folder or repo), run_mark(self._journal.lines[0]), places)
+            self.fills_this_disk = not runner.send_to(destination)
+
     def wait_for_room(self) -> None:
         """Wait until one more shard fits below `max_disk`."""
         if self._max_disk is not None:
             self.uploader.wait_for_room(room_for_next(self._spec, self._journal_bytes(), self._max_disk))
 
-    def submit(self, shard: ShardInfo) -> None:
-        """Hand in a shard that is finished and in the journal; returns at once.
+    def submit(self, shard: ShardInfo, receipt: str | None = None) -> None:
+        """Hand in a shard that is finished and in the journal; returns at once. With the `receipt` of an upload it was
+        sent already.
 
         Of one that the remote has, nothing is committed: its line goes with the next one that is sent.
         """
@@ -193,6 +225,7 @@ class LivePush:
             self._directory / shard.file,
             shard,
             None if self.uploader.has(shard) else partial(self._lines_up_to, shard.index + 2),
+            receipt=receipt,
         )
 
     def complete(self, manifest: Manifest) -> None:
@@ -221,8 +254,8 @@ class LivePush:
             self.submit(shard)
         else:
             raise OutputError(
-                f"{path} is missing here and at {self.uploader.remote.name}, the journal names it: start again with "
-                "--overwrite and another repo"
+                f"{path} is missing here and at {self.uploader.remote.name}, the journal names it: give the place that "
+                "it was pushed to, or start again with --overwrite"
             )
 
     def _journal_bytes(self) -> int:

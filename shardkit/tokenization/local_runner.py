@@ -26,7 +26,7 @@ from shardkit.sources.shared_memory import SharedMemory
 from shardkit.sources.source import Chunk
 from shardkit.tokenization.chunk_feed import ChunkFeed, WaitingFeed
 from shardkit.tokenization.pipes import as_bytes
-from shardkit.tokenization.runner import OpenShard
+from shardkit.tokenization.runner import Destination, OpenShard
 from shardkit.tokenization.spawning import Task, Worker, bytes_in_hands
 from shardkit.tokenization.worker import EncodedChunk, Job
 from shardkit.tokenization.worker_messages import (
@@ -145,6 +145,10 @@ class LocalRunner:
         self._pool.send(worker, Put(number, begin, end, shard.path, place, last, not shard.room))
         if last:
             piece.holder = None
+
+    def send_to(self, destination: Destination) -> bool:  # noqa: ARG002
+        """All is written on this machine."""
+        return False
 
     def finish(self, shard: OpenShard) -> None:
         """Say that the shard has all its tokens. It is completed once they are all written."""

@@ -197,7 +197,7 @@ class OrderedWriter:
         self.skipped += result.bad_rows
 
     def _open_shard(self) -> OpenShard:
-        if self.uploads is not None:
+        if self.uploads is not None and self.uploads.fills_this_disk:
             self._finished.settle()  # so that the shards before count
             self.uploads.wait_for_room()
         shard = OpenShard(self._temp(), self.spec.tokenizer.dtype, self.spec.tokens_per_shard)

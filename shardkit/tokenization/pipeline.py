@@ -228,6 +228,7 @@ def _run_and_push(
             return pull(repo, directory, progress=end_bar(tell))
         live_push.note_place(directory, remote_run.remote)
         return remote_run.manifest
+    live_push.forget_lost(directory, remote_run)
     journal = Journal.open(directory, spec.identity())
     output_folder.own_manifest(directory, journal, spec)
     check_same_texts(spec, journal, directory)
@@ -236,6 +237,7 @@ def _run_and_push(
         pushed_run.place_left_if_nothing_is_made(repo, journal, remote_run, folder),
         live_push.LivePush(spec, directory, journal, remote_run, private=private, max_disk=max_disk) as uploads,
     ):
+        uploads.send_from(runner, repo)
         manifest = make_shards(spec, seen, journal, runner, job, uploads, tell)
         uploads.complete(manifest)
     if spec.part is None:

@@ -12,6 +12,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from shardkit.sources.source import Chunk
 from shardkit.tokenization.chunk_feed import until_error
 from shardkit.tokenization.pipes import as_bytes
 from shardkit.tokenization.ray_tasks import Writer, encode, installed_versions, part_of_ranges, write_shard
-from shardkit.tokenization.runner import OpenShard
+from shardkit.tokenization.runner import Destination, OpenShard
+from shardkit.tokenization.sent_shards import write_and_send
 from shardkit.tokenization.spawning import WORKER_ENVIRONMENT
 from shardkit.tokenization.worker import EncodedChunk, Job
 
@@ -53,6 +55,16 @@ def _words_of_a_raylet(process: dict[str, Any]) -> list[str]:
     return process["cmdline"] or [] if process["name"] == "raylet" else []
 
 
+@dataclass(slots=True)
+class _Writing:
+    """A shard that is written, `here` or on any node: what the `writer`, an actor, is `given` to do, and its `end`."""
+
+    here: bool
+    given: tuple[Any, ...]
+    writer: Any = None
+    end: Any = None
+
+
 class RayRunner:
     """At most `workers` chunks at a time (default: one for each CPU) on the cluster at `address` (`auto`: which there
     is); without one on that which `RAY_ADDRESS` names, that the process is connected to, or that `ray start` began on
@@ -69,6 +81,7 @@ class RayRunner:
         except ImportError as error:
             raise missing_package(error) or error from None
         self._ray = ray
+        self._is_own = False  # the cluster is this machine's, and of this run
         self._connected = not ray.is_initialized()
         if self._connected:
             self._connect(workers, address)
@@ -79,7 +92,8 @@ class RayRunner:
         self._most_under_way = 2 * self.workers if self.workers >= processors else self.workers
         self._under_way: list[Any] = []  # the ends of chunks that are encoded, or wait for a CPU
         self._told = False  # that nothing comes
-        self._idle_writers: list[Any] = []
+        self._idle_writers: dict[bool, list[Any]] = {True: [], False: []}  # on this machine, and on any
+        self._destination: Destination | None = None
         # all are held: without an owner Ray forgets a job, and no lost chunk can be made again
         self._jobs: list[Any] = []
 
@@ -91,6 +105,7 @@ class RayRunner:
                 "no Ray cluster was found on this machine: give --address HOST:PORT, or `ray start --head`"
             )
         if address is None:
+            self._is_own = True
             self._ray.init("local", num_cpus=workers, include_dashboard=False, log_to_driver=False)
             return
         try:
@@ -161,33 +176,59 @@ class RayRunner:
         tokens, ranges = piece.holder
         shard.parts.append((tokens, part_of_ranges(ranges, begin, end)))
 
-    def finish(self, shard: OpenShard) -> None:
-        """Have the shard written. Here, an actor does it; if its node died, it would be given up before Ray knows that,
-        so anywhere else it is a task."""
-        pieces, ranges = [tokens for tokens, _ in shard.parts], [ranges for _, ranges in shard.parts]
-        given = shard.path, shard.dtype.str, shard.tokens, ranges, *pieces
-        if is_on_local_disk(shard.temp.parent):
-            writer = self._idle_writers.pop() if self._idle_writers else self._start_writer()
-            shard.parts = [writer.write.remote(*given), writer]
-        else:
-            task: Any = self._ray.remote(num_cpus=0, max_retries=_RETRIES, scheduling_strategy="SPREAD")(write_shard)
-            shard.parts = [task.remote(*given)]
+    def send_to(self, destination: Destination) -> bool:
+        """Have the nodes of a cluster that is not this machine's own send what they write."""
+        if not self._is_own:
+            self._destination = destination
+        return not self._is_own
 
-    def _start_writer(self) -> Any:
+    def finish(self, shard: OpenShard) -> None:
+        """Have the shard written, and sent where that is asked for."""
+        pieces, ranges = [tokens for tokens, _ in shard.parts], [ranges for _, ranges in shard.parts]
+        given = shard.dtype.str, shard.tokens, ranges, *pieces
+        if self._destination is not None and shard.info is not None:
+            writing = _Writing(False, (write_and_send, self._destination, shard.info, *given))
+        else:
+            writing = _Writing(is_on_local_disk(shard.temp.parent), (write_shard, shard.path, *given))
+        shard.parts = [writing]
+        self._begin(writing)
+
+    def _begin(self, writing: _Writing) -> None:
+        idle = self._idle_writers[writing.here]
+        writing.writer = idle.pop() if idle else self._start_writer(here=writing.here)
+        writing.end = writing.writer.do.remote(*writing.given)
+
+    def _start_writer(self, *, here: bool) -> Any:
+        named = {"HF_ENDPOINT": os.environ["HF_ENDPOINT"]} if "HF_ENDPOINT" in os.environ else {}
         actor: Any = self._ray.remote(
-            num_cpus=0, max_restarts=-1, max_task_retries=_RETRIES, scheduling_strategy=self._here
+            num_cpus=0, scheduling_strategy=self._here if here else "SPREAD", runtime_env={"env_vars": named}
         )(Writer)
         return actor.remote()
 
     def is_completed(self, shard: OpenShard) -> bool:
         """Whether a shard is written, or will not be."""
-        return bool(self._ray.wait(shard.parts[:1], timeout=0, fetch_local=False)[0])
+        return bool(self._ray.wait([shard.parts[0].end], timeout=0, fetch_local=False)[0])
 
     def wait(self, shard: OpenShard) -> WrittenShard:
-        """Wait until a shard is written."""
-        made: WrittenShard = self._get(shard.parts[0], f"while {shard.temp} was written")
-        self._idle_writers += shard.parts[1:]
+        """Wait until a shard is written. Where its writer died, perhaps with its node, another one writes it."""
+        writing: _Writing = shard.parts[0]
+        for _ in range(_RETRIES):
+            if not self._has_died(writing):
+                break
+            self._begin(writing)
+        what = shard.info.file if shard.info else shard.temp
+        made: WrittenShard = self._get(writing.end, f"while {what} was written")
+        self._idle_writers[writing.here].append(writing.writer)
         return made
+
+    def _has_died(self, writing: _Writing) -> bool:
+        try:
+            self._ray.get(writing.end)
+        except self._ray.exceptions.RayActorError:
+            return True
+        except self._ray.exceptions.RayError:  # of which `_get` says what it is
+            return False
+        return False
 
     def _wait(self, pieces: Any) -> bool:
         """Wait for the next of `pieces`, or for the end of a chunk, in whose place another can be begun; whether the

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shardkit.dataset.records import ShardInfo
 from shardkit.dataset.shards import WrittenShard, shard_header
 from shardkit.errors import ShardkitError
 from shardkit.sources.shared_memory import SharedMemory
@@ -21,11 +23,27 @@ from shardkit.sources.source import Chunk
 from shardkit.tokenization.worker import EncodedChunk, Job
 
 
+class Destination(NamedTuple):
+    """Where shards are sent: a `place` that is claimed with the `mark`, and how many may be on one machine
+    `at_a_time`."""
+
+    place: str
+    mark: bytes
+    at_a_time: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SentShard(WrittenShard):
+    """A shard that was sent, and is on no disk: `receipt` is what `Remote.received` needs to know of it."""
+
+    receipt: str
+
+
 class OpenShard:
     """A shard that is being written, in the file `temp` (its `path` holds whatever folder a process is in): how many
     `tokens` have their place in it, of at most `capacity`. The others are the runner's: `parts` that were written, how
     many it is `waiting` for, whether the shard has all its tokens (`is_whole`), what the completed file is (`made`),
-    and why it will not be (`error`)."""
+    and why it will not be (`error`). `info` is what the dataset calls it, once that is known."""
 
     def __init__(self, temp: Path, dtype: np.dtype[np.unsignedinteger], capacity: int) -> None:
         self.temp, self.dtype, self.capacity = temp, dtype, capacity
@@ -34,6 +52,7 @@ class OpenShard:
         self.is_whole = False
         self.parts: list[Any] = []
         self.made: WrittenShard | None = None
+        self.info: ShardInfo | None = None
         self.error: ShardkitError | None = None
         self._header_bytes = len(shard_header(capacity, dtype))
 
@@ -73,6 +92,10 @@ class Runner(Protocol):
     @property
     def process_ids(self) -> tuple[int, ...]:
         """The workers' process ids on this machine."""
+
+    def send_to(self, destination: Destination) -> bool:
+        """Ask for shards that have an `info` to be sent there by the machines that write them, and to stay nowhere.
+        Returns whether they will be: not where these are this machine."""
 
     def run(self, job: Job, chunks: Iterator[Chunk], *, over_network: bool = False) -> Iterator[EncodedChunk]:
         """Encode `chunks`; yields the pieces of their results in the same order, without their tokens. Those of a piece

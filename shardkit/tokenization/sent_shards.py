@@ -1,0 +1,81 @@
+"""Shards that leave from the machine that wrote them, on a cluster: none of them passes through the process that was
+called.
+
+Such a shard is written to a temporary folder of its machine, hashed, sent, and removed. The process that was called,
+which has the claim and the journal, acknowledges it at the remote.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from shardkit.dataset.records import ShardInfo
+from shardkit.errors import ShardkitError
+from shardkit.locks import LockHeld, hold_lock
+from shardkit.remote.address import open_remote
+from shardkit.remote.interface import Remote
+from shardkit.remote.uploader import send_checked
+from shardkit.tokenization.ray_tasks import write_shard
+from shardkit.tokenization.runner import Destination, SentShard
+
+_POLL_SECONDS = 0.1
+
+
+def write_and_send(destination: Destination, shard: ShardInfo, *given: Any) -> SentShard:
+    """Write a shard, of which the file's name is known, to this machine's disk, as `write_shard` does what is `given`
+    to it, and send it. Raises `ShardkitError`s that name the machine."""
+    try:
+        with ShardkitError.naming_flags(), _room_for_one(destination) as folder:
+            path = folder / shard.file
+            made = dataclasses.asdict(write_shard(str(path), *given))
+            receipt = send_checked(_joined(destination), path, dataclasses.replace(shard, **made))
+            return SentShard(**made, receipt=receipt)
+    except ShardkitError as error:
+        raise type(error)(f"on node {platform.node()}: {error}") from None
+
+
+@lru_cache(maxsize=1)
+def _joined(destination: Destination) -> Remote:
+    """The remote, to be written by this process too."""
+    remote = open_remote(destination.place)
+    remote.claim(destination.mark, destination.mark, {}, "")
+    return remote
+
+
+@contextmanager
+def _room_for_one(destination: Destination) -> Iterator[Path]:
+    """An empty folder for one shard; waits while this machine has as many of them as it may. A process that was killed
+    leaves its folder to the next one that gets the same number."""
+    run = hashlib.sha256(destination.place.encode() + destination.mark).hexdigest()[:16]
+    above = Path(tempfile.gettempdir(), f"shardkit-{run}-{platform.node()}")  # which nodes may share
+    for number in itertools.cycle(range(destination.at_a_time)):
+        with ExitStack() as stack:
+            stack.callback(_remove_empty, above)
+            try:
+                stack.enter_context(hold_lock(above / f"{number}.lock", busy="in use", remove=True))
+            except LockHeld:
+                if number + 1 == destination.at_a_time:
+                    time.sleep(_POLL_SECONDS)
+                continue
+            folder = above / str(number)
+            shutil.rmtree(folder, ignore_errors=True)
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            folder.mkdir()
+            yield folder
+            return
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):  # somebody else is in it
+        folder.rmdir()
