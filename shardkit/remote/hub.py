@@ -19,7 +19,7 @@ from huggingface_hub import (
     hf_hub_url,
 )
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
-from huggingface_hub.hf_api import RepoFile, RepoFolder
+from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils._runtime import is_xet_available
 
 from shardkit.dataset.manifest import ShardInfo
@@ -94,34 +94,38 @@ class HubRemote:
             )
             self._call("make a branch of", create)
 
-    def files(self) -> dict[str, RemoteFile]:
+    def files(self, listed: tuple[str | None, list[RepoFile]] | None = None) -> dict[str, RemoteFile]:
         # snapshot_download is not asked: into a folder with files it calls a 401, 404 or 503 a success
-        head = partial(self._api.repo_info, self.repo_id, repo_type="dataset", revision=self.branch)
-        self._commit = self._call("look at", head).sha
         self._holder = None
-        return self._call("list", partial(self._tree, self._commit))
+        self._commit, tree = self._now("") if listed is None else listed
+        return self._as_listed(tree)
 
-    def _tree(self, revision: str | None) -> dict[str, RemoteFile]:
-        top, above = self._folder or None, self._path("")
+    def _now(self, folder: str) -> tuple[str | None, list[RepoFile]]:
+        """The newest commit, and all files below `folder` there."""
+        head = partial(self._api.repo_info, self.repo_id, repo_type="dataset", revision=self.branch)
+        commit = self._call("look at", head).sha
+        return commit, self._call("list", partial(self._tree, commit, folder))
+
+    def _tree(self, revision: str | None, folder: str = "") -> list[RepoFile]:
+        top = self._path(folder).rstrip("/") or None
         try:
-            tree = list(
-                self._api.list_repo_tree(self.repo_id, top, recursive=True, revision=revision, repo_type="dataset")
-            )
+            tree = self._api.list_repo_tree(self.repo_id, top, recursive=True, revision=revision, repo_type="dataset")
+            return [item for item in tree if isinstance(item, RepoFile)]
         except EntryNotFoundError:  # no such folder yet
-            tree = []
-        self._listed = {item.path.removeprefix(above): item for item in tree if isinstance(item, RepoFile)}
+            return []
+
+    def _as_listed(self, tree: list[RepoFile]) -> dict[str, RemoteFile]:
+        self._listed = {item.path.removeprefix(self._path("")): item for item in tree}
         return {path: _as_listed(item) for path, item in self._listed.items()}
 
-    def subfolders(self, folder: str) -> list[str]:
-        def look() -> list[str]:
-            path, branch = self._path(folder), self.branch
-            try:
-                tree = list(self._api.list_repo_tree(self.repo_id, path, revision=branch, repo_type="dataset"))
-            except EntryNotFoundError:
-                return []
-            return [item.path.rpartition("/")[2] for item in tree if isinstance(item, RepoFolder)]
-
-        return self._call("list", look)
+    def subfolders(self, folder: str) -> dict[str, tuple[str | None, list[RepoFile]]]:
+        commit, tree = self._now(folder)
+        above, folders = self._path(folder), dict[str, list[RepoFile]]()
+        for item in tree:
+            name, _, file = item.path[len(above) + 1 :].partition("/")
+            if file:
+                folders.setdefault(name, []).append(item)
+        return {name: (commit, items) for name, items in folders.items()}
 
     def _path(self, file: str) -> str:
         """Where a file of the dataset is in the repo."""

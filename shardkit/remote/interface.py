@@ -14,7 +14,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from shardkit.dataset.folder import PUSHING_FILE
 from shardkit.dataset.manifest import ShardInfo
@@ -76,11 +76,13 @@ class Remote(Protocol):
     def create(self, *, private: bool) -> None:
         """Make the place, if there is none. Refuses `private` for one that is public."""
 
-    def files(self) -> dict[str, RemoteFile]:
-        """The files at the remote now, by name relative to the dataset."""
+    def files(self, listed: Any = None) -> dict[str, RemoteFile]:
+        """The files at the remote now, by name relative to the dataset; or, without a call for it, as `subfolders`
+        listed them."""
 
-    def subfolders(self, folder: str) -> list[str]:
-        """The names of the folders in `folder`; none where there is no such folder."""
+    def subfolders(self, folder: str) -> dict[str, Any]:
+        """The folders in `folder`, by name, each with what `files` of the remote that it is may be given; none where
+        there is no such folder."""
 
     def read(self, file: str) -> bytes:
         """The bytes of a small file, one of at most `SMALL_BYTES`."""

@@ -12,7 +12,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 from shardkit.dataset.folder import MANIFEST_NAME, PART_NAME, PARTS_FOLDER, PUSHED_TO_FILE, WORK_DIR
 from shardkit.dataset.journal import JOURNAL_FILE
@@ -100,8 +100,8 @@ class PartsThere:
         self._threads = TransferThreads(_LOOKS_AT_ONCE, "shardkit-parts")
         try:
             root = open_remote(repo)
-            names = [name for name in root.subfolders(PARTS_FOLDER) if PART_NAME.fullmatch(name)]
-            for look in [self._threads.submit(partial(self._look_at, name)) for name in names]:
+            below = {name: at for name, at in root.subfolders(PARTS_FOLDER).items() if PART_NAME.fullmatch(name)}
+            for look in [self._threads.submit(partial(self._look_at, *folder)) for folder in below.items()]:
                 result_of(look)
             self.listed = finished_parts(folder, root.name)
         except BaseException as error:
@@ -158,10 +158,11 @@ class PartsThere:
         os.replace(path, part.folder / shard.file)
         remove_tree(incoming)
 
-    def _look_at(self, name: str) -> None:
-        """Fetch the small files of the part in the folder of that name, as far as there are any yet."""
+    def _look_at(self, name: str, listed: Any) -> None:
+        """Fetch the small files of the part in the folder of that name, `listed` with the others, as far as there are
+        any yet."""
         remote = self._remotes[name] = open_remote(place_below(self._repo, f"{PARTS_FOLDER}/{name}"))
-        files, folder = remote.files(), self._folder / PARTS_FOLDER / name
+        files, folder = remote.files(listed), self._folder / PARTS_FOLDER / name
         (folder / WORK_DIR).mkdir(parents=True)
         if PUSHED_TO_FILE in files:  # in a folder from which the part was pushed on
             atomic_write(folder / PUSHED_TO_FILE, remote.read(PUSHED_TO_FILE))

@@ -113,7 +113,10 @@ def test_parts_in_a_folder_of_a_repo_or_bucket_are_merged_there_from_too(
 ) -> None:
     push_parts(source, tmp_path, 2, place, private=True)
     for job in (1, 0):
+        hub.reset_log()
         merged = merge(place, tmp_path / "out", part=f"{job}/2")
+        assert hub.count("GET", "/api/") <= 2, "one listing of all parts"
+        assert hub.count("GET", r"/resolve/.*parts/[01]-of-2/(manifest|\.shardkit/journal)\.json") == 4
     assert merged.missing == 0
     assert contents(tmp_path / "out") == single
     part = pull(f"{place}/parts/1-of-2", tmp_path / "part")
