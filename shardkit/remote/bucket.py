@@ -32,7 +32,7 @@ from shardkit.network import with_retries
 from shardkit.remote.bucket_client import BucketClient
 from shardkit.remote.claim import always_changing, still_ours
 from shardkit.remote.hub_client import SilentError
-from shardkit.remote.interface import CLAIM_FILE, PlaceChanged, RemoteFile, check_small
+from shardkit.remote.interface import CLAIM_FILE, PlaceChanged, RemoteFile, by_folder, check_small
 from shardkit.remote.upload_record import UploadRecord, is_record, stated_shards
 
 if TYPE_CHECKING:
@@ -109,12 +109,7 @@ class BucketRemote:
 
     def subfolders(self, folder: str) -> dict[str, dict[str, BucketFile]]:
         above = self._path(folder)
-        folders: dict[str, dict[str, BucketFile]] = {}
-        for path, item in self._call("list", partial(self._bucket.files, above)).items():
-            name, _, file = path[len(above) + 1 :].partition("/")
-            if file:
-                folders.setdefault(name, {})[path] = item
-        return folders
+        return by_folder(self._call("list", partial(self._bucket.files, above)), above)
 
     def _file_of(self, path: str) -> str:
         """The name of what the bucket has at `path`; "" if it is none of the dataset's folder and working files."""

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from shardkit.dataset.folder import PUSHING_FILE
 from shardkit.dataset.manifest import ShardInfo
@@ -22,6 +22,7 @@ from shardkit.errors import HubError
 from shardkit.files import SMALL_BYTES, format_bytes
 
 CLAIM_FILE = PUSHING_FILE
+Item = TypeVar("Item")
 
 
 class PlaceChanged(HubError):
@@ -43,6 +44,16 @@ def check_small(name: str, file: str, size: int) -> None:
             f"{name}: {file} has {format_bytes(size)} there, more than {format_bytes(SMALL_BYTES)}: it is not what "
             "shardkit writes, its owner must push it again"
         )
+
+
+def by_folder(listing: Mapping[str, Item], above: str) -> dict[str, dict[str, Item]]:
+    """Of a `listing` by path what is in each folder in `above`, by the folder's name."""
+    folders: dict[str, dict[str, Item]] = {}
+    for path, item in listing.items():
+        name, _, file = path.removeprefix(f"{above}/").partition("/")
+        if file:
+            folders.setdefault(name, {})[path] = item
+    return folders
 
 
 class Remote(Protocol):

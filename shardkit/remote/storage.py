@@ -84,7 +84,7 @@ class FsspecRemote:
         def look() -> dict[str, RemoteFile]:
             self._fs.invalidate_cache()
             details: dict[str, Any] = {}
-            for folder in ("", WORK_DIR):
+            for folder in (WORK_DIR, ""):  # a manifest comes before the claim there goes: one of them is seen
                 details |= self._fs.find(self._at(folder), maxdepth=1, detail=True)
             if not details:
                 self._check_is_empty()

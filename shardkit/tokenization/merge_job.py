@@ -111,7 +111,7 @@ class MergeJob:
         found: dict[str, list[Path]] = {}
         with suppress(OSError):
             for path in self.folder.iterdir():
-                job, _, suffix = path.name.partition(".")
+                job, _, suffix = path.name.removeprefix(".").partition(".")  # of one half written, `.NAME.PID.tmp`
                 if PART_NAME.fullmatch(job) and chosen(job, f".{suffix}"):
                     found.setdefault(job, []).append(path)
         for job, paths in found.items():
