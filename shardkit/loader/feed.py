@@ -7,11 +7,14 @@ for the copy's event. Reading ahead runs on the CPU too, without streams, for te
 
 from __future__ import annotations
 
+import atexit
 import os
+import weakref
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
 from typing import NamedTuple
 
@@ -24,6 +27,7 @@ from shardkit.batches.reader import BatchReader
 from shardkit.dataset.token_stream import Tokens
 from shardkit.errors import UsageError
 from shardkit.loader.batch import Batch, DocumentBatch, batch_of, tensors_of
+from shardkit.remote.threads import TransferThreads
 from shardkit.waits import ended
 
 _GPU_PREFETCH = 2
@@ -148,6 +152,17 @@ class Feed:
         return Batch(inputs.bitwise_and_(self._mask), targets.bitwise_and_(self._mask))
 
 
+_threads: weakref.WeakSet[TransferThreads] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_threads() -> None:
+    """At the program's end wait for what is being read: no copy to a GPU may be cut off. A thread that waits for a
+    shard from a remote gives up then (`remote/streaming/cache.py`)."""
+    for thread in list(_threads):
+        thread.close()
+
+
 class _ReadAhead:
     """Calls a function for a position and, in a thread of its own, for the `depth` next ones, each `stride` further.
 
@@ -158,7 +173,9 @@ class _ReadAhead:
     def __init__(self, *, stride: int, depth: int) -> None:
         self._stride = stride
         self._depth = depth
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shardkit-feed")
+        self._thread = TransferThreads(1, "shardkit-feed")
+        _threads.add(self._thread)
+        weakref.finalize(self, self._thread.close, wait=False)
         self._pending: deque[tuple[int, Future[_Loaded]]] = deque()
         self._process = os.getpid()
 
@@ -170,7 +187,7 @@ class _ReadAhead:
             self._drop()
         following = self._pending[-1][0] + self._stride if self._pending else position
         while len(self._pending) < self._depth + 1:
-            self._pending.append((following, self._thread.submit(load, following)))
+            self._pending.append((following, self._thread.submit(partial(load, following))))
             following += self._stride
         _, future = self._pending.popleft()
         ended([future])
@@ -181,7 +198,7 @@ class _ReadAhead:
     def close(self) -> None:
         """Stop the thread and wait for it."""
         self._drop()
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._thread.close()
 
     def _drop(self) -> None:
         for _, future in self._pending:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -105,6 +106,29 @@ def test_the_first_batch_comes_after_one_span(served: HubServer, tmp_path: Path)
         for _ in range(rows_before(order, 1) // 4):
             assert same(stream.next_batch(), copy.next_batch())
     assert not {path.name for path in (tmp_path / "cache").glob("*.npy")} & later
+
+
+READS_AHEAD = """
+import sys
+import shardkit.loader.loader as loader
+loader.check_prefetch = lambda prefetch, device: 2  # in a thread, as for a GPU
+for batch in loader.ShardLoader(sys.argv[1], batch_size=4, seq_len=64, shuffle=False, span=1, cache=sys.argv[2]):
+    pass
+"""
+
+
+def test_ctrl_c_ends_a_program_whose_thread_waits_for_a_shard(served: HubServer, tmp_path: Path) -> None:
+    manifest = serve(served, tmp_path / "copy", shards=6, tokens=TOKENS)
+    late = manifest.splits["train"][-1].file
+    served.fault("slow", "GET", late, seconds=600, times=None)
+    words = [sys.executable, "-c", READS_AHEAD, REPO, str(tmp_path / "cache")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not served.count("GET", late):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=300)
+    assert said.rstrip().endswith("KeyboardInterrupt"), said
 
 
 def test_two_ranks_of_a_node_download_each_byte_once(served: HubServer, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import threading
 import time
 import warnings
 import weakref
@@ -142,7 +143,8 @@ class ShardCache:
     def wait(self, shard: str) -> None:
         """Return when `shard`, which must be wanted, is in `directory` and verified.
 
-        Raises what keeps it away: `HubError`, `AuthError`, `DiskFull`.
+        Raises what keeps it away: `HubError`, `AuthError`, `DiskFull`; and `HubError` in another thread than the main
+        one, once that has ended.
         """
         reader = self._own_reader()
         if shard in reader.ready:
@@ -150,6 +152,8 @@ class ShardCache:
         if shard not in reader.lease.wants:
             raise UsageError(f"{shard} was not wanted: name it to want() before wait()")
         while not reader.has(shard):
+            if not threading.main_thread().is_alive():
+                raise HubError(f"{self.name}: {shard} had not come when the program ended")
             time.sleep(POLL_SECONDS)
 
     def has_arrived(self, shard: str) -> bool:
