@@ -96,7 +96,7 @@ class MergeJob:
         """All at once for those who look for them, if nothing of somebody else's is beside them."""
         parts, going = self.directory / PARTS_FOLDER, self.folder / "parts.going"
         with suppress(OSError):
-            if all(PART_NAME.fullmatch(name) for name in os.listdir(parts)):
+            if not parts.is_symlink() and all(PART_NAME.fullmatch(name) for name in os.listdir(parts)):
                 shutil.rmtree(going, ignore_errors=True)
                 self.folder.mkdir(parents=True, exist_ok=True)
                 parts.rename(going)
