@@ -41,7 +41,7 @@ class PushPlace:
 def finished_at(repo: str) -> Manifest | None:
     """The manifest of the dataset that is complete at a place. What jobs of a merge left beside it goes."""
     remote = open_remote(repo)
-    files = remote.files()
+    files = remote.files() if remote.exists() else {}
     if not is_complete(files) or (found := published(remote, files)) is None:
         return None
     if any(map(MERGE_LINES.fullmatch, files)):  # of one that wrote while the dataset was completed

@@ -414,7 +414,7 @@ def test_a_job_that_others_overtake_in_one_folder_finds_the_dataset_and_leaves_n
 
 @pytest.mark.parametrize("part", [None, "1/2"])
 def test_where_the_whole_dataset_is_and_no_parts_are_any_more_nothing_is_left_to_do(
-    far: Path, tmp_path: Path, part: str | None
+    hub: Any, far: Path, tmp_path: Path, part: str | None
 ) -> None:
     out = tmp_path / "out"
     made = merge(str(far), out, push=str(far)).manifest
@@ -422,7 +422,7 @@ def test_where_the_whole_dataset_is_and_no_parts_are_any_more_nothing_is_left_to
     again = merge(str(far), out, part=part, push=str(far))
     assert (again.made, again.missing, again.manifest) == (0, 0, made)
     lies = f"far holds no parts, the whole dataset lies at .*far: `shardkit pull {far} DIR` fetches it$"
-    for elsewhere in ({}, {"push": str(tmp_path / "other")}):
+    for elsewhere in ({}, {"push": str(tmp_path / "other")}, {"push": "alice/none"}):
         with pytest.raises(OutputError, match=lies):
             merge(str(far), out, part=part, **elsewhere)
     pulled = pull(str(far), tmp_path / "pulled")
