@@ -32,7 +32,7 @@ from shardkit.network import with_retries
 from shardkit.remote.bucket_client import BucketClient
 from shardkit.remote.claim import always_changing, still_ours
 from shardkit.remote.hub_client import SilentError
-from shardkit.remote.interface import CLAIM_FILE, PlaceChanged, RemoteFile, check_small
+from shardkit.remote.interface import CLAIM_FILE, PlaceChanged, RemoteFile, by_folder, check_small
 from shardkit.remote.upload_record import UploadRecord, is_record, stated_shards
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class BucketRemote:
         self._record = UploadRecord({})
         self._stated: dict[str, tuple[int, str]] = {}  # what the manifest there says of its shards
         self._sent: dict[str, str] = {}  # Xet hashes of shards that have arrived, by file, until they are acknowledged
-        self._written: dict[str, tuple[str, bytes]] = {}  # small files as we wrote them: Xet hash and content
+        self._written: dict[str, tuple[str, bytes]] = {}  # small files as we wrote or read them: Xet hash and content
         self._mark: bytes | None = None
         self._distrusted: set[str] = set()
         self._xet_is_silent = False
@@ -88,11 +88,13 @@ class BucketRemote:
         if private and not self._call("look at", self._bucket.is_private):
             raise HubError(f"{self.name} exists and is public: push without --private, or make it private on its page")
 
-    def files(self) -> dict[str, RemoteFile]:
-        def look() -> dict[str, RemoteFile]:
-            found = self._bucket.files(self._folder)
+    def files(self, listed: dict[str, BucketFile] | None = None) -> dict[str, RemoteFile]:
+        def look(listed: dict[str, BucketFile] | None = listed) -> dict[str, RemoteFile]:
+            found = self._bucket.files(self._folder) if listed is None else listed
             self._listed = {file: item for path, item in found.items() if (file := self._file_of(path))}
             small = {file: self._read(file) for file in self._listed if is_record(file) or file == MANIFEST_NAME}
+            if MANIFEST_NAME in small:  # who lists a dataset reads it next
+                self._written[MANIFEST_NAME] = (self._listed[MANIFEST_NAME].xet_hash, small[MANIFEST_NAME])
             self._stated = stated_shards(small.pop(MANIFEST_NAME, b"{}"))
             self._record = UploadRecord(small)
             return {file: RemoteFile(item.size, self._sha256_of(file, item)) for file, item in self._listed.items()}
@@ -101,14 +103,13 @@ class BucketRemote:
             try:
                 return look()
             except EntryNotFoundError:  # somebody else may have taken a file away since it was listed
-                return look()
+                return look(None)
 
         return self._call("list", look_again)
 
-    def subfolders(self, folder: str) -> list[str]:
+    def subfolders(self, folder: str) -> dict[str, dict[str, BucketFile]]:
         above = self._path(folder)
-        below = [path[len(above) + 1 :] for path in self._call("list", partial(self._bucket.files, above))]
-        return sorted({path.partition("/")[0] for path in below if "/" in path})
+        return by_folder(self._call("list", partial(self._bucket.files, above)), above)
 
     def _file_of(self, path: str) -> str:
         """The name of what the bucket has at `path`; "" if it is none of the dataset's folder and working files."""

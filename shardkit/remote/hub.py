@@ -19,7 +19,7 @@ from huggingface_hub import (
     hf_hub_url,
 )
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
-from huggingface_hub.hf_api import RepoFile, RepoFolder
+from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils._runtime import is_xet_available
 
 from shardkit.dataset.manifest import ShardInfo
@@ -31,7 +31,7 @@ from shardkit.network import with_retries
 from shardkit.remote.claim import LOOKS, always_changing, is_completed_with, is_written, not_ours_any_more, step_aside
 from shardkit.remote.hub_client import Download, SilentError, UnlockableError, while_bytes_come
 from shardkit.remote.hub_uploads import HubUploads
-from shardkit.remote.interface import CLAIM_FILE, PlaceChanged, RemoteFile, check_small
+from shardkit.remote.interface import CLAIM_FILE, PlaceChanged, RemoteFile, by_folder, check_small
 
 CommitOperation = CommitOperationAdd | CommitOperationCopy | CommitOperationDelete  # what the client's list holds
 Result = TypeVar("Result")
@@ -94,34 +94,30 @@ class HubRemote:
             )
             self._call("make a branch of", create)
 
-    def files(self) -> dict[str, RemoteFile]:
+    def files(self, listed: tuple[str | None, dict[str, RepoFile]] | None = None) -> dict[str, RemoteFile]:
         # snapshot_download is not asked: into a folder with files it calls a 401, 404 or 503 a success
-        head = partial(self._api.repo_info, self.repo_id, repo_type="dataset", revision=self.branch)
-        self._commit = self._call("look at", head).sha
         self._holder = None
-        return self._call("list", partial(self._tree, self._commit))
+        self._commit, tree = self._now("") if listed is None else listed
+        self._listed = {path.removeprefix(self._path("")): item for path, item in tree.items()}
+        return {file: _as_listed(item) for file, item in self._listed.items()}
 
-    def _tree(self, revision: str | None) -> dict[str, RemoteFile]:
-        top, above = self._folder or None, self._path("")
+    def subfolders(self, folder: str) -> dict[str, tuple[str | None, dict[str, RepoFile]]]:
+        commit, tree = self._now(folder)
+        return {name: (commit, files) for name, files in by_folder(tree, self._path(folder)).items()}
+
+    def _now(self, folder: str) -> tuple[str | None, dict[str, RepoFile]]:
+        """The newest commit, and all files below `folder` there, by their path in the repo."""
+        head = partial(self._api.repo_info, self.repo_id, repo_type="dataset", revision=self.branch)
+        commit = self._call("look at", head).sha
+        return commit, self._call("list", partial(self._tree, commit, folder))
+
+    def _tree(self, revision: str | None, folder: str = "") -> dict[str, RepoFile]:
+        top = self._path(folder).rstrip("/") or None
         try:
-            tree = list(
-                self._api.list_repo_tree(self.repo_id, top, recursive=True, revision=revision, repo_type="dataset")
-            )
+            tree = self._api.list_repo_tree(self.repo_id, top, recursive=True, revision=revision, repo_type="dataset")
+            return {item.path: item for item in tree if isinstance(item, RepoFile)}
         except EntryNotFoundError:  # no such folder yet
-            tree = []
-        self._listed = {item.path.removeprefix(above): item for item in tree if isinstance(item, RepoFile)}
-        return {path: _as_listed(item) for path, item in self._listed.items()}
-
-    def subfolders(self, folder: str) -> list[str]:
-        def look() -> list[str]:
-            path, branch = self._path(folder), self.branch
-            try:
-                tree = list(self._api.list_repo_tree(self.repo_id, path, revision=branch, repo_type="dataset"))
-            except EntryNotFoundError:
-                return []
-            return [item.path.rpartition("/")[2] for item in tree if isinstance(item, RepoFolder)]
-
-        return self._call("list", look)
+            return {}
 
     def _path(self, file: str) -> str:
         """Where a file of the dataset is in the repo."""

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from shardkit.dataset.folder import PUSHING_FILE
 from shardkit.dataset.manifest import ShardInfo
@@ -22,6 +22,7 @@ from shardkit.errors import HubError
 from shardkit.files import SMALL_BYTES, format_bytes
 
 CLAIM_FILE = PUSHING_FILE
+Item = TypeVar("Item")
 
 
 class PlaceChanged(HubError):
@@ -43,6 +44,16 @@ def check_small(name: str, file: str, size: int) -> None:
             f"{name}: {file} has {format_bytes(size)} there, more than {format_bytes(SMALL_BYTES)}: it is not what "
             "shardkit writes, its owner must push it again"
         )
+
+
+def by_folder(listing: Mapping[str, Item], above: str) -> dict[str, dict[str, Item]]:
+    """Of a `listing` by path what is in each folder in `above`, by the folder's name."""
+    folders: dict[str, dict[str, Item]] = {}
+    for path, item in listing.items():
+        name, _, file = path.removeprefix(f"{above}/").partition("/")
+        if file:
+            folders.setdefault(name, {})[path] = item
+    return folders
 
 
 class Remote(Protocol):
@@ -76,11 +87,13 @@ class Remote(Protocol):
     def create(self, *, private: bool) -> None:
         """Make the place, if there is none. Refuses `private` for one that is public."""
 
-    def files(self) -> dict[str, RemoteFile]:
-        """The files at the remote now, by name relative to the dataset."""
+    def files(self, listed: Any = None) -> dict[str, RemoteFile]:
+        """The files at the remote now, by name relative to the dataset; or, without a call for it, as `subfolders`
+        listed them."""
 
-    def subfolders(self, folder: str) -> list[str]:
-        """The names of the folders in `folder`; none where there is no such folder."""
+    def subfolders(self, folder: str) -> dict[str, Any]:
+        """The folders in `folder`, by name, each with what `files` of the remote that it is may be given; none where
+        there is no such folder."""
 
     def read(self, file: str) -> bytes:
         """The bytes of a small file, one of at most `SMALL_BYTES`."""

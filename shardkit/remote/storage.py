@@ -80,11 +80,11 @@ class FsspecRemote:
         if not self._direct:  # an object store has no folders, and a bucket is not ours to make
             self._call("create", partial(self._fs.makedirs, self._root, exist_ok=True))
 
-    def files(self) -> dict[str, RemoteFile]:
+    def files(self, listed: Any = None) -> dict[str, RemoteFile]:  # noqa: ARG002 (no listing has it all)
         def look() -> dict[str, RemoteFile]:
             self._fs.invalidate_cache()
             details: dict[str, Any] = {}
-            for folder in ("", WORK_DIR):
+            for folder in (WORK_DIR, ""):  # a manifest comes before the claim there goes: one of them is seen
                 details |= self._fs.find(self._at(folder), maxdepth=1, detail=True)
             if not details:
                 self._check_is_empty()
@@ -110,8 +110,8 @@ class FsspecRemote:
 
         return self._call("list", look_again)
 
-    def subfolders(self, folder: str) -> list[str]:
-        return self._call("list", partial(_subfolders, self._fs, self._at(folder)))
+    def subfolders(self, folder: str) -> dict[str, Any]:
+        return dict.fromkeys(self._call("list", partial(_subfolders, self._fs, self._at(folder))))
 
     def read(self, file: str) -> bytes:
         return self._call(f"read {file}", partial(self._read, file))

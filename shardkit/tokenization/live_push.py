@@ -36,7 +36,7 @@ from shardkit.remote.push import publish
 from shardkit.remote.uploader import Uploader
 from shardkit.tokenization.piece_log import PIECES_FILE
 from shardkit.tokenization.pushed_run import RemoteRun, run_mark
-from shardkit.tokenization.run_size import check_room, working_bytes
+from shardkit.tokenization.run_size import check_room, room_for_next
 from shardkit.tokenization.run_spec import RunSpec
 from shardkit.tokenization.runner import Destination, Runner
 
@@ -97,9 +97,8 @@ def claim_before_overwrite(
     if run.manifest is not None:
         spec.check_is_this_run(run.manifest, run.remote.name)
         return
-    head = first_line(spec.identity())
-    check_room(spec, len(head), max_disk)
-    claim_place(run, head, private=private)
+    check_room(spec, max_disk)
+    claim_place(run, first_line(spec.identity()), private=private)
 
 
 def _check_place(run: RemoteRun, directory: Path, identity: Mapping[str, Any]) -> None:
@@ -162,9 +161,10 @@ class LivePush:
     """The shards of one run on their way to a remote, each with the journal's line about it. A context manager.
 
     Made with an earlier session's `journal`, it hands in the shards that are not at the remote yet. `max_disk` bounds
-    the bytes of this run on this disk: the shard being written, those on their way, the journal; a shard is deleted
-    here once it has arrived. Raises `DiskFull` if the bound has no room for two shards (one on its way, one being
-    written), `HubError` if the remote holds another dataset, `OutputError` if a shard is in neither place.
+    the bytes of this run on this disk: the shard being written, those on their way, the journal (of very many shards
+    only a part, `room_for_next`); a shard is deleted here once it has arrived. Raises `DiskFull` if the bound has no
+    room for two shards (one on its way, one being written), `HubError` if the remote holds another dataset,
+    `OutputError` if a shard is in neither place.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class LivePush:
         max_disk: int | None = None,
     ) -> None:
         self._spec, self._directory, self._journal = spec, directory, journal
-        check_room(spec, self._journal_bytes(), max_disk)
+        check_room(spec, max_disk)
         files = claim_place(run, journal.lines[0], private=private)
         there = whole_lines(run.journal) if run.journal is not None else journal.lines[:1]
         same = takewhile(lambda pair: pair[0] == pair[1], zip(there, journal.lines, strict=False))
@@ -212,7 +212,8 @@ class LivePush:
 
     def wait_for_room(self) -> None:
         """Wait until one more shard fits below `max_disk`."""
-        self.uploader.wait_for_room(self._spec.shard_bytes + working_bytes(self._journal_bytes()))
+        if self._max_disk is not None:
+            self.uploader.wait_for_room(room_for_next(self._spec, self._journal_bytes(), self._max_disk))
 
     def submit(self, shard: ShardInfo, receipt: str | None = None) -> None:
         """Hand in a shard that is finished and in the journal; returns at once. With the `receipt` of an upload it was

@@ -12,19 +12,19 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 from shardkit.dataset.folder import MANIFEST_NAME, PART_NAME, PARTS_FOLDER, PUSHED_TO_FILE, WORK_DIR
 from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.known_files import SeenShards
 from shardkit.dataset.manifest import Manifest, ShardInfo
-from shardkit.dataset.tokenizer_file import write_tokenizer_files
+from shardkit.dataset.tokenizer_file import TOKENIZER_NAME, read_tokenizer_files
 from shardkit.errors import ManifestError, OutputError, ShardError
 from shardkit.files import atomic_write, remove_tree, write_error
 from shardkit.redaction import public_address
 from shardkit.remote.address import open_remote, place_below
 from shardkit.remote.download import WantedFile, fetch_right, fetch_tokenizer
-from shardkit.remote.interface import Remote
+from shardkit.remote.interface import Remote, RemoteFile
 from shardkit.remote.listing import read_journal
 from shardkit.remote.threads import TransferThreads, waits_for_threads
 from shardkit.tokenization.part_folders import REMADE_THERE, FinishedPart, finished_parts
@@ -51,6 +51,9 @@ class Parts(Protocol):
         Raises `OutputError` for one that is damaged, and what keeps it away.
         """
 
+    def tokenizer_files(self, dataset: Manifest) -> dict[str, bytes]:
+        """Name and content of the files of the tokenizer that `dataset` means, of a part that has them; else none."""
+
 
 class PartsHere:
     """Those in a folder. Raises `OutputError` if one is missing or unfinished, or they do not fit together."""
@@ -63,6 +66,10 @@ class PartsHere:
 
     def expect(self, shards: Iterable[tuple[FinishedPart, ShardInfo]]) -> None:
         """Nothing to do: they are here."""
+
+    def tokenizer_files(self, dataset: Manifest) -> dict[str, bytes]:
+        found = (read_tokenizer_files(part.folder, dataset.tokenizer) for part in self.listed)
+        return next(filter(None, found), {})
 
     def check(self, part: FinishedPart, shard: ShardInfo) -> None:
         try:
@@ -85,6 +92,7 @@ class PartsThere:
     def __init__(self, repo: str, folder: Path) -> None:
         self._repo, self._folder = repo, folder
         self._remotes: dict[str, Remote] = {}
+        self._tokenizers: dict[str, dict[str, RemoteFile]] = {}  # as listed
         self._expected: deque[tuple[FinishedPart, ShardInfo]] = deque()
         self._coming: dict[Path, Future[None]] = {}
         self._here: Path | None = None
@@ -92,8 +100,8 @@ class PartsThere:
         self._threads = TransferThreads(_LOOKS_AT_ONCE, "shardkit-parts")
         try:
             root = open_remote(repo)
-            names = [name for name in root.subfolders(PARTS_FOLDER) if PART_NAME.fullmatch(name)]
-            for look in [self._threads.submit(partial(self._look_at, name)) for name in names]:
+            below = {name: at for name, at in root.subfolders(PARTS_FOLDER).items() if PART_NAME.fullmatch(name)}
+            for look in [self._threads.submit(partial(self._look_at, *folder)) for folder in below.items()]:
                 result_of(look)
             self.listed = finished_parts(folder, root.name)
         except BaseException as error:
@@ -111,6 +119,13 @@ class PartsThere:
 
     def expect(self, shards: Iterable[tuple[FinishedPart, ShardInfo]]) -> None:
         self._expected = deque(shards)
+
+    def tokenizer_files(self, dataset: Manifest) -> dict[str, bytes]:
+        for part in self.listed:
+            listed = self._tokenizers.get(part.folder.name, {})
+            if files := fetch_tokenizer(self._remotes[part.folder.name], listed, part.folder, dataset):
+                return files
+        return {}
 
     def check(self, part: FinishedPart, shard: ShardInfo) -> None:
         path = part.folder / shard.file
@@ -143,10 +158,11 @@ class PartsThere:
         os.replace(path, part.folder / shard.file)
         remove_tree(incoming)
 
-    def _look_at(self, name: str) -> None:
-        """Fetch the small files of the part in the folder of that name, as far as there are any yet."""
+    def _look_at(self, name: str, listed: Any) -> None:
+        """Fetch the small files of the part in the folder of that name, `listed` with the others, as far as there are
+        any yet."""
         remote = self._remotes[name] = open_remote(place_below(self._repo, f"{PARTS_FOLDER}/{name}"))
-        files, folder = remote.files(), self._folder / PARTS_FOLDER / name
+        files, folder = remote.files(listed), self._folder / PARTS_FOLDER / name
         (folder / WORK_DIR).mkdir(parents=True)
         if PUSHED_TO_FILE in files:  # in a folder from which the part was pushed on
             atomic_write(folder / PUSHED_TO_FILE, remote.read(PUSHED_TO_FILE))
@@ -167,8 +183,7 @@ class PartsThere:
             atomic_write(folder / JOURNAL_FILE, journal)
         if PIECES_FILE in files:
             atomic_write(folder / PIECES_FILE, remote.read(PIECES_FILE))
-        if name.startswith("0-"):  # whose tokenizer is the dataset's
-            write_tokenizer_files(folder, fetch_tokenizer(remote, files, folder, manifest))
+        self._tokenizers[name] = {file: listed for file, listed in files.items() if file == TOKENIZER_NAME}
         atomic_write(folder / MANIFEST_NAME, text)
 
 

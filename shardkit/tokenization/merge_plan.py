@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import warnings
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,15 +19,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from shardkit.dataset.manifest import Manifest, ShardInfo, SourceFile
+from shardkit.dataset.manifest import MANIFEST_NAME, Manifest, ShardInfo, SourceFile
 from shardkit.dataset.records import bounded_maps, joined_figures
 from shardkit.dataset.shards import shard_blocks
-from shardkit.errors import OutputError
+from shardkit.dataset.tokenizer_file import TOKENIZER_NAME, file_sha256
+from shardkit.errors import OutputError, ShardkitWarning
 from shardkit.tokenization.merge_parts import Parts
 from shardkit.tokenization.output_folder import check_prefix
 from shardkit.tokenization.part_folders import FinishedPart, whole_identity
 from shardkit.tokenization.piece_log import files_at
 from shardkit.tokenization.run_spec import ShardShape
+from shardkit.tokenization.tiktoken_files import is_encoding
 
 
 class PartShard(NamedTuple):
@@ -129,6 +132,19 @@ class MergePlan:
         options = {name: value for name, value in first.source.options.items() if name != "part"}
         source = dataclasses.replace(first.source, files=self._files(), options=options)
         return dataclasses.replace(first, source=source, shards=tuple(placed), directory=None)
+
+    def tokenizer_files(self, manifest: Manifest) -> dict[str, bytes]:
+        """Name and content of the files of the tokenizer of the dataset of `manifest`, of whichever part has them: all
+        of one run do. Warns (`ShardkitWarning`) if they are lost in all of them."""
+        files, info = self._place.tokenizer_files(manifest), manifest.tokenizer
+        if not files and info is not None and (info.file_sha256 or not is_encoding(info.name)):
+            warnings.warn(
+                f"no part has the {TOKENIZER_NAME} any more that the manifests mean (SHA-256 {file_sha256(info)}): the "
+                f"dataset comes without it, put it beside its {MANIFEST_NAME} if you have it",
+                ShardkitWarning,
+                stacklevel=2,
+            )
+        return files
 
     def check_made(self, manifest: Manifest, where: object, way_out: str) -> None:
         """Raise `OutputError` if `manifest`, of the dataset that is there, is not of what these parts make."""

@@ -7,26 +7,26 @@ that finds every shard there completes the dataset.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 
 from shardkit.dataset.check import check_shard
 from shardkit.dataset.folder import MERGE_LINES, WORK_DIR
 from shardkit.dataset.manifest import MANIFEST_NAME, Manifest, ShardInfo
 from shardkit.dataset.shards import DTYPES, shard_header
-from shardkit.dataset.tokenizer_file import read_tokenizer_files
 from shardkit.errors import DiskFull, HubError, ShardError, UsageError
 from shardkit.files import format_bytes
 from shardkit.remote.address import open_remote
-from shardkit.remote.claim import another_dataset, check_not_claimed, claim_for, holds_data, mark
+from shardkit.remote.claim import another_dataset, check_not_claimed, claim_for, holds_data, is_complete, mark
 from shardkit.remote.interface import CLAIM_FILE, RemoteFile
 from shardkit.remote.listing import published
 from shardkit.remote.push import publish
 from shardkit.remote.uploader import Uploader
+from shardkit.tokenization.merge_job import MergeJob
 from shardkit.tokenization.merge_lines import MergeLines, named_shards, shards_in
 from shardkit.tokenization.merge_plan import MergePlan
-from shardkit.tokenization.merge_shards import Tell, merged_shards
+from shardkit.tokenization.merge_shards import merged_shards
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,22 +38,33 @@ class PushPlace:
     max_disk: int | None
 
 
+def finished_at(repo: str) -> Manifest | None:
+    """The manifest of the dataset that is complete at a place. What jobs of a merge left beside it goes."""
+    remote = open_remote(repo)
+    files = remote.files() if remote.exists() else {}
+    if not is_complete(files) or (found := published(remote, files)) is None:
+        return None
+    if any(map(MERGE_LINES.fullmatch, files)):  # of one that wrote while the dataset was completed
+        publish(remote, found[1], found[0])
+    return found[1]
+
+
 class MergePush:
-    """The shards of one `job` ("3-of-16") of a merge on their way to a place. A context manager.
+    """The shards of one `job` of a merge on their way to a place, in a folder of its own here. A context manager.
 
     Raises `HubError` if another dataset is there or on its way, `OutputError` for one that other parts made, `DiskFull`
     if the bound of the disk has no room, `UsageError` for the folder of the merge itself.
     """
 
-    def __init__(self, place: PushPlace, plan: MergePlan, lines_file: Path, job: str) -> None:
-        self._plan, self._file = plan, f"{WORK_DIR}/merge-{job}.jsonl"
+    def __init__(self, place: PushPlace, plan: MergePlan, job: MergeJob) -> None:
+        self._plan, self._job, self._file = plan, job, f"{WORK_DIR}/merge-{job.name}.jsonl"
         longest, dtype = max(plan.lengths), DTYPES[plan.dtype]
         self._shard_bytes = len(shard_header(longest, dtype)) + longest * dtype.itemsize
         if plan.most_fetched:  # where a limit leaves less than one shard, those of the parts are longer
             of_parts = (shard.bytes for part in plan.parts for shard in part.manifest.shards)
             self._shard_bytes = max(self._shard_bytes, *of_parts)
         room, self._repo = self._room(place.max_disk), place.repo
-        named_shards(lines_file.parent, plan.identity)  # which may refuse: before a claim is left
+        named_shards(job.folder, plan.identity)  # which may refuse: before a claim is left
         self.remote = open_remote(place.repo)
         if self.remote.local_folder == plan.directory.resolve():
             raise UsageError(f"--push {place.repo} is the folder of the merge itself: give another place")
@@ -61,7 +72,8 @@ class MergePush:
         files = claim_for(self.remote, mark(**plan.identity), self._begin)
         self.manifest: Manifest | None = None
         self._there, ours = self._look(files)
-        self._lines = MergeLines(lines_file, plan.identity, ours)
+        job.leaving.mkdir(exist_ok=True)
+        self._lines = MergeLines(job.lines_file, plan.identity, ours)
         self._uploader = Uploader(self.remote, files, workers=3, delete_local=True, max_bytes=room)
 
     def __enter__(self) -> MergePush:
@@ -69,14 +81,17 @@ class MergePush:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._uploader.__exit__(kind, error, at)
+        with suppress(OSError):  # shards that have not left are in it
+            self._job.leaving.rmdir()
 
-    def make(self, mine: list[int], temp: Path, tell: Tell | None) -> int:
+    def make(self, mine: list[int]) -> int:
         """Make and send the shards of those numbers that the place has not; returns how many were made."""
         for shard in self._there.values():  # of a job that was killed before it removed them
-            (self._plan.directory / shard.file).unlink(missing_ok=True)
+            for folder in (self._job.leaving, self._job.directory):
+                (folder / shard.file).unlink(missing_ok=True)
         missing = [number for number in mine if number not in self._there]
-        named, own = named_shards(self._lines.path.parent, self._plan.identity), self._own()
-        here = {number: shard for number, shard in named.items() if self._is_here(shard)}
+        named, own = named_shards(self._job.folder, self._plan.identity), self._own()
+        here = {number: named[number] for number in missing if number in named and self._is_here(named[number])}
         to_make = [number for number in missing if number not in here]
         for number in missing:
             if number in here:
@@ -84,7 +99,8 @@ class MergePush:
                     self._lines.append(here[number])
                 self._submit(here[number])
         self._wait_for_room()
-        for shard in merged_shards(self._plan, to_make, temp, tell):
+        job = self._job
+        for shard in merged_shards(self._plan, to_make, job.temp, job.leaving, job.tell):
             self._lines.append(shard)
             self._submit(shard)
             self._wait_for_room()
@@ -100,7 +116,7 @@ class MergePush:
         total = len(self._plan.lengths)
         if self.manifest is None and len(named) == total:
             manifest = self._plan.manifest([named[number] for number in range(total)])
-            tokenizer = read_tokenizer_files(self._plan.parts[0].folder, manifest.tokenizer)
+            tokenizer = self._plan.tokenizer_files(manifest)
             publish(self.remote, manifest, manifest.to_json().encode(), tokenizer)
             self.manifest = manifest
         return 0 if self.manifest is not None else total - len(named)
@@ -153,14 +169,19 @@ class MergePush:
         return shards_in([(self._lines.path, b"".join(self._lines.lines))], self._plan.identity)
 
     def _is_here(self, shard: ShardInfo) -> bool:
+        """Whether a shard is about to leave: one that a merge without --push made in the folder is from now on."""
+        path = self._job.leaving / shard.file
+        with suppress(ShardError, OSError):
+            check_shard(self._job.directory / shard.file, shard)
+            (self._job.directory / shard.file).replace(path)
         try:
-            check_shard(self._plan.directory / shard.file, shard)
+            check_shard(path, shard)
         except ShardError:
             return False
         return True
 
     def _submit(self, shard: ShardInfo) -> None:
-        self._uploader.submit(self._plan.directory / shard.file, shard, self._small)
+        self._uploader.submit(self._job.leaving / shard.file, shard, self._small)
 
     def _small(self) -> dict[str, bytes]:
         """The job's lines. They may name a shard that is not there yet: only one that is listed too counts."""
@@ -174,9 +195,9 @@ class MergePush:
         if max_disk is None:
             return None
         shards = 2 + self._plan.most_fetched
-        if max_disk < shards * self._shard_bytes:
+        if max_disk < (need := shards * self._shard_bytes):
             raise DiskFull(
                 f"--max-disk {format_bytes(max_disk)} has no room for {shards} shards of "
-                f"{format_bytes(self._shard_bytes)}: give more"
+                f"{format_bytes(self._shard_bytes)}: give {need} bytes or more"
             )
         return max_disk - self._plan.most_fetched * self._shard_bytes

@@ -14,8 +14,11 @@ from shardkit.tokenization.merge_plan import MergePlan
 Tell = Callable[[str, int, int], None]
 
 
-def merged_shards(plan: MergePlan, numbers: Sequence[int], temp: Path, tell: Tell | None) -> Iterator[ShardInfo]:
-    """Make the shards of those `numbers`, in order, each by way of the file `temp`. `tell` hears how far it is.
+def merged_shards(
+    plan: MergePlan, numbers: Sequence[int], temp: Path, folder: Path, tell: Tell | None
+) -> Iterator[ShardInfo]:
+    """Make the shards of those `numbers` in `folder`, in order, each by way of the file `temp`. `tell` hears how far it
+    is.
 
     Which document is a shard's first is known when all are made. Raises as `MergePlan.sources` does, and `OutputError`.
     """
@@ -33,7 +36,7 @@ def merged_shards(plan: MergePlan, numbers: Sequence[int], temp: Path, tell: Tel
                     done += block.nbytes
                     if tell is not None:
                         tell(file, done, total)
-            made = writer.finish(plan.directory / file)
+            made = writer.finish(folder / file)
         except BaseException:
             writer.abort()
             raise

@@ -22,6 +22,10 @@ from shardkit.tokenization.run_spec import BEGINS, ENDS, FILE_STATES, PART
 REMADE_THERE = "remove that folder there, and call that part again"  # what mends a part at a remote
 
 
+class NoParts(OutputError):
+    """There is not a single part in a place."""
+
+
 def part_folder(directory: Path, index: int, count: int) -> Path:
     """Where part `index` of `count` of the dataset in `directory` is made."""
     return directory / PARTS_FOLDER / f"{index}-of-{count}"
@@ -87,10 +91,10 @@ def finished_parts(directory: Path, name: str | None = None) -> list[FinishedPar
     matches = [PART_NAME.fullmatch(path.name) for path in (folder.iterdir() if folder.is_dir() else ())]
     counts = sorted({int(match[1]) for match in matches if match is not None})
     if not counts and (there := pushed_to(directory)):
-        raise OutputError(f"{directory} holds no parts any more, they are merged: the dataset lies at {there}")
+        raise NoParts(f"{directory} holds no parts any more, they are merged: the dataset lies at {there}")
     if not counts:
         out = f"--out {directory}" if name is None else f"--out DIR --push {name}"
-        raise OutputError(
+        raise NoParts(
             f"{name or directory} holds no parts: `shardkit tokenize SRC --part 0/N {out}` makes the first of N"
         )
     if len(counts) > 1:

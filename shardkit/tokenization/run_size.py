@@ -69,16 +69,24 @@ def useful_workers(
     return WorkerCount(min(expected, -(-limited // chunk_bytes)), expected, most)
 
 
-def check_room(spec: RunSpec, journal_bytes: int, max_disk: int | None) -> None:
+def check_room(spec: RunSpec, max_disk: int | None) -> None:
     """Refuse a bound of the disk that has no room for two shards. Raises `DiskFull`."""
-    if max_disk is not None and max_disk < 2 * spec.shard_bytes + working_bytes(journal_bytes):
+    need = 2 * spec.shard_bytes + _working_bytes(0)
+    if max_disk is not None and max_disk < need:
         raise DiskFull(
-            f"--max-disk {format_bytes(max_disk)} has no room for two shards of {format_bytes(spec.shard_bytes)}: "
-            "give more, or make smaller shards (--shard-tokens)"
+            f"--max-disk {format_bytes(max_disk)} has no room for two shards of {format_bytes(spec.shard_bytes)} and "
+            f"the run's journal: give {need} bytes or more, or make smaller shards (--shard-tokens)"
         )
 
 
-def working_bytes(journal_bytes: int) -> int:
+def room_for_next(spec: RunSpec, journal_bytes: int, max_disk: int) -> int:
+    """Bytes that must be free of `max_disk` before one more shard is made. A journal of so many tiny shards that it
+    takes as much as they do counts no further than that one shard may leave while the next is made: else the run would
+    end there, and no smaller shards would help."""
+    return min(spec.shard_bytes + _working_bytes(journal_bytes), max_disk - spec.shard_bytes)
+
+
+def _working_bytes(journal_bytes: int) -> int:
     """Bytes to allow for the files of `.shardkit/` while one more shard is made: the journal, a copy of it being
     written, and the summary."""
     return 2 * journal_bytes + 8192

@@ -289,3 +289,21 @@ def test_who_finds_others_first_again_and_again_waits_longer_up_to_half_a_minute
         for times in range(8):
             step_aside(remote, times)
     assert waits == [1, 2, 4, 8, 16, 32, 32, 32]
+
+
+def test_a_listing_of_a_folder_that_is_completed_meanwhile_shows_the_claim_or_the_manifest(tmp_path: Path) -> None:
+    remote = open_remote(str(tmp_path))
+    assert isinstance(remote, FsspecRemote)
+    (tmp_path / CLAIM_FILE).parent.mkdir()
+    (tmp_path / CLAIM_FILE).write_bytes(b"{}")
+    list_folder = remote._fs.find
+
+    def find(*of: Any, **how: Any) -> Any:
+        found = list_folder(*of, **how)
+        (tmp_path / MANIFEST_NAME).write_text("{}")
+        (tmp_path / CLAIM_FILE).unlink(missing_ok=True)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(remote._fs, "find", find)
+        assert remote.files().keys() & {MANIFEST_NAME, CLAIM_FILE}

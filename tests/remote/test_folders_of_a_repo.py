@@ -82,7 +82,7 @@ def test_a_loader_reads_a_folder_of_a_repo_as_it_reads_the_folder_here(
 def test_a_place_of_each_kind_says_which_folders_are_in_a_folder_of_it(repo: str, tmp_path: Path) -> None:
     make_dataset(tmp_path / "set", shards=2)
     push(tmp_path / "set", place_below(repo, "parts/0-of-2"))
-    assert open_remote(repo).subfolders("others") == []
+    assert open_remote(repo).subfolders("others") == {}
     push(tmp_path / "set", place_below(repo, "parts/1-of-2"))
     assert sorted(open_remote(repo).subfolders("parts")) == ["0-of-2", "1-of-2"]
-    assert open_remote(place_below(repo, "parts")).subfolders("0-of-2/none") == []
+    assert open_remote(place_below(repo, "parts")).subfolders("0-of-2/none") == {}

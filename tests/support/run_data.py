@@ -11,7 +11,7 @@ from shardkit import Manifest, tokenize
 from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.shards import ShardWriter, WrittenShard
 from shardkit.sources.source import Chunk
-from shardkit.tokenization.runner import OpenShard
+from shardkit.tokenization.runner import Destination, OpenShard
 from shardkit.tokenization.worker import ChunkEncoder, EncodedChunk, Job
 
 TEXTS = [f"document {number} " * 40 for number in range(400)]
@@ -57,6 +57,9 @@ class InProcess:
         return self
 
     def __exit__(self, *exc: object) -> None: ...
+
+    def send_to(self, destination: Destination) -> bool:
+        return False
 
     def run(self, job: Job, chunks: Iterator[Chunk], *, over_network: bool = False) -> Iterator[EncodedChunk]:
         encoder = ChunkEncoder(job)

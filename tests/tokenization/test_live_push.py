@@ -101,7 +101,9 @@ def test_a_repo_that_holds_another_unfinished_run_is_refused(hub: Any, corpus: P
 
 
 def test_a_bound_too_small_for_two_shards_says_so(hub: Any, corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(DiskFull, match=r"no room for two shards of 68\.1 kB: give more"):
+    with pytest.raises(
+        DiskFull, match=r"no room for two shards of 68\.1 kB and the run's journal: give 144448 bytes or"
+    ):
         tokenize(corpus, tmp_path / "a", shard_tokens=SHARD_TOKENS, prefix="p", push=REPO, max_disk=TOO_LITTLE)
     with pytest.raises(UsageError, match="give push=REPO too"):
         tokenize(corpus, tmp_path / "a", shard_tokens=SHARD_TOKENS, max_disk=TOO_LITTLE)

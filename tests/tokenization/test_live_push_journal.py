@@ -96,3 +96,20 @@ def test_a_manifest_that_is_not_of_this_run_is_neither_removed_nor_replaced(
     with pytest.raises(OutputError, match=r"a/manifest\.json is not a shardkit manifest"):
         make(tmp_path / "a", push=str(far), max_disk=disk)
     assert manifest.read_text() == "mine"
+
+
+def test_tiny_shards_whose_journal_alone_is_longer_than_the_bound_of_the_disk_are_made_to_their_end(
+    tmp_path: Path,
+) -> None:
+    options = {"shard_tokens": 200, "push": str(tmp_path / "far"), "max_disk": 10_000}
+
+    def stop(now: Any) -> None:
+        if now.shards > 60:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "a", progress=stop, **options)
+    assert (tmp_path / "a" / JOURNAL_FILE).stat().st_size > 10_000
+    manifest = make(tmp_path / "a", **options)
+    assert manifest == make(tmp_path / "whole", shard_tokens=200)
+    assert folder_bytes(tmp_path / "far") == folder_bytes(tmp_path / "whole")

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import HfApi
 from reference import folder_bytes
 from run_data import InProcess
 from source_data import lines
@@ -111,7 +113,10 @@ def test_parts_in_a_folder_of_a_repo_or_bucket_are_merged_there_from_too(
 ) -> None:
     push_parts(source, tmp_path, 2, place, private=True)
     for job in (1, 0):
+        hub.reset_log()
         merged = merge(place, tmp_path / "out", part=f"{job}/2")
+        assert hub.count("GET", "/api/") <= 2, "one listing of all parts"
+        assert hub.count("GET", r"/resolve/.*parts/[01]-of-2/(manifest|\.shardkit/journal)\.json") == 4
     assert merged.missing == 0
     assert contents(tmp_path / "out") == single
     part = pull(f"{place}/parts/1-of-2", tmp_path / "part")
@@ -353,7 +358,9 @@ def test_a_merge_is_not_pushed_to_where_something_else_is_or_with_too_little_dis
     tokenize(source, tmp_path / "a", max_docs=30, push=other)
     with pytest.raises(OutputError, match="other holds another dataset than these parts make: push to another place"):
         merge(str(far), out, push=other)
-    with pytest.raises(DiskFull, match=r"max_disk=30\.0 kB has no room for 6 shards of 10\.1 kB: give more"):
+    with pytest.raises(
+        DiskFull, match=r"max_disk=30\.0 kB has no room for 6 shards of 10\.1 kB: give 60768 bytes or more"
+    ):
         merge(str(far), out, push=str(tmp_path / "new"), max_disk=30_000)
     with pytest.raises(UsageError, match="is the folder of the merge itself"):
         merge(str(far), out, push=str(out))
@@ -376,18 +383,75 @@ def overtaken(jobs: Callable[[], object]) -> Callable[[str, int, int], None]:
     return progress
 
 
-@pytest.mark.parametrize("place", ["alice/merged", "hf://buckets/alice/merged", "far"])
+@pytest.mark.parametrize(
+    ("place", "machine"),
+    [("alice/merged", "first"), ("hf://buckets/alice/merged", "first"), ("far", "first"), ("far", "slow")],
+)
 def test_a_job_whose_work_others_have_done_meanwhile_ends_well_and_leaves_nothing_at_the_place(
-    hub: Any, single: dict[str, bytes], far: Path, tmp_path: Path, place: str
+    hub: Any, single: dict[str, bytes], far: Path, tmp_path: Path, place: str, machine: str
 ) -> None:
     place = str(tmp_path / "merged") if place == "far" else place
-    first = partial(merge, str(far), tmp_path / "first", push=place)
+    first = partial(merge, str(far), tmp_path / machine, push=place)
     slow = merge(str(far), tmp_path / "slow", part="0/2", push=place, progress=overtaken(first))
     assert slow.missing == 0
+    assert not folder_bytes(tmp_path / "slow")
+    assert list((tmp_path / "slow" / ".shardkit").iterdir()) == [tmp_path / "slow" / ".shardkit" / "pushed-to"]
     pull(place, tmp_path / "out")
     assert contents(tmp_path / "out") == single
     names = hub.files(place) if place.startswith("alice") else os.listdir(place) if place.startswith("/") else []
     assert not any(name.startswith(".shardkit") for name in names)
+
+
+def test_a_job_that_others_overtake_in_one_folder_finds_the_dataset_and_leaves_nothing(
+    single: dict[str, bytes], far: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    slow = merge(str(far), out, part="0/2", progress=overtaken(partial(merge, str(far), out)))
+    assert (slow.missing, slow.manifest) == (0, Manifest.load(out))
+    assert contents(out) == single
+    assert list((out / ".shardkit").iterdir()) == []
+
+
+@pytest.mark.parametrize("part", [None, "1/2"])
+def test_where_the_whole_dataset_is_and_no_parts_are_any_more_nothing_is_left_to_do(
+    hub: Any, far: Path, tmp_path: Path, part: str | None
+) -> None:
+    out = tmp_path / "out"
+    made = merge(str(far), out, push=str(far)).manifest
+    shutil.rmtree(far / "parts")
+    again = merge(str(far), out, part=part, push=str(far))
+    assert (again.made, again.missing, again.manifest) == (0, 0, made)
+    lies = f"far holds no parts, the whole dataset lies at .*far: `shardkit pull {far} DIR` fetches it$"
+    for elsewhere in ({}, {"push": str(tmp_path / "other")}, {"push": "alice/none"}):
+        with pytest.raises(OutputError, match=lies):
+            merge(str(far), out, part=part, **elsewhere)
+    pulled = pull(str(far), tmp_path / "pulled")
+    assert merge(str(far), tmp_path / "pulled", part=part).manifest == pulled
+    with pytest.raises(OutputError, match="holds a finished dataset already: `shardkit push .*pulled REPO` sends it$"):
+        merge(tmp_path / "pulled", part=part, push=str(tmp_path / "other"))
+    push(tmp_path / "pulled", str(tmp_path / "other"))
+    assert merge(tmp_path / "pulled", part=part, push=str(tmp_path / "other")).manifest == made
+
+
+@pytest.mark.parametrize("place", ["here", "far", "alice/parts"])
+def test_the_datasets_tokenizer_is_that_of_any_part_that_has_it_still(
+    hub: Any, source: str, single: dict[str, bytes], tmp_path: Path, place: str
+) -> None:
+    names = {"tokenizer.json", "tokenizer_config.json"}
+    parts = tmp_path / place / "parts"
+    place = str(tmp_path / place) if "/" not in place else place
+    push_parts(source, tmp_path, 2, place)
+    for part, lost in (("0-of-2", set()), ("1-of-2", names)):
+        if "alice" in place:
+            HfApi().delete_file(f"parts/{part}/tokenizer.json", "alice/parts", repo_type="dataset")
+        else:
+            (parts / part / "tokenizer.json").unlink()
+        here = Path(shutil.copytree(place, tmp_path / f"here {part}")) if "here" in place else None
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            merge(here or place, here or tmp_path / part)
+        assert single.keys() - contents(here or tmp_path / part).keys() == lost
+        assert ["no part has the tokenizer.json any more" in str(each.message) for each in said] == [True] * bool(lost)
 
 
 def test_a_job_that_finds_no_parts_any_more_finds_the_dataset_that_others_pushed(
@@ -420,7 +484,7 @@ def test_where_a_limit_leaves_less_than_a_shard_the_bound_of_the_disk_has_room_f
     (tmp_path / "b.jsonl").write_text(f'{{"text": "{"-" * 400}"}}\n' * 30)
     push_parts(f"{tmp_path}/*.jsonl", tmp_path, 2, str(tmp_path / "far"), max_docs=30)
     assert merge(str(tmp_path / "far"), tmp_path / "out").manifest.shards[-1].bytes < 1_000
-    with pytest.raises(DiskFull, match=r"has no room for 6 shards of 10\.1 kB: give more"):
+    with pytest.raises(DiskFull, match=r"has no room for 6 shards of 10\.1 kB: give 60768 bytes or more"):
         merge(str(tmp_path / "far"), tmp_path / "again", push=str(tmp_path / "new"), max_disk=30_000)
 
 
