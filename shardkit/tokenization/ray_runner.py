@@ -1,4 +1,4 @@
-"""Workers on a Ray cluster: each chunk is a task, results in order; a chunk whose worker or node dies is encoded again.
+"""Workers on a Ray cluster: tasks of some chunks each, results in order; a task whose worker or node dies is repeated.
 
 Chunks name their files by path or URL, so local sources must be on a disk that every node sees; Hub datasets and URLs
 need nothing. Tokens stay in Ray's object store until a process has gathered those of a shard and written it: on any
@@ -12,12 +12,11 @@ import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from shardkit.dataset.shards import WrittenShard
@@ -26,33 +25,34 @@ from shardkit.files import is_on_local_disk
 from shardkit.sources.shared_memory import SharedMemory
 from shardkit.sources.source import Chunk
 from shardkit.tokenization.chunk_feed import until_error
-from shardkit.tokenization.pipes import as_bytes
-from shardkit.tokenization.ray_tasks import Writer, encode, installed_versions, part_of_ranges, write_shard
+from shardkit.tokenization.ray_cluster import ClusterSize, connect
+from shardkit.tokenization.ray_tasks import (
+    EncodedTask,
+    PackedJob,
+    Writer,
+    encode,
+    part_of_ranges,
+    with_positions,
+    write_shard,
+)
 from shardkit.tokenization.runner import Destination, OpenShard
 from shardkit.tokenization.sent_shards import write_and_send
 from shardkit.tokenization.spawning import WORKER_ENVIRONMENT
+from shardkit.tokenization.task_sizes import TaskSizes
 from shardkit.tokenization.worker import EncodedChunk, Job
 
-_IN_FLIGHT = 4  # chunks a worker: those it encodes, those that wait for a CPU, and those that wait for their turn
+_IN_FLIGHT = 4  # tasks a worker: those it encodes, those that wait for a CPU, and those that wait for their turn
 _WORKERS_A_SHARD = 8  # so many make a shard in about the time in which another is gathered and written
 _RETRIES = 3
+_LOOK_SECONDS = 1.0  # after which a cluster is looked at that says nothing
 _SILENT_SECONDS = 30.0  # without anything from the cluster, after which people are told
 
 
-def _started_here() -> str | None:
-    """The address of the cluster that `ray start` began on this machine; None for none. Ray's own search also finds the
-    clusters of other programs, which end with them, and believes its file when the cluster is no more."""
-    note = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
-    try:
-        address = note.read_text().strip()
-    except OSError:
-        return None
-    words = [word for one in psutil.process_iter(["name", "cmdline"]) for word in _words_of_a_raylet(one.info)]
-    return address if any(address in word for word in words) else None
+class _Task(NamedTuple):
+    """The `chunks` of a task of which not all has come, and what it has `made` of them."""
 
-
-def _words_of_a_raylet(process: dict[str, Any]) -> list[str]:
-    return process["cmdline"] or [] if process["name"] == "raylet" else []
+    chunks: deque[Chunk]
+    made: Any
 
 
 @dataclass(slots=True)
@@ -66,10 +66,10 @@ class _Writing:
 
 
 class RayRunner:
-    """At most `workers` chunks at a time (default: one for each CPU) on the cluster at `address` (`auto`: which there
-    is); without one on that which `RAY_ADDRESS` names, that the process is connected to, or that `ray start` began on
-    this machine; else on a cluster of this machine's own. A context manager: leaving it ends what is under way, and
-    that cluster."""
+    """At most `workers` tasks at a time (default: one for each CPU that there is) on the cluster at `address` (`auto`:
+    which there is); without one on that which `RAY_ADDRESS` names, that the process is connected to, or that `ray
+    start` began on this machine; else on a cluster of this machine's own. A context manager: leaving it ends what is
+    under way, and that cluster."""
 
     process_ids: tuple[int, ...] = ()
     reads_ahead = False  # each task fetches its chunk's bytes itself: they need not pass through this process
@@ -85,45 +85,33 @@ class RayRunner:
         self._is_own = False  # the cluster is this machine's, and of this run
         self._connected = not ray.is_initialized()
         if self._connected:
-            self._connect(workers, address)
-        processors = max(1, int(self._resources()[1].get("CPU", 1)))
-        self.workers = workers or processors
-        self.most_finishing = max(2, self.workers // _WORKERS_A_SHARD)  # in the object store until they are written
-        # a chunk that waits for a CPU begins without a word from here; where there are CPUs for more, it would not wait
-        self._most_under_way = 2 * self.workers if self.workers >= processors else self.workers
-        self._under_way: list[Any] = []  # the ends of chunks that are encoded, or wait for a CPU
-        self._told = False  # that nothing comes
+            self._is_own = connect(ray, workers, address)
+        self._cluster = ClusterSize(ray)
+        self._wanted = workers
+        self._follow_cluster()
+        self._sizes = TaskSizes()
+        self._waiting: deque[_Task] = deque()  # at most so many for a worker as `_IN_FLIGHT` says, in their order
+        self._silence, self._ended = 0.0, 0  # seconds without the next result, and the tasks that had ended then
+        self._told = False  # of that
         self._idle_writers: dict[bool, list[Any]] = {True: [], False: []}  # on this machine, and on any
         self._destination: Destination | None = None
         # all are held: without an owner Ray forgets a job, and no lost chunk can be made again
         self._jobs: list[Any] = []
 
-    def _connect(self, workers: int | None, address: str | None) -> None:
-        named = address
-        address = (None if named == "auto" else named) or os.environ.get("RAY_ADDRESS") or _started_here()
-        if address is None and named is not None:
-            raise WorkerError(
-                "no Ray cluster was found on this machine: give --address HOST:PORT, or `ray start --head`"
-            )
-        if address is None:
-            self._is_own = True
-            self._ray.init("local", num_cpus=workers, include_dashboard=False, log_to_driver=False)
-            return
-        try:
-            self._ray.init(address, log_to_driver=False)
-        except ConnectionError:
-            raise WorkerError(
-                f"no Ray cluster answers at {address}: check `ray status`, or leave out --address and RAY_ADDRESS (or "
-                "`ray stop`) for a cluster of this machine's own"
-            ) from None
+    def _follow_cluster(self) -> None:
+        """What is done at a time goes with what the cluster has now."""
+        self._cluster.look()
+        processors = max(1, self._cluster.cpus)
+        self.workers = self._wanted or processors
+        self.most_finishing = max(2, self.workers // _WORKERS_A_SHARD)  # in the object store until they are written
 
     def __enter__(self) -> RayRunner:
         return self
 
     def __exit__(self, *exc: object) -> None:
         with suppress(self._ray.exceptions.RayError):  # a cluster that is no more
-            for end in self._under_way:
-                self._ray.cancel(end)
+            for one in self._waiting:
+                self._ray.cancel(one.made)
         if self._connected:
             self._ray.shutdown()
 
@@ -138,44 +126,69 @@ class RayRunner:
             runtime_env={"env_vars": WORKER_ENVIRONMENT},
         )(encode)
         self.change_job(job)
-        versions = installed_versions()
         failed: list[Exception] = []
         chunks = until_error(chunks, failed)
-        waiting: deque[tuple[Chunk, Any]] = deque()
+        waiting = self._waiting
         while True:
-            while len(waiting) < _IN_FLIGHT * self.workers and len(self._under_way) < self._most_under_way:
-                if (chunk := next(chunks, None)) is None:
-                    break
-                pieces = task.remote(self._jobs[-1].hex(), self._jobs[-1], versions, chunk)
-                self._under_way.append(pieces.completed())
-                waiting.append((chunk, pieces))
+            self._follow_cluster()
+            while len(waiting) < _IN_FLIGHT * self.workers and (some := self._some(chunks)):
+                made = task.remote(self._jobs[-1], some, *self._ends_to_wait_for())
+                waiting.append(_Task(deque(replace(one, payload=None) if one.payload else one for one in some), made))
             if not waiting:
                 if failed:
                     raise failed[0]
                 return
-            if not self._wait(waiting[0][1]):
-                continue
-            chunk, pieces = waiting[0]
-            if (piece := next(pieces, None)) is None:
+            if self._has_come(waiting[0].made):
+                yield from self._pieces(waiting[0])
+            if not waiting[0].chunks:
                 waiting.popleft()
-                continue
-            result: EncodedChunk = self._get(piece, f"at {chunk.where}")
-            result.holder = next(pieces), np.array([[0, result.count]])
+
+    def _ends_to_wait_for(self) -> list[Any]:
+        """The end of the task before which the next one must not begin: none, unless there are CPUs for more."""
+        is_full = self.workers < self._cluster.cpus and len(self._waiting) >= self.workers
+        return [self._waiting[-self.workers].made.completed()] if is_full else []
+
+    def _some(self, chunks: Iterator[Chunk]) -> list[Chunk]:
+        """The chunks of the next task; one that brings its data along is the last of them."""
+        most_bytes = self._cluster.store_bytes // (2 * _IN_FLIGHT * self.workers)  # the half is for finished shards
+        some: list[Chunk] = []
+        for chunk in islice(chunks, self._sizes.chunks_a_task(self.workers, most_bytes)):
+            some.append(chunk)
+            if chunk.payload is not None:
+                break
+        return some
+
+    def _pieces(self, task: _Task) -> Iterator[EncodedChunk]:
+        """The next pieces of a task. Those of its chunks that end in them are done with."""
+        chunks = task.chunks
+        where = f"at {chunks[0].where}" if len(chunks) == 1 else f"between {chunks[0].where}, and {chunks[-1].where}"
+        tokens = next(task.made)
+        encoded: EncodedTask = self._get(next(task.made, tokens), where)  # what failed gives its error alone
+        begin, count = 0, len(chunks)
+        for piece in encoded.pieces:
+            result = with_positions(piece).piece(chunks.popleft() if piece.stated["last"] else chunks[0])
+            result.holder = tokens, np.array([[begin, begin + result.count]])
+            begin += result.count
             yield result
+        self._sizes.note(count - len(chunks), encoded.token_bytes, encoded.seconds)
 
     def change_job(self, job: Job) -> None:
         """Put it where the tasks to come find it."""
-        self._jobs.append(self._ray.put(as_bytes(job)))
+        self._jobs.append(self._ray.put(PackedJob.of(job)))
 
     def keep(self, piece: EncodedChunk, ranges: NDArray[np.int64]) -> None:
         """Note that of the piece's tokens those in `ranges` stay."""
-        piece.holder = piece.holder[0], ranges
+        tokens, of_piece = piece.holder
+        piece.holder = tokens, of_piece[0, 0] + ranges
 
     def write(self, piece: EncodedChunk, begin: int, end: int, shard: OpenShard) -> None:
         """Note that tokens `begin` to `end` of the piece are the next ones of the shard."""
         shard.append(end - begin)
         tokens, ranges = piece.holder
-        shard.parts.append((tokens, part_of_ranges(ranges, begin, end)))
+        part = part_of_ranges(ranges, begin, end)
+        if shard.parts and shard.parts[-1][0] is tokens:
+            part = np.concatenate([shard.parts.pop()[1], part])
+        shard.parts.append((tokens, part))
 
     def send_to(self, destination: Destination) -> bool:
         """Have the nodes of a cluster that is not this machine's own send what they write."""
@@ -222,6 +235,21 @@ class RayRunner:
         self._idle_writers[writing.here].append(writing.writer)
         return made
 
+    def _has_come(self, made: Any) -> bool:
+        """Wait for the next of what the first task makes, a second at most; whether it came."""
+        seconds = min(_LOOK_SECONDS, _SILENT_SECONDS)
+        ready = bool(self._ray.wait([made], timeout=seconds, fetch_local=False)[0])
+        self._silence = 0.0 if ready else self._silence + seconds
+        if self._silence >= _SILENT_SECONDS:
+            ends = [one.made.completed() for one in self._waiting]
+            ended = len(self._ray.wait(ends, num_returns=len(ends), timeout=0)[0])
+            if ended == self._ended:  # else others go on
+                self._say_that_nothing_comes()
+            self._silence, self._ended = 0.0, ended
+        elif ready:
+            self._ended = 0
+        return ready
+
     def _has_died(self, writing: _Writing) -> bool:
         try:
             self._ray.get(writing.end)
@@ -231,35 +259,16 @@ class RayRunner:
             return False
         return False
 
-    def _wait(self, pieces: Any) -> bool:
-        """Wait for the next of `pieces`, or for the end of a chunk, in whose place another can be begun; whether the
-        former came."""
-        while True:
-            ready, _ = self._ray.wait([pieces, *self._under_way], timeout=_SILENT_SECONDS, fetch_local=False)
-            if ready:
-                break
-            self._say_that_nothing_comes()
-        if self._under_way:
-            _, self._under_way = self._ray.wait(self._under_way, num_returns=len(self._under_way), timeout=0)
-        return pieces in ready
-
     def _say_that_nothing_comes(self) -> None:
         if self._told:
             return
         self._told = True
-        free, count = (resources.get("CPU", 0.0) for resources in self._resources())
         warnings.warn(
-            f"nothing has come from the Ray cluster for {_SILENT_SECONDS:g} s; {free:g} of its {count:g} CPUs are free "
-            "(`ray status` says what has the others): still waiting",
+            f"nothing has come from the Ray cluster for {_SILENT_SECONDS:g} s; {self._cluster.free_cpus:g} of its "
+            f"{self._cluster.cpus} CPUs are free (`ray status` says what has the others): still waiting",
             ShardkitWarning,
             stacklevel=2,
         )
-
-    def _resources(self) -> tuple[dict[str, float], dict[str, float]]:
-        """What is free on the cluster, and all that it has."""
-        free: Any = self._ray.available_resources
-        there: Any = self._ray.cluster_resources
-        return free(), there()
 
     @property
     def _here(self) -> Any:

@@ -7,6 +7,7 @@ done where.
 from __future__ import annotations
 
 import platform
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -19,8 +20,26 @@ from numpy.typing import NDArray
 from shardkit.dataset.shards import ShardWriter, WrittenShard
 from shardkit.errors import ShardkitError, WorkerError
 from shardkit.sources.source import Chunk
-from shardkit.tokenization.pipes import from_bytes
-from shardkit.tokenization.worker import ChunkEncoder, EncodedChunk
+from shardkit.tokenization.pipes import as_bytes, from_bytes
+from shardkit.tokenization.task_sizes import TASK_BYTES
+from shardkit.tokenization.worker import ChunkEncoder, Job
+from shardkit.tokenization.worker_messages import Encoded
+
+_MOST_BYTES = 3 * TASK_BYTES // 2  # of tokens that are handed over together
+
+
+class PackedJob(NamedTuple):
+    """A `Job` as bytes: Ray would unpickle it for each task, with the vocabulary, which took a tenth of the time. With
+    what must be the same where it is done."""
+
+    id: str
+    versions: dict[str, str]
+    packed: bytes
+
+    @classmethod
+    def of(cls, job: Job) -> PackedJob:
+        """Another one each time, also of the same."""
+        return cls(uuid.uuid4().hex, installed_versions(), as_bytes(job))
 
 
 class _Encoder(NamedTuple):
@@ -31,20 +50,60 @@ class _Encoder(NamedTuple):
 _encoder: _Encoder | None = None  # of this worker process of Ray, for the chunks to come
 
 
+class EncodedTask(NamedTuple):
+    """What is in the tokens that a task gave before: the `pieces`, whose EOTs are stated by the distances from one to
+    the next, and the bytes and seconds that they took. These are a few bytes a document: up to 100 kB come to the
+    process that asked for them at once, more would lie in the object store."""
+
+    pieces: list[Encoded]
+    token_bytes: int
+    seconds: float
+
+
 def encode(
-    job_id: str, job: bytes, versions: dict[str, str], chunk: Chunk
-) -> Iterator[EncodedChunk | NDArray[np.unsignedinteger]]:
-    """A task: each piece, and its tokens. The `job` comes as bytes: Ray would unpickle it for each chunk, with the
-    vocabulary, which took a tenth of the time."""
+    job: PackedJob,
+    chunks: list[Chunk],
+    *after: object,  # noqa: ARG001 (Ray waits for it)
+) -> Iterator[NDArray[np.unsignedinteger] | EncodedTask]:
+    """A task, which begins once what it comes `after` is there: the tokens of all its chunks, and what the pieces are
+    that they are of; where there are many, some at a time. How many, only the chunks decide: if a task is repeated, Ray
+    goes on at the place where the first one was."""
     global _encoder
     with ShardkitError.naming_flags():
-        if _encoder is None or _encoder.job_id != job_id:
-            _check_versions(versions)
-            _encoder = _Encoder(job_id, ChunkEncoder(from_bytes(job)))
-        for result in _encoder.encoder.encode(chunk):
-            tokens, result.tokens = result.tokens, np.empty(0, np.uint16)
-            yield result
-            yield tokens
+        if _encoder is None or _encoder.job_id != job.id:
+            _check_versions(job.versions)
+            _encoder = _Encoder(job.id, ChunkEncoder(from_bytes(job.packed)))
+        tokens, pieces, began = list[NDArray[np.unsignedinteger]](), list[Encoded](), time.monotonic()
+        for number, chunk in enumerate(chunks, 1):
+            for result in _encoder.encoder.encode(chunk):
+                tokens.append(result.tokens)
+                pieces.append(_with_distances(Encoded.of(result, chunk)))
+                if (result.last and number == len(chunks)) or sum(part.nbytes for part in tokens) >= _MOST_BYTES:
+                    seconds, size = time.monotonic() - began, sum(part.nbytes for part in tokens)
+                    yield _joined(tokens)
+                    yield EncodedTask(pieces, size, seconds)
+                    pieces, began = [], time.monotonic()
+
+
+def _joined(parts: list[NDArray[np.unsignedinteger]]) -> NDArray[np.unsignedinteger]:
+    """All `parts` as one, which has their memory as they go."""
+    joined = np.empty(sum(map(len, parts)), np.result_type(*parts))
+    begin = 0
+    while parts:
+        part = parts.pop(0)
+        joined[begin : begin + len(part)] = part
+        begin += len(part)
+    return joined
+
+
+def _with_distances(piece: Encoded) -> Encoded:
+    distances = np.diff(piece.eot_positions, prepend=0)
+    return piece._replace(eot_positions=distances.astype(np.min_scalar_type(distances.max(initial=0))))
+
+
+def with_positions(piece: Encoded) -> Encoded:
+    """A piece of an `EncodedTask`, with the positions of its EOTs."""
+    return piece._replace(eot_positions=np.cumsum(piece.eot_positions, dtype=np.int64))
 
 
 def installed_versions() -> dict[str, str]:
@@ -87,6 +146,8 @@ def write_shard(path: str, dtype: str, capacity: int, ranges: list[NDArray[np.in
 
 def part_of_ranges(ranges: NDArray[np.int64], begin: int, end: int) -> NDArray[np.int64]:
     """Of the tokens in `ranges`, one after another, numbers `begin` to `end`, as ranges."""
+    if len(ranges) == 1:
+        return ranges[:, :1] + (begin, end)
     lengths = ranges[:, 1] - ranges[:, 0]
     ends = np.cumsum(lengths)
     first = ranges[:, 0] + np.maximum(0, begin - (ends - lengths))

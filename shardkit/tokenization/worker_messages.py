@@ -91,7 +91,9 @@ class Encoded(NamedTuple):
 
     def piece(self, given: Chunk) -> EncodedChunk:
         """The piece of the chunk, or whole file, that was `given`."""
-        chunk = self.within or dataclasses.replace(given, weight=self.weight)
+        chunk = self.within or given
+        if chunk.weight != self.weight:
+            chunk = dataclasses.replace(chunk, weight=self.weight)
         return EncodedChunk(chunk=chunk, eot_positions=self.eot_positions, **self.stated)
 
 

@@ -18,12 +18,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from reference import folder_bytes, shard_bytes
+from source_data import job_of
 from texts import documents, write_parquet
 
 from shardkit import open_shard
 from shardkit.dataset.shards import WrittenShard
-from shardkit.tokenization import ray_runner, ray_tasks
+from shardkit.sources.chunks import iter_chunks
+from shardkit.sources.open import open_source
+from shardkit.tokenization import ray_cluster, ray_tasks, task_sizes
 from shardkit.tokenization.finished_shards import remove_all
+from shardkit.tokenization.worker import ChunkEncoder
 
 CLUSTER = """
 import json, os, signal, sys, warnings
@@ -31,12 +35,14 @@ from pathlib import Path
 import psutil, ray
 from ray.cluster_utils import Cluster
 from shardkit import ShardkitError, tokenize
-from shardkit.tokenization import ray_runner
-from shardkit.tokenization.worker import EncodedChunk
+from shardkit.tokenization import ray_runner, ray_tasks, task_sizes
+from shardkit.tokenization.pipes import as_bytes
+from shardkit.tokenization.ray_tasks import EncodedTask
 
 corpus, out = Path(sys.argv[1]), Path(sys.argv[2])
 said = {}
 ray_runner._SILENT_SECONDS = 1e6  # however slow the machine is
+task_sizes._SHARES = 0.3  # so that also of few chunks there are several in a task
 
 @ray.remote(num_cpus=1)
 class Somebody:
@@ -75,12 +81,13 @@ came = []
 ray_runner.RayRunner._get = lambda self, *given: came.append(get(self, *given)) or came[-1]
 run("one node")
 ray_runner.RayRunner._get = get
-said["tokens that came here"] = sum(len(one.tokens) for one in came if isinstance(one, EncodedChunk))
+said["bytes that came here"] = len(as_bytes(came))
+said["most chunks of a task"] = max(len(one.pieces) for one in came if isinstance(one, EncodedTask))
 said["came here"] = sorted({type(one).__name__ for one in came})
-versions = ray_runner.installed_versions
-ray_runner.installed_versions = lambda: {**versions(), "tiktoken": "0.1"}
+versions = ray_tasks.installed_versions
+ray_tasks.installed_versions = lambda: {**versions(), "tiktoken": "0.1"}
 run("another version")
-ray_runner.installed_versions = versions
+ray_tasks.installed_versions = versions
 second, third = cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)
 run("more workers than CPUs", workers=5)
 somebody = occupied()
@@ -92,7 +99,7 @@ ray_runner.RayRunner._say_that_nothing_comes = lambda self: (warn(self), [ray.ki
 run("all CPUs are taken")
 ray_runner._SILENT_SECONDS, ray_runner.RayRunner._say_that_nothing_comes = 1e6, warn
 run("a worker that dies", transform=deadly_once)
-run("a worker that always dies", transform=deadly)
+run("a worker that always dies", transform=deadly, workers=1)
 run("a limit", max_docs=100)
 run("duplicates left out", skip_duplicates=True)
 run("pushed through a small disk", push=str(out / "remote"), max_disk=500_000)
@@ -150,8 +157,9 @@ def test_whatever_happens_to_a_cluster_its_shards_are_the_local_ones_or_it_is_sa
     (line,) = said["all CPUs are taken warned"]
     assert line.startswith("nothing has come from the Ray cluster for 0.2 s; 0 of its 3 CPUs are free")
     assert said["more workers than CPUs warned"] == []
-    assert said["came here"] == ["EncodedChunk", "WrittenShard"]
-    assert said["tokens that came here"] == 0
+    assert said["came here"] == ["EncodedTask", "WrittenShard"]
+    assert said["bytes that came here"] < 20_000 < sum(map(len, whole.values())) / 50
+    assert said["most chunks of a task"] > 2
     assert said["another version"].startswith(f"on node {platform.node()} tiktoken is ")
     assert said["another version"].endswith(" and not 0.1: install the same versions on all nodes")
 
@@ -160,16 +168,16 @@ def test_a_cluster_that_is_no_more_or_somebody_elses_is_not_connected_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    assert ray_runner._started_here() is None
+    assert ray_cluster.started_here() is None
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:6379\n")
     there: list[dict[str, Any]] = [{"name": "raylet", "cmdline": ["raylet", "--gcs-address=127.0.0.1:45303"]}]
     there += [{"name": "raylet", "cmdline": None}, {"name": "sleep", "cmdline": ["sleep", "127.0.0.1:6379"]}]
     processes = [types.SimpleNamespace(info=info) for info in there]
-    monkeypatch.setattr(ray_runner.psutil, "process_iter", lambda attributes: processes)
-    assert ray_runner._started_here() is None
+    monkeypatch.setattr(ray_cluster.psutil, "process_iter", lambda attributes: processes)
+    assert ray_cluster.started_here() is None
     there[0]["cmdline"][1] = "--gcs-address=127.0.0.1:6379"
-    assert ray_runner._started_here() == "127.0.0.1:6379"
+    assert ray_cluster.started_here() == "127.0.0.1:6379"
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=8), st.data())
@@ -181,6 +189,45 @@ def test_a_part_of_what_is_kept_of_a_piece_is_that_part(kept: list[tuple[int, in
     end = data.draw(st.integers(begin, len(tokens)))
     part = ray_tasks.part_of_ranges(ranges, begin, end)
     assert [number for first, last in part.tolist() for number in range(first, last)] == tokens[begin:end]
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 1 << 27), st.floats(0, 20))), st.integers(1, 99))
+def test_a_task_has_at_least_a_chunk_and_no_more_than_its_bytes_seconds_and_share(
+    noted: list[tuple[int, int, float]], workers: int
+) -> None:
+    sizes, most_bytes = task_sizes.TaskSizes(), 1 << 26
+    for chunks, token_bytes, seconds in noted:
+        sizes.note(chunks, token_bytes, seconds)
+    count = sizes.chunks_a_task(workers, most_bytes)
+    assert count == sizes.chunks_a_task(workers, most_bytes)
+    if count > 1:
+        assert count * sizes.token_bytes <= most_bytes * sizes.chunks * 1.001
+        assert count * sizes.seconds <= 2 * sizes.chunks * 1.001
+        assert count * workers * 16 <= sizes.chunks
+    assert count >= 1
+
+
+def test_a_task_gives_the_tokens_and_counts_of_its_chunks_some_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["", *documents(300), "one", "", "\n"]
+    write_parquet(tmp_path / "a.parquet", texts, rows=20)
+    source = open_source(tmp_path / "a.parquet")
+    chunks = list(iter_chunks(source, 0, 0, 0, chunk_bytes=1 << 13))
+    job = job_of("bytes", source.options)
+    pieces = [piece for chunk in chunks for piece in ChunkEncoder(job).encode(chunk)]
+    monkeypatch.setattr(ray_tasks, "_MOST_BYTES", 100_000)
+    monkeypatch.setattr(ray_tasks, "_encoder", None)
+    made: list[Any] = list(ray_tasks.encode(ray_tasks.PackedJob.of(job), chunks))
+    tokens, tasks = made[::2], made[1::2]
+    assert len(pieces) > len(tasks) > 2
+    assert np.array_equal(np.concatenate(tokens), np.concatenate([piece.tokens for piece in pieces]))
+    assert [part.nbytes for part in tokens] == [task.token_bytes for task in tasks]
+    encoded = [ray_tasks.with_positions(piece) for task in tasks for piece in task.pieces]
+    for one, piece in zip(encoded, pieces, strict=True):
+        assert one.stated["count"] == piece.count
+        assert np.array_equal(one.eot_positions, piece.eot_positions)
+        assert one.eot_positions.dtype == np.int64
 
 
 class Watched:
