@@ -51,7 +51,7 @@ def change_line(folder: Path, number: int, change: Callable[[dict[str, Any]], ob
 class InProcess:
     """A runner without processes: runs of a few milliseconds, where it is not the runner that is tested."""
 
-    reads_ahead, shared, process_ids, most_finishing, workers = False, None, (), 1, 1
+    reads_ahead, shared, process_ids, most_finishing, workers, whole_files_from = False, None, (), 1, 1, 1
 
     def __enter__(self) -> InProcess:
         return self

@@ -95,6 +95,7 @@ def test_what_nodes_sent_is_the_dataset_also_if_the_driver_died_before_it_was_ac
     assert not list((tmp_path / "out").glob("*.npy"))
 
 
+@pytest.mark.filterwarnings("ignore:.*nor acknowledged at")  # the last one, or not
 def test_a_place_that_is_not_the_runs_own_makes_none_of_its_shards_again(machine: Path, tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", documents(60), rows=10)
 
