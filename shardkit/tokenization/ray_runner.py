@@ -7,12 +7,11 @@ node where the folder is on a network mount, which all nodes then must see, else
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -25,16 +24,16 @@ from shardkit.files import is_on_local_disk
 from shardkit.sources.shared_memory import SharedMemory
 from shardkit.sources.source import Chunk
 from shardkit.tokenization.chunk_feed import until_error
-from shardkit.tokenization.ray_cluster import ClusterSize, connect
+from shardkit.tokenization.ray_cluster import ClusterSize, connect, mirror
 from shardkit.tokenization.ray_tasks import (
     EncodedTask,
     PackedJob,
-    Writer,
     encode,
     part_of_ranges,
     with_positions,
     write_shard,
 )
+from shardkit.tokenization.ray_writers import RETRIES, RayWriters
 from shardkit.tokenization.runner import Destination, OpenShard
 from shardkit.tokenization.sent_shards import write_and_send
 from shardkit.tokenization.spawning import WORKER_ENVIRONMENT
@@ -43,26 +42,18 @@ from shardkit.tokenization.worker import EncodedChunk, Job
 
 _IN_FLIGHT = 4  # tasks a worker: those it encodes, those that wait for a CPU, and those that wait for their turn
 _WORKERS_A_SHARD = 8  # so many make a shard in about the time in which another is gathered and written
-_RETRIES = 3
+_TOKENS_OF_A_BYTE = 2  # bytes of tokens of a byte of a packed file, about
 _LOOK_SECONDS = 1.0  # after which a cluster is looked at that says nothing
 _SILENT_SECONDS = 30.0  # without anything from the cluster, after which people are told
 
 
 class _Task(NamedTuple):
-    """The `chunks` of a task of which not all has come, and what it has `made` of them."""
+    """The `chunks` of a task of which not all has come, and what it has `made` of them. Only the last one may be a
+    whole file, of `whole_bytes`: that has come when nothing more does."""
 
     chunks: deque[Chunk]
     made: Any
-
-
-@dataclass(slots=True)
-class _Writing:
-    """A shard that is written, `here` or on any node: what the `writer`, an actor, is `given` to do, and its `end`."""
-
-    here: bool
-    given: tuple[Any, ...]
-    writer: Any = None
-    end: Any = None
+    whole_bytes: int
 
 
 class RayRunner:
@@ -74,7 +65,7 @@ class RayRunner:
     process_ids: tuple[int, ...] = ()
     reads_ahead = False  # each task fetches its chunk's bytes itself: they need not pass through this process
     shared: SharedMemory | None = None
-    whole_files_from = 1 << 30
+    whole_files_from = 1
 
     def __init__(self, workers: int | None, address: str | None = None) -> None:
         try:
@@ -90,11 +81,13 @@ class RayRunner:
         self._wanted = workers
         self._follow_cluster()
         self._sizes = TaskSizes()
+        self._whole_bytes = 0  # of whole files in tasks
         self._waiting: deque[_Task] = deque()  # at most so many for a worker as `_IN_FLIGHT` says, in their order
         self._silence, self._ended = 0.0, 0  # seconds without the next result, and the tasks that had ended then
         self._told = False  # of that
-        self._idle_writers: dict[bool, list[Any]] = {True: [], False: []}  # on this machine, and on any
+        self._writers = RayWriters(ray)
         self._destination: Destination | None = None
+        self._writes_here: bool | None = None
         # all are held: without an owner Ray forgets a job, and no lost chunk can be made again
         self._jobs: list[Any] = []
 
@@ -121,9 +114,9 @@ class RayRunner:
         time."""
         task: Any = self._ray.remote(
             num_cpus=1,
-            max_retries=_RETRIES,
+            max_retries=RETRIES,
             scheduling_strategy="SPREAD",
-            runtime_env={"env_vars": WORKER_ENVIRONMENT},
+            runtime_env={"env_vars": {**WORKER_ENVIRONMENT, **mirror()}},
         )(encode)
         self.change_job(job)
         failed: list[Exception] = []
@@ -131,9 +124,12 @@ class RayRunner:
         waiting = self._waiting
         while True:
             self._follow_cluster()
-            while len(waiting) < _IN_FLIGHT * self.workers and (some := self._some(chunks)):
+            while len(waiting) < _IN_FLIGHT * self.workers and self._has_room() and (some := self._some(chunks)):
                 made = task.remote(self._jobs[-1], some, *self._ends_to_wait_for())
-                waiting.append(_Task(deque(replace(one, payload=None) if one.payload else one for one in some), made))
+                whole_bytes = some[-1].weight if some[-1].is_whole_file else 0
+                self._whole_bytes += whole_bytes
+                light = deque(replace(one, payload=None) if one.payload else one for one in some)
+                waiting.append(_Task(light, made, whole_bytes))
             if not waiting:
                 if failed:
                     raise failed[0]
@@ -141,20 +137,24 @@ class RayRunner:
             if self._has_come(waiting[0].made):
                 yield from self._pieces(waiting[0])
             if not waiting[0].chunks:
-                waiting.popleft()
+                self._whole_bytes -= waiting.popleft().whole_bytes
 
     def _ends_to_wait_for(self) -> list[Any]:
         """The end of the task before which the next one must not begin: none, unless there are CPUs for more."""
         is_full = self.workers < self._cluster.cpus and len(self._waiting) >= self.workers
         return [self._waiting[-self.workers].made.completed()] if is_full else []
 
+    def _has_room(self) -> bool:
+        """Whether another whole file may be encoded before the turn of its tokens comes, by what the store holds."""
+        return not self._whole_bytes or _TOKENS_OF_A_BYTE * self._whole_bytes <= self._cluster.store_bytes // 2
+
     def _some(self, chunks: Iterator[Chunk]) -> list[Chunk]:
-        """The chunks of the next task; one that brings its data along is the last of them."""
+        """The chunks of the next task; one that brings its data along, or is a whole file, is the last of them."""
         most_bytes = self._cluster.store_bytes // (2 * _IN_FLIGHT * self.workers)  # the half is for finished shards
         some: list[Chunk] = []
         for chunk in islice(chunks, self._sizes.chunks_a_task(self.workers, most_bytes)):
             some.append(chunk)
-            if chunk.payload is not None:
+            if chunk.payload is not None or chunk.is_whole_file:
                 break
         return some
 
@@ -162,15 +162,19 @@ class RayRunner:
         """The next pieces of a task. Those of its chunks that end in them are done with."""
         chunks = task.chunks
         where = f"at {chunks[0].where}" if len(chunks) == 1 else f"between {chunks[0].where}, and {chunks[-1].where}"
-        tokens = next(task.made)
+        if (tokens := next(task.made, None)) is None:
+            chunks.clear()  # of a whole file nothing more comes
+            return
         encoded: EncodedTask = self._get(next(task.made, tokens), where)  # what failed gives its error alone
         begin, count = 0, len(chunks)
         for piece in encoded.pieces:
-            result = with_positions(piece).piece(chunks.popleft() if piece.stated["last"] else chunks[0])
+            ends = piece.stated["last"] and piece.within is None
+            result = with_positions(piece).piece(chunks.popleft() if ends else chunks[0])
             result.holder = tokens, np.array([[begin, begin + result.count]])
             begin += result.count
             yield result
-        self._sizes.note(count - len(chunks), encoded.token_bytes, encoded.seconds)
+        if not task.whole_bytes:
+            self._sizes.note(count - len(chunks), encoded.token_bytes, encoded.seconds)
 
     def change_job(self, job: Job) -> None:
         """Put it where the tasks to come find it."""
@@ -201,38 +205,22 @@ class RayRunner:
         pieces, ranges = [tokens for tokens, _ in shard.parts], [ranges for _, ranges in shard.parts]
         given = shard.dtype.str, shard.tokens, ranges, *pieces
         if self._destination is not None and shard.info is not None:
-            writing = _Writing(False, (write_and_send, self._destination, shard.info, *given))
+            shard.parts = [self._writers.begin(write_and_send, self._destination, shard.info, *given, here=False)]
         else:
-            writing = _Writing(is_on_local_disk(shard.temp.parent), (write_shard, shard.path, *given))
-        shard.parts = [writing]
-        self._begin(writing)
-
-    def _begin(self, writing: _Writing) -> None:
-        idle = self._idle_writers[writing.here]
-        writing.writer = idle.pop() if idle else self._start_writer(here=writing.here)
-        writing.end = writing.writer.do.remote(*writing.given)
-
-    def _start_writer(self, *, here: bool) -> Any:
-        named = {"HF_ENDPOINT": os.environ["HF_ENDPOINT"]} if "HF_ENDPOINT" in os.environ else {}
-        actor: Any = self._ray.remote(
-            num_cpus=0, scheduling_strategy=self._here if here else "SPREAD", runtime_env={"env_vars": named}
-        )(Writer)
-        return actor.remote()
+            if self._writes_here is None:  # which takes a while to find out
+                self._writes_here = is_on_local_disk(shard.temp.parent)
+            shard.parts = [self._writers.begin(write_shard, shard.path, *given, here=self._writes_here)]
 
     def is_completed(self, shard: OpenShard) -> bool:
         """Whether a shard is written, or will not be."""
-        return bool(self._ray.wait([shard.parts[0].end], timeout=0, fetch_local=False)[0])
+        return self._writers.has_ended(shard.parts[0])
 
     def wait(self, shard: OpenShard) -> WrittenShard:
-        """Wait until a shard is written. Where its writer died, perhaps with its node, another one writes it."""
-        writing: _Writing = shard.parts[0]
-        for _ in range(_RETRIES):
-            if not self._has_died(writing):
-                break
-            self._begin(writing)
+        """Wait until a shard is written."""
+        (writing,) = shard.parts
         what = shard.info.file if shard.info else shard.temp
-        made: WrittenShard = self._get(writing.end, f"while {what} was written")
-        self._idle_writers[writing.here].append(writing.writer)
+        made: WrittenShard = self._get(self._writers.end_of(writing), f"while {what} was written")
+        self._writers.release(writing)
         return made
 
     def _has_come(self, made: Any) -> bool:
@@ -250,15 +238,6 @@ class RayRunner:
             self._ended = 0
         return ready
 
-    def _has_died(self, writing: _Writing) -> bool:
-        try:
-            self._ray.get(writing.end)
-        except self._ray.exceptions.RayActorError:
-            return True
-        except self._ray.exceptions.RayError:  # of which `_get` says what it is
-            return False
-        return False
-
     def _say_that_nothing_comes(self) -> None:
         if self._told:
             return
@@ -269,13 +248,6 @@ class RayRunner:
             ShardkitWarning,
             stacklevel=2,
         )
-
-    @property
-    def _here(self) -> Any:
-        """That a task runs on this machine."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        return NodeAffinitySchedulingStrategy(self._ray.get_runtime_context().get_node_id(), soft=False)
 
     def _get(self, made: Any, where: str) -> Any:
         """What a task made. Raises its errors as they were raised there."""
@@ -288,6 +260,6 @@ class RayRunner:
             raise
         except (errors.WorkerCrashedError, errors.RayActorError, errors.ObjectLostError):
             raise WorkerError(
-                f"a Ray worker died {where} and again on {_RETRIES} retries: run the same command again, it goes on "
+                f"a Ray worker died {where} and again on {RETRIES} retries: run the same command again, it goes on "
                 "from the last finished shard"
             ) from None

@@ -74,15 +74,23 @@ def encode(
             _check_versions(job.versions)
             _encoder = _Encoder(job.id, ChunkEncoder(from_bytes(job.packed)))
         tokens, pieces, began = list[NDArray[np.unsignedinteger]](), list[Encoded](), time.monotonic()
-        for number, chunk in enumerate(chunks, 1):
+        for chunk in chunks:
             for result in _encoder.encoder.encode(chunk):
                 tokens.append(result.tokens)
                 pieces.append(_with_distances(Encoded.of(result, chunk)))
-                if (result.last and number == len(chunks)) or sum(part.nbytes for part in tokens) >= _MOST_BYTES:
-                    seconds, size = time.monotonic() - began, sum(part.nbytes for part in tokens)
-                    yield _joined(tokens)
-                    yield EncodedTask(pieces, size, seconds)
+                if sum(part.nbytes for part in tokens) >= _MOST_BYTES:
+                    yield from _together(tokens, pieces, began)
                     pieces, began = [], time.monotonic()
+        if pieces:
+            yield from _together(tokens, pieces, began)
+
+
+def _together(
+    tokens: list[NDArray[np.unsignedinteger]], pieces: list[Encoded], began: float
+) -> Iterator[NDArray[np.unsignedinteger] | EncodedTask]:
+    seconds, size = time.monotonic() - began, sum(part.nbytes for part in tokens)
+    yield _joined(tokens)
+    yield EncodedTask(pieces, size, seconds)
 
 
 def _joined(parts: list[NDArray[np.unsignedinteger]]) -> NDArray[np.unsignedinteger]:

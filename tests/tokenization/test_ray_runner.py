@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hub_server import HubServer
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from reference import folder_bytes, shard_bytes
-from source_data import job_of
+from source_data import job_of, lines, packed
 from texts import documents, write_parquet
 
 from shardkit import open_shard
@@ -49,12 +50,12 @@ class Somebody:
     def is_there(self):
         return True
 
-def run(name, **options):
+def run(name, source=corpus, **options):
     fixed = {"tokenizer": "bytes", "runner": "ray", "shard_tokens": 50_000, "chunk_bytes": 1 << 15, "prefix": "p"}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            tokenize(corpus, out / name, **fixed, **options)
+            tokenize(source, out / name, **fixed, **options)
         except ShardkitError as error:
             said[name] = str(error)
     said[name + " warned"] = [str(one.message) for one in caught if "Ray" in str(one.message)]
@@ -64,9 +65,9 @@ def occupied():
     ray.get(somebody.is_there.remote())
     return somebody
 
-def deadly_once(text):
+def deadly_once(text, name="killed"):
     try:
-        os.open(out / "killed", os.O_CREAT | os.O_EXCL)
+        os.open(out / name, os.O_CREAT | os.O_EXCL)
     except FileExistsError:
         return text
     os.kill(os.getpid(), signal.SIGKILL)
@@ -102,14 +103,19 @@ run("a worker that dies", transform=deadly_once)
 run("a worker that always dies", transform=deadly, workers=1)
 run("a limit", max_docs=100)
 run("duplicates left out", skip_duplicates=True)
-run("pushed through a small disk", push=str(out / "remote"), max_disk=500_000)
-def kill_a_writer(now):
-    for one in psutil.process_iter(["cmdline"]) if now.shards > 1 and not (out / "writer").exists() else ():
+def kill_a_writer(now, name="writer"):
+    for one in psutil.process_iter(["cmdline"]) if now.shards > 1 and not (out / name).exists() else ():
         if (one.info["cmdline"] or [""])[0].startswith("ray::Writer"):
-            (out / "writer").touch()
+            (out / name).touch()
             one.kill()
             return
 run("a writer that dies", progress=kill_a_writer)
+run("sent by the nodes", push="alice/tokens", max_disk=500_000, progress=lambda now: kill_a_writer(now, "sender"))
+ray_runner.RayRunner._get = lambda self, *given: came.append(get(self, *given)) or came[-1]
+came.clear()
+run("packed files", source=out / "packed", transform=lambda text: deadly_once(text, "killed too"))
+ray_runner.RayRunner._get = get
+said["bytes of packed files that came here"] = len(as_bytes(came))
 nodes = [second]
 ray_runner.is_on_local_disk = lambda folder: False  # so that shards are written on any node
 run("a node that dies", progress=lambda now: nodes and now.shards > 1 and cluster.remove_node(nodes.pop(), False))
@@ -128,37 +134,53 @@ GIVE_THE_LOCAL_BYTES = (
     "a worker that dies",
     "a writer that dies",
     "a node that dies",
+    "packed files",
 )
 
 
 def test_whatever_happens_to_a_cluster_its_shards_are_the_local_ones_or_it_is_said_why_not(tmp_path: Path) -> None:
     texts = [*documents(900)[:560], *documents(900)[100:140]]
     write_parquet(tmp_path / "a.parquet", texts)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "RAY_USAGE_STATS_ENABLED": "0"}
+    (tmp_path / "packed").mkdir()
+    for number in range(0, len(texts), 100):
+        name = f"{number:04}.jsonl.gz"
+        rows = lines([text or "" for text in texts[number : number + 100]])
+        (tmp_path / "packed" / name).write_bytes(packed(name, rows))
     words = [sys.executable, "-c", CLUSTER, str(tmp_path / "a.parquet"), str(tmp_path)]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    with HubServer() as hub:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "HF_ENDPOINT": hub.endpoint,
+            "HF_TOKEN": "hf_write",
+        }
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        sent = {name: hub.file_bytes("alice/tokens", name) for name in hub.files("alice/tokens")}
     said = json.loads((tmp_path / "said.json").read_text())
     whole = shard_bytes(texts, 50_000, "p", tokenizer="bytes")
     for run in GIVE_THE_LOCAL_BYTES:
         assert run not in said
         assert folder_bytes(tmp_path / run) == whole, run
     assert (tmp_path / "killed").exists()
-    assert (tmp_path / "writer").exists()
+    assert {"killed too", "writer", "sender"} < {path.name for path in tmp_path.iterdir()}
     assert said["nodes left"] == 0
     assert folder_bytes(tmp_path / "a limit") == shard_bytes(texts[:100], 50_000, "p", tokenizer="bytes")
     unique = [*dict.fromkeys(text or "" for text in texts)]  # a missing text is an empty one
     assert len(unique) < len(texts)
     assert folder_bytes(tmp_path / "duplicates left out") == shard_bytes(unique, 50_000, "p", tokenizer="bytes")
-    assert "pushed through a small disk" not in said, said
-    assert folder_bytes(tmp_path / "remote") == whole
-    assert not folder_bytes(tmp_path / "pushed through a small disk")
+    assert "sent by the nodes" not in said, said
+    assert {name: data for name, data in sent.items() if name.endswith(".npy")} == whole
+    assert "manifest.json" in sent
+    assert not folder_bytes(tmp_path / "sent by the nodes")
     assert said["a worker that always dies"].startswith("a Ray worker died at a.parquet, row groups 0-")
     (line,) = said["all CPUs are taken warned"]
     assert line.startswith("nothing has come from the Ray cluster for 0.2 s; 0 of its 3 CPUs are free")
     assert said["more workers than CPUs warned"] == []
     assert said["came here"] == ["EncodedTask", "WrittenShard"]
     assert said["bytes that came here"] < 20_000 < sum(map(len, whole.values())) / 50
+    assert said["bytes of packed files that came here"] < 40_000
     assert said["most chunks of a task"] > 2
     assert said["another version"].startswith(f"on node {platform.node()} tiktoken is ")
     assert said["another version"].endswith(" and not 0.1: install the same versions on all nodes")
