@@ -23,6 +23,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -133,6 +134,7 @@ def forked_workers(*, fresh: bool = True) -> Iterator[None]:
 def serve(line: socket.socket) -> None:
     """Fork a worker for each order, until nobody is left who could give one."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    warnings.filterwarnings("ignore", ".* is multi-threaded", DeprecationWarning)  # a thread of Arrow's allocator
     for name in IMPORTS:
         importlib.import_module(name)
     gc.freeze()
