@@ -63,12 +63,13 @@ class Ended:
 
 class Victims:
     """The process that the commands are forked from; a context manager. It has imported what commands and their workers
-    import, and `modules`, so that not each has to; `environment` is added to this process's."""
+    import, if it is not `bare`, and `modules`, so that not each has to; `environment` is added to this process's."""
 
-    def __init__(self, *modules: str, **environment: str) -> None:
+    def __init__(self, *modules: str, bare: bool = False, **environment: str) -> None:
+        imported = () if bare else (*IMPORTS, *WORKERS_IMPORT)
         self._folder = tempfile.TemporaryDirectory(prefix="victims-")
         self._process = subprocess.Popen(
-            [sys.executable, __file__, *modules],
+            [sys.executable, __file__, *imported, *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -127,7 +128,7 @@ def main() -> None:
     from shardkit import network
 
     network.FIRST_WAIT_SECONDS = 0.001  # between tries; everything else is the product's own
-    for name in (*IMPORTS, *WORKERS_IMPORT, *sys.argv[1:]):
+    for name in sys.argv[1:]:
         import_module(name)
 
     processes: dict[int, int] = {}
@@ -151,7 +152,7 @@ def _obey(order: dict[str, Any]) -> None:
     os.dup2(os.open(order["stderr"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     counter = os.open(order["stderr"] + ".changes", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
     workers: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-    if order["command"][0] == "tokenize" and "limits" not in order:  # which a fresh Python meets as it imports
+    if order["command"][0] == "tokenize" and WORKERS_IMPORT[0] in sys.modules:
         workers = forked_workers(fresh=False)
     for name, limit in order.get("limits", {}).items():
         resource.setrlimit(LIMITS[name], (limit, limit))
