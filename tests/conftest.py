@@ -67,6 +67,24 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "ignore:Use 'content=:DeprecationWarning")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _forked_workers() -> Iterator[None]:
+    """Workers that this process starts are forked from one that has imported what they need, but for those of tests
+    that ask for `fresh_workers`, and of commands in processes of their own."""
+    from forked_workers import forked_workers
+
+    with forked_workers():
+        yield
+
+
+@pytest.fixture
+def fresh_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are started as users' are."""
+    from shardkit.tokenization import spawning
+
+    monkeypatch.setattr(spawning, "subprocess", subprocess)
+
+
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A local Hub that this process's client talks to, logged in as alice, with waits cut to milliseconds."""

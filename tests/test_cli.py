@@ -225,8 +225,8 @@ def test_peek_shows_the_row_of_a_batch(dataset: Path) -> None:
     ],
 )
 def test_peek_says_what_it_needs(arguments: list[str], message: str, dataset: Path) -> None:
-    done = run("peek", *(str(dataset) if word == "DIR" else word for word in arguments))
-    assert done.returncode == 2
+    done = use("peek", *(str(dataset) if word == "DIR" else word for word in arguments))
+    assert done.exit_code == 2
     assert message in done.stderr
 
 

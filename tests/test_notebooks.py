@@ -157,7 +157,7 @@ def training(place: str, steps: int) -> Any:
 
 def test_training_goes_on_from_what_has_arrived_on_a_new_machine(served: HubServer, tmp_path: Path) -> None:
     place = "alice/gpt2"
-    shardkit.tokenize("sample", tmp_path / "made", shard_tokens=20_000, max_tokens=100_000, progress=False)
+    shardkit.tokenize("sample", tmp_path / "made", shard_tokens=5_000, max_tokens=25_000, progress=False)
     shardkit.push(tmp_path / "made", "alice/edu", progress=False)
     lost = training(place, steps=2)
     lost.cells = lost.cells[: [cell.id for cell in lost.cells].index("train") + 1]

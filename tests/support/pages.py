@@ -33,6 +33,7 @@ TINY = "--model nano --n-layer 1 --n-head 2 --n-embd 32 --steps 2 --batch-tokens
 
 _NOTEBOOK = """
 import json, os, shlex, sys, traceback
+from forked_workers import forked_workers
 ANSWERS = os.dup(1)
 os.dup2(2, 1)
 def command(words):
@@ -44,6 +45,8 @@ def command(words):
     from trainer.__main__ import main
     sys.argv = sys.argv[2:]
     return main()
+workers = forked_workers()
+workers.__enter__()  # until the process ends
 for line in sys.stdin:
     step = json.loads(line)
     os.chdir(step["folder"])
@@ -183,7 +186,7 @@ class Notebook:
     def __init__(self, **options: Any) -> None:
         self._said = TemporaryFile("a+")  # noqa: SIM115 (closed by `end`)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _NOTEBOOK],
+            [sys.executable, "-c", f"import sys; sys.path.append({str(Path(__file__).parent)!r}){_NOTEBOOK}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,

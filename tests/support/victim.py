@@ -28,8 +28,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from forked_workers import IMPORTS as WORKERS_IMPORT
+from forked_workers import forked_workers
+
 ROOT = Path(__file__).resolve().parents[2]
 CHANGES = {"os.rename": 1, "os.link": 1, "os.symlink": 1, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0}
+IMPORTS = (
+    *("fsspec.implementations.local", "huggingface_hub.hf_api"),
+    *(f"shardkit.{name}" for name in ("cli.commands", "look.next_steps", "look.run_summary", "look.verify")),
+    *(f"shardkit.{name}" for name in ("remote.pull", "remote.push", "remote.storage", "remote.hub")),
+    *(f"shardkit.tokenization.{name}" for name in ("local_runner", "pipeline", "progress_bar")),
+)
 LIMITS = {"files": resource.RLIMIT_NOFILE, "bytes of a file": resource.RLIMIT_FSIZE}
 
 
@@ -53,13 +62,14 @@ class Ended:
 
 
 class Victims:
-    """The process that the commands are forked from; a context manager. It has imported `modules`, so that not each
-    command has to; `environment` is added to this process's."""
+    """The process that the commands are forked from; a context manager. It has imported what commands and their workers
+    import, if it is not `bare`, and `modules`, so that not each has to; `environment` is added to this process's."""
 
-    def __init__(self, *modules: str, **environment: str) -> None:
+    def __init__(self, *modules: str, bare: bool = False, **environment: str) -> None:
+        imported = () if bare else (*IMPORTS, *WORKERS_IMPORT)
         self._folder = tempfile.TemporaryDirectory(prefix="victims-")
         self._process = subprocess.Popen(
-            [sys.executable, __file__, *modules],
+            [sys.executable, __file__, *imported, *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -141,12 +151,16 @@ def _obey(order: dict[str, Any]) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(os.open(order["stderr"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     counter = os.open(order["stderr"] + ".changes", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+    workers: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if order["command"][0] == "tokenize" and WORKERS_IMPORT[0] in sys.modules:
+        workers = forked_workers(fresh=False)
     for name, limit in order.get("limits", {}).items():
         resource.setrlimit(LIMITS[name], (limit, limit))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     sys.addaudithook(_Trap(order, counter))
     sys.argv = ["shardkit", *order["command"]]
-    shardkit.cli.run()
+    with workers:
+        shardkit.cli.run()
     os._exit(0)  # run() has left already
 
 

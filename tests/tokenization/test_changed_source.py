@@ -25,7 +25,13 @@ from shardkit.tokenization.run_progress import TokenizeProgress
 from shardkit.tokenization.run_spec import RunSpec
 from shardkit.tokenization.worker import Job
 
-OPTIONS: dict[str, Any] = {"shard_tokens": 2000, "prefix": "p", "workers": 2, "chunk_bytes": 1 << 13}
+OPTIONS: dict[str, Any] = {
+    "tokenizer": "bytes",
+    "shard_tokens": 8000,
+    "prefix": "p",
+    "workers": 2,
+    "chunk_bytes": 1 << 13,
+}
 
 
 def texts(word: str) -> list[str]:
@@ -62,12 +68,12 @@ def test_a_file_that_is_replaced_in_a_run_stops_it_and_no_shard_holds_a_token_of
     write(source, "older")
     with pytest.raises(SourceError, match=r"a\.jsonl has changed since the run began .*overwrite=True"):
         tokenize(source, out, progress=after(3, lambda: write(source, "newer")), **OPTIONS)
-    assert holds_only(out, shard_bytes(texts("older"), 2000, "p"))
+    assert holds_only(out, shard_bytes(texts("older"), 8000, "p", tokenizer="bytes"))
     assert not (out / "manifest.json").exists()
     with pytest.raises(OutputError, match=r"source file a\.jsonl: \d+ bytes, modified \d+, inode \d+ then, .* now"):
         tokenize(source, out, **OPTIONS)
     tokenize(source, out, overwrite=True, **OPTIONS)
-    assert folder_bytes(out) == shard_bytes(texts("newer"), 2000, "p")
+    assert folder_bytes(out) == shard_bytes(texts("newer"), 8000, "p", tokenizer="bytes")
 
 
 class Stop(Exception):
@@ -95,7 +101,7 @@ def test_a_stopped_run_does_not_go_on_with_another_file_of_the_same_name_and_siz
         with pytest.raises(OutputError, match=r"source file a\.jsonl: .* then, .* now"):
             tokenize(source, out, **OPTIONS)
     assert folder_bytes(out) == before
-    assert holds_only(out, shard_bytes(texts("older"), 2000, "p"))
+    assert holds_only(out, shard_bytes(texts("older"), 8000, "p", tokenizer="bytes"))
 
 
 def test_texts_that_are_fewer_than_before_the_stop_are_refused(tmp_path: Path) -> None:

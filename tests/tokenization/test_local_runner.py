@@ -25,6 +25,7 @@ from shardkit.tokenization.spawning import Worker
 from shardkit.tokenization.worker import EncodedChunk
 from shardkit.tokenization.worker_messages import Answer, Written, receive_answers
 
+pytestmark = pytest.mark.usefixtures("fresh_workers")
 SIZE = 40_000  # tokens of a piece, more than is written as an edge
 TEXTS = ["x" * (SIZE - 1)] * 2  # of which each worker gets one
 

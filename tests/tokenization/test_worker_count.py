@@ -105,6 +105,7 @@ def test_a_limit_says_how_many_workers_are_expected_and_not_how_many_there_may_b
     assert useful_workers(64, listed(1), 8 << 20, max_docs=1000, max_tokens=None) == (1, 1, 1)
 
 
+@pytest.mark.usefixtures("fresh_workers")
 def test_workers_that_do_not_read_yet_stop_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """As for the second in which they import what they need: here until the last chunk was asked for."""
     starting: list[Worker] = []

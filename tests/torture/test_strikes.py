@@ -109,6 +109,13 @@ def victims() -> Iterator[Victims]:
         yield found
 
 
+@pytest.fixture(scope="module")
+def bare_victims() -> Iterator[Victims]:
+    """Whose commands and workers meet their limits as they import what they need, too."""
+    with Victims(bare=True, HF_TOKEN=SECRET) as found:
+        yield found
+
+
 class Field:
     """A command and the folder where it is struck, made anew before each strike."""
 
@@ -210,14 +217,17 @@ def test_a_folder_that_vanishes_is_one_line_and_the_command_ends_the_same_afterw
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_few_descriptors_or_little_room_are_one_line(name: str, field_of: Fields, tally: Any) -> None:
+def test_few_descriptors_or_little_room_are_one_line(
+    name: str, field_of: Fields, bare_victims: Victims, tally: Any
+) -> None:
     field = field_of(name)
     count = times(1, 12)
     for number in range(count):
         rng = random.Random(f"{name} {number}")
         limits = [{"files": rng.randint(12, 60)}, {"bytes of a file": rng.randint(1, 90_000)}]
         field.reset()
-        field.assert_survived(field.strike(limits=limits[(number + [*COMMANDS].index(name)) % 2]))
+        limit = limits[(number + [*COMMANDS].index(name)) % 2]
+        field.assert_survived(bare_victims.run(field.command.words(field.at), watched=[field.at], limits=limit))
     tally(f"{name}, few descriptors or little room", count)
 
 
