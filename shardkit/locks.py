@@ -33,7 +33,7 @@ _TRIES = 100  # of a lock file whose folder was removed
 
 
 class LockHeld(OutputError):
-    """Another process or thread holds the lock."""
+    """Another process or thread holds the lock that was asked for."""
 
 
 class _NoLocksError(Exception):

@@ -71,7 +71,7 @@ def file_source_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--shard-tokens", type=Count(), help="Tokens in a shard. [100,000,000; 100,000 for sample]")
 @click.option("--val-shards", type=int, help="How many first shards are split val. [1; of an only shard, 1 %]")
 @click.option("--prefix", help="Start of the shards' names. [edufineweb for FineWeb-Edu, else the source's name]")
-@click.option("--workers", type=int, help="Worker processes. [all cores]")
+@click.option("--workers", type=int, help="Worker processes. [all cores; of a Ray cluster, all CPUs]")
 @click.option("--max-docs", type=Count(), help="End after that many documents.")
 @click.option("--max-tokens", type=Count(), help="End after that many tokens.")
 @click.option("--part", metavar="I/N", help="Make part I of N, counted from 0, for `shardkit merge`.")

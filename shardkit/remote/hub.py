@@ -192,7 +192,7 @@ class HubRemote:
         return self._call(f"upload {shard.file}", partial(self._uploads.send, path, shard))
 
     def received(self, shard: ShardInfo, receipt: str) -> None:
-        self._uploads.sent_elsewhere(shard, receipt)
+        self._uploads.received(shard, receipt)
 
     def claimed_by(self) -> bytes | None:
         if self._holder is None:

@@ -25,7 +25,7 @@ from shardkit.dataset.manifest import ShardInfo
 from shardkit.errors import HubError
 from shardkit.remote.hub_client import xet_upload
 
-_LFS, _NOT_TO_BE_CONFIRMED = "lfs", "sent"  # ways in which a shard was sent
+_LFS, _NOT_TO_BE_CONFIRMED, _NOT_SENT = "lfs", "sent", ""  # receipts: in which way a shard was sent
 
 
 class LfsRefusedError(OSError):
@@ -63,14 +63,14 @@ class HubUploads:
         self._operations |= {self._file(operation): operation for operation in operations}
 
     def send(self, path: Path, shard: ShardInfo) -> str:
-        """Send the bytes of a shard, unless the Hub has them. Returns in which way, for `sent_elsewhere`."""
+        """Send the bytes of a shard, unless the Hub has them. Returns the receipt for `received`."""
         if shard.file not in self._operations:
             operation = self._operation_for(path, shard)
             self._ask_how([operation])
             self._operations[shard.file] = operation
         operation = self._operations[shard.file]
         if operation._upload_mode != "lfs" or operation._should_ignore:
-            return ""  # it goes in the commit itself, or not at all, and then is found missing
+            return _NOT_SENT  # it goes in the commit itself, or not at all, and then is found missing
         if self._goes_as_lfs(operation):
             self._send_as_lfs(operation, shard)
         else:
@@ -78,16 +78,17 @@ class HubUploads:
         operation._is_uploaded = True
         return _LFS if shard.file in self._sent_as_lfs else _NOT_TO_BE_CONFIRMED
 
-    def sent_elsewhere(self, shard: ShardInfo, way: str) -> None:
-        """Know of a shard that another process sent, in the `way` that its `send` returned. Raises `HubError`."""
-        if not way:
+    def received(self, shard: ShardInfo, receipt: str) -> None:
+        """Note a shard that another process sent, and what its `send` returned. Raises `HubError` if it was not
+        sent."""
+        if receipt == _NOT_SENT:
             raise HubError(
                 f"{shard.file} is no large file at {self._repo['repo_id']}, and would have to go through this machine: "
                 "have `*.npy filter=lfs diff=lfs merge=lfs -text` in .gitattributes there, or leave out --max-disk"
             )
-        operation = self._operation_for(b"", shard)
+        operation = self._operation_for(b"", shard)  # its bytes are not here
         operation._upload_mode, operation._should_ignore, operation._is_uploaded = "lfs", False, True
-        if way == _LFS:
+        if receipt == _LFS:
             self._sent_as_lfs.add(shard.file)
         self._operations[shard.file] = operation
 

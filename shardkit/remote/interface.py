@@ -47,7 +47,7 @@ def check_small(name: str, file: str, size: int) -> None:
 
 
 def by_folder(listing: Mapping[str, Item], above: str) -> dict[str, dict[str, Item]]:
-    """Of a `listing` by path what is in each folder in `above`, by the folder's name."""
+    """A `listing` of all below the folder `above`, by path: taken apart by the folders that are directly in it."""
     folders: dict[str, dict[str, Item]] = {}
     for path, item in listing.items():
         name, _, file = path.removeprefix(f"{above}/").partition("/")
@@ -88,12 +88,12 @@ class Remote(Protocol):
         """Make the place, if there is none. Refuses `private` for one that is public."""
 
     def files(self, listed: Any = None) -> dict[str, RemoteFile]:
-        """The files at the remote now, by name relative to the dataset; or, without a call for it, as `subfolders`
-        listed them."""
+        """The files at the remote now, by name relative to the dataset. With `listed`, which `subfolders` gave for this
+        very folder, no call is made."""
 
     def subfolders(self, folder: str) -> dict[str, Any]:
-        """The folders in `folder`, by name, each with what `files` of the remote that it is may be given; none where
-        there is no such folder."""
+        """The folders in `folder`, by name; none where there is no such folder. With each comes what was listed of it,
+        for `files` of a remote at it; None where nothing was."""
 
     def read(self, file: str) -> bytes:
         """The bytes of a small file, one of at most `SMALL_BYTES`."""
@@ -121,11 +121,12 @@ class Remote(Protocol):
         """Ask about shards that `upload` will send, at most 100 at once: one call for many where there is one."""
 
     def upload(self, path: Path, shard: ShardInfo) -> str:
-        """Send the bytes of a shard. Thread-safe; not acknowledged until `commit`. Returns what `received` needs where
-        it is another process that commits."""
+        """Send the bytes of a shard. Thread-safe; not acknowledged until `commit`. Returns a receipt, with which
+        another process can commit it (`received`)."""
 
     def received(self, shard: ShardInfo, receipt: str) -> None:
-        """Note that another process has sent a shard, whose `upload` returned `receipt`: it can be committed."""
+        """Note that another process has sent a shard, for which its `upload` returned `receipt`: `commit` may name it.
+        Raises `HubError` where the bytes would have to be here."""
 
     def commit(self, shards: Sequence[ShardInfo], small: Mapping[str, bytes | None], message: str) -> None:
         """Acknowledge uploaded `shards`, then write the `small` files, by name, in their order (None deletes one).

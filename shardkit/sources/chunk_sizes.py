@@ -12,7 +12,7 @@ _SHARES = 4  # of what is left, as many for each worker
 class ChunkSizes:
     """Chunks have `least` bytes of text, and more where it lies side by side and there is much for each of `workers`
     (None: never). Of the source's bytes `unread` are beyond the limits of the run. A file that is read front to back is
-    given out whole where there are `whole_from` workers, and as much to read as so many of it (None: never)."""
+    given out whole from `whole_from` workers on (None: never), if with it as many times its size is left to read."""
 
     least: int
     workers: int | None = None

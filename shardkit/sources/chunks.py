@@ -2,7 +2,7 @@
 
 `iter_chunks` runs in the main process. A worker reads parquet by row groups and jsonl by byte ranges. What can only be
 read front to back (compressed files, separated text, tables of other formats, giant row groups, pipes, iterables) is
-read by the main process, once, and its bytes travel in the chunk; or, where files are given out whole, by a worker.
+read by the main process, once, and its bytes travel in the chunk. A file that is given out whole is read by a worker.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def iter_chunks(
 
 
 def chunks_within(chunk: Chunk, options: ReadOptions, chunk_bytes: int) -> Iterator[Chunk]:
-    """The chunks of one that is a whole file, which is read here; any other one as it is. Raises `SourceError`."""
+    """The chunks within one that is a whole file, which is read here; any other chunk as it is. Raises
+    `SourceError`."""
     if not chunk.is_whole_file:
         yield chunk
         return
@@ -115,7 +116,7 @@ class _Opened:
         return lambda left: self.sizes.most(left + self.after[number])
 
     def is_given_out_whole(self, number: int) -> bool:
-        """Whether a file that is read front to back is one chunk: none that is fetched here, or can be read once."""
+        """Whether a file that is read front to back is one chunk; never one that is fetched here, or a pipe."""
         file = self.source.files[number]
         if file.is_pipe or (file.is_remote and self.footers is not None):
             return False

@@ -1,5 +1,5 @@
-"""Comma- or tab-separated files: read front to back by the main process, since only what comes before tells whether a
-line end is within quotes. The first row names the columns. Values are text, and what `--where` compares them with.
+"""Comma- or tab-separated files: read front to back by one process, since only what comes before tells whether a line
+end is within quotes. The first row names the columns. Values are text, and what `--where` compares them with.
 """
 
 from __future__ import annotations

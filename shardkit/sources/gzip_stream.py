@@ -1,8 +1,8 @@
 """Gzip read front to back as `gzip -d` reads it: member after member, then nothing, or the zero bytes with which tapes
 and block devices fill up a file.
 
-This is the main process's work, so zlib-ng does it, in little more than half the time of Python's zlib, or of Arrow's
-stream, which refuses those zeros besides (`benchmarks/bench_gunzip.py`).
+Often the main process does it for all workers, so it is zlib-ng's work, in little more than half the time of Python's
+zlib, or of Arrow's stream, which refuses those zeros besides (`benchmarks/bench_gunzip.py`).
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class InputFile:
 
     @property
     def is_read_front_to_back(self) -> bool:
-        """Whether one process reads all of it, and its data travel in the chunks."""
+        """Whether one process reads all of it, from its beginning; its data travel in the chunks."""
         if self.kind == "jsonl":
             return bool(self.packing) or self.is_pipe
         return self.kind in ("json", "json.values", "csv", "tsv", "arrow", "txt.separated") or self.is_pipe
@@ -145,11 +145,12 @@ class Chunk:
     out whole (`is_whole_file`), from row `start` on, which the worker divides into such runs.
 
     `file` is the file's number in the source. `start` and `stop` count row groups (parquet), bytes (jsonl) or rows (all
-    formats that are read front to back; their data travels in `payload`). `part` is the first row of a
-    piece of a giant row group. `first_row`, of parquet, is the number of the chunk's first row in the file. `weight` is
-    the chunk's share of the file's bytes, for progress. `digest`, of an iterable or a pipe, is a hash of its texts or
-    bytes up to the chunk's end. `fetched` are bytes of a remote file that the worker need not fetch. `unread_rows`, if
-    there are any, are all that the chunk has: rows of which the file's footer says that none is chosen.
+    formats that are read front to back; their data travels in `payload`; of a whole file `stop` is -1). `part` is the
+    first row of a piece of a giant row group. `first_row`, of parquet, is the number of the chunk's first row in the
+    file. `weight` is the chunk's share of the file's bytes, for progress. `digest`, of an iterable or a pipe, is a hash
+    of its texts or bytes up to the chunk's end. `fetched` are bytes of a remote file that the worker need not fetch.
+    `unread_rows`, if there are any, are all that the chunk has: rows of which the file's footer says that none is
+    chosen.
     """
 
     file: int

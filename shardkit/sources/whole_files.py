@@ -1,8 +1,8 @@
 """Hub files that are read from front to back: checked against the hash that the Hub states, before any byte is used.
 Bytes that came wrong are fetched again.
 
-What the main process reads front to back is copied into an unnamed temporary file (`TMPDIR` says where); the next one
-is fetched while it is read, and as many after it as are small.
+Such a file is copied into an unnamed temporary file (`TMPDIR` says where). The next one is fetched while it is read,
+and as many after it as are small.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class FinishedShards:
             result_of(recording)
 
     def record(self, made: WrittenShard, info: ShardInfo, resume: Resume) -> None:
-        """Note a shard that is in the folder, or was sent."""
+        """Note a shard that is in the folder, or was sent by the machine that wrote it."""
         info = dataclasses.replace(info, tokens=made.tokens, bytes=made.bytes, sha256=made.sha256)
         receipt = made.receipt if isinstance(made, SentShard) else None
         if receipt is None:

@@ -40,12 +40,12 @@ class HeldTokens:
         return self._write_next, self._finish_next
 
     def hold(self, tokens: NDArray[np.unsignedinteger], *, waits: bool = True) -> int:
-        """Hold a piece, and return its number. While more is held in memory than may be, it `waits`, or else goes to
-        the disk, if that has room. The pieces that are next in the stream are never waited for: they are given their
-        place, and go, as they come."""
+        """Hold a piece, and return its number. While as much is held in memory as may be, this `waits`; without that
+        the piece goes to the disk, if there is room. Pieces that are next in the stream make nobody wait: they are
+        given their place, and go, as they come."""
         piece: NDArray[np.unsignedinteger] | PieceOnDisk = tokens
         if not waits and self._is_full(tokens.nbytes):
-            piece = self._moved(tokens) or tokens
+            piece = self._on_disk(tokens) or tokens
         with self._changed:
             while self._is_full(piece.nbytes):
                 self._changed.wait()
@@ -57,8 +57,8 @@ class HeldTokens:
     def _is_full(self, more: int) -> bool:
         return bool(more and self._pieces) and self._bytes + more > _HELD_BYTES
 
-    def _moved(self, tokens: NDArray[np.unsignedinteger]) -> PieceOnDisk | None:
-        """The piece on the disk; None where that fails."""
+    def _on_disk(self, tokens: NDArray[np.unsignedinteger]) -> PieceOnDisk | None:
+        """The piece, written to the disk; None where that fails."""
         try:
             if self._disk is None or self._disk.is_full:
                 self._disk = TokensOnDisk(self.folder)
@@ -78,7 +78,8 @@ class HeldTokens:
             self._bytes -= self._pieces.pop(piece).nbytes
             self._changed.notify_all()
 
-    def _in_memory(self, number: int) -> NDArray[np.unsignedinteger]:
+    def _tokens_of(self, number: int) -> NDArray[np.unsignedinteger]:
+        """The tokens of a piece, which are in memory from now on. Raises `OSError`."""
         piece = self._pieces[number]
         if isinstance(piece, PieceOnDisk):
             piece = piece.read()
@@ -88,7 +89,7 @@ class HeldTokens:
         return piece
 
     def _keep(self, order: Keep) -> None:
-        before = self._in_memory(order.piece)
+        before = self._tokens_of(order.piece)
         with self._changed:
             kept = [before[begin:end] for begin, end in order.ranges.tolist()]
             self._pieces[order.piece] = np.concatenate(kept) if kept else before[:0]
@@ -104,7 +105,7 @@ class HeldTokens:
             self._keep(put)
             return
         try:
-            tokens = self._in_memory(put.piece)[put.begin : put.end]
+            tokens = self._tokens_of(put.piece)[put.begin : put.end]
             part = self._writer.write(put.path, put.place, tokens.view(np.uint8).data)
             del tokens
             written = Written(put.path, part, fills=put.fills)

@@ -68,17 +68,17 @@ def adopt_journal(directory: Path, run: RemoteRun, identity: Mapping[str, Any]) 
 
 
 def forget_lost(directory: Path, run: RemoteRun) -> None:
-    """Have the journal in `directory` end before the first shard that is neither there nor at the remote: of those that
-    others sent, the last ones may have been acknowledged nowhere when the run was killed. They are made again. Of a run
-    that the remote knows nothing of, nothing is forgotten."""
+    """Have the journal in `directory` end before the first shard that is neither there nor at the remote, with a
+    warning: it and those after it are made again. Shards that nodes sent, and that were not acknowledged when the run
+    was killed, are such ones. Where the remote knows nothing of this run, nothing is forgotten."""
     if run.journal is None or (here := read_local(directory)) is None:
         return
     for shard in here.shards:
         at_remote = run.files.get(shard.file) == RemoteFile(shard.bytes, shard.sha256)
         if not at_remote and not (directory / shard.file).exists():
             warnings.warn(
-                f"{shard.file} is neither in {directory} nor acknowledged at {run.remote.name}: the run goes on from "
-                f"there, and makes {counted(len(here.shards) - shard.index, 'shard')} again",
+                f"{shard.file} is neither in {directory} nor acknowledged at {run.remote.name}: the run makes "
+                f"{counted(len(here.shards) - shard.index, 'shard')} again, from this one on",
                 ShardkitWarning,
                 stacklevel=3,
             )
@@ -184,7 +184,7 @@ class LivePush:
         same = takewhile(lambda pair: pair[0] == pair[1], zip(there, journal.lines, strict=False))
         self._segments = SentSegments(journal.lines, sum(1 for _ in same))
         self.keeps_files, self._max_disk = max_disk is None, max_disk
-        self.fills_this_disk = not self.keeps_files
+        self.fills_this_disk = not self.keeps_files  # with shards that wait to be sent, up to `max_disk`
         self.uploader = Uploader(run.remote, files, workers=2, delete_local=not self.keeps_files, max_bytes=max_disk)
         try:
             if not self.keeps_files:  # shards are about to leave the folder: it holds no whole dataset any more
@@ -202,12 +202,12 @@ class LivePush:
         self.uploader.__exit__(kind, error, at)  # which waits for what is in flight, but not after a Ctrl-C
 
     def send_from(self, runner: Runner, repo: str) -> None:
-        """Have the machines of `runner` send what they write to `repo`, where no file is kept here, and they are others
-        than this one."""
+        """Have the machines of `runner` send to `repo` what they write, if no shard is to stay here (`max_disk`), they
+        are other machines than this one, and they can reach the place."""
         folder = self.uploader.remote.local_folder
         if self._max_disk is not None and (folder is None or not is_on_local_disk(folder)):
-            places = self._max_disk // self._spec.shard_bytes
-            destination = Destination(str(folder or repo), run_mark(self._journal.lines[0]), places)
+            at_a_time = self._max_disk // self._spec.shard_bytes
+            destination = Destination(str(folder or repo), run_mark(self._journal.lines[0]), at_a_time)
             self.fills_this_disk = not runner.send_to(destination)
 
     def wait_for_room(self) -> None:

@@ -40,7 +40,7 @@ def make_shards(
     """Make the shards that are not made yet, and the manifest (not saved)."""
     started, before = time.time(), traffic()
     source, resume = spec.source, journal.resume
-    job = dataclasses.replace(job, holds_in=str(seen.directory / WORK_DIR))
+    job = dataclasses.replace(job, tokens_folder=str(seen.directory / WORK_DIR))
     total = sum(file.weight for file in source.files)
     done = sum(file.weight for file in source.files[: resume.file])
     late = LateProof(spec)
@@ -52,7 +52,7 @@ def make_shards(
     ):
         place = resume.file, resume.start, resume.part
         limited = source_bytes(source, max_docs=spec.max_docs, max_tokens=spec.max_tokens)
-        bounded = uploads is not None and uploads.fills_this_disk  # of a whole file, much may wait for its place there
+        bounded = uploads is not None and uploads.fills_this_disk  # where much of a whole file may wait for its place
         whole_from = None if bounded or spec.skip_duplicates else runner.whole_files_from
         sizes = ChunkSizes(
             least=spec.chunk_bytes, workers=runner.workers, unread=total - limited, whole_from=whole_from

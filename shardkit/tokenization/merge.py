@@ -63,17 +63,17 @@ def merge(
 
     `part`, "3/64", makes some of its shards, as one of 64 jobs on any machines that see the folder. Killed or failed,
     the same call goes on; a shard that is finished is not made again. The job that finds all shards finished writes
-    `manifest.json`, then removes the parts, unless `keep_parts`. Until then the disk has each token twice.
+    `manifest.json`, then removes the parts, unless `keep_parts`. Until then the disk has each token twice. A call when
+    all is merged and the parts are gone returns the dataset, or says where it lies.
 
     `push` sends each shard to that repo as it is made, and then deletes it here, so that no disk need hold the dataset
     (nor need the jobs see one folder): the job that finds all shards there completes it, as `tokenize(push=...)` does.
     `max_disk`, in bytes, bounds the shards here, fetched and made. The same call in an empty folder goes on from there.
 
-    A bar says how far this job is; `progress=False` silences it, and `progress(shard, done_bytes, total_bytes)` is
-    called in its place.
+    A bar says how far this job is, unless `progress` is False or a function(shard, done_bytes, total_bytes).
 
     Raises `OutputError` if a part is missing, unfinished, damaged, or of another run than the others; `SourceError`
-    if they hold no documents; `HubError`, `UsageError`. Warns (`ShardkitWarning`) if there is no train split.
+    if they hold no documents; `HubError`, `UsageError`. Warns (`ShardkitWarning`) without a train split or tokenizer.
 
     >>> for index in range(2):
     ...     part = tokenize("sample", "big", part=f"{index}/2", shard_tokens=100_000, tokenizer="bytes")

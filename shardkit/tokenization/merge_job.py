@@ -1,7 +1,7 @@
 """One job of a merge: its share of the shards, and its files in `.shardkit/merge/`, which others leave alone.
 
-Several may be at work in one folder, of one number of jobs or of several. Each holds the lock of its name,
-`3-of-16.lock`, as long as it lives; what is there of others that have died is removed.
+Several may be at work in one folder, also of merges in different numbers of jobs (3 of 16 beside 0 of 1). Each holds
+the lock of its name, `3-of-16.lock`, as long as it lives; what is there of others that have died is removed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from shardkit.tokenization.merge_shards import Tell
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MergeJob:
-    """Part `index` of `count` of a merge in `directory`, of the parts in it or at `repo`."""
+    """Job `index` of `count` (`--part`) of a merge in `directory`, of the parts in it or at `repo`."""
 
     repo: str | None
     directory: Path
@@ -49,23 +49,24 @@ class MergeJob:
 
     @property
     def temp(self) -> Path:
-        """The shard that it is making."""
+        """The file of the shard that it is making."""
         return self.folder / f"{self.name}.tmp"
 
     @property
     def leaving(self) -> Path:
-        """The folder of its shards that leave this machine: others at work here make some of the same names."""
+        """The folder of its shards that wait to be sent: other jobs in this folder may make some of the same names."""
         return self.folder / f"{self.name}.leaving"
 
     def numbers(self, plan: MergePlan) -> list[int]:
-        """The shards that it makes. Raises `SourceError` if there are none at all."""
+        """The numbers of the shards that it makes. Raises `SourceError` if there are none at all."""
         if not (total := len(plan.lengths)):
             raise SourceError("the parts hold no documents: nothing was merged")
         return [number for number in range(total) if number * self.count // total == self.index]
 
     @contextmanager
     def plan(self) -> Iterator[MergePlan]:
-        """What is made, of parts that are held together while the block runs, in which no other process has the job."""
+        """What is to be made of the parts. While the block runs this process holds the job's lock, and, of parts at a
+        remote, what was fetched of them. Raises `LockHeld` if another process has the job, and as `MergePlan` does."""
         busy = f"another process is merging part {self.index}/{self.count} of {self.directory}: wait for it"
         with ExitStack() as stack:
             stack.enter_context(hold_lock(self.folder / f"{self.name}.lock", busy=busy, remove=True))
@@ -93,7 +94,7 @@ class MergeJob:
             self.folder.rmdir()
 
     def _remove_parts(self) -> None:
-        """All at once for those who look for them, if nothing of somebody else's is beside them."""
+        """Renamed first, so that others see all of them or none, unless something of somebody else's is beside them."""
         parts, going = self.directory / PARTS_FOLDER, self.folder / "parts.going"
         with suppress(OSError):
             if not parts.is_symlink() and all(PART_NAME.fullmatch(name) for name in os.listdir(parts)):

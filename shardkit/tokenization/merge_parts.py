@@ -52,7 +52,7 @@ class Parts(Protocol):
         """
 
     def tokenizer_files(self, dataset: Manifest) -> dict[str, bytes]:
-        """Name and content of the files of the tokenizer that `dataset` means, of a part that has them; else none."""
+        """Name and content of the files of the dataset's tokenizer, from any part that has them; empty if none has."""
 
 
 class PartsHere:

@@ -134,8 +134,8 @@ class MergePlan:
         return dataclasses.replace(first, source=source, shards=tuple(placed), directory=None)
 
     def tokenizer_files(self, manifest: Manifest) -> dict[str, bytes]:
-        """Name and content of the files of the tokenizer of the dataset of `manifest`, of whichever part has them: all
-        of one run do. Warns (`ShardkitWarning`) if they are lost in all of them."""
+        """Name and content of the files of the tokenizer of the dataset of `manifest`, from any part that has them
+        still: every part had the same ones. Warns (`ShardkitWarning`) if none has."""
         files, info = self._place.tokenizer_files(manifest), manifest.tokenizer
         if not files and info is not None and (info.file_sha256 or not is_encoding(info.name)):
             warnings.warn(

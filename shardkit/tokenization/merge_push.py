@@ -39,12 +39,13 @@ class PushPlace:
 
 
 def finished_at(repo: str) -> Manifest | None:
-    """The manifest of the dataset that is complete at a place. What jobs of a merge left beside it goes."""
+    """The manifest of the dataset that is complete at a place, None if none is. Removes what merge jobs left beside
+    it."""
     remote = open_remote(repo)
     files = remote.files() if remote.exists() else {}
     if not is_complete(files) or (found := published(remote, files)) is None:
         return None
-    if any(map(MERGE_LINES.fullmatch, files)):  # of one that wrote while the dataset was completed
+    if any(map(MERGE_LINES.fullmatch, files)):  # of a job that wrote while another completed the dataset
         publish(remote, found[1], found[0])
     return found[1]
 
@@ -169,7 +170,8 @@ class MergePush:
         return shards_in([(self._lines.path, b"".join(self._lines.lines))], self._plan.identity)
 
     def _is_here(self, shard: ShardInfo) -> bool:
-        """Whether a shard is about to leave: one that a merge without --push made in the folder is from now on."""
+        """Whether a shard is in the folder of those that wait to be sent. One that a merge without --push has made in
+        the dataset's folder is moved there."""
         path = self._job.leaving / shard.file
         with suppress(ShardError, OSError):
             check_shard(self._job.directory / shard.file, shard)

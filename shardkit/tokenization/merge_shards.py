@@ -17,8 +17,8 @@ Tell = Callable[[str, int, int], None]
 def merged_shards(
     plan: MergePlan, numbers: Sequence[int], temp: Path, folder: Path, tell: Tell | None
 ) -> Iterator[ShardInfo]:
-    """Make the shards of those `numbers` in `folder`, in order, each by way of the file `temp`. `tell` hears how far it
-    is.
+    """Make the shards of those `numbers` in `folder`, in order, each by way of the file `temp`. `tell` hears how far
+    this is.
 
     Which document is a shard's first is known when all are made. Raises as `MergePlan.sources` does, and `OutputError`.
     """

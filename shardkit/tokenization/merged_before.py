@@ -21,8 +21,8 @@ from shardkit.tokenization.part_folders import NoParts
 def merged_before(
     repo: str | None, directory: Path, push: str | os.PathLike[str] | None, error: ShardkitError
 ) -> Manifest | None:
-    """What a merge was to make that failed with `error`, if it is finished in `directory` (or at the place `push`) and
-    the parts are gone from there (or from `repo`).
+    """For a merge that failed with `error`: the manifest of its dataset, if that is finished already, in `directory` or
+    at the place `push`, and the parts were removed. None if this is not why it failed.
 
     Raises `OutputError`, which says where the dataset is, if it is elsewhere; `HubError`.
     """

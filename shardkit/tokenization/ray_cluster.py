@@ -16,7 +16,8 @@ _LOOK_SECONDS = 1.0  # between two questions to the cluster
 
 def connect(ray: Any, workers: int | None, address: str | None) -> bool:
     """Connect this process to the cluster at `address` (`auto`: that of this machine), that `RAY_ADDRESS` names, or
-    that `ray start` began here; else to a new one of `workers` CPUs. Returns whether it is that."""
+    that `ray start` began here; else to a new one of `workers` CPUs. Returns whether it is a new one. Raises
+    `WorkerError` if no cluster answers, or none lets us in."""
     named = address
     address = (None if named == "auto" else named) or os.environ.get("RAY_ADDRESS") or started_here()
     if address is None and named is not None:
@@ -57,8 +58,8 @@ def _words_of_a_raylet(process: dict[str, Any]) -> list[str]:
     return process["cmdline"] or [] if process["name"] == "raylet" else []
 
 
-def mirror() -> dict[str, str]:
-    """Which Hub this process asks, if not the usual one: for the environment of others."""
+def hub_environment() -> dict[str, str]:
+    """What the nodes' processes need in their environment to ask the same Hub as this one."""
     return {"HF_ENDPOINT": os.environ["HF_ENDPOINT"]} if "HF_ENDPOINT" in os.environ else {}
 
 

@@ -1,8 +1,9 @@
 """Workers on a Ray cluster: tasks of some chunks each, results in order; a task whose worker or node dies is repeated.
 
 Chunks name their files by path or URL, so local sources must be on a disk that every node sees; Hub datasets and URLs
-need nothing. Tokens stay in Ray's object store until a process has gathered those of a shard and written it: on any
-node where the folder is on a network mount, which all nodes then must see, else on this one.
+need nothing. Tokens stay in Ray's object store until a writer has gathered those of a shard and written it: on any node
+where the folder is on a network mount, which all nodes then must see, else on this one; or on any node, which sends it
+(`sent_shards.py`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from shardkit.files import is_on_local_disk
 from shardkit.sources.shared_memory import SharedMemory
 from shardkit.sources.source import Chunk
 from shardkit.tokenization.chunk_feed import until_error
-from shardkit.tokenization.ray_cluster import ClusterSize, connect, mirror
+from shardkit.tokenization.ray_cluster import ClusterSize, connect, hub_environment
 from shardkit.tokenization.ray_tasks import (
     EncodedTask,
     PackedJob,
@@ -42,14 +43,14 @@ from shardkit.tokenization.worker import EncodedChunk, Job
 
 _IN_FLIGHT = 4  # tasks a worker: those it encodes, those that wait for a CPU, and those that wait for their turn
 _WORKERS_A_SHARD = 8  # so many make a shard in about the time in which another is gathered and written
-_TOKENS_OF_A_BYTE = 2  # bytes of tokens of a byte of a packed file, about
+_TOKEN_BYTES_A_FILE_BYTE = 2  # of a packed file, about
 _LOOK_SECONDS = 1.0  # after which a cluster is looked at that says nothing
 _SILENT_SECONDS = 30.0  # without anything from the cluster, after which people are told
 
 
 class _Task(NamedTuple):
-    """The `chunks` of a task of which not all has come, and what it has `made` of them. Only the last one may be a
-    whole file, of `whole_bytes`: that has come when nothing more does."""
+    """The `chunks` of a task of which not all pieces have come, and `made`, Ray's references to what it makes of them.
+    Only the last one may be a whole file, of `whole_bytes`: its pieces have all come when the task has ended."""
 
     chunks: deque[Chunk]
     made: Any
@@ -63,7 +64,7 @@ class RayRunner:
     under way, and that cluster."""
 
     process_ids: tuple[int, ...] = ()
-    reads_ahead = False  # each task fetches its chunk's bytes itself: they need not pass through this process
+    reads_ahead = False  # each task fetches its chunks' bytes itself: they need not pass through this process
     shared: SharedMemory | None = None
     whole_files_from = 1
 
@@ -92,7 +93,7 @@ class RayRunner:
         self._jobs: list[Any] = []
 
     def _follow_cluster(self) -> None:
-        """What is done at a time goes with what the cluster has now."""
+        """Have as many workers as the cluster has CPUs now, unless it was said how many."""
         self._cluster.look()
         processors = max(1, self._cluster.cpus)
         self.workers = self._wanted or processors
@@ -110,13 +111,13 @@ class RayRunner:
 
     def run(self, job: Job, chunks: Iterator[Chunk], *, over_network: bool = False) -> Iterator[EncodedChunk]:  # noqa: ARG002
         """Encode `chunks`; yields the pieces of their results in the same order. What waits for its turn lies in Ray's
-        object store, which goes to disk when it is full. Raises `WorkerError` naming the chunk whose worker died each
-        time."""
+        object store, which goes to disk when it is full. Raises `WorkerError` naming the chunks of the task whose
+        worker died each time."""
         task: Any = self._ray.remote(
             num_cpus=1,
             max_retries=RETRIES,
             scheduling_strategy="SPREAD",
-            runtime_env={"env_vars": {**WORKER_ENVIRONMENT, **mirror()}},
+            runtime_env={"env_vars": {**WORKER_ENVIRONMENT, **hub_environment()}},
         )(encode)
         self.change_job(job)
         failed: list[Exception] = []
@@ -140,17 +141,18 @@ class RayRunner:
                 self._whole_bytes -= waiting.popleft().whole_bytes
 
     def _ends_to_wait_for(self) -> list[Any]:
-        """The end of the task before which the next one must not begin: none, unless there are CPUs for more."""
+        """The end of the task after which the next one may begin; none where CPUs alone bound what is done at a
+        time."""
         is_full = self.workers < self._cluster.cpus and len(self._waiting) >= self.workers
         return [self._waiting[-self.workers].made.completed()] if is_full else []
 
     def _has_room(self) -> bool:
-        """Whether another whole file may be encoded before the turn of its tokens comes, by what the store holds."""
-        return not self._whole_bytes or _TOKENS_OF_A_BYTE * self._whole_bytes <= self._cluster.store_bytes // 2
+        """Whether the object store has room for more tokens that wait for their turn: those of whole files are many."""
+        return not self._whole_bytes or _TOKEN_BYTES_A_FILE_BYTE * self._whole_bytes <= self._cluster.store_bytes // 2
 
     def _some(self, chunks: Iterator[Chunk]) -> list[Chunk]:
         """The chunks of the next task; one that brings its data along, or is a whole file, is the last of them."""
-        most_bytes = self._cluster.store_bytes // (2 * _IN_FLIGHT * self.workers)  # the half is for finished shards
+        most_bytes = self._cluster.store_bytes // (2 * _IN_FLIGHT * self.workers)  # half of it is for finished shards
         some: list[Chunk] = []
         for chunk in islice(chunks, self._sizes.chunks_a_task(self.workers, most_bytes)):
             some.append(chunk)
@@ -159,11 +161,11 @@ class RayRunner:
         return some
 
     def _pieces(self, task: _Task) -> Iterator[EncodedChunk]:
-        """The next pieces of a task. Those of its chunks that end in them are done with."""
+        """The pieces that a task hands over next. Chunks that end among them are taken from `task.chunks`."""
         chunks = task.chunks
         where = f"at {chunks[0].where}" if len(chunks) == 1 else f"between {chunks[0].where}, and {chunks[-1].where}"
         if (tokens := next(task.made, None)) is None:
-            chunks.clear()  # of a whole file nothing more comes
+            chunks.clear()  # the end of a whole file
             return
         encoded: EncodedTask = self._get(next(task.made, tokens), where)  # what failed gives its error alone
         begin, count = 0, len(chunks)
@@ -224,7 +226,7 @@ class RayRunner:
         return made
 
     def _has_come(self, made: Any) -> bool:
-        """Wait for the next of what the first task makes, a second at most; whether it came."""
+        """Wait, a second at most, for what the first task makes next; returns whether it came."""
         seconds = min(_LOOK_SECONDS, _SILENT_SECONDS)
         ready = bool(self._ray.wait([made], timeout=seconds, fetch_local=False)[0])
         self._silence = 0.0 if ready else self._silence + seconds

@@ -1,7 +1,6 @@
 """What the processes of a Ray cluster do: they encode chunks, and write shards.
 
-Their errors are put into words by the process that asked for the run, in `ray_runner.py`, which also says who has what
-done where.
+Their errors are put into words by the main process, in `ray_runner.py`, which also says what is done where.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from shardkit.tokenization.task_sizes import TASK_BYTES
 from shardkit.tokenization.worker import ChunkEncoder, Job
 from shardkit.tokenization.worker_messages import Encoded
 
-_MOST_BYTES = 3 * TASK_BYTES // 2  # of tokens that are handed over together
+_MOST_BYTES = 3 * TASK_BYTES // 2  # of tokens that are handed over together: most tasks have less, and do it once
 
 
 class PackedJob(NamedTuple):
     """A `Job` as bytes: Ray would unpickle it for each task, with the vocabulary, which took a tenth of the time. With
-    what must be the same where it is done."""
+    an `id` by which a worker knows whether it has unpacked it, and the `versions` that it must have, by package."""
 
     id: str
     versions: dict[str, str]
@@ -38,7 +37,7 @@ class PackedJob(NamedTuple):
 
     @classmethod
     def of(cls, job: Job) -> PackedJob:
-        """Another one each time, also of the same."""
+        """Pack a job; also of the same one, the `id` is another each time."""
         return cls(uuid.uuid4().hex, installed_versions(), as_bytes(job))
 
 
@@ -51,9 +50,9 @@ _encoder: _Encoder | None = None  # of this worker process of Ray, for the chunk
 
 
 class EncodedTask(NamedTuple):
-    """What is in the tokens that a task gave before: the `pieces`, whose EOTs are stated by the distances from one to
-    the next, and the bytes and seconds that they took. These are a few bytes a document: up to 100 kB come to the
-    process that asked for them at once, more would lie in the object store."""
+    """What the tokens are that a task has just handed over: the `pieces` that they are of, one after another, each with
+    the distances between its EOTs in place of their positions; their bytes, and the seconds that they took. That is a
+    few bytes a document: up to 100 kB go straight to the main process, more would lie in the object store."""
 
     pieces: list[Encoded]
     token_bytes: int
@@ -65,9 +64,9 @@ def encode(
     chunks: list[Chunk],
     *after: object,  # noqa: ARG001 (Ray waits for it)
 ) -> Iterator[NDArray[np.unsignedinteger] | EncodedTask]:
-    """A task, which begins once what it comes `after` is there: the tokens of all its chunks, and what the pieces are
-    that they are of; where there are many, some at a time. How many, only the chunks decide: if a task is repeated, Ray
-    goes on at the place where the first one was."""
+    """A task, which begins when what it comes `after` is there. It gives the tokens of all its chunks, joined, and then
+    an `EncodedTask` that says what they are; where they are many, some at a time, in turn. How many at a time depends
+    on the chunks alone: if a task is repeated, Ray takes up what it gives at the place where the first one was."""
     global _encoder
     with ShardkitError.naming_flags():
         if _encoder is None or _encoder.job_id != job.id:
@@ -79,15 +78,16 @@ def encode(
                 tokens.append(result.tokens)
                 pieces.append(_with_distances(Encoded.of(result, chunk)))
                 if sum(part.nbytes for part in tokens) >= _MOST_BYTES:
-                    yield from _together(tokens, pieces, began)
+                    yield from _handed_over(tokens, pieces, began)
                     pieces, began = [], time.monotonic()
         if pieces:
-            yield from _together(tokens, pieces, began)
+            yield from _handed_over(tokens, pieces, began)
 
 
-def _together(
+def _handed_over(
     tokens: list[NDArray[np.unsignedinteger]], pieces: list[Encoded], began: float
 ) -> Iterator[NDArray[np.unsignedinteger] | EncodedTask]:
+    """The tokens of `pieces`, which `began` to be encoded at that time, and what they are."""
     seconds, size = time.monotonic() - began, sum(part.nbytes for part in tokens)
     yield _joined(tokens)
     yield EncodedTask(pieces, size, seconds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from shardkit.tokenization.ray_cluster import mirror
+from shardkit.tokenization.ray_cluster import hub_environment
 from shardkit.tokenization.ray_tasks import Writer
 
 RETRIES = 3
@@ -13,7 +13,8 @@ RETRIES = 3
 
 @dataclass(slots=True)
 class Writing:
-    """A shard that is written, `here` or on any node: what the `writer`, an actor, is `given` to do, and its `end`."""
+    """A shard that is being written, `here` or on any node: what the `writer`, an actor, is `given` to do, a function
+    and its arguments, and `end`, Ray's reference to what the function returns."""
 
     here: bool
     given: tuple[Any, ...]
@@ -22,26 +23,26 @@ class Writing:
 
 
 class RayWriters:
-    """Those of the cluster that this process is connected to by `ray`. Ray itself gives up an actor's work before it
-    knows that the node died, so what died is begun again here."""
+    """The writers of the cluster that `ray` is connected to. Ray itself gives up an actor's work before it knows that
+    the node died, so what died is begun again here."""
 
     def __init__(self, ray: Any) -> None:
         self._ray = ray
         self._idle: dict[bool, list[Any]] = {True: [], False: []}  # on this machine, and on any
 
     def begin(self, *given: Any, here: bool) -> Writing:
-        """Have a function called with arguments, both `given`, `here` or on any node."""
+        """Have a writer, `here` or on any node, call a function with its arguments: both are `given`."""
         writing = Writing(here, given)
         self._hand_over(writing, self._idle[here].pop() if self._idle[here] else self._start(here=here))
         return writing
 
     def has_ended(self, writing: Writing) -> bool:
-        """Whether it was done, or the writer died."""
+        """Whether it is done or failed, or the writer died."""
         return bool(self._ray.wait([writing.end], timeout=0, fetch_local=False)[0])
 
     def end_of(self, writing: Writing) -> Any:
-        """What was made, for `ray.get`, once it is. Where the writer died, perhaps with its node, another one does it
-        again, at most `RETRIES` times."""
+        """Wait until it is done; returns the reference to what was made, or to the error. Where the writer died,
+        perhaps with its node, another one does it again, at most `RETRIES` times."""
         for _ in range(RETRIES):
             if not self._has_died(writing):
                 break
@@ -57,7 +58,9 @@ class RayWriters:
 
     def _start(self, *, here: bool) -> Any:
         actor: Any = self._ray.remote(
-            num_cpus=0, scheduling_strategy=self._here if here else "SPREAD", runtime_env={"env_vars": mirror()}
+            num_cpus=0,
+            scheduling_strategy=self._here if here else "SPREAD",
+            runtime_env={"env_vars": hub_environment()},
         )(Writer)
         return actor.remote()
 

@@ -80,9 +80,9 @@ def check_room(spec: RunSpec, max_disk: int | None) -> None:
 
 
 def room_for_next(spec: RunSpec, journal_bytes: int, max_disk: int) -> int:
-    """Bytes that must be free of `max_disk` before one more shard is made. A journal of so many tiny shards that it
-    takes as much as they do counts no further than that one shard may leave while the next is made: else the run would
-    end there, and no smaller shards would help."""
+    """Bytes that must be free of `max_disk` before one more shard is made: for it, and for the journal. Where the
+    journal of very many tiny shards leaves no room for two of them, it is not counted, and one shard may be on its way
+    while the next is made: else the run would end there, and smaller shards would not help."""
     return min(spec.shard_bytes + _working_bytes(journal_bytes), max_disk - spec.shard_bytes)
 
 

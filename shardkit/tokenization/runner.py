@@ -24,8 +24,8 @@ from shardkit.tokenization.worker import EncodedChunk, Job
 
 
 class Destination(NamedTuple):
-    """Where shards are sent: a `place` that is claimed with the `mark`, and how many may be on one machine
-    `at_a_time`."""
+    """Where the nodes of a cluster send shards: a `place` that is claimed with the `mark`, and how many shards a node
+    may have on its disk `at_a_time`."""
 
     place: str
     mark: bytes
@@ -82,9 +82,9 @@ class Runner(Protocol):
 
     reads_ahead: bool  # chunks may come with the bytes that they need
     shared: SharedMemory | None  # for these bytes
-    whole_files_from: int  # workers, from which on a file that is read front to back is read where it is encoded
-    most_finishing: int  # shards at a time
-    workers: int  # chunks that are encoded at a time, at most
+    whole_files_from: int  # with so many workers or more, files that are read front to back are given out whole
+    most_finishing: int  # shards that are completed at a time
+    workers: int  # that encode at a time, at most; on a cluster it changes while a run goes on
 
     def __enter__(self) -> Runner: ...
 
@@ -95,8 +95,8 @@ class Runner(Protocol):
         """The workers' process ids on this machine."""
 
     def send_to(self, destination: Destination) -> bool:
-        """Ask for shards that have an `info` to be sent there by the machines that write them, and to stay nowhere.
-        Returns whether they will be: not where these are this machine."""
+        """Ask that the machines which write shards send them there, and keep none. Returns whether they will: not if
+        this is the only one. What they send must have its `info` when `finish` is called."""
 
     def run(self, job: Job, chunks: Iterator[Chunk], *, over_network: bool = False) -> Iterator[EncodedChunk]:
         """Encode `chunks`; yields the pieces of their results in the same order, without their tokens. Those of a piece
@@ -121,5 +121,5 @@ class Runner(Protocol):
         """Whether `wait` for a shard that was said to have all its tokens would not wait."""
 
     def wait(self, shard: OpenShard) -> WrittenShard:
-        """Wait until a shard that was said to have all its tokens is on the disk, and return what its file is. Raises
-        as `run` does."""
+        """Wait until a shard that was said to have all its tokens is on the disk, or was sent (`SentShard`), and return
+        what its file is. Raises as `run` does."""

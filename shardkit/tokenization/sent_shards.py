@@ -1,8 +1,7 @@
-"""Shards that leave from the machine that wrote them, on a cluster: none of them passes through the process that was
-called.
+"""Shards that leave from the node of a cluster that wrote them: none of them passes through the main process's machine.
 
-Such a shard is written to a temporary folder of its machine, hashed, sent, and removed. The process that was called,
-which has the claim and the journal, acknowledges it at the remote.
+Such a shard is written to a temporary folder of its node, hashed, sent, and removed. The main process, which has the
+claim and the journal, acknowledges it at the remote.
 """
 
 from __future__ import annotations
@@ -33,21 +32,21 @@ _POLL_SECONDS = 0.1
 
 
 def write_and_send(destination: Destination, shard: ShardInfo, *given: Any) -> SentShard:
-    """Write a shard, of which the file's name is known, to this machine's disk, as `write_shard` does what is `given`
-    to it, and send it. Raises `ShardkitError`s that name the machine."""
+    """Write a shard to this node's disk, under the file's name that `shard` has, and send it. What else is `given` is
+    for `write_shard`. Raises `ShardkitError`s that name the node."""
     try:
         with ShardkitError.naming_flags(), _room_for_one(destination) as folder:
             path = folder / shard.file
             made = dataclasses.asdict(write_shard(str(path), *given))
-            receipt = send_checked(_joined(destination), path, dataclasses.replace(shard, **made))
+            receipt = send_checked(_remote_of(destination), path, dataclasses.replace(shard, **made))
             return SentShard(**made, receipt=receipt)
     except ShardkitError as error:
         raise type(error)(f"on node {platform.node()}: {error}") from None
 
 
 @lru_cache(maxsize=1)
-def _joined(destination: Destination) -> Remote:
-    """The remote, to be written by this process too."""
+def _remote_of(destination: Destination) -> Remote:
+    """The remote, whose claim lets this process write there too."""
     remote = open_remote(destination.place)
     remote.claim(destination.mark, destination.mark, {}, "")
     return remote
@@ -55,10 +54,10 @@ def _joined(destination: Destination) -> Remote:
 
 @contextmanager
 def _room_for_one(destination: Destination) -> Iterator[Path]:
-    """An empty folder for one shard; waits while this machine has as many of them as it may. A process that was killed
-    leaves its folder to the next one that gets the same number."""
+    """An empty folder for one shard; waits while this node has as many of them as it may. What a killed process left in
+    its folder is removed by the next one that gets the same number."""
     run = hashlib.sha256(destination.place.encode() + destination.mark).hexdigest()[:16]
-    above = Path(tempfile.gettempdir(), f"shardkit-{run}-{platform.node()}")  # which nodes may share
+    above = Path(tempfile.gettempdir(), f"shardkit-{run}-{platform.node()}")  # nodes may share a TMPDIR
     for number in itertools.cycle(range(destination.at_a_time)):
         with ExitStack() as stack:
             stack.callback(_remove_empty, above)

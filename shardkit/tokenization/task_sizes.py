@@ -1,18 +1,18 @@
-"""How many chunks a task of a cluster encodes: the more, the less the process that hands them out has to do, and the
-more of them a worker that dies has had."""
+"""How many chunks a task of a cluster encodes: the more, the less the main process has to do, and the more must be
+encoded again where a worker dies."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 TASK_BYTES = 128 << 20  # of tokens, which a worker holds until all are encoded
-_TASK_SECONDS = 2.0  # of a worker: a task costs the driver some 3 ms
-_SHARES = 16  # of the chunks so far, as many for each worker: so nobody has much more to do at the end of a run
+_TASK_SECONDS = 2.0  # of a worker: a task costs the main process some 3 ms
+_SHARES = 16  # of the chunks so far, as many for each worker: so none has much to do when the others are done
 
 
 @dataclass(slots=True)
 class TaskSizes:
-    """What the `chunks` took that were encoded, in bytes of tokens and in seconds of a worker."""
+    """How many `chunks` were encoded, and what they took: bytes of tokens, and seconds of a worker."""
 
     chunks: int = 0
     token_bytes: int = 0

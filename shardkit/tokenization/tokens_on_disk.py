@@ -16,7 +16,7 @@ _MOST_BYTES = 64 << 20  # of one file, whose room is free again when all pieces 
 
 
 class TokensOnDisk:
-    """One such file, in `folder`. Raises `OSError`."""
+    """One such file, in `folder`; it goes when no piece in it is left. Raises `OSError` if it cannot be made."""
 
     def __init__(self, folder: str) -> None:
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed when no piece in it is left)
@@ -57,7 +57,7 @@ class PieceOnDisk:
     count: int
     dtype: np.dtype[np.unsignedinteger]
     digest: int
-    nbytes = 0  # in memory
+    nbytes = 0  # that it takes in memory
 
     def read(self) -> NDArray[np.unsignedinteger]:
         """The tokens, as they were. Raises `OSError`."""

@@ -52,7 +52,7 @@ class Job:
     filter: bytes | None = None
     hashes_documents: bool = False
     chunk_bytes: int = 8 << 20  # of text in a chunk of a file that is given out whole
-    holds_in: str = ""  # the folder for tokens of such a file that wait for their place
+    tokens_folder: str = ""  # where tokens of such a file wait for their place, on the disk
 
 
 @dataclass(slots=True)
@@ -108,14 +108,14 @@ class ChunkEncoder:
         self.functions = UserFunctions(job.transform, job.filter, job.read)
 
     def encode(self, chunk: Chunk) -> Iterator[EncodedChunk]:
-        """Read and encode one chunk, a piece at a time. The last one is marked, also where something went wrong. Of a
-        whole file, the pieces of each chunk within."""
+        """Read and encode one chunk, a piece at a time. The last one is marked, also where something went wrong. A
+        whole file is cut into chunks here, and gives the pieces of all of them: the last one of each is marked."""
         from shardkit.sources.chunks import chunks_within
 
         try:
             for one in chunks_within(chunk, self.job.read, self.job.chunk_bytes):
                 yield from self._encode_chunk(one)
-        except Exception as error:  # noqa: BLE001 (of a whole file alone)
+        except Exception as error:  # noqa: BLE001 (from cutting a whole file; it travels)
             yield _failed(chunk, error)
 
     def _encode_chunk(self, chunk: Chunk) -> Iterator[EncodedChunk]:

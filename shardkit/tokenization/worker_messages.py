@@ -98,7 +98,7 @@ class Encoded(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """Nothing more comes of the whole file that a worker has not answered."""
+    """All pieces have come of the first whole file that a worker has not answered."""
 
 
 _STATED = {field.name for field in dataclasses.fields(EncodedChunk)} - {"chunk", "tokens", "eot_positions", "last"}

@@ -100,7 +100,7 @@ def _encode(
         message = messages.get()
         encoding.set()
         if isinstance(message, Job):
-            encoder, held.folder = ChunkEncoder(message), message.holds_in
+            encoder, held.folder = ChunkEncoder(message), message.tokens_folder
             continue
         if encoder is None:
             raise RuntimeError("a chunk came before the job")

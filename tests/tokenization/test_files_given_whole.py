@@ -22,6 +22,7 @@ from shardkit.tokenization.run_progress import TokenizeProgress
 
 TEXTS = [text or "" for text in documents(330)[:330]]
 SHARD_TOKENS = 60_000
+ARE_WHOLE = ChunkSizes.are_whole
 
 
 @pytest.fixture
@@ -55,12 +56,26 @@ def run(corpus: Path, out: Path, **options: Any) -> Manifest:
     return tokenize(sources, out, **{**fixed, "progress": False, **options})  # type: ignore[arg-type]
 
 
+def asked_whether_whole(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int | None, bool]]:
+    """Of each file from now on: from how many workers on it would be given out whole, and whether it is."""
+    asked: list[tuple[int | None, bool]] = []
+
+    def watched(sizes: ChunkSizes, size: int, left: int) -> bool:
+        asked.append((sizes.whole_from, ARE_WHOLE(sizes, size, left)))
+        return asked[-1][1]
+
+    monkeypatch.setattr(ChunkSizes, "are_whole", watched)
+    return asked
+
+
 def the_same_both_ways(monkeypatch: pytest.MonkeyPatch, corpus: Path, out: Path, **options: Any) -> Manifest:
-    """The manifest, which is the same whether files are given out whole or not, as is the journal but for its times."""
+    """The manifest, which is the same whether files are given out whole or not, as is the journal."""
     made = []
     for number, whole_from in enumerate((1, 99)):
         monkeypatch.setattr(LocalRunner, "whole_files_from", whole_from)
+        given = asked_whether_whole(monkeypatch)
         made.append(run(corpus, out / str(number), **options))
+        assert any(answer for _, answer in given) == (whole_from == 1)
     assert made[0] == made[1]
     journals = [(out / name / ".shardkit" / "journal.jsonl").read_bytes() for name in ("0", "1")]
     assert journals[0] == journals[1]
@@ -79,14 +94,14 @@ def test_the_dataset_its_manifest_and_its_journal_are_those_of_files_that_the_ma
     "options",
     [{"max_docs": 140}, {"max_tokens": 150_000}, {"filter": lambda text: len(text) % 3 > 0}, {"sample": 0.4}],
 )
-def test_so_are_they_under_limits_and_filters(
+def test_limits_and_filters_give_the_same_dataset_whoever_reads_the_files(
     options: dict[str, Any], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     the_same_both_ways(monkeypatch, corpus, tmp_path, **options)
 
 
 @pytest.mark.parametrize("first", [1, 99])
-def test_a_run_that_stopped_goes_on_the_other_way(
+def test_a_run_that_stopped_goes_on_with_the_files_read_by_others(
     first: int, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(now: TokenizeProgress) -> None:
@@ -135,17 +150,11 @@ def test_a_file_is_given_out_whole_where_there_are_many_workers_and_as_many_more
     assert not ChunkSizes(least=8, whole_from=5).are_whole(1, 10_000)
 
 
-def test_with_a_bound_of_the_disk_or_of_memory_no_file_is_given_out_whole(
+def test_with_max_disk_or_skip_duplicates_no_file_is_given_out_whole(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LocalRunner, "whole_files_from", 1)
-    asked: list[int | None] = []
-    are_whole = ChunkSizes.are_whole
-    monkeypatch.setattr(
-        ChunkSizes, "are_whole", lambda self, *given: asked.append(self.whole_from) or are_whole(self, *given)
-    )
+    asked = asked_whether_whole(monkeypatch)
     run(corpus, tmp_path / "a", skip_duplicates=True)
     run(corpus, tmp_path / "b", push=str(tmp_path / "far"), max_disk=1 << 20)
-    assert set(asked) == {None}
-    run(corpus, tmp_path / "c")
-    assert 1 in asked
+    assert set(asked) == {(None, False)}

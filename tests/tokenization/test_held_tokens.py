@@ -64,11 +64,9 @@ def test_a_file_that_is_gone_or_was_changed_is_said_and_ends_nothing(tmp_path: P
     assert held._pieces == {}
 
 
-def test_no_more_is_encoded_while_as_much_as_may_be_waits_for_its_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(held_tokens, "_HELD_BYTES", 100)
-    held, waits = HeldTokens(lambda said: None), threading.Event()
+def told_of_a_wait(held: HeldTokens) -> threading.Event:
+    """Set when somebody waits for room."""
+    waits = threading.Event()
 
     class Watched(threading.Condition):
         def wait(self, timeout: float | None = None) -> bool:
@@ -76,6 +74,15 @@ def test_no_more_is_encoded_while_as_much_as_may_be_waits_for_its_place(
             return super().wait(timeout)
 
     held._changed = Watched()
+    return waits
+
+
+def test_no_more_is_encoded_while_as_much_as_may_be_waits_for_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held_tokens, "_HELD_BYTES", 100)
+    held = HeldTokens(lambda said: None)
+    waits = told_of_a_wait(held)
     large = held.hold(np.zeros(1_000, np.uint16))  # alone it is held, whatever its size
     second = threading.Thread(target=held.hold, args=(np.zeros(10, np.uint16),))
     second.start()
@@ -88,7 +95,7 @@ def test_no_more_is_encoded_while_as_much_as_may_be_waits_for_its_place(
 
 
 @pytest.mark.parametrize("full_at", [1, 1 << 20])  # a file for each piece, and one for all
-def test_what_does_not_wait_goes_to_the_disk_and_comes_back_as_it_was(
+def test_tokens_for_which_nobody_waits_go_to_the_disk_and_come_back_as_they_were(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_at: int
 ) -> None:
     monkeypatch.setattr(held_tokens, "_HELD_BYTES", 100_000)
@@ -132,13 +139,15 @@ def test_what_comes_back_from_the_disk_changed_is_not_written(tmp_path: Path, mo
     assert "came back changed" in str(error)
 
 
-def test_where_the_disk_has_no_room_tokens_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_disk_takes_no_tokens_they_wait_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(held_tokens, "_HELD_BYTES", 100)
     held = HeldTokens(lambda said: None)
     held.folder = str(tmp_path / "none")
+    waits = told_of_a_wait(held)
     large = held.hold(np.zeros(1_000, np.uint16))
     second = threading.Thread(target=held.hold, args=(np.zeros(10, np.uint16),), kwargs={"waits": False})
     second.start()
+    assert waits.wait(timeout=60)
     held.do(Drop(large))
     steps(held, 1, 0)
     second.join(60)

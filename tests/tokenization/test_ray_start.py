@@ -48,8 +48,8 @@ Path(out, "seen.json").write_text(json.dumps([one for one, before in zip(seen, [
 
 @pytest.fixture
 def ray_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder for what Ray's processes leave, with a name that is short enough for its sockets: who names it is
-    ended."""
+    """A folder for what Ray's processes leave, with a name that is short enough for its sockets. At the end all
+    processes are killed whose command line names it."""
     for name, value in {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": "0123456789abcdef" * 2,

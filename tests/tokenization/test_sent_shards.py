@@ -68,7 +68,7 @@ def dying(after: int) -> Callable[[TokenizeProgress], None]:
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
-def test_what_nodes_sent_is_the_dataset_also_if_the_driver_died_before_it_was_acknowledged(
+def test_what_nodes_sent_is_the_dataset_also_if_the_main_process_died_before_it_was_acknowledged(
     place: str, machine: Path, tmp_path: Path, elsewhere: bool
 ) -> None:
     texts = documents(120)

@@ -143,8 +143,8 @@ class ShardCache:
     def wait(self, shard: str) -> None:
         """Return when `shard`, which must be wanted, is in `directory` and verified.
 
-        Raises what keeps it away: `HubError`, `AuthError`, `DiskFull`; and `HubError` in another thread than the main
-        one, once that has ended.
+        Raises what keeps it away: `HubError`, `AuthError`, `DiskFull`. In another thread it gives up with a `HubError`
+        when the main thread has ended.
         """
         reader = self._own_reader()
         if shard in reader.ready:
