@@ -185,6 +185,34 @@ def test_a_push_by_xet_that_is_killed_sends_again_only_what_was_in_flight(
     assert tree_of(tmp_path / "b") == tree_of(tmp_path / "a")
 
 
+SENT_BY_ANOTHER = """
+import sys
+from pathlib import Path
+from shardkit import Manifest
+from shardkit.remote.address import open_remote
+
+manifest = Manifest.load(sys.argv[1])
+driver, node = open_remote(sys.argv[2]), open_remote(sys.argv[2])
+driver.create(private=False)
+driver.files()
+for shard in manifest.shards:
+    driver.received(shard, node.upload(Path(sys.argv[1], shard.file), shard))
+driver.commit(manifest.shards, {}, "Add them")
+"""
+
+
+def test_what_another_process_sent_by_xet_is_committed_without_its_bytes(
+    hub: HubServer, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    manifest = make_dataset(tmp_path / "a")
+    words = [sys.executable, "-c", SENT_BY_ANOTHER, str(tmp_path / "a"), REPO]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert hub.count("POST", "/objects/batch") == 0
+    for shard in manifest.shards:
+        assert hub.file_bytes(REPO, shard.file) == (tmp_path / "a" / shard.file).read_bytes()
+
+
 def test_a_xet_token_is_asked_for_once_and_again_when_it_has_run_out(
     hub: HubServer, tmp_path: Path, environment: dict[str, str]
 ) -> None:
