@@ -19,7 +19,8 @@ class TokensOnDisk:
     """One such file, in `folder`. Raises `OSError`."""
 
     def __init__(self, folder: str) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed when no piece in it is left)
+        # Without a buffer: one that cannot be emptied would keep what is in the file from being read.
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 (closed with the last piece in it)
         weakref.finalize(self, self._file.close)
         self._end = 0
         self._lock = threading.Lock()
@@ -34,8 +35,9 @@ class TokensOnDisk:
         data = np.ascontiguousarray(tokens).view(np.uint8).data
         with self._lock:
             self._file.seek(self._end)
-            self._file.write(data)
-            self._file.flush()
+            written = 0
+            while written < len(data):
+                written += self._file.write(data[written:])
             piece = PieceOnDisk(self, self._end, len(tokens), tokens.dtype, xxhash.xxh3_64_intdigest(data))
             self._end += len(data)
         return piece
@@ -44,8 +46,11 @@ class TokensOnDisk:
         """Read what is at `place`. Raises `OSError` where there is less."""
         with self._lock:
             self._file.seek(place)
-            if self._file.readinto(into) != len(into):
-                raise OSError(errno.EIO, "tokens that waited on the disk are not all there")
+            while into:
+                count = self._file.readinto(into)
+                if not count:
+                    raise OSError(errno.EIO, "tokens that waited on the disk are not all there")
+                into = into[count:]
 
 
 @dataclass(frozen=True, slots=True)
