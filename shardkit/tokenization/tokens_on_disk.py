@@ -7,6 +7,7 @@ import tempfile
 import threading
 import weakref
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -30,8 +31,8 @@ class TokensOnDisk:
         """Whether pieces should go to another file."""
         return self._end >= _MOST_BYTES
 
-    def add(self, tokens: NDArray[np.unsignedinteger]) -> PieceOnDisk:
-        """Write a piece. Raises `OSError`."""
+    def add(self, tokens: NDArray[Any]) -> PieceOnDisk:
+        """Write a piece, of tokens or of what is known of them. Raises `OSError`."""
         data = np.ascontiguousarray(tokens).view(np.uint8).data
         with self._lock:
             self._file.seek(self._end)
@@ -60,13 +61,13 @@ class PieceOnDisk:
     file: TokensOnDisk
     place: int
     count: int
-    dtype: np.dtype[np.unsignedinteger]
+    dtype: np.dtype[Any]
     digest: int
     nbytes = 0  # in memory
 
-    def read(self) -> NDArray[np.unsignedinteger]:
+    def read(self) -> NDArray[Any]:
         """The tokens, as they were. Raises `OSError`."""
-        tokens: NDArray[np.unsignedinteger] = np.empty(self.count, self.dtype)
+        tokens: NDArray[Any] = np.empty(self.count, self.dtype)
         data = tokens.view(np.uint8).data
         self.file.read(self.place, data)
         if xxhash.xxh3_64_intdigest(data) != self.digest:
