@@ -28,6 +28,7 @@ from shardkit.tokenization.chunk_feed import ChunkFeed, WaitingFeed
 from shardkit.tokenization.pipes import as_bytes
 from shardkit.tokenization.runner import Destination, OpenShard
 from shardkit.tokenization.spawning import Task, Worker, bytes_in_hands
+from shardkit.tokenization.waiting_pieces import WaitingPiece, WaitingPieces
 from shardkit.tokenization.worker import EncodedChunk, Job
 from shardkit.tokenization.worker_messages import (
     Drop,
@@ -63,7 +64,8 @@ class LocalRunner:
         self._expected = workers if expected is None else expected
         self._job = b""
         # pieces, by the numbers of what was given out, and None at its end
-        self._ready: defaultdict[int, deque[EncodedChunk | None]] = defaultdict(deque)
+        self._ready: defaultdict[int, deque[EncodedChunk | WaitingPiece | None]] = defaultdict(deque)
+        self._waiting = WaitingPieces("")
         self._shards: dict[str, tuple[OpenShard, FileParts]] = {}  # those that are written, by the file's path
         self._writer = PartWriter()
         self._over = False  # nothing more is asked for, or something went wrong
@@ -91,6 +93,7 @@ class LocalRunner:
         """Encode `chunks`; yields the pieces of their results in the same order, as `Runner` says. At most four chunks
         a worker are in flight, of whose tokens it holds some 32 MB."""
         self.change_job(job)
+        self._waiting = WaitingPieces(job.tokens_folder)
         feed = WaitingFeed(chunks, self.workers) if over_network else ChunkFeed(chunks)
         self._over = False
         try:
@@ -118,6 +121,8 @@ class LocalRunner:
                     del ready[yielded]
                     yielded += 1
                     continue
+                if isinstance(result, WaitingPiece):
+                    result = self._waiting.take(result)
                 yield result
                 self._release(result)
             if yielded == issued and not upcoming and feed.over:
@@ -229,9 +234,10 @@ class LocalRunner:
 
     def _put_ready(self, worker: Worker, result: EncodedChunk) -> None:
         result.holder = None if result.holder is None else (worker, result.holder)
+        number, chunk, _ = worker.tasks[0]
         if not self._over:
-            self._ready[worker.tasks[0].number].append(result)
-        if result.last and not worker.tasks[0].chunk.is_whole_file:
+            self._ready[number].append(self._waiting.put(result) if chunk.is_whole_file else result)
+        if result.last and not chunk.is_whole_file:
             self._end_task(worker)
         if isinstance(result.error, WorkerError):
             self._fail(result.error)

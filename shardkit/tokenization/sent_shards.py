@@ -21,6 +21,7 @@ from typing import Any
 
 from shardkit.dataset.records import ShardInfo
 from shardkit.errors import ShardkitError
+from shardkit.files import write_error
 from shardkit.locks import LockHeld, hold_lock
 from shardkit.remote.address import open_remote
 from shardkit.remote.interface import Remote
@@ -70,7 +71,10 @@ def _room_for_one(destination: Destination) -> Iterator[Path]:
             folder = above / str(number)
             shutil.rmtree(folder, ignore_errors=True)
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            folder.mkdir()
+            try:
+                folder.mkdir()
+            except OSError as error:
+                raise write_error(error, folder, 0) from None
             yield folder
             return
 

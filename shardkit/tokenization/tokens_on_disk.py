@@ -7,6 +7,7 @@ import tempfile
 import threading
 import weakref
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -19,7 +20,8 @@ class TokensOnDisk:
     """One such file, in `folder`; it goes when no piece in it is left. Raises `OSError` if it cannot be made."""
 
     def __init__(self, folder: str) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed when no piece in it is left)
+        # Without a buffer: one that cannot be emptied would keep what is in the file from being read.
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 (closed with the last piece in it)
         weakref.finalize(self, self._file.close)
         self._end = 0
         self._lock = threading.Lock()
@@ -29,13 +31,14 @@ class TokensOnDisk:
         """Whether pieces should go to another file."""
         return self._end >= _MOST_BYTES
 
-    def add(self, tokens: NDArray[np.unsignedinteger]) -> PieceOnDisk:
-        """Write a piece. Raises `OSError`."""
+    def add(self, tokens: NDArray[Any]) -> PieceOnDisk:
+        """Write a piece, of tokens or of what is known of them. Raises `OSError`."""
         data = np.ascontiguousarray(tokens).view(np.uint8).data
         with self._lock:
             self._file.seek(self._end)
-            self._file.write(data)
-            self._file.flush()
+            written = 0
+            while written < len(data):
+                written += self._file.write(data[written:])
             piece = PieceOnDisk(self, self._end, len(tokens), tokens.dtype, xxhash.xxh3_64_intdigest(data))
             self._end += len(data)
         return piece
@@ -44,8 +47,11 @@ class TokensOnDisk:
         """Read what is at `place`. Raises `OSError` where there is less."""
         with self._lock:
             self._file.seek(place)
-            if self._file.readinto(into) != len(into):
-                raise OSError(errno.EIO, "tokens that waited on the disk are not all there")
+            while into:
+                count = self._file.readinto(into)
+                if not count:
+                    raise OSError(errno.EIO, "tokens that waited on the disk are not all there")
+                into = into[count:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +61,13 @@ class PieceOnDisk:
     file: TokensOnDisk
     place: int
     count: int
-    dtype: np.dtype[np.unsignedinteger]
+    dtype: np.dtype[Any]
     digest: int
     nbytes = 0  # that it takes in memory
 
-    def read(self) -> NDArray[np.unsignedinteger]:
+    def read(self) -> NDArray[Any]:
         """The tokens, as they were. Raises `OSError`."""
-        tokens: NDArray[np.unsignedinteger] = np.empty(self.count, self.dtype)
+        tokens: NDArray[Any] = np.empty(self.count, self.dtype)
         data = tokens.view(np.uint8).data
         self.file.read(self.place, data)
         if xxhash.xxh3_64_intdigest(data) != self.digest:

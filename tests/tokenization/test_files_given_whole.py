@@ -8,6 +8,7 @@ import lzma
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from reference import folder_bytes, shard_bytes
@@ -15,10 +16,14 @@ from source_data import packed
 from texts import documents
 
 from shardkit import Manifest, tokenize
-from shardkit.errors import SourceError
+from shardkit.errors import OutputError, SourceError
 from shardkit.sources.chunk_sizes import ChunkSizes
+from shardkit.sources.source import Chunk, InputFile
+from shardkit.tokenization import waiting_pieces
 from shardkit.tokenization.local_runner import LocalRunner
 from shardkit.tokenization.run_progress import TokenizeProgress
+from shardkit.tokenization.waiting_pieces import WaitingPiece, WaitingPieces
+from shardkit.tokenization.worker import EncodedChunk
 
 TEXTS = [text or "" for text in documents(330)[:330]]
 SHARD_TOKENS = 60_000
@@ -148,6 +153,48 @@ def test_a_file_is_given_out_whole_where_there_are_many_workers_and_as_many_more
     assert not ChunkSizes(least=8, workers=4, whole_from=5).are_whole(100, 10_000)
     assert not ChunkSizes(least=8, workers=64).are_whole(1, 10_000)
     assert not ChunkSizes(least=8, whole_from=5).are_whole(1, 10_000)
+
+
+@pytest.mark.parametrize("options", [{}, {"filter": lambda text: len(text) % 3 > 0}, {"max_docs": 140}])
+def test_what_is_known_of_the_documents_of_waiting_files_lies_on_the_disk(
+    options: dict[str, Any], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting_pieces, "_SMALL_BYTES", 0)
+    on_disk: set[str] = set()
+    put = WaitingPieces.put
+
+    def watched(self: WaitingPieces, piece: EncodedChunk) -> WaitingPiece:
+        waiting = put(self, piece)
+        for name in waiting.arrays:
+            left = getattr(waiting.piece, name)
+            assert (left.size, left.base) == (0, None)
+        on_disk.update(waiting.arrays)
+        return waiting
+
+    monkeypatch.setattr(WaitingPieces, "put", watched)
+    the_same_both_ways(monkeypatch, corpus, tmp_path, **options)
+    assert on_disk == {"eot_positions", *(["document_rows"] if "filter" in options else [])}
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith("tmp")]
+
+
+def test_where_there_is_no_such_disk_it_waits_in_memory_and_what_comes_back_changed_is_one_line(
+    tmp_path: Path,
+) -> None:
+    def piece() -> EncodedChunk:
+        chunk = Chunk(file=0, start=0, stop=1, weight=1, input=InputFile(path="a", url="a", bytes=1, format="txt"))
+        return EncodedChunk(chunk=chunk, eot_positions=np.arange(9_000), skipped=np.arange(2_000).reshape(-1, 2))
+
+    gone, there = WaitingPieces(str(tmp_path / "gone")), WaitingPieces(str(tmp_path))
+    for pieces, arrays in ((gone, []), (there, ["eot_positions", "skipped"])):
+        waiting = pieces.put(piece())
+        assert list(waiting.arrays) == arrays
+        back = pieces.take(waiting)
+        assert np.array_equal(back.eot_positions, piece().eot_positions)
+        assert np.array_equal(back.skipped, piece().skipped)
+    waiting = there.put(piece())
+    waiting.arrays["eot_positions"].file._file.truncate(10)
+    with pytest.raises(OutputError, match="waited on the disk"):
+        there.take(waiting)
 
 
 def test_with_max_disk_or_skip_duplicates_no_file_is_given_out_whole(

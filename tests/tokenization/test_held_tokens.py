@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +15,25 @@ import pytest
 from shardkit.dataset.shard_parts import finish_parts, part_of_bytes
 from shardkit.tokenization import held_tokens, tokens_on_disk
 from shardkit.tokenization.held_tokens import HeldTokens
-from shardkit.tokenization.tokens_on_disk import PieceOnDisk
+from shardkit.tokenization.tokens_on_disk import PieceOnDisk, TokensOnDisk
 from shardkit.tokenization.worker_messages import Drop, Finish, Finished, Put, Written
+
+
+@pytest.fixture
+def room_for() -> Any:
+    """A context with a bound of the size of files."""
+    resource = pytest.importorskip("resource")
+
+    @contextmanager
+    def bounded(size: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return bounded
 
 
 def steps(held: HeldTokens, *numbers: int) -> None:
@@ -152,6 +172,18 @@ def test_where_the_disk_takes_no_tokens_they_wait_in_memory(tmp_path: Path, monk
     steps(held, 1, 0)
     second.join(60)
     assert [piece.nbytes for piece in held._pieces.values()] == [20]
+
+
+def test_what_went_to_the_disk_before_it_was_full_comes_back(tmp_path: Path, room_for: Any) -> None:
+    file = TokensOnDisk(str(tmp_path))
+    tokens = np.arange(1_000, dtype=np.uint16)
+    with room_for(10_000):
+        pieces = [file.add(tokens) for _ in range(5)]
+        with pytest.raises(OSError, match="too large"):
+            file.add(tokens)
+        assert all(np.array_equal(piece.read(), tokens) for piece in pieces)
+    pieces.append(file.add(tokens + 1))
+    assert np.array_equal(pieces[-1].read(), tokens + 1)
 
 
 def test_edges_of_a_file_are_written_by_whoever_completes_it(tmp_path: Path) -> None:

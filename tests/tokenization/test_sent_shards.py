@@ -150,6 +150,16 @@ def test_what_goes_wrong_on_a_node_names_it(machine: Path, tmp_path: Path) -> No
     assert not list(machine.iterdir())
 
 
+def test_a_folder_that_a_node_cannot_make_is_one_line(machine: Path, tmp_path: Path) -> None:
+    destination = Destination(str(tmp_path / "far"), b"mark", 1)
+    with sent_shards._room_for_one(destination) as folder:
+        above = folder.parent
+    above.mkdir()
+    (above / "0").write_bytes(b"in the way")
+    with pytest.raises(OutputError, match=r"^on node \S+: cannot write .*0: File exists; something else of that name"):
+        sent_shards.write_and_send(destination, SHARD)
+
+
 def test_a_shard_that_did_not_arrive_or_is_no_large_file_is_not_committed(hub: Any) -> None:
     remote = open_remote("alice/tokens")
     remote.create(private=False)
