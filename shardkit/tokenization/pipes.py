@@ -56,8 +56,13 @@ def send(pipe: Connection, message: object) -> None:
 
 
 def receive(pipe: Connection) -> Any:
-    """The next message. Raises `EOFError` if the other side is gone."""
-    return from_bytes(pipe.recv_bytes())
+    """The next message. Raises `EOFError` if the other side is gone, also in the middle of a message."""
+    try:
+        return from_bytes(pipe.recv_bytes())
+    except OSError as error:
+        if error.errno is None:  # "got end of file during message"
+            raise EOFError from None
+        raise
 
 
 # A connection's own `recv_bytes` reads a large message in pieces of new memory: ten times the processor time of reading

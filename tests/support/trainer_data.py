@@ -104,8 +104,10 @@ def environment(*, pictures: bool = False) -> dict[str, str]:
 
 
 def without_notes(stderr: str) -> str:
-    """What was said but for the lines of `told`, "loading torch ...", which a busy machine has more of."""
-    return "".join(line for line in stderr.splitlines(keepends=True) if not line.endswith(" ...\n"))
+    """What was said but for the lines of `told`, "loading torch ...", and of bars, "pull: starting", which a busy
+    machine has more of."""
+    lines = stderr.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.endswith((" ...\n", ": starting\n")))
 
 
 def run_trainer(

@@ -335,11 +335,12 @@ class HeldRemote(FsspecRemote):
 
     def __init__(self, place: str) -> None:
         super().__init__(place)
-        self.arrive = threading.Event()
+        self.arrive, self.reached = threading.Event(), threading.Semaphore(0)
 
-    def upload(self, path: Path, shard: ShardInfo) -> None:
+    def upload(self, path: Path, shard: ShardInfo) -> str:
+        self.reached.release()
         self.arrive.wait()
-        super().upload(path, shard)
+        return super().upload(path, shard)
 
 
 def test_a_shard_that_waits_to_be_sent_costs_no_copy_of_the_journal_before_it(tmp_path: Path) -> None:
@@ -352,6 +353,8 @@ def test_a_shard_that_waits_to_be_sent_costs_no_copy_of_the_journal_before_it(tm
         tracemalloc.start()
         for shard in shards:
             uploads.submit(shard)
+        assert far.reached.acquire(timeout=200)  # both threads wait, and hash no shard
+        assert far.reached.acquire(timeout=200)
         waiting = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
         far.arrive.set()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import struct
 
 import numpy as np
+import pytest
 from multiprocess.connection import Pipe
 
 from shardkit.tokenization.pipes import Outbox, as_bytes, receive, receive_bytes
@@ -31,6 +34,15 @@ def test_messages_arrive_in_their_order_whatever_room_the_pipe_has_for_them() ->
     outbox.put(as_bytes("to nobody"))
     outbox.close()
     ours.close()
+
+
+@pytest.mark.parametrize("sent", [0, 2, 4, 9])
+def test_a_message_that_is_cut_off_anywhere_is_the_end(sent: int) -> None:
+    ours, theirs = Pipe()
+    os.write(ours.fileno(), (struct.pack("!i", 10) + b"0123456789")[:sent])
+    ours.close()
+    with pytest.raises(EOFError):
+        receive(theirs)
 
 
 def test_a_program_that_sets_a_time_limit_for_its_sockets_sets_none_for_pipes() -> None:

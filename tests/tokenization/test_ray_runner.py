@@ -43,7 +43,8 @@ from shardkit.tokenization.ray_tasks import EncodedTask
 corpus, out = Path(sys.argv[1]), Path(sys.argv[2])
 said = {}
 ray_runner._SILENT_SECONDS = 1e6  # however slow the machine is
-task_sizes._SHARES = 0.3  # so that also of few chunks there are several in a task
+task_sizes._SHARES = 0.3  # so that also of few chunks there are several in a task,
+task_sizes._TASK_SECONDS = 1e6  # and on a slow machine
 
 @ray.remote(num_cpus=1)
 class Somebody:
