@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import tiktoken
 import tokenizers
-from cache_data import until
 from hub_server import HubServer
 from huggingface_hub import HfApi
 from texts import prose
@@ -19,9 +18,7 @@ from vocabulary_data import train_vocabulary
 
 from shardkit import Manifest, ShardLoader, Tokenizer, pull, push, tokenize
 from shardkit.errors import OutputError, ShardkitError, ShardkitWarning, TokenizerError
-from shardkit.locks import is_locked
 from shardkit.look.peek import peek_document
-from shardkit.remote.streaming.folder import CacheFolder
 from shardkit.tokenization import tiktoken_files
 from shardkit.tokenization import vocabulary as vocabulary_module
 from shardkit.tokenization.battery import representatives
@@ -195,9 +192,6 @@ def test_a_dataset_that_is_streamed_has_it_too(
         assert loader.manifest is not None
         assert Tokenizer.of_dataset(loader.manifest).file == (out / "tokenizer.json").read_bytes()
         loader.close()
-        until(
-            lambda: not is_locked(CacheFolder(tmp_path / "cache").lock), 200.0
-        )  # who comes before reads the same dataset
 
 
 def test_a_run_that_pushes_sends_it_too(hub: HubServer, vocabulary: Path, tmp_path: Path) -> None:

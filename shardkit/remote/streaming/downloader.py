@@ -226,22 +226,26 @@ class _Waiting:
 
 
 def run(folder: CacheFolder, source: str, revision: str | None) -> None:
-    """Open the dataset, and serve the readers until none has lived for a moment. Raises why there is no dataset."""
+    """Open the dataset, and serve the readers until none has lived for a moment, or all that live are new: they read
+    what is at the source now, by a downloader of their own. Raises why there is no dataset."""
     remove_tree(folder.incoming)
     pool = ThreadPoolExecutor(DOWNLOADS, thread_name_prefix="shardkit-download")
     opening = pool.submit(open_dataset, folder, source, revision)
     downloader: Downloader | None = None
     last: Status | None = None
     waiting = _Waiting()
-    served_at = time.monotonic()
+    served_at, answered = time.monotonic(), set[str]()
     with PAUSES.told_to(waiting):
         while time.monotonic() - served_at < LINGER_SECONDS:
             leases = folder.living()
+            if leases and answered and not any(lease.dataset or lease.id in answered for lease in leases):
+                break
             if leases:
                 served_at = time.monotonic()
             if opening.done():
                 dataset = opening.result()
                 downloader = downloader or Downloader(folder, dataset, pool)
+                answered.update(lease.id for lease in leases)
                 ready, failed = downloader.serve(leases)
                 errors = {shard: _described(error) for shard, error in failed.items()}
                 status = Status(pid=os.getpid(), seen=_seen(leases), dataset=dataset.digest, ready=ready, errors=errors)
