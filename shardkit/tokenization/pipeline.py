@@ -2,7 +2,8 @@
 
 Workers encode chunks in any order, and their tokens are put into shards in source order: any number of workers, any
 engine, any interruption gives the same bytes. Memory and the number of chunks in flight are bounded. At any `kill -9`
-the work on the shard that is being filled is lost, and on those few that are being completed.
+the work on the shard that is being filled is lost, on those few that are being completed, and on files that are read
+whole and wait for those before them.
 """
 
 from __future__ import annotations
