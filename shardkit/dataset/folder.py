@@ -24,12 +24,21 @@ MERGE_LINES = re.compile(rf"{re.escape(WORK_DIR)}/merge-[0-9]+-of-[0-9]+\.jsonl"
 PARTS_FOLDER = "parts"  # of a dataset whose parts are made one by one, each a folder `3-of-64` in there
 PART_NAME = re.compile(r"[0-9]+-of-([1-9][0-9]*)")  # of a part's folder in there
 PUSHED_TO_FILE = f"{WORK_DIR}/pushed-to"  # where the whole dataset lies, of a run that kept no shard here
+_HALF_WRITTEN = re.compile(r"\.(manifest|tokenizer|tokenizer_config)\.json\.[0-9]+\.tmp")  # as `atomic_write` has it
 PUSHING_FILE = f"{WORK_DIR}/push.json"  # in a folder that a push to it has not come to its end in
 
 
 def shard_files(directory: Path) -> list[Path]:
     """The files in a folder that have the name of a shard, in no order."""
     return [path for path in directory.glob("*.npy") if SHARD_NAME.match(path.name)]
+
+
+def remove_half_written(directory: Path) -> None:
+    """Remove what killed processes left of small files that they wrote beside the shards. For whoever has the folder's
+    lock alone: others may be writing. Raises `OSError`."""
+    for path in directory.iterdir():
+        if _HALF_WRITTEN.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def pushed_to(directory: Path) -> str | None:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from shardkit.arguments import place_text, user_path, whole_numbers
 from shardkit.bars import TransferBar, shown
+from shardkit.dataset.folder import remove_half_written
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest
 from shardkit.dataset.tokenizer_file import TOKENIZER_NAME, write_tokenizer_files
 from shardkit.errors import HubError, ManifestError, OutputError, ShardError, ShardkitWarning, UsageError
@@ -187,6 +188,7 @@ def _only_pull(directory: Path) -> Iterator[None]:
     busy = f"another pull into {directory} is running: wait for it, or choose another folder"
     try:
         with hold_lock(work / "pull.lock", busy=busy, remove=True):
+            remove_half_written(directory)
             try:
                 yield
             finally:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from shardkit.arguments import check_texts
 from shardkit.dataset.check import check_shard
-from shardkit.dataset.folder import shard_files
+from shardkit.dataset.folder import remove_half_written, shard_files
 from shardkit.dataset.journal import JOURNAL_FILE, Journal, forget_unused
 from shardkit.dataset.known_files import KnownFiles, SeenShards
 from shardkit.dataset.manifest import MANIFEST_NAME, WORK_DIR, Manifest, TokenizerInfo
@@ -62,6 +62,7 @@ def claim(directory: Path, *, overwrite: bool) -> Iterator[OwnFolder]:
             folder = OwnFolder(directory)
             for temp in work.glob("*.tmp"):
                 temp.unlink()
+            remove_half_written(directory)
         except OSError as error:
             raise write_error(error, directory, 0) from None
         try:

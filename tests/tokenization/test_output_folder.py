@@ -14,7 +14,7 @@ from hub_data import make_dataset, tree_of
 from reference import folder_bytes
 from run_data import after, change_line, make, stop
 
-from shardkit import Manifest
+from shardkit import Manifest, pull, tokenize
 from shardkit.dataset.journal import JOURNAL_FILE
 from shardkit.dataset.manifest import MANIFEST_NAME
 from shardkit.errors import OutputError, ShardkitWarning
@@ -231,3 +231,16 @@ def test_a_link_in_the_place_of_a_working_folder_is_removed_and_not_what_it_poin
     overwrite(out)
     assert (mine / "notes.txt").read_text() == "mine"
     assert tree_of(out) == {".shardkit/lock": b""}
+
+
+def test_what_was_killed_while_it_wrote_a_small_file_leaves_nothing_beside_the_shards(tmp_path: Path) -> None:
+    left = [f".{name}.json.123.tmp" for name in ("manifest", "tokenizer", "tokenizer_config")]
+    others = [".mine.json.123.tmp", ".manifest.json.tmp"]
+    for place in ("out", "copy"):
+        (tmp_path / place).mkdir()
+        for name in [*left, *others]:
+            (tmp_path / place / name).write_bytes(b"half")
+    tokenize("sample", tmp_path / "out", tokenizer="bytes", overwrite=True, progress=False)
+    pull(str(tmp_path / "out"), tmp_path / "copy", progress=False)
+    for place in ("out", "copy"):
+        assert {name for name in [*left, *others] if (tmp_path / place / name).exists()} == set(others)
